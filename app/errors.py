@@ -1,0 +1,223 @@
+"""Every failure that a caller may see, one class a kind.
+
+    GatewayError                500  internal_error
+    ├── MalformedRequest        400  malformed_request
+    │   ├── MethodNotAllowed    405  method_not_allowed
+    │   ├── NotAcceptable       406  not_acceptable
+    │   ├── RequestTooLarge     413  request_too_large
+    │   ├── UnsupportedMediaType 415 unsupported_media_type
+    │   └── MisdirectedRequest  421  misdirected_request
+    ├── Unauthenticated         401  unauthenticated
+    ├── Forbidden               403  forbidden
+    │   └── OriginRefused       403  origin_refused
+    ├── NotFound                404  not_found
+    │   ├── UnknownServer       404  unknown_server
+    │   ├── UnknownTool         404  unknown_tool
+    │   └── UnknownResource     404  unknown_resource
+    ├── Conflict                409  conflict
+    │   └── AckExpired          409  ack_expired
+    ├── InvalidArguments        422  invalid_arguments
+    ├── TooManyRequests         429  too_many_requests
+    └── BackendUnavailable      503  backend_unavailable
+        ├── BackendNotConfigured 503 backend_not_configured
+        └── BackendTimeout      504  backend_timeout
+
+Services raise them (driver errors are translated there and nowhere else), faces write them down.
+A message is written for the caller: what is wrong and what to do. It holds no secret, no stack
+trace and no driver's text.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+INVALID_REQUEST = -32600
+INVALID_PARAMS = -32602
+PARSE_ERROR = -32700
+INTERNAL_ERROR = -32603
+
+
+class FieldError(BaseModel):
+    """One argument that was refused. The refused value is never repeated."""
+
+    field: str = Field(description="Path of the argument, such as `params.0`; empty for the object itself.")
+    message: str = Field(description="What is wrong with it and what is accepted.")
+
+
+class Problem(BaseModel):
+    """A failure as callers receive it: RFC 9457 over HTTP, and the same object in an MCP tool result."""
+
+    type: str = Field(default="about:blank", description="RFC 9457 problem type; `code` is the machine's handle.")
+    title: str = Field(description="The kind of failure in a few words.")
+    status: int = Field(description="The HTTP status, also where the answer does not travel over HTTP.")
+    detail: str = Field(description="What is wrong and what to do about it.")
+    success: Literal[False] = False
+    code: str = Field(description="Stable machine code of the failure.")
+    request_id: str | None = Field(default=None, description="Quote it when you report the failure.")
+    errors: list[FieldError] | None = Field(default=None, description="The refused arguments, each by name.")
+    retry_after: float | None = Field(default=None, description="Seconds after which a repeat may succeed.")
+
+
+class GatewayError(Exception):
+    """An expected failure whose message is safe to show.
+
+    Args:
+        detail: what is wrong and what to do, for the caller to read.
+        errors: the refused arguments, if any.
+        retry_after: seconds after which a repeat may succeed.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+    rpc_code: ClassVar[int] = INTERNAL_ERROR
+    """JSON-RPC code where the failure is a protocol error and not a tool result."""
+
+    def __init__(
+        self, detail: str = "", *, errors: Sequence[FieldError] = (), retry_after: float | None = None
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.errors = tuple(errors)
+        self.retry_after = retry_after
+
+    def problem(self, request_id: str | None = None) -> Problem:
+        """Return the wire form of this failure."""
+        return Problem(
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            code=self.code,
+            request_id=request_id,
+            errors=list(self.errors) or None,
+            retry_after=self.retry_after,
+        )
+
+
+class MalformedRequest(GatewayError):
+    """The request could not be read at all, for example because it is not JSON."""
+
+    status, code, title = 400, "malformed_request", "Malformed request"
+    rpc_code = INVALID_REQUEST
+
+
+class MethodNotAllowed(MalformedRequest):
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class NotAcceptable(MalformedRequest):
+    status, code, title = 406, "not_acceptable", "Not acceptable"
+
+
+class RequestTooLarge(MalformedRequest):
+    status, code, title = 413, "request_too_large", "Request too large"
+
+
+class UnsupportedMediaType(MalformedRequest):
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class MisdirectedRequest(MalformedRequest):
+    """The Host header names no host that this gateway answers for (DNS rebinding)."""
+
+    status, code, title = 421, "misdirected_request", "Misdirected request"
+
+
+class Unauthenticated(GatewayError):
+    status, code, title = 401, "unauthenticated", "Unauthenticated"
+    rpc_code = INVALID_REQUEST
+
+
+class Forbidden(GatewayError):
+    """Refused by a rule of the gateway: SQL that writes, an allowlist, a scope."""
+
+    status, code, title = 403, "forbidden", "Refused by policy"
+    rpc_code = INVALID_REQUEST
+
+
+class OriginRefused(Forbidden):
+    """A browser page of an origin that is not allowed made the request."""
+
+    code, title = "origin_refused", "Origin refused"
+
+
+class NotFound(GatewayError):
+    """The thing that the arguments name does not exist."""
+
+    status, code, title = 404, "not_found", "Not found"
+    rpc_code = INVALID_PARAMS
+
+
+class UnknownServer(NotFound):
+    code, title = "unknown_server", "Unknown server"
+
+
+class UnknownTool(NotFound):
+    code, title = "unknown_tool", "Unknown tool"
+
+
+class UnknownResource(NotFound):
+    code, title = "unknown_resource", "Unknown resource"
+
+
+class Conflict(GatewayError):
+    """The state of the system forbids the call, for example because the thing exists already."""
+
+    status, code, title = 409, "conflict", "Conflict"
+
+
+class AckExpired(Conflict):
+    """Messages were not acknowledged in time and are delivered again."""
+
+    code, title = "ack_expired", "Acknowledgement expired"
+
+
+class InvalidArguments(GatewayError):
+    """Arguments break the tool's schema or the backend's rules. Name them in `errors`."""
+
+    status, code, title = 422, "invalid_arguments", "Invalid arguments"
+    rpc_code = INVALID_PARAMS
+
+    @classmethod
+    def of(cls, field: str, message: str) -> "InvalidArguments":
+        """Refuse one argument."""
+        return cls(f"{field}: {message}", errors=[FieldError(field=field, message=message)])
+
+    @classmethod
+    def from_validation(cls, errors: Iterable[Any], *, skip: int = 0) -> "InvalidArguments":
+        """Refuse what pydantic refused, naming each field and never its value.
+
+        Args:
+            errors: `ValidationError.errors()`.
+            skip: how many leading parts of each location to drop.
+        """
+        fields = [
+            FieldError(field=".".join(map(str, error["loc"][skip:])), message=str(error["msg"])) for error in errors
+        ]
+        return cls("; ".join(f"{f.field or 'arguments'}: {f.message}" for f in fields), errors=fields)
+
+
+class TooManyRequests(GatewayError):
+    status, code, title = 429, "too_many_requests", "Too many requests"
+
+    def __init__(self, detail: str = "", *, retry_after: float = 1.0) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
+class BackendUnavailable(GatewayError):
+    """The database, broker or cloud is down or refuses the gateway."""
+
+    status, code, title = 503, "backend_unavailable", "Backend unavailable"
+
+
+class BackendNotConfigured(BackendUnavailable):
+    """A setting is missing. The message names it."""
+
+    code, title = "backend_not_configured", "Backend not configured"
+
+
+class BackendTimeout(BackendUnavailable):
+    """The backend did not answer within the time limit. A write may have happened."""
+
+    status, code, title = 504, "backend_timeout", "Time limit exceeded"

@@ -1,0 +1,123 @@
+"""A child process of the local stack: started, awaited until it answers, stopped for certain."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+
+
+class StartFailed(RuntimeError):
+    """A backend of the local stack did not come up; the message ends with the tail of its log."""
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listens on at 127.0.0.1 now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def accepts_connections(port: int) -> bool:
+    """Tell whether something listens on a port of 127.0.0.1."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+@asynccontextmanager
+async def child_process(
+    command: Sequence[str],
+    *,
+    log: Path,
+    is_ready: Callable[[], Awaitable[bool]],
+    ready_within: float = 60.0,
+    stop_signal: signal.Signals = signal.SIGTERM,
+    stop_within: float = 10.0,
+    environment: Mapping[str, str] | None = None,
+    user: int | None = None,
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """Run a command for as long as the context is open.
+
+    The child has a session of its own, so that Ctrl-C reaches only us and we stop it in order, and it
+    gets `stop_signal` from the kernel (on Linux) should we be killed.
+
+    Args:
+        command: program and arguments.
+        log: file that takes its output.
+        is_ready: asked until it says yes.
+        ready_within: seconds after which the start has failed.
+        stop_signal: how it is asked to stop.
+        stop_within: seconds after which it is killed.
+        environment: variables beyond our own.
+        user: numeric user to run as, where we are root and the program refuses that.
+
+    Raises:
+        StartFailed: it ended or did not answer in time.
+    """
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+            user=user,
+            preexec_fn=_dies_with_parent(stop_signal),
+        )
+    try:
+        await _until_ready(process, is_ready, ready_within, command[0], log)
+        yield process
+    finally:
+        await _stop(process, stop_signal, stop_within)
+
+
+async def _until_ready(
+    process: asyncio.subprocess.Process, is_ready: Callable[[], Awaitable[bool]], within: float, name: str, log: Path
+) -> None:
+    try:
+        async with asyncio.timeout(within):
+            while not await is_ready():
+                # Waiting on the process doubles as the pause between two looks.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await process.wait()
+                if process.returncode is not None:
+                    raise StartFailed(f"{Path(name).name} ended with status {process.returncode}:\n{_tail(log)}")
+    except TimeoutError:
+        raise StartFailed(f"{Path(name).name} did not answer within {within:g} s:\n{_tail(log)}") from None
+
+
+async def _stop(process: asyncio.subprocess.Process, stop_signal: signal.Signals, within: float) -> None:
+    with suppress(ProcessLookupError):
+        process.send_signal(stop_signal)
+    try:
+        async with asyncio.timeout(within):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _tail(log: Path, lines: int = 20) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _dies_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, int(stop_signal))

@@ -1,0 +1,522 @@
+"""Declare once: an MCP server is a class, a tool is one of its methods.
+
+    class ClockMCPServer(BaseMCPServer):
+        '''Tells the time.'''
+
+        @tool(read_only=True)
+        async def get_time(self, zone: str = "UTC") -> ClockTime:
+            '''Return the current time in a zone.'''
+
+The signature is the input schema, the return model the output schema and the docstring the
+description, in REST, MCP, WebSocket and stdio alike. `docs/adding-a-server.md` walks through it.
+"""
+
+import inspect
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from jsonschema import Draft202012Validator
+from mcp.shared.uri_template import UriTemplate
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_model
+from pydantic_core import SchemaValidator, from_json, to_json
+from pydantic_settings import BaseSettings
+
+from app.errors import FieldError, GatewayError, InvalidArguments, UnknownResource, UnknownTool
+from app.results import RawResult, Result
+
+Face = Literal["rest", "mcp", "websocket", "stdio", "batch", "stream", "internal"]
+JsonObject = dict[str, JsonValue]
+
+RESERVED_NAMES = frozenset({"batch", "ws", "tools", "resources"})
+"""Path segments under `/mcp` that no server may take as its name."""
+
+_SERVER_ID = re.compile(r"[a-z][a-z0-9_]*")
+_TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class ReportProgress(Protocol):
+    """Tells the caller how far a call is. It costs nothing where the caller did not ask."""
+
+    async def __call__(self, progress: float, total: float | None = None, message: str | None = None) -> None: ...
+
+
+async def _no_progress(progress: float, total: float | None = None, message: str | None = None) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Who calls, by which face. A tool that wants it declares a parameter of this type."""
+
+    request_id: str
+    face: Face
+    caller: str = "anonymous"
+    report_progress: ReportProgress = _no_progress
+    session: Any = None
+    """The MCP SDK's request context, on the faces that speak MCP; for servers that are themselves protocol fixtures."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One operation of a server, as every face sees it."""
+
+    name: str
+    title: str
+    description: str
+    _: KW_ONLY
+    method: Callable[..., Awaitable[Result | RawResult[Any]]] | None = None
+    """The declared method, unbound; None where the server's `call_tool` decides at run time."""
+    arguments: type[BaseModel] | None = None
+    result: type[BaseModel] | None = None
+    whole_model: str | None = None
+    """The one parameter that takes the whole arguments model, if the method has such a parameter."""
+    context_parameter: str | None = None
+    dynamic_input_schema: JsonObject = field(default_factory=lambda: {"type": "object"})
+    dynamic_output_schema: JsonObject | None = None
+    read_only: bool = False
+    destructive: bool = True
+    idempotent: bool = False
+    open_world: bool = False
+    timeout: float | None = None
+    """Seconds; None takes the gateway's default."""
+    own_timeout: str | None = None
+    """The argument, in milliseconds, by which a caller chooses a shorter time than `timeout`."""
+    example: JsonObject | None = None
+    errors: tuple[type[GatewayError], ...] = ()
+    """Failures beyond those that every tool may answer, for the documentation."""
+
+    @classmethod
+    def declared(cls, method: Callable[..., Awaitable[Result | RawResult[Any]]], **options: Any) -> Self:
+        """Read a tool off the signature and docstring of a method.
+
+        Raises:
+            TypeError: the declaration breaks a rule; the message names it. This happens at import.
+        """
+        name = method.__name__
+        hints = get_type_hints(method, include_extras=True)
+        result = _result_model(name, hints.get("return"))
+        context_parameter, arguments, whole_model = None, None, None
+        fields: dict[str, Any] = {}
+        _, *parameters = inspect.signature(method).parameters.values()
+        for parameter in parameters:
+            if parameter.name not in hints:
+                raise TypeError(f"{name}: parameter {parameter.name!r} has no type")
+            kind = hints[parameter.name]
+            if kind is CallContext:
+                context_parameter = parameter.name
+            else:
+                default: Any = ... if parameter.default is parameter.empty else parameter.default
+                fields[parameter.name] = (kind, default)
+        if len(fields) == 1:
+            [(parameter_name, (kind, _default))] = fields.items()
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                if kind.model_config.get("extra") != "forbid":
+                    raise TypeError(f"{name}: {kind.__name__} must forbid unknown arguments (extra='forbid')")
+                arguments, whole_model = kind, parameter_name
+        if arguments is None:
+            model_name = "".join(part.capitalize() for part in name.split("_")) + "Arguments"
+            arguments = create_model(model_name, __config__=ConfigDict(extra="forbid"), **fields)
+        description = inspect.getdoc(method)
+        if not description:
+            raise TypeError(f"{name}: a tool needs a docstring, since models choose tools by it")
+        if not _TOOL_NAME.fullmatch(name):
+            raise TypeError(f"{name}: a tool's name matches {_TOOL_NAME.pattern}")
+        title = options.pop("title", None) or name.replace("_", " ").capitalize()
+        return cls(
+            name,
+            title,
+            description,
+            method=method,
+            arguments=arguments,
+            result=result,
+            whole_model=whole_model,
+            context_parameter=context_parameter,
+            **options,
+        )
+
+    @classmethod
+    def dynamic(
+        cls,
+        name: str,
+        description: str = "",
+        input_schema: Mapping[str, JsonValue] | None = None,
+        output_schema: Mapping[str, JsonValue] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Describe a tool that is known only at run time, by JSON Schemas.
+
+        Raises:
+            jsonschema.SchemaError: a schema is not a valid JSON Schema (2020-12).
+        """
+        title = options.pop("title", None) or name.replace("_", " ").capitalize()
+        schema = dict(input_schema or {"type": "object"})
+        Draft202012Validator.check_schema(schema)
+        return cls(
+            name,
+            title,
+            description or title,
+            dynamic_input_schema=schema,
+            dynamic_output_schema=dict(output_schema) if output_schema else None,
+            **options,
+        )
+
+    @cached_property
+    def input_schema(self) -> JsonObject:
+        """JSON Schema of the arguments object: flat, and no `anyOf` at its top."""
+        if self.arguments is None:
+            return self.dynamic_input_schema
+        schema = self.arguments.model_json_schema(mode="validation")
+        schema.pop("description", None)
+        schema.pop("title", None)
+        schema.setdefault("properties", {})
+        schema["additionalProperties"] = False
+        return schema
+
+    @cached_property
+    def output_schema(self) -> JsonObject | None:
+        """JSON Schema of the result object."""
+        if self.result is None:
+            return self.dynamic_output_schema
+        return self.result.model_json_schema(mode="serialization")
+
+    @cached_property
+    def _validator(self) -> SchemaValidator:
+        assert self.arguments is not None
+        validator = self.arguments.__pydantic_validator__
+        assert isinstance(validator, SchemaValidator)
+        return validator
+
+    @cached_property
+    def _schema_validator(self) -> Draft202012Validator:
+        return Draft202012Validator(self.dynamic_input_schema)
+
+    def parse(self, raw: bytes) -> BaseModel | JsonObject:
+        """Check an arguments object, as JSON and strictly: `"5"` is no integer.
+
+        Raises:
+            InvalidArguments: each refused field is named, its value is not repeated.
+        """
+        if self.arguments is not None:
+            try:
+                return self._validator.validate_json(raw or b"{}", strict=True)
+            except ValidationError as error:
+                raise InvalidArguments.from_validation(
+                    error.errors(include_url=False, include_input=False, include_context=False)
+                ) from None
+        try:
+            arguments: Any = from_json(raw or b"{}", allow_inf_nan=False)
+        except ValueError:
+            raise InvalidArguments("arguments: not valid JSON") from None
+        found: Iterable[Any] = self._schema_validator.iter_errors(arguments)  # pyright: ignore[reportUnknownMemberType] - half typed
+        failures = sorted(found, key=lambda e: list(map(str, e.path)))
+        if failures or not isinstance(arguments, dict):
+            fields = [
+                FieldError(field=".".join(map(str, e.path)), message=f"does not satisfy `{e.validator}`")
+                for e in failures
+            ]
+            named = "; ".join(f"{f.field or 'arguments'}: {f.message}" for f in fields)
+            raise InvalidArguments(named or "arguments: expected an object", errors=fields)
+        return cast("JsonObject", arguments)
+
+    def dump(self, result: "Result | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
+        """Serialize a result, once."""
+        if isinstance(result, RawResult):
+            return result.json
+        if isinstance(result, Result):
+            return result.__pydantic_serializer__.to_json(result)
+        return to_json({"success": True, **result})
+
+    async def run(self, server: "BaseMCPServer", arguments: BaseModel | JsonObject, context: CallContext) -> Any:
+        """Call the method with checked arguments."""
+        if self.method is None or not isinstance(arguments, BaseModel):
+            assert isinstance(arguments, dict)
+            return await server.call_tool(self.name, arguments, context)
+        if self.whole_model:
+            keywords: dict[str, Any] = {self.whole_model: arguments}
+        else:
+            keywords = dict(arguments.__dict__)
+        if self.context_parameter:
+            keywords[self.context_parameter] = context
+        return await self.method(server, **keywords)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Something that a server lets callers read by its URI.
+
+    A template whose only variables are optional query parameters is also readable without them and
+    is listed as a resource; any other template is listed as a template.
+    """
+
+    template: str
+    name: str
+    title: str
+    description: str
+    mime_type: str = "application/json"
+    method: Callable[..., Awaitable[Result | RawResult[Any]]] | None = None
+    arguments: type[BaseModel] | None = None
+    context_parameter: str | None = None
+    watcher: "Callable[..., AbstractAsyncContextManager[AsyncIterator[Update]]] | None" = None
+    """The method that tells of changes; None where the resource can't be watched."""
+
+    @classmethod
+    def declared(
+        cls,
+        template: str,
+        method: Callable[..., Awaitable[Result | RawResult[Any]]],
+        *,
+        title: str | None = None,
+    ) -> Self:
+        """Read a resource off a method; its parameters are the template's variables."""
+        name = method.__name__
+        hints = get_type_hints(method, include_extras=True)
+        _result_model(name, hints.get("return"))
+        _, *parameters = inspect.signature(method).parameters.values()
+        context_parameter = next((p.name for p in parameters if hints[p.name] is CallContext), None)
+        fields: dict[str, Any] = {
+            p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+            for p in parameters
+            if p.name != context_parameter
+        }
+        if set(UriTemplate.parse(template).variable_names) != set(fields):
+            raise TypeError(f"{name}: the variables of {template} and the parameters differ")
+        return cls(
+            template=template,
+            name=name,
+            title=title or name.replace("_", " ").capitalize(),
+            description=inspect.getdoc(method) or "",
+            method=method,
+            arguments=create_model(f"{name}_variables", __config__=ConfigDict(extra="forbid"), **fields),
+            context_parameter=context_parameter,
+        )
+
+    @cached_property
+    def _parsed(self) -> UriTemplate:
+        return UriTemplate.parse(self.template)
+
+    @cached_property
+    def scheme(self) -> str:
+        return self.template.partition("://")[0]
+
+    @cached_property
+    def uri(self) -> str | None:
+        """The address that needs no variables; None for a template."""
+        required = set(self._parsed.variable_names) - self._parsed.query_variable_names
+        return None if required else self._parsed.expand({})
+
+    def match(self, uri: str) -> dict[str, str] | None:
+        """Return the variables of a URI, or None if it is not of this template."""
+        found = self._parsed.match(uri)
+        return None if found is None else {name: str(value) for name, value in found.items()}
+
+    def parse(self, variables: Mapping[str, str]) -> dict[str, Any]:
+        """Check the variables of a URI, which are strings, against the method's parameters.
+
+        Raises:
+            InvalidArguments: each refused variable is named.
+        """
+        if self.arguments is None:
+            return dict(variables)
+        try:
+            return dict(self.arguments.model_validate_strings(dict(variables)).__dict__)
+        except ValidationError as error:
+            raise InvalidArguments.from_validation(
+                error.errors(include_url=False, include_input=False, include_context=False)
+            ) from None
+
+
+Update = Mapping[str, JsonValue]
+"""What a change notice carries in its `_meta`, such as a cursor. It may be empty."""
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def tool(
+    *,
+    title: str | None = None,
+    read_only: bool = False,
+    destructive: bool = False,
+    idempotent: bool = False,
+    open_world: bool = False,
+    timeout: float | None = None,
+    own_timeout: str | None = None,
+    example: JsonObject | None = None,
+    errors: Sequence[type[GatewayError]] = (),
+) -> Callable[[_Method], _Method]:
+    """Offer a method of a `BaseMCPServer` to the gateway's callers.
+
+    Args:
+        title: name for people; made from the method's name if left out.
+        read_only: the tool changes nothing, so that a client may repeat it freely.
+        destructive: it may delete or overwrite.
+        idempotent: a repeat with the same arguments changes nothing more.
+        open_world: it reaches systems whose content the gateway does not own.
+        timeout: seconds; the gateway's default if left out.
+        own_timeout: name of the argument (milliseconds) by which a caller asks for less.
+        example: arguments that work on the demo data; shown at `/docs`.
+        errors: failures beyond the general ones, for the documentation.
+    """
+
+    def declare(method: _Method) -> _Method:
+        method.__declared__ = Tool.declared(  # type: ignore[attr-defined]
+            method,
+            title=title,
+            read_only=read_only,
+            destructive=destructive and not read_only,
+            idempotent=idempotent or read_only,
+            open_world=open_world,
+            timeout=timeout,
+            own_timeout=own_timeout,
+            example=example,
+            errors=tuple(errors),
+        )
+        return method
+
+    return declare
+
+
+def resource(template: str, *, title: str | None = None) -> Callable[[_Method], _Method]:
+    """Offer a method as a resource.
+
+    Args:
+        template: RFC 6570 URI template; its variables are the method's parameters, and optional
+            ones stand in a query: `db://customers{?cursor,limit}`.
+        title: name for people; made from the method's name if left out.
+    """
+
+    def declare(method: _Method) -> _Method:
+        method.__declared__ = Resource.declared(template, method, title=title)  # type: ignore[attr-defined]
+        return method
+
+    return declare
+
+
+def watch(template: str) -> Callable[[_Method], _Method]:
+    """Let callers subscribe to the resource of the same template.
+
+    The method takes the template's variables and is an async context manager: it yields an async
+    iterator of `Update`s once every later change is sure to be seen.
+    """
+
+    def declare(method: _Method) -> _Method:
+        method.__watches__ = template  # type: ignore[attr-defined]
+        return method
+
+    return declare
+
+
+class BaseMCPServer:
+    """A named group of tools and resources over one backend.
+
+    Declare a subclass with `@tool` and `@resource` methods and an `open`. Where the tools are known only
+    at run time, construct it with `tools=` and `resources=` and override `call_tool` and `get_resource`.
+
+    Args:
+        server_id: path segment under `/mcp`; clients may say `mcp_<server_id>`.
+        name: name for people and for the logger `MCP.<name>`.
+        capabilities: free words that a listing shows.
+        tools: tools known only at run time.
+        resources: resources known only at run time.
+    """
+
+    server_id: str = ""
+    name: str = ""
+    description: str = ""
+    tools: Mapping[str, Tool] = {}
+    resources: Mapping[str, Resource] = {}
+    capabilities: Sequence[str] = ()
+    settings_class: ClassVar[type[BaseSettings] | None] = None
+    """What `open` takes; read from the environment by `create_app`."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        tools: dict[str, Tool] = dict(cls.tools)
+        resources: dict[str, Resource] = dict(cls.resources)
+        watchers: dict[str, Any] = {}
+        for member in vars(cls).values():
+            declared = getattr(member, "__declared__", None)
+            if isinstance(declared, Tool):
+                tools[declared.name] = declared
+            elif isinstance(declared, Resource):
+                resources[declared.template] = declared
+            elif template := getattr(member, "__watches__", None):
+                watchers[template] = member
+        for template, member in watchers.items():
+            if template not in resources:
+                raise TypeError(f"{cls.__name__}: @watch({template!r}) names no resource of this server")
+            resources[template] = replace(resources[template], watcher=member)
+        cls.tools, cls.resources = tools, resources
+        stem = cls.__name__.removesuffix("MCPServer").removesuffix("Server")
+        if "server_id" not in vars(cls):
+            cls.server_id = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", stem).lower()
+        if "name" not in vars(cls):
+            cls.name = f"{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', ' ', stem)} MCP Server"
+        if "description" not in vars(cls):
+            cls.description = inspect.getdoc(cls) or ""
+        check_server_id(cls.server_id)
+
+    def __init__(
+        self,
+        server_id: str | None = None,
+        name: str | None = None,
+        capabilities: Sequence[str] = (),
+        tools: Sequence[Tool] = (),
+        resources: Sequence[Resource] = (),
+    ) -> None:
+        if server_id is not None:
+            check_server_id(server_id)
+            self.server_id = server_id
+        if name is not None:
+            self.name = name
+        self.capabilities = tuple(capabilities)
+        if tools:
+            self.tools = {**type(self).tools, **{t.name: t for t in tools}}
+        if resources:
+            self.resources = {**type(self).resources, **{r.template: r for r in resources}}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Any) -> AsyncGenerator[Self]:
+        """Make the server ready; release what it holds on exit. The backend need not be up.
+
+        Args:
+            settings: an instance of `settings_class`, or None if the server has none.
+        """
+        yield cls()
+
+    async def ping(self) -> None:
+        """Return if the backend answers.
+
+        Raises:
+            BackendUnavailable: it does not; the message says why.
+        """
+
+    async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
+        """Run a tool that has no declared method. The default knows none."""
+        raise UnknownTool(f"{self.server_id} has no tool {name!r}")
+
+    async def get_resource(self, uri: str, context: CallContext) -> Any:
+        """Read a resource that has no declared method. The default knows none."""
+        raise UnknownResource(f"{self.server_id} has no resource {uri}")
+
+
+ServerKind = type[BaseMCPServer] | BaseMCPServer
+"""A server that is opened with the process, or one that somebody has constructed already."""
+
+
+def check_server_id(server_id: str) -> None:
+    """Raise ValueError unless the name can stand in a path under `/mcp`."""
+    if server_id in RESERVED_NAMES or not _SERVER_ID.fullmatch(server_id):
+        raise ValueError(f"server name {server_id!r}: expected {_SERVER_ID.pattern}, and none of {set(RESERVED_NAMES)}")
+
+
+def _result_model(name: str, annotation: Any) -> type[BaseModel]:
+    """Return the result model of a method: `Model` itself or the one in `RawResult[Model]`."""
+    model = get_args(annotation)[0] if get_origin(annotation) is RawResult else annotation
+    if not (isinstance(model, type) and issubclass(model, Result)):
+        raise TypeError(f"{name}: the return type must be a Result model or RawResult of one, not {annotation!r}")
+    return model

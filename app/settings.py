@@ -1,0 +1,31 @@
+"""Settings of the process. Each service has its own settings class beside it."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Read from the environment (and `.env`); `.env.example` explains each variable to operators."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    log_level: str = "INFO"
+    log_format: str = Field("text", pattern="^(text|json)$")
+
+    tool_timeout: Seconds = Field(30.0, description="Seconds a tool may take unless it says otherwise itself.")
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame.")
+    max_calls_in_flight: int = Field(256, ge=1, description="Calls that one server works on at a time.")
+    shutdown_grace: Seconds = Field(5.0, description="Seconds that running calls get when the gateway stops.")
+
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        ["localhost:*", "127.0.0.1:*", "[::1]:*"], description="Host headers that are answered; `*` for any."
+    )
+    allowed_origins: Annotated[list[str], NoDecode] = Field(
+        ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"], description="Browser origins that may call."
+    )

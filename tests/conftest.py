@@ -1,0 +1,10 @@
+"""What every test may ask for. Backends are real: each fixture file under `tests/fixtures` runs one of the local stack."""
+
+import pytest
+
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.kafka", "tests.fixtures.aws"]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"

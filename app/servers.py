@@ -83,8 +83,6 @@ class Tool:
     open_world: bool = False
     timeout: float | None = None
     """Seconds; None takes the gateway's default."""
-    own_timeout: str | None = None
-    """The argument, in milliseconds, by which a caller chooses a shorter time than `timeout`."""
     example: JsonObject | None = None
     errors: tuple[type[GatewayError], ...] = ()
     """Failures beyond those that every tool may answer, for the documentation."""
@@ -343,7 +341,6 @@ def tool(
     idempotent: bool = False,
     open_world: bool = False,
     timeout: float | None = None,
-    own_timeout: str | None = None,
     example: JsonObject | None = None,
     errors: Sequence[type[GatewayError]] = (),
 ) -> Callable[[_Method], _Method]:
@@ -356,7 +353,6 @@ def tool(
         idempotent: a repeat with the same arguments changes nothing more.
         open_world: it reaches systems whose content the gateway does not own.
         timeout: seconds; the gateway's default if left out.
-        own_timeout: name of the argument (milliseconds) by which a caller asks for less.
         example: arguments that work on the demo data; shown at `/docs`.
         errors: failures beyond the general ones, for the documentation.
     """
@@ -370,7 +366,6 @@ def tool(
             idempotent=idempotent or read_only,
             open_world=open_world,
             timeout=timeout,
-            own_timeout=own_timeout,
             example=example,
             errors=tuple(errors),
         )

@@ -1,6 +1,7 @@
 """Every failure that a caller may see, one class a kind.
 
-    GatewayError                500  internal_error
+    GatewayError
+    ├── InternalError           500  internal_error
     ├── MalformedRequest        400  malformed_request
     │   ├── MethodNotAllowed    405  method_not_allowed
     │   ├── NotAcceptable       406  not_acceptable
@@ -93,6 +94,13 @@ class GatewayError(Exception):
             errors=list(self.errors) or None,
             retry_after=self.retry_after,
         )
+
+
+class InternalError(GatewayError):
+    """A bug. The text stays generic; the log has the trace under the request id."""
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong in the gateway. The operator finds the cause by the request id.")
 
 
 class MalformedRequest(GatewayError):

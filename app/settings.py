@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     tool_timeout: Seconds = Field(30.0, description="Seconds a tool may take unless it says otherwise itself.")
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame.")
     max_calls_in_flight: int = Field(256, ge=1, description="Calls that one server works on at a time.")
+    max_subscriptions: int = Field(1024, ge=0, description="Subscriptions to resources that the process serves.")
     shutdown_grace: Seconds = Field(5.0, description="Seconds that running calls get when the gateway stops.")
 
     allowed_hosts: Annotated[list[str], NoDecode] = Field(

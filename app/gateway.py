@@ -1,0 +1,277 @@
+"""The one way in. Every face ends up in `Gateway.call`, `read`, `watch` or `admit`.
+
+A call is looked up, admitted (limits), validated, timed, run and logged here and nowhere else, so that
+a rule written here holds for REST, MCP, WebSocket and stdio alike.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
+
+from pydantic import BaseModel, JsonValue
+from pydantic_core import to_json
+from pydantic_settings import BaseSettings
+
+from app.errors import (
+    BackendTimeout,
+    GatewayError,
+    InternalError,
+    InvalidArguments,
+    TooManyRequests,
+    UnknownResource,
+    UnknownServer,
+    UnknownTool,
+)
+from app.results import RawResult, Result
+from app.servers import BaseMCPServer, CallContext, Resource, ServerKind, Tool, Update
+from app.settings import Settings
+
+ToolResult = Result | RawResult[Any] | Mapping[str, JsonValue]
+
+_CLIENT_PREFIX = "mcp_"
+_LOG_LINE = "server=%s operation=%s face=%s caller=%s outcome=%s ms=%.1f request_id=%s"
+
+
+class Gateway:
+    """The servers of this process and the rules under which they are called.
+
+    Args:
+        kinds: server classes, opened with the gateway, and servers that are constructed already.
+        settings: limits of the process.
+
+    Raises:
+        ValueError: two servers claim one name, one tool or one resource scheme, which share `/mcp`.
+    """
+
+    def __init__(self, kinds: Sequence[ServerKind], settings: Settings) -> None:
+        self.settings = settings
+        self.kinds: dict[str, ServerKind] = {}
+        self._servers: dict[str, BaseMCPServer] = {}
+        self._in_flight: dict[str, int] = {}
+        self._watchers = 0
+        self._logs: dict[str, logging.Logger] = {}
+        owners: dict[str, str] = {}
+        for kind in kinds:
+            claims = [f"server name {kind.server_id!r}"]
+            claims += [f"tool {name!r}" for name in kind.tools]
+            claims += [f"resource scheme {scheme!r}" for scheme in {r.scheme for r in kind.resources.values()}]
+            for claim in claims:
+                if claim in owners:
+                    raise ValueError(f"{kind.name} and {owners[claim]} both claim the {claim}")
+                owners[claim] = kind.name
+            self.kinds[kind.server_id] = kind
+            self._in_flight[kind.server_id] = 0
+            self._logs[kind.server_id] = logging.getLogger(f"MCP.{kind.name}")
+        self._tool_owner = {name: kind.server_id for kind in kinds for name in kind.tools}
+        self._scheme_owner = {r.scheme: kind.server_id for kind in kinds for r in kind.resources.values()}
+
+    @asynccontextmanager
+    async def open(self, service_settings: Sequence[BaseSettings] = ()) -> AsyncGenerator[None]:
+        """Open every server; close them in reverse order.
+
+        Args:
+            service_settings: settings to use in place of what a server reads from the environment.
+        """
+        given = {type(settings): settings for settings in service_settings}
+        async with AsyncExitStack() as stack:
+            for server_id, kind in self.kinds.items():
+                if isinstance(kind, BaseMCPServer):
+                    self._servers[server_id] = kind
+                    continue
+                wanted = kind.settings_class
+                settings = (given.get(wanted) or wanted()) if wanted else None
+                self._servers[server_id] = await stack.enter_async_context(kind.open(settings))
+            try:
+                yield
+            finally:
+                self._servers.clear()
+
+    # Look-up
+
+    def kind(self, server: str) -> ServerKind:
+        """Return a server's declaration by its name; clients may say `mcp_database` for `database`.
+
+        Raises:
+            UnknownServer: the message lists the names that exist.
+        """
+        found = self.kinds.get(server) or self.kinds.get(server.removeprefix(_CLIENT_PREFIX))
+        if found is None:
+            raise UnknownServer(f"There is no server {_quoted(server)}. Servers: {', '.join(self.kinds)}.")
+        return found
+
+    def tool(self, server: str | None, name: str) -> tuple[str, Tool]:
+        """Return the owner's id and the declaration of a tool; `server=None` searches all servers.
+
+        Raises:
+            UnknownServer, UnknownTool: the message lists the names that exist.
+        """
+        if server is None:
+            server_id = self._tool_owner.get(name)
+            tools: Mapping[str, Tool] = self.kinds[server_id].tools if server_id else self._tool_owner  # type: ignore[assignment]
+        else:
+            kind = self.kind(server)
+            server_id, tools = kind.server_id, kind.tools
+        if server_id is None or name not in tools:
+            where = server_id or "this gateway"
+            raise UnknownTool(f"There is no tool {_quoted(name)} on {where}. Tools: {', '.join(tools)}.")
+        return server_id, tools[name]
+
+    def resource(self, server: str | None, uri: str) -> tuple[str, Resource, dict[str, str]]:
+        """Return the owner's id, the declaration and the variables of a resource's URI.
+
+        Raises:
+            UnknownServer, UnknownResource: nothing of that form is offered.
+        """
+        if server is None:
+            kinds = [self.kinds[owner]] if (owner := self._scheme_owner.get(uri.partition("://")[0])) else []
+        else:
+            kinds = [self.kind(server)]
+        for kind in kinds:
+            for resource in kind.resources.values():
+                if (variables := resource.match(uri)) is not None:
+                    return kind.server_id, resource, variables
+        offered = [r.template for kind in (kinds or self.kinds.values()) for r in kind.resources.values()]
+        raise UnknownResource(f"There is no resource {_quoted(uri)}. Resources: {', '.join(offered)}.")
+
+    # The ways in
+
+    async def call(self, server: str | None, name: str, arguments: bytes, context: CallContext) -> ToolResult:
+        """Run one tool.
+
+        Args:
+            server: the server's name, or None to find the tool among all servers.
+            name: the tool's name.
+            arguments: the arguments object as JSON; nothing means `{}`.
+            context: who calls, and how.
+
+        Raises:
+            GatewayError: the only exception, beside cancellation, that leaves this method.
+        """
+        server_id, tool = self.tool(server, name)
+        limit = tool.timeout or self.settings.tool_timeout
+        async with self.admit(server_id, tool.name, context, time_limit=limit) as opened:
+            return cast("ToolResult", await tool.run(opened, tool.parse(arguments), context))
+
+    async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
+        """Return the media type and the bytes of a resource.
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+        server_id, resource, variables = self.resource(server, uri)
+        async with self.admit(server_id, resource.template, context, time_limit=self.settings.tool_timeout) as opened:
+            if resource.method is None:
+                content = await opened.get_resource(uri, context)
+            else:
+                keywords = resource.parse(variables)
+                if resource.context_parameter:
+                    keywords[resource.context_parameter] = context
+                content = await resource.method(opened, **keywords)
+        return resource.mime_type, _resource_bytes(content)
+
+    @asynccontextmanager
+    async def watch(self, server: str | None, uri: str, context: CallContext) -> AsyncGenerator[AsyncIterator[Update]]:
+        """Subscribe to a resource: every change after entering is seen by the iterator.
+
+        Raises:
+            UnknownResource: there is no such resource.
+            InvalidArguments: it exists but can't be watched.
+            TooManyRequests: the process has as many subscriptions as it may.
+        """
+        server_id, resource, variables = self.resource(server, uri)
+        if resource.watcher is None:
+            raise InvalidArguments.of("uri", f"{_quoted(uri)} can't be subscribed to")
+        if self._watchers >= self.settings.max_subscriptions:
+            raise TooManyRequests(f"This gateway serves at most {self.settings.max_subscriptions} subscriptions.")
+        self._watchers += 1
+        try:
+            keywords = resource.parse(variables)
+            async with AsyncExitStack() as stack:
+                # Admission covers the start; afterwards a subscription costs no place among the calls in flight.
+                async with self.admit(
+                    server_id, f"watch {resource.template}", context, time_limit=self.settings.tool_timeout
+                ) as opened:
+                    updates = await stack.enter_async_context(resource.watcher(opened, **keywords))
+                yield updates
+        finally:
+            self._watchers -= 1
+
+    @asynccontextmanager
+    async def admit(
+        self, server: str, operation: str, context: CallContext, *, time_limit: float | None = None
+    ) -> AsyncGenerator[BaseMCPServer]:
+        """Let one operation of a server run: the first half of `call`, shared with streaming routes.
+
+        Args:
+            server: the server's name.
+            operation: what is done, for the log.
+            context: who calls, and how.
+            time_limit: seconds; None for a stream, whose length nobody can know.
+
+        Raises:
+            TooManyRequests: the server works on as many calls as it may.
+            BackendTimeout: the time is up.
+            InternalError: something unforeseen; the log has its trace under the request id.
+        """
+        server_id = self.kind(server).server_id
+        opened = self._servers[server_id]
+        log = self._logs[server_id]
+        started = time.perf_counter()
+        outcome = "ok"
+        if self._in_flight[server_id] >= self.settings.max_calls_in_flight:
+            log.warning(_LOG_LINE, *self._log_values(server_id, operation, context, TooManyRequests.code, started))
+            raise TooManyRequests(
+                f"{opened.name} works on {self.settings.max_calls_in_flight} calls already. Repeat in a moment."
+            )
+        limit = asyncio.timeout(time_limit)
+        self._in_flight[server_id] += 1
+        try:
+            async with limit:
+                yield opened
+        except GatewayError as error:
+            outcome = error.code
+            raise
+        except TimeoutError as error:
+            if not limit.expired():
+                outcome = InternalError.code
+                log.exception("request_id=%s: a time-out nobody translated", context.request_id)
+                raise InternalError from error
+            outcome = BackendTimeout.code
+            raise BackendTimeout(f"{operation} took longer than {time_limit:g} s and was stopped.") from error
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception as error:
+            outcome = InternalError.code
+            log.exception("request_id=%s: unforeseen failure", context.request_id)
+            raise InternalError from error
+        finally:
+            self._in_flight[server_id] -= 1
+            log.info(_LOG_LINE, *self._log_values(server_id, operation, context, outcome, started))
+
+    def _log_values(
+        self, server_id: str, operation: str, context: CallContext, outcome: str, started: float
+    ) -> tuple[object, ...]:
+        milliseconds = (time.perf_counter() - started) * 1e3
+        return server_id, operation, context.face, context.caller, outcome, milliseconds, context.request_id
+
+
+def _quoted(name: str, limit: int = 100) -> str:
+    """Return a caller's name for a thing, fit to be shown again."""
+    shown = "".join(c if c.isprintable() else "?" for c in name[:limit])
+    return f"{shown!r}" + ("…" if len(name) > limit else "")
+
+
+def _resource_bytes(content: Any) -> bytes:
+    if isinstance(content, RawResult):
+        return cast("RawResult[Any]", content).json
+    if isinstance(content, BaseModel):
+        return content.__pydantic_serializer__.to_json(content)
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode()
+    return to_json(content)

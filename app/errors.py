@@ -19,6 +19,7 @@
     │   └── AckExpired          409  ack_expired
     ├── InvalidArguments        422  invalid_arguments
     ├── TooManyRequests         429  too_many_requests
+    ├── CallerGone              499  caller_gone
     └── BackendUnavailable      503  backend_unavailable
         ├── BackendNotConfigured 503 backend_not_configured
         └── BackendTimeout      504  backend_timeout
@@ -211,6 +212,12 @@ class TooManyRequests(GatewayError):
 
     def __init__(self, detail: str = "", *, retry_after: float = 1.0) -> None:
         super().__init__(detail, retry_after=retry_after)
+
+
+class CallerGone(GatewayError):
+    """The caller closed the connection before the end; nobody reads this."""
+
+    status, code, title = 499, "caller_gone", "Caller gone"
 
 
 class BackendUnavailable(GatewayError):

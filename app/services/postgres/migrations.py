@@ -1,0 +1,161 @@
+"""Brings a database to the version that this code needs, and makes the login of `query_database`."""
+
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app.services.postgres.pools import postgres_errors
+from app.services.postgres.settings import asyncpg_dsn
+
+READER_LOGIN = "switchboard_reader_login"
+"""The login that `switchboard dev` and the tests make; operators may choose another name."""
+
+_PROJECT = Path(__file__).resolve().parents[3]
+
+_READER_SETTINGS = {
+    "default_transaction_read_only": "'on'",
+    "statement_timeout": "'30s'",
+    "idle_in_transaction_session_timeout": "'60s'",
+    "temp_file_limit": "'256MB'",
+    # With it off, '\\'' ends a string for the server and not for the parser that looks for forbidden calls.
+    "standard_conforming_strings": "'on'",
+    "search_path": "{schema}, pg_catalog",
+}
+
+
+async def migrate(url: str, revision: str = "head") -> None:
+    """Upgrade a database; nothing happens if it is there already.
+
+    Args:
+        url: the database, with a login that owns it and may create roles.
+        revision: where to stop.
+
+    Raises:
+        GatewayError: the server can't be reached, or the login may not do it.
+    """
+    await _run_alembic(url, lambda config: command.upgrade(config, revision))
+
+
+async def downgrade(url: str, revision: str) -> None:
+    """Take a database back to an earlier version; `base` removes every table of ours with its rows.
+
+    Raises:
+        GatewayError: the server can't be reached, or the login may not do it.
+    """
+    await _run_alembic(url, lambda config: command.downgrade(config, revision))
+
+
+@asynccontextmanager
+async def migration_connection(url: str) -> AsyncGenerator[AsyncConnection]:
+    """Open a connection with a transaction and without time limits, since building an index may take long."""
+    dsn = asyncpg_dsn(url)
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, timeout=10), poolclass=NullPool
+    )
+    try:
+        with postgres_errors():
+            async with engine.begin() as connection:
+                yield connection
+    finally:
+        await engine.dispose()
+
+
+async def _run_alembic(url: str, run: Callable[[Config], None]) -> None:
+    config = Config(_PROJECT / "alembic.ini")
+
+    def on_connection(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        run(config)
+
+    async with migration_connection(url) as connection:
+        await connection.run_sync(on_connection)
+
+
+@dataclass(frozen=True)
+class ReaderLogin:
+    """A login of `query_database` and what could not be set up for it."""
+
+    url: str
+    warnings: tuple[str, ...]
+    """What the administrator's own rights did not allow, in words; empty with a superuser."""
+
+
+async def ensure_reader_login(admin_url: str, password: str | None = None, *, name: str = READER_LOGIN) -> ReaderLogin:
+    """Make, or bring up to date, a login that may do nothing but read the four tables.
+
+    `switchboard dev` and the tests call this. An operator does the same by hand, as a superuser in the migrated
+    database, and gives the login to the gateway as `DATABASE_READER_URL`:
+
+        CREATE ROLE switchboard_reader_login LOGIN PASSWORD '…' NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION
+            NOBYPASSRLS CONNECTION LIMIT 10 IN ROLE switchboard_reader;
+        ALTER ROLE switchboard_reader_login SET default_transaction_read_only = 'on';
+        ALTER ROLE switchboard_reader_login SET statement_timeout = '30s';
+        ALTER ROLE switchboard_reader_login SET idle_in_transaction_session_timeout = '60s';
+        ALTER ROLE switchboard_reader_login SET temp_file_limit = '256MB';          -- needs a superuser
+        ALTER ROLE switchboard_reader_login SET standard_conforming_strings = 'on';
+        ALTER ROLE switchboard_reader_login SET search_path = public, pg_catalog;
+        REVOKE TEMPORARY ON DATABASE customer_support FROM PUBLIC;                   -- needs the database's owner
+        GRANT CONNECT ON DATABASE customer_support TO switchboard_reader;
+
+    A role's settings are not inherited, so they stand on the login itself.
+
+    Args:
+        admin_url: the migrated database, with a login that may create roles.
+        password: the login's new password; a random one if left out.
+        name: the login's name.
+
+    Returns:
+        The address of the same database with the new login, and what the administrator's rights did not allow.
+
+    Raises:
+        GatewayError: the server can't be reached, or the administrator may not create roles.
+    """
+    dsn = asyncpg_dsn(admin_url)
+    password = password or secrets.token_urlsafe(24)
+    with postgres_errors():
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            warnings = await _make_reader_login(connection, name, password)
+        finally:
+            await connection.close()
+    parts = urlsplit(dsn)
+    hosts = parts.netloc.rpartition("@")[2]
+    login = f"{quote(name, safe='')}:{quote(password, safe='')}"
+    return ReaderLogin(urlunsplit(parts._replace(netloc=f"{login}@{hosts}")), tuple(warnings))
+
+
+async def _make_reader_login(connection: "asyncpg.Connection[asyncpg.Record]", name: str, password: str) -> list[str]:
+    quoted, database, schema, secret = await connection.fetchrow(
+        "SELECT quote_ident($1), quote_ident(current_database()), quote_ident(current_schema()), quote_literal($2)",
+        name,
+        password,
+    ) or ("", "", "", "")
+    exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", name)
+    await connection.execute(
+        f"{'ALTER' if exists else 'CREATE'} ROLE {quoted} LOGIN PASSWORD {secret}"
+        " NOCREATEDB NOCREATEROLE INHERIT CONNECTION LIMIT 10"
+    )
+    await connection.execute(f"GRANT switchboard_reader TO {quoted}")
+    optional = {
+        f"GRANT CONNECT ON DATABASE {database} TO switchboard_reader": "may not grant CONNECT on the database",
+        f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC": "may not revoke TEMPORARY on the database from PUBLIC",
+    }
+    for setting, value in _READER_SETTINGS.items():
+        optional[f"ALTER ROLE {quoted} SET {setting} = {value.format(schema=schema)}"] = f"may not set {setting}"
+    warnings: list[str] = []
+    for statement, refusal in optional.items():
+        try:
+            await connection.execute(statement)
+        except asyncpg.InsufficientPrivilegeError:
+            warnings.append(f"the administrator's login {refusal}; run as a superuser: {statement}")
+    return warnings

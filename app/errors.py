@@ -18,6 +18,7 @@
     ├── Conflict                409  conflict
     │   └── AckExpired          409  ack_expired
     ├── InvalidArguments        422  invalid_arguments
+    │   └── RangeNotSatisfiable 416  range_not_satisfiable
     ├── TooManyRequests         429  too_many_requests
     ├── CallerGone              499  caller_gone
     └── BackendUnavailable      503  backend_unavailable
@@ -205,6 +206,12 @@ class InvalidArguments(GatewayError):
             FieldError(field=".".join(map(str, error["loc"][skip:])), message=str(error["msg"])) for error in errors
         ]
         return cls("; ".join(f"{f.field or 'arguments'}: {f.message}" for f in fields), errors=fields)
+
+
+class RangeNotSatisfiable(InvalidArguments):
+    """The range begins after the end of what is read."""
+
+    status, code, title = 416, "range_not_satisfiable", "Range not satisfiable"
 
 
 class TooManyRequests(GatewayError):

@@ -52,6 +52,8 @@ class Gateway:
         self._servers: dict[str, BaseMCPServer] = {}
         self._in_flight: dict[str, int] = {}
         self._watchers = 0
+        self.closing = asyncio.Event()
+        """Set when the process stops: streams that would never end by themselves end then."""
         self._logs: dict[str, logging.Logger] = {}
         owners: dict[str, str] = {}
         for kind in kinds:
@@ -75,6 +77,7 @@ class Gateway:
         Args:
             service_settings: settings to use in place of what a server reads from the environment.
         """
+        self.closing.clear()
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
             for server_id, kind in self.kinds.items():
@@ -87,7 +90,13 @@ class Gateway:
             try:
                 yield
             finally:
+                self.closing.set()
                 self._servers.clear()
+
+    @property
+    def servers(self) -> Mapping[str, BaseMCPServer]:
+        """The open servers by their id."""
+        return self._servers
 
     # Look-up
 

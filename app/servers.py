@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from uuid import uuid4
 
 from jsonschema import Draft202012Validator
 from mcp.shared.uri_template import UriTemplate
@@ -37,6 +38,11 @@ RESERVED_NAMES = frozenset({"batch", "ws", "tools", "resources"})
 
 _SERVER_ID = re.compile(r"[a-z][a-z0-9_]*")
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+def new_request_id() -> str:
+    """Return an id for a request whose caller sent none."""
+    return uuid4().hex
 
 
 class ReportProgress(Protocol):
@@ -462,6 +468,8 @@ class BaseMCPServer:
     resources: Mapping[str, Resource] = {}
     routes: Mapping[str, HttpRoute] = {}
     capabilities: Sequence[str] = ()
+    mcp_handlers: Mapping[str, Any] = {}
+    """Handlers of the MCP SDK's low-level server beyond tools and resources, such as `on_get_prompt`."""
     settings_class: ClassVar[type[BaseSettings] | None] = None
     """What `open` takes; read from the environment by `create_app`."""
 

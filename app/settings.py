@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -14,19 +14,30 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="ignore")
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     log_level: str = "INFO"
-    log_format: str = Field("text", pattern="^(text|json)$")
+    log_format: str = Field(default="text", pattern="^(text|json)$")
 
-    tool_timeout: Seconds = Field(30.0, description="Seconds a tool may take unless it says otherwise itself.")
-    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame.")
-    max_calls_in_flight: int = Field(256, ge=1, description="Calls that one server works on at a time.")
-    max_subscriptions: int = Field(1024, ge=0, description="Subscriptions to resources that the process serves.")
-    shutdown_grace: Seconds = Field(5.0, description="Seconds that running calls get when the gateway stops.")
+    tool_timeout: Seconds = Field(default=30.0, description="Seconds a tool may take unless it says otherwise itself.")
+    max_request_bytes: int = Field(
+        default=4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame."
+    )
+    max_calls_in_flight: int = Field(default=256, ge=1, description="Calls that one server works on at a time.")
+    max_subscriptions: int = Field(
+        default=1024, ge=0, description="Subscriptions to resources that the process serves."
+    )
+    shutdown_grace: Seconds = Field(default=5.0, description="Seconds that running calls get when the gateway stops.")
 
     allowed_hosts: Annotated[list[str], NoDecode] = Field(
-        ["localhost:*", "127.0.0.1:*", "[::1]:*"], description="Host headers that are answered; `*` for any."
+        default=["localhost:*", "127.0.0.1:*", "[::1]:*"], description="Host headers that are answered; `*` for any."
     )
     allowed_origins: Annotated[list[str], NoDecode] = Field(
-        ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"], description="Browser origins that may call."
+        default=["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"],
+        description="Browser origins that may call.",
     )
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Operators write lists with commas."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

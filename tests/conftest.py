@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.kafka", "tests.fixtures.aws"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.kafka", "tests.fixtures.aws", "tests.fixtures.gateway"]
 
 
 @pytest.fixture(scope="session")

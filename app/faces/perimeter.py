@@ -1,0 +1,101 @@
+"""The outermost layer: names each request, and refuses hosts and origins that are not ours."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import GatewayError, MisdirectedRequest, OriginRefused
+from app.faces.http import send_problem
+from app.servers import new_request_id
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+_SANE_CALLER = re.compile(r"[!-~]{1,64}")
+_ANY_HOST = ("/health", "/ready")
+"""Probes ask by address, which no operator lists."""
+
+
+class Perimeter:
+    """ASGI middleware in front of every face.
+
+    - Gives each request an id: the caller's `X-Request-ID` if it is sane, or a new one. Responses repeat it.
+    - Answers 421 to a Host that is not ours (DNS rebinding) and 403 to an Origin that is not allowed, on
+      WebSockets too, to which browsers apply no CORS.
+    - Strips white space around header values, which the HTTP parser leaves and MCP's comparisons trip over.
+    """
+
+    def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = _Patterns(allowed_hosts)
+        self._origins = _Patterns(allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        host = origin = request_id = caller = ""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value.decode("latin-1").strip()
+            elif name == b"origin":
+                origin = value.decode("latin-1").strip()
+            elif name == b"x-request-id":
+                request_id = value.decode("latin-1").strip()
+            elif name == b"user-agent":
+                caller = value.decode("latin-1").strip().partition(" ")[0]
+        if any(value[-1:] in (b" ", b"\t") for _, value in scope["headers"]):
+            scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
+        if not _SANE_REQUEST_ID.fullmatch(request_id):
+            request_id = new_request_id()
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["caller"] = caller if _SANE_CALLER.fullmatch(caller) else "anonymous"
+        header = (b"x-request-id", request_id.encode())
+
+        async def send_named(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.accept"):
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        refusal = self._refusal(scope, host.lower(), origin.lower())
+        if refusal is None:
+            await self._app(scope, receive, send_named)
+        elif scope["type"] == "http":
+            await send_problem(send_named, refusal, request_id)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": refusal.title})
+
+    def _refusal(self, scope: Scope, host: str, origin: str) -> GatewayError | None:
+        if not self._hosts.match(host) and scope["path"] not in _ANY_HOST:
+            return MisdirectedRequest("This gateway does not answer for that Host. Operators list it in ALLOWED_HOSTS.")
+        same_origin = origin.partition("://")[2] == host
+        if origin and not same_origin and not self._origins.match(origin):
+            return OriginRefused("Pages of that origin may not call. Operators list it in ALLOWED_ORIGINS.")
+        return None
+
+
+def origin_regex(patterns: Sequence[str]) -> str:
+    """Return the allowed origins as the regular expression that Starlette's CORS middleware wants."""
+    if "*" in patterns:
+        return ".*"
+    alternatives = [
+        re.escape(p.removesuffix(":*")) + (r"(:\d+)?" if p.endswith(":*") else "") for p in map(str.strip, patterns)
+    ]
+    return "|".join(alternatives) or r"(?!)"
+
+
+class _Patterns:
+    """Names with an optional port; `name:*` stands for every port and for none, `*` for everything."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        lowered = [pattern.strip().lower() for pattern in patterns]
+        self._all = "*" in lowered
+        self._exact = {pattern for pattern in lowered if not pattern.endswith(":*")}
+        self._any_port = {pattern[:-2] for pattern in lowered if pattern.endswith(":*")}
+
+    def match(self, value: str) -> bool:
+        if self._all or value in self._exact or value in self._any_port:
+            return True
+        name, colon, port = value.rpartition(":")
+        return bool(colon) and port.isdigit() and name in self._any_port

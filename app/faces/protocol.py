@@ -1,0 +1,274 @@
+"""The Model Context Protocol over any transport: the SDK's low-level server, fed from our declarations.
+
+Streamable HTTP, WebSocket and stdio differ only in how messages travel, and in how a client subscribes.
+"""
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import mcp_types as types
+from mcp import MCPError
+from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+from app.errors import INVALID_PARAMS, GatewayError, NotFound, UnknownServer, UnknownTool
+from app.faces.listing import describe_resources, describe_tool
+from app.gateway import Gateway
+from app.servers import CallContext, Face, JsonObject, Update, new_request_id
+from app.version import VERSION
+
+_Context = ServerRequestContext[Any, Any]
+_MODERN = "2026-07-28"
+_RESOURCE_NOT_FOUND = -32002
+"""The code for an unknown resource up to 2025-11-25; later revisions say -32602."""
+_COMPLETE = {"resultType": "complete"}
+"""What 2026-07-28 wants in every result; the SDK leaves it out for older revisions."""
+_LISTING_HINT = CacheHint(ttl_ms=300_000, scope="public")
+
+
+class Subscriptions:
+    """The `resources/subscribe` subscriptions of one connection, ended with it."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def add(
+        self, uri: str, watching: "AsyncExitStack", updates: AsyncIterator[Update], context: _Context
+    ) -> None:
+        """Forward updates to the client until it unsubscribes; a second subscription replaces the first."""
+        await self.remove(uri)
+
+        async def forward() -> None:
+            async with watching:
+                async for update in updates:
+                    await context.session.send_notification(_updated(uri, update))
+
+        self._running[uri] = self._tasks.create_task(forward())
+
+    async def remove(self, uri: str) -> None:
+        """End a subscription, if there is one."""
+        if task := self._running.pop(uri, None):
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def close(self) -> None:
+        """End all of them."""
+        for uri in list(self._running):
+            await self.remove(uri)
+
+
+def protocol_server(
+    gateway: Gateway, server: str | None, face: Face, subscriptions: Subscriptions | None = None
+) -> Server[Any]:
+    """Return the MCP form of one server, or of all at once.
+
+    Args:
+        gateway: where calls go.
+        server: the server's name; None offers the tools and resources of all.
+        face: how calls come in, for the log.
+        subscriptions: of the connection, where the transport can carry `resources/subscribe`.
+    """
+    kinds = list(gateway.kinds.values()) if server is None else [gateway.kind(server)]
+    tools = [describe_tool(tool) for kind in kinds for tool in kind.tools.values()]
+    schemas = {tool.name: tool.input_schema for kind in kinds for tool in kind.tools.values()}
+    resources: list[JsonObject] = []
+    templates: list[JsonObject] = []
+    for kind in kinds:
+        listed, patterns = describe_resources(kind)
+        resources += listed
+        templates += patterns
+    watchable = any(resource.watcher for kind in kinds for resource in kind.resources.values())
+
+    async def list_tools(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
+        _refuse_cursor(params)
+        return {**_COMPLETE, "tools": tools}
+
+    async def list_resources(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
+        _refuse_cursor(params)
+        return {**_COMPLETE, "resources": resources}
+
+    async def list_templates(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
+        _refuse_cursor(params)
+        return {**_COMPLETE, "resourceTemplates": templates}
+
+    async def call_tool(context: _Context, params: types.CallToolRequestParams) -> Any:
+        call = _call_context(context, face)
+        try:
+            _, tool = gateway.tool(server, params.name)
+            arguments = to_json(params.arguments) if params.arguments else b"{}"
+            result = await gateway.call(server, params.name, arguments, call)
+        except (UnknownTool, UnknownServer) as error:
+            raise _protocol_error(error, call) from None
+        except GatewayError as error:
+            return _tool_result(error.problem(call.request_id).model_dump_json(exclude_none=True).encode(), failed=True)
+        if isinstance(result, (types.CallToolResult, types.InputRequiredResult)):
+            return result
+        return _tool_result(tool.dump(result), failed=False)
+
+    async def read_resource(context: _Context, params: types.ReadResourceRequestParams) -> Any:
+        call = _call_context(context, face)
+        try:
+            media_type, content = await gateway.read(server, params.uri, call)
+        except NotFound as error:
+            code = INVALID_PARAMS if context.protocol_version >= _MODERN else _RESOURCE_NOT_FOUND
+            raise _protocol_error(error, call, code, uri=params.uri) from None
+        except GatewayError as error:
+            raise _protocol_error(error, call) from None
+        contents: JsonObject = {"uri": params.uri, "mimeType": media_type}
+        if media_type.startswith("text/") or media_type.endswith(("json", "xml")):
+            contents["text"] = content.decode()
+        else:
+            contents["blob"] = base64.b64encode(content).decode()
+        return {**_COMPLETE, "contents": [contents]}
+
+    async def listen(context: _Context, params: types.SubscriptionsListenRequestParams) -> Any:
+        return await _listen(gateway, server, face, context, params)
+
+    async def subscribe(context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
+        assert subscriptions is not None
+        call = _call_context(context, face)
+        async with AsyncExitStack() as stack:
+            try:
+                updates = await stack.enter_async_context(gateway.watch(server, params.uri, call))
+            except GatewayError as error:
+                raise _protocol_error(error, call, uri=params.uri) from None
+            await subscriptions.add(params.uri, stack.pop_all(), updates, context)
+        return types.EmptyResult()
+
+    async def unsubscribe(context: _Context, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
+        assert subscriptions is not None
+        await subscriptions.remove(params.uri)
+        return types.EmptyResult()
+
+    handlers: dict[str, Any] = {"on_list_tools": list_tools, "on_call_tool": call_tool}
+    if resources or templates:
+        handlers |= {
+            "on_list_resources": list_resources,
+            "on_list_resource_templates": list_templates,
+            "on_read_resource": read_resource,
+        }
+    if watchable:
+        handlers["on_subscriptions_listen"] = listen
+        if subscriptions is not None:
+            handlers |= {"on_subscribe_resource": subscribe, "on_unsubscribe_resource": unsubscribe}
+    for kind in kinds:
+        handlers |= kind.mcp_handlers
+    alone = kinds[0] if server is not None else None
+    return Server(
+        alone.server_id if alone else "switchboard",
+        version=VERSION,
+        title=alone.name if alone else "Switchboard",
+        instructions=alone.description if alone else "\n\n".join(f"{k.name}: {k.description}" for k in kinds),
+        # Without it every call of 2026-07-28 lists all tools again to check its headers.
+        get_tool_input_schema=schemas.get,
+        cache_hints={
+            "server/discover": _LISTING_HINT,
+            "tools/list": _LISTING_HINT,
+            "resources/list": _LISTING_HINT,
+            "resources/templates/list": _LISTING_HINT,
+            "resources/read": CacheHint(ttl_ms=0, scope="private"),
+        },
+        **handlers,
+    )
+
+
+async def _listen(
+    gateway: Gateway,
+    server: str | None,
+    face: Face,
+    context: _Context,
+    params: types.SubscriptionsListenRequestParams,
+) -> types.SubscriptionsListenResult:
+    """Serve one `subscriptions/listen` stream until its client goes or the gateway stops.
+
+    URIs that can't be watched are left out of the acknowledgement, as the specification wants it; where
+    none is left, the request fails and says why.
+    """
+    call = _call_context(context, face)
+    wanted = list(dict.fromkeys(params.notifications.resource_subscriptions or ()))
+    meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: context.request_id}
+    async with AsyncExitStack() as stack:
+        watched: dict[str, AsyncIterator[Update]] = {}
+        refused: GatewayError | None = None
+        for uri in wanted:
+            try:
+                watched[uri] = await stack.enter_async_context(gateway.watch(server, uri, call))
+            except GatewayError as error:
+                refused = error
+        if refused is not None and not watched:
+            raise _protocol_error(refused, call)
+        honored = types.SubscriptionFilter(resource_subscriptions=list(watched) or None)
+        acknowledged = types.SubscriptionsAcknowledgedNotification(
+            params=types.SubscriptionsAcknowledgedNotificationParams(notifications=honored, _meta=meta)
+        )
+        await context.session.send_notification(acknowledged, related_request_id=context.request_id)
+
+        async def forward(uri: str, updates: AsyncIterator[Update]) -> None:
+            async for update in updates:
+                await context.session.send_notification(
+                    _updated(uri, {**update, **meta}), related_request_id=context.request_id
+                )
+
+        async with _running(forward(uri, updates) for uri, updates in watched.items()):
+            await gateway.closing.wait()
+    return types.SubscriptionsListenResult(_meta=meta)
+
+
+@asynccontextmanager
+async def _running(coroutines: Any) -> AsyncGenerator[None]:
+    """Run coroutines beside the block and cancel them at its end; if one fails, the block is cancelled."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _updated(uri: str, meta: Update) -> types.ResourceUpdatedNotification:
+    return types.ResourceUpdatedNotification(
+        params=types.ResourceUpdatedNotificationParams(uri=uri, _meta=dict(meta) if meta else None)
+    )
+
+
+def _tool_result(body: bytes, *, failed: bool) -> dict[str, Any]:
+    """Return the result both as text, for models, and as the same object, for programs."""
+    return {
+        **_COMPLETE,
+        "content": [{"type": "text", "text": body.decode()}],
+        "structuredContent": from_json(body),
+        "isError": failed,
+    }
+
+
+def _protocol_error(error: GatewayError, call: CallContext, code: int | None = None, **data: Any) -> MCPError:
+    problem = error.problem(call.request_id).model_dump(mode="json", exclude_none=True)
+    return MCPError(code or error.rpc_code, error.detail, {**problem, **data})
+
+
+def _call_context(context: _Context, face: Face) -> CallContext:
+    state: Mapping[str, Any] = context.request.scope.get("state", {}) if context.request is not None else {}
+    client = context.session.client_params
+    caller = f"{client.client_info.name}/{client.client_info.version}" if client else state.get("caller", "anonymous")
+    return CallContext(
+        request_id=state.get("request_id") or new_request_id(),
+        face=face,
+        caller="".join(c if c.isprintable() and c != " " else "_" for c in caller[:64]),
+        report_progress=context.session.report_progress,
+        session=context,
+    )
+
+
+def _refuse_cursor(params: BaseModel | None) -> None:
+    """Listings are one page; a cursor can only be a mistake."""
+    if isinstance(params, types.PaginatedRequestParams) and params.cursor is not None:
+        raise MCPError(INVALID_PARAMS, "cursor: the listing has one page, ask for it without a cursor")

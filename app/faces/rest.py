@@ -1,0 +1,388 @@
+"""REST: `POST /mcp/<server>/tools/<tool>` with the arguments object as the body, and the listings.
+
+FastAPI owns the documentation and everything slow. Tool calls are answered by `ToolLane`, a dict in front
+of it, so that the cost of a call does not grow with the number of tools; the route that FastAPI knows runs
+the very same endpoint.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Body, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, JsonValue
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import (
+    BackendTimeout,
+    BackendUnavailable,
+    CallerGone,
+    GatewayError,
+    InternalError,
+    InvalidArguments,
+    MalformedRequest,
+    MethodNotAllowed,
+    MisdirectedRequest,
+    NotFound,
+    OriginRefused,
+    Problem,
+    RequestTooLarge,
+    TooManyRequests,
+    UnknownTool,
+    UnsupportedMediaType,
+)
+from app.faces.http import (
+    JSON,
+    PROBLEM_JSON,
+    CancelWhenCallerGoes,
+    call_context,
+    problem_headers,
+    read_body,
+    send_bytes,
+    send_problem,
+)
+from app.faces.listing import describe_resources, describe_server, describe_tool
+from app.gateway import Gateway
+from app.servers import HttpRoute, JsonObject, ServerKind, Tool
+
+_EVERY_TOOL_MAY_ANSWER: tuple[type[GatewayError], ...] = (
+    MalformedRequest,
+    OriginRefused,
+    UnknownTool,
+    RequestTooLarge,
+    UnsupportedMediaType,
+    MisdirectedRequest,
+    InvalidArguments,
+    TooManyRequests,
+    InternalError,
+    BackendUnavailable,
+    BackendTimeout,
+)
+_READING_MAY_ANSWER: tuple[type[GatewayError], ...] = (NotFound, *_EVERY_TOOL_MAY_ANSWER)
+
+
+class ServerListing(BaseModel):
+    """The servers of this gateway."""
+
+    success: bool = True
+    servers: list[JsonObject]
+
+
+class ToolListing(BaseModel):
+    """The tools of a server, in the form of MCP's `tools/list`."""
+
+    success: bool = True
+    tools: list[JsonObject]
+
+
+class ResourceListing(BaseModel):
+    """The resources of a server, in the form of MCP's `resources/list` and `resources/templates/list`."""
+
+    success: bool = True
+    resources: list[JsonObject]
+    resourceTemplates: list[JsonObject]  # noqa: N815 - MCP's spelling
+
+
+class ToolEndpoint:
+    """Runs one tool for REST callers, as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, server_id: str, tool: Tool) -> None:
+        self._gateway = gateway
+        self._server_id = server_id
+        self._tool = tool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = call_context(scope, "rest")
+        try:
+            _require_json(scope)
+            body = await read_body(scope, receive, self._gateway.settings.max_request_bytes)
+            with CancelWhenCallerGoes(receive):
+                result = await self._gateway.call(self._server_id, self._tool.name, body, context)
+        except CallerGone:
+            return
+        except GatewayError as error:
+            await send_problem(send, error, context.request_id)
+        else:
+            await send_bytes(send, 200, JSON, self._tool.dump(result))
+
+
+class ToolLane:
+    """ASGI middleware: calls of known tools are answered here, all else goes on to FastAPI."""
+
+    def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ToolEndpoint]) -> None:
+        self._app = app
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self._endpoints.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class RouteEndpoint:
+    """Runs a server's plain HTTP route inside `Gateway.admit`, its streaming included."""
+
+    def __init__(self, gateway: Gateway, server_id: str, route: HttpRoute) -> None:
+        self._gateway = gateway
+        self._server_id = server_id
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = call_context(scope, "stream")
+        started = False
+
+        async def send_noting_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            async with self._gateway.admit(self._server_id, self._route.name, context) as server:
+                try:
+                    response = await self._route.method(server, Request(scope, receive), context)
+                    await response(scope, receive, send_noting_start)
+                except ClientDisconnect as error:
+                    raise CallerGone from error
+        except CallerGone:
+            return
+        except GatewayError as error:
+            if started:
+                # The status is on the wire: only a broken connection can still say that the body is not whole.
+                raise
+            await send_problem(send, error, context.request_id)
+
+
+def tool_endpoints(gateway: Gateway) -> dict[str, ToolEndpoint]:
+    """Return the endpoint of every tool by its path."""
+    return {
+        tool_path(kind.server_id, tool.name): ToolEndpoint(gateway, kind.server_id, tool)
+        for kind in gateway.kinds.values()
+        for tool in kind.tools.values()
+    }
+
+
+def tool_path(server_id: str, tool_name: str) -> str:
+    """Return where a tool is called."""
+    return f"/mcp/{server_id}/tools/{tool_name}"
+
+
+def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str, ToolEndpoint]) -> None:
+    """Add the documented routes of every server.
+
+    Args:
+        router: the application's own. FastAPI wraps the routes of an included router and would not run ours.
+        gateway: where calls go.
+        endpoints: of the tools, by path.
+    """
+    for kind in gateway.kinds.values():
+        for tool in kind.tools.values():
+            _add_tool_route(router, kind, tool, endpoints[tool_path(kind.server_id, tool.name)])
+        for route in kind.routes.values():
+            _add_http_route(router, kind, route, RouteEndpoint(gateway, kind.server_id, route))
+
+    @router.get("/mcp/{server}/tools", tags=["servers"], responses=_problems(NotFound))
+    async def list_tools(server: str) -> ToolListing:
+        """List a server's tools with their schemas."""
+        return ToolListing(tools=[describe_tool(tool) for tool in gateway.kind(server).tools.values()])
+
+    @router.get("/mcp/{server}/resources", tags=["servers"], responses=_problems(NotFound))
+    async def list_resources(server: str) -> ResourceListing:
+        """List a server's resources and resource templates."""
+        resources, templates = describe_resources(gateway.kind(server))
+        return ResourceListing(resources=resources, resourceTemplates=templates)
+
+    @router.get(
+        "/mcp/{server}/resources/read",
+        tags=["servers"],
+        response_class=Response,
+        responses={200: {"content": {JSON: {}}}, **_problems(*_READING_MAY_ANSWER)},
+    )
+    async def read_resource(
+        server: str,
+        uri: Annotated[str, Query(description="The resource's URI.", examples=["db://customers?limit=2"])],
+        request: Request,
+    ) -> Response:
+        """Return a resource's content."""
+        with CancelWhenCallerGoes(request.receive):
+            media_type, content = await gateway.read(server, uri, call_context(request.scope, "rest"))
+        return Response(content, media_type=media_type)
+
+    async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve `mcp_database` for `database`, and name what exists to callers of what does not."""
+        parameters = scope["path_params"]
+        server_id, tool = gateway.tool(parameters["server"], parameters["tool"])
+        await endpoints[tool_path(server_id, tool.name)](scope, receive, send)
+
+    router.add_api_route(
+        "/mcp/{server}/tools/{tool}",
+        _documented_by_others,
+        methods=["POST"],
+        include_in_schema=False,
+        route_class_override=_route_class(other_spelling),
+    )
+
+
+def list_servers(gateway: Gateway) -> JSONResponse:
+    """What `GET /mcp` answers to those who don't ask for an event stream."""
+    return JSONResponse(ServerListing(servers=[describe_server(kind) for kind in gateway.kinds.values()]).model_dump())
+
+
+def show_server(kind: ServerKind) -> JSONResponse:
+    """What `GET /mcp/<server>` answers to those who don't ask for an event stream."""
+    return JSONResponse({"success": True, **describe_server(kind)})
+
+
+def speak_problem_json(app: FastAPI) -> None:
+    """Make the failures that Starlette and FastAPI find themselves look like everybody's."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, RequestValidationError):
+            error = InvalidArguments.from_validation(error.errors(), skip=1)
+        headers: Mapping[str, str] = {}
+        if isinstance(error, HTTPException):
+            headers = error.headers or {}
+            error = _from_http_exception(error, request)
+        if not isinstance(error, GatewayError):
+            error = InternalError()
+        request_id = cast("str | None", request.scope.get("state", {}).get("request_id"))
+        content = error.problem(request_id).model_dump_json(exclude_none=True)
+        return Response(content, error.status, {**headers, **problem_headers(error)}, media_type=PROBLEM_JSON)
+
+    for kind in (GatewayError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def document(app: FastAPI) -> None:
+    """Complete the OpenAPI document: every failure is a `Problem` under its own media type."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            components.update(problem.pop("$defs", {}))
+            components["Problem"] = problem
+            for unused in ("HTTPValidationError", "ValidationError"):
+                components.pop(unused, None)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi
+
+
+def _from_http_exception(error: HTTPException, request: Request) -> GatewayError:
+    if error.status_code == 404:
+        return NotFound(f"Nothing is at {request.url.path[:200]}. GET /mcp lists the servers, /docs the routes.")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return MethodNotAllowed(f"{request.method} is not allowed here. Use {allowed}.")
+    return MalformedRequest(str(error.detail)) if error.status_code < 500 else InternalError()
+
+
+def _require_json(scope: Scope) -> None:
+    """Refuse a body that says it is something else: browsers send forms without asking the gateway first."""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+            if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
+                raise UnsupportedMediaType("Send the arguments as JSON: -H 'content-type: application/json'.")
+            return
+
+
+async def _documented_by_others() -> None:
+    """Stands where FastAPI wants a function; the route's own application answers."""
+
+
+def _takes(arguments: type[BaseModel], example: JsonObject | None) -> Callable[..., Any]:
+    """Return a function whose body parameter FastAPI documents."""
+
+    async def documented_by_others(arguments: Any) -> None: ...
+
+    examples: Any = {"example": {"value": example}} if example is not None else None
+    documented_by_others.__annotations__["arguments"] = Annotated[arguments, Body(openapi_examples=examples)]
+    return documented_by_others
+
+
+def _route_class(asgi: ASGIApp) -> type[APIRoute]:
+    """Return a route that FastAPI documents and `asgi` answers. `handle` stays: it checks the method."""
+
+    class GatewayRoute(APIRoute):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.app = asgi
+
+    return GatewayRoute
+
+
+def _add_tool_route(router: APIRouter, kind: ServerKind, tool: Tool, endpoint: ToolEndpoint) -> None:
+    endpoint_shape: Callable[..., Any] = _documented_by_others
+    openapi_extra: dict[str, Any] = {}
+    if tool.arguments is not None:
+        endpoint_shape = _takes(tool.arguments, tool.example)
+    else:
+        content: JsonObject = {"schema": tool.input_schema}
+        if tool.example is not None:
+            content["example"] = tool.example
+        openapi_extra["requestBody"] = {"required": True, "content": {JSON: content}}
+    responses = _problems(*_EVERY_TOOL_MAY_ANSWER, *tool.errors)
+    if tool.result is None:
+        responses[200] = {"content": {JSON: {"schema": tool.output_schema or {"type": "object"}}}}
+    router.add_api_route(
+        tool_path(kind.server_id, tool.name),
+        endpoint_shape,
+        methods=["POST"],
+        tags=[kind.server_id],
+        operation_id=f"{kind.server_id}_{tool.name}",
+        summary=tool.title,
+        description=tool.description,
+        response_model=tool.result,
+        responses=responses,
+        openapi_extra=openapi_extra,
+        route_class_override=_route_class(endpoint),
+    )
+
+
+def _add_http_route(router: APIRouter, kind: ServerKind, route: HttpRoute, endpoint: RouteEndpoint) -> None:
+    for method in route.methods:
+        router.add_api_route(
+            f"/mcp/{kind.server_id}{route.path}",
+            _documented_by_others,
+            methods=[method],
+            tags=[kind.server_id],
+            operation_id=f"{kind.server_id}_{route.name}_{method.lower()}",
+            summary=route.name.replace("_", " ").capitalize(),
+            description=route.description,
+            response_class=Response,
+            responses=_problems(*_EVERY_TOOL_MAY_ANSWER),
+            openapi_extra=dict(route.openapi),
+            route_class_override=_route_class(endpoint),
+        )
+
+
+def _problems(*errors: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
+    """Document failures; several may share a status."""
+    schema: JsonValue = {"$ref": "#/components/schemas/Problem"}
+    by_status: dict[int, list[type[GatewayError]]] = {}
+    for error in dict.fromkeys(errors):
+        by_status.setdefault(error.status, []).append(error)
+    return {
+        status: {
+            "description": " or ".join(f"{error.title} (`{error.code}`)" for error in sharing),
+            "content": {PROBLEM_JSON: {"schema": schema}},
+        }
+        for status, sharing in sorted(by_status.items())
+    }

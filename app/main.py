@@ -1,0 +1,86 @@
+"""The ASGI application: opens the servers and mounts every face."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+from pydantic_settings import BaseSettings
+from starlette.middleware.cors import CORSMiddleware
+
+from app.faces.perimeter import Perimeter, origin_regex
+from app.faces.rest import (
+    ToolLane,
+    add_rest_routes,
+    document,
+    list_servers,
+    show_server,
+    speak_problem_json,
+    tool_endpoints,
+)
+from app.faces.streamable_http import StreamableHTTP, mcp_route
+from app.faces.websocket import WebSocketFace
+from app.gateway import Gateway
+from app.routers.health import health_router
+from app.servers import ServerKind
+from app.settings import Settings
+from app.version import VERSION
+
+SERVERS: tuple[ServerKind, ...] = ()
+"""What this gateway offers. A new server is one more line."""
+
+_ABOUT = """
+Every tool is one route: `POST /mcp/<server>/tools/<tool>` with its arguments as the JSON body.
+The same tools are reachable as MCP (Streamable HTTP at `/mcp/<server>` and `/mcp`, WebSocket at
+`/mcp/<server>/ws`) with the same schemas, checks and errors.
+"""
+
+
+def create_app(
+    servers: Sequence[ServerKind] = SERVERS,
+    settings: Settings | None = None,
+    service_settings: Sequence[BaseSettings] = (),
+    *,
+    root_server: str | None = None,
+) -> FastAPI:
+    """Return the gateway as one ASGI application.
+
+    Args:
+        servers: what is offered.
+        settings: of the process; read from the environment if left out.
+        service_settings: in place of what single servers would read from the environment.
+        root_server: the server whose WebSocket also answers at `/`, where it has the process to itself.
+    """
+    settings = settings or Settings()
+    gateway = Gateway(servers, settings)
+    endpoints = tool_endpoints(gateway)
+    mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}
+    for server_id, kind in gateway.kinds.items():
+        mcp[f"/mcp/{server_id}"] = StreamableHTTP(gateway, server_id, partial(show_server, kind))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        async with gateway.open(service_settings), AsyncExitStack() as stack:
+            for endpoint in mcp.values():
+                await stack.enter_async_context(endpoint.run())
+            yield
+
+    app = FastAPI(title="Switchboard", version=VERSION, description=_ABOUT, lifespan=lifespan, redirect_slashes=False)
+    app.state.gateway = gateway
+    speak_problem_json(app)
+    app.include_router(health_router(lambda: gateway.servers, VERSION))
+    add_rest_routes(app.router, gateway, endpoints)
+    app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
+    app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
+    document(app)
+    # The last one added is the outermost.
+    app.add_middleware(ToolLane, endpoints=endpoints)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origin_regex=origin_regex(settings.allowed_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after", "www-authenticate"],
+    )
+    app.add_middleware(Perimeter, allowed_hosts=settings.allowed_hosts, allowed_origins=settings.allowed_origins)
+    return app

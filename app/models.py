@@ -20,7 +20,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -170,6 +170,39 @@ class Article(Base):
     status: Mapped[str] = mapped_column(server_default=ArticleStatus.DRAFT)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ArticleSearch(Base):
+    """What search knows of a published article. Triggers keep it; nothing else writes here."""
+
+    __tablename__ = "article_search"
+    __table_args__ = (
+        Index("ix_article_search_title", "title", postgresql_using="gin"),
+        Index("ix_article_search_content", "content", postgresql_using="gin"),
+        Index("ix_article_search_tags", "tags", postgresql_using="gin"),
+    )
+
+    article_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("knowledge_articles.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    language: Mapped[str]
+    tags: Mapped[list[str]]
+    title: Mapped[str] = mapped_column(TSVECTOR)
+    content: Mapped[str] = mapped_column(TSVECTOR)
+
+
+class SearchWord(Base):
+    """How many published articles, and how many of their titles, hold a stemmed word. Triggers keep it."""
+
+    __tablename__ = "search_words"
+    __table_args__ = (
+        Index("ix_search_words_word", "word", postgresql_using="gin", postgresql_ops={"word": "gin_trgm_ops"}),
+    )
+
+    language: Mapped[str] = mapped_column(primary_key=True)
+    word: Mapped[str] = mapped_column(primary_key=True)
+    articles: Mapped[int]
+    titles: Mapped[int]
 
 
 class Interaction(Base):

@@ -1,0 +1,344 @@
+"""Runs the SQL of callers, who may only read. `sql_guard` says what may run; this says how."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, InvalidArguments
+from app.results import Result
+from app.services.postgres.json_forms import (
+    json_expression,
+    json_reader,
+    parameters_as_text,
+    size_expression,
+    unique_names,
+)
+from app.services.postgres.pools import postgres_errors
+from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.sql_guard import Catalog, ReadingStatement, SqlGuard
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Statement = PreparedStatement[asyncpg.Record]
+
+MAX_RESULT_BYTES = 4 * 1024 * 1024
+"""Rows whose JSON goes beyond this are left out, and `truncated` says so."""
+
+MAX_ROW_BYTES = 1024 * 1024
+"""A larger row is refused: it never leaves PostgreSQL."""
+
+_BATCH_ROWS = 50
+_CATALOG_SECONDS = 60.0
+"""How long a change of functions, views or casts in the database may stay unseen."""
+
+_SESSION = {
+    "application_name": "switchboard query_database",
+    "default_transaction_read_only": "on",
+    "idle_in_transaction_session_timeout": "15s",
+    # With this off, '\\'' would hide a call from the parser, which reads strings as the standard says.
+    "standard_conforming_strings": "on",
+    "search_path": "pg_catalog, public, pg_temp",
+    # The forms that docs/query-database.md promises.
+    "timezone": "UTC",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "jit": "off",
+    # One caller takes one core at most, and an ORDER BY in a subquery keeps its order.
+    "max_parallel_workers_per_gather": "0",
+}
+
+
+class SqlQuery(BaseModel):
+    """The arguments of `query_database`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: Annotated[
+        str,
+        Field(
+            description="One SQL statement of PostgreSQL that only reads: SELECT, WITH, VALUES, TABLE or EXPLAIN. "
+            "Also accepted as `sql`.",
+            min_length=1,
+        ),
+    ]
+    params: Annotated[
+        list[JsonValue],
+        Field(
+            description="Values of $1, $2 … in order. Dates, times, numeric and uuid as strings, arrays as lists, "
+            "json as objects, bytea in base64.",
+            max_length=200,
+        ),
+    ] = []
+    max_rows: Annotated[int, Field(description="Most rows to return.", ge=1, le=10_000)] = 100
+    timeout_ms: Annotated[
+        int | None,
+        Field(
+            description="Milliseconds after which the query is ended; the gateway's limit if left out.", ge=1, le=60_000
+        ),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_sql(cls, arguments: Any) -> Any:
+        """Take `sql` for `query`, as many callers write it."""
+        if isinstance(arguments, dict) and "sql" in arguments and "query" not in arguments:
+            given = cast("dict[str, Any]", arguments)
+            return {("query" if name == "sql" else name): value for name, value in given.items()}
+        return cast("Any", arguments)
+
+
+class Column(BaseModel):
+    """A column of a result."""
+
+    name: str = Field(description="Key in each row. Repeated names get a number: `id`, `id_2`.")
+    type: str = Field(description="PostgreSQL's name of the type, such as `timestamp with time zone`.")
+
+
+class QueryResult(Result):
+    """The rows of a query."""
+
+    columns: list[Column] = Field(description="In the order of the query.")
+    rows: list[dict[str, Any]] = Field(description="One object a row; numeric and large bigint values are strings.")
+    row_count: int = Field(description="Rows in this answer.")
+    truncated: bool = Field(description="There are more rows, beyond max_rows or the size of an answer.")
+    duration_ms: float = Field(description="Milliseconds that checking and running took.")
+
+
+class SqlReader:
+    """Answers `query_database`.
+
+    Args:
+        settings: of the service.
+        pool: connections of the reader's login; None where it is not configured.
+        guard_class: what judges statements.
+    """
+
+    def __init__(self, settings: PostgresSettings, pool: "Pool | None", guard_class: type[SqlGuard] = SqlGuard) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._guard_class = guard_class
+        self._guard: SqlGuard | None = None
+        self._stale_at = 0.0
+        self._loading = asyncio.Lock()
+
+    async def query(
+        self,
+        query: str,
+        params: Sequence[JsonValue] = (),
+        max_rows: int = 100,
+        timeout_ms: int | None = None,
+    ) -> QueryResult:
+        """Run one statement that reads.
+
+        Args:
+            query: SQL of at most 32 KB.
+            params: values of `$1`, `$2` …, in the forms that JSON has.
+            max_rows: most rows to return.
+            timeout_ms: milliseconds after which the statement is ended; `statement_timeout` if left out.
+
+        Raises:
+            Forbidden: the statement, or a part of it, is not allowed. Nothing ran.
+            InvalidArguments: SQL or parameters are wrong, or ask for more than a limit allows.
+            BackendTimeout: it took too long and was ended.
+            BackendNotConfigured: there is no `DATABASE_READER_URL`.
+            BackendUnavailable: PostgreSQL is down, or holds something that the guard can't answer for.
+        """
+        started = time.perf_counter()
+        if self._pool is None:
+            self._settings.require_reader_url()
+            raise AssertionError("a reader without a pool")
+        limit_ms = timeout_ms or round(self._settings.statement_timeout * 1000)
+        with postgres_errors(), _query_errors():
+            guard = self._guard or await self._first_guard(self._pool)
+            statement = guard.check(query)
+            # The server's own limit comes first; ours holds where it does not answer any more.
+            async with asyncio.timeout(limit_ms / 1000 + self._settings.connect_timeout):
+                async with self._pool.acquire(timeout=self._settings.connect_timeout) as connection:
+                    if time.monotonic() >= self._stale_at:
+                        guard = await self._load_guard(connection)
+                        statement = guard.check(query)
+                    async with _read_only(connection, limit_ms):
+                        columns, rows, truncated = await _run(connection, guard.catalog, statement, params, max_rows)
+        return QueryResult(
+            columns=columns,
+            rows=rows,
+            row_count=len(rows),
+            truncated=truncated,
+            duration_ms=round((time.perf_counter() - started) * 1000, 3),
+        )
+
+    async def _first_guard(self, pool: "Pool") -> SqlGuard:
+        async with self._loading:
+            if self._guard is None:
+                async with pool.acquire(timeout=self._settings.connect_timeout) as connection:
+                    return await self._load_guard(connection)
+            return self._guard
+
+    async def _load_guard(self, connection: "Connection") -> SqlGuard:
+        self._guard = self._guard_class(await Catalog.load(connection))
+        self._stale_at = time.monotonic() + _CATALOG_SECONDS
+        return self._guard
+
+
+@asynccontextmanager
+async def open_sql_reader(settings: PostgresSettings) -> AsyncGenerator[SqlReader]:
+    """Make the reader and its pool; close the pool on exit. No connection is opened before the first query."""
+    if settings.reader_url is None:
+        yield SqlReader(settings, None)
+        return
+    pool = asyncpg.create_pool(
+        settings.require_reader_url(),
+        min_size=0,
+        max_size=settings.reader_pool_size,
+        timeout=settings.connect_timeout,
+        # Every caller's statement is another one: a cache would only grow.
+        statement_cache_size=0,
+        server_settings={**_SESSION, "statement_timeout": str(round(settings.statement_timeout * 1000))},
+    )
+    await pool
+    try:
+        yield SqlReader(settings, pool)
+    finally:
+        pool.terminate()
+
+
+@asynccontextmanager
+async def _read_only(connection: "Connection", limit_ms: int) -> AsyncGenerator[None]:
+    await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {limit_ms}")
+    try:
+        yield
+    finally:
+        # A lost connection has nothing to roll back, and must not hide why it was lost.
+        with suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
+            await connection.execute("ROLLBACK")
+
+
+async def _run(
+    connection: "Connection", catalog: Catalog, statement: ReadingStatement, params: Sequence[JsonValue], max_rows: int
+) -> tuple[list[Column], list[dict[str, Any]], bool]:
+    # Parsed alone at first: it tells the types, and proves to PostgreSQL as well that this is one whole statement,
+    # before it becomes a part of another.
+    described: Statement = await connection.prepare(statement.sql, name="")
+    attributes, parameter_types = described.get_attributes(), described.get_parameters()
+    texts = parameters_as_text(params, parameter_types)
+    words = [await _in_words(connection, catalog, of.oid) for of in (*(a.type for a in attributes), *parameter_types)]
+    type_words, parameter_words = words[: len(attributes)], words[len(attributes) :]
+    await _check_parameters(connection, texts, parameter_words)
+    sql = statement.with_parameters(
+        {number: f"CAST(${number}::pg_catalog.text AS {word})" for number, word in enumerate(parameter_words, 1)}
+    )
+    names = unique_names([attribute.name for attribute in attributes])
+    if statement.is_select:
+        sql = _as_json(sql, attributes, max_rows + 1)
+    columns = [Column(name=name, type=word) for name, word in zip(names, type_words, strict=True)]
+    readers = [json_reader(attribute.type) for attribute in attributes]
+
+    prepared: Statement = await connection.prepare(sql, name="")
+    cursor = await prepared.cursor(*texts)
+    rows: list[dict[str, Any]] = []
+    size = 0
+    while batch := await cursor.fetch(min(_BATCH_ROWS, max_rows + 1 - len(rows))):
+        for record in batch:
+            values = cast(
+                "list[str | None] | None", record[0] if statement.is_select else _explained(record, attributes)
+            )
+            if values is None:
+                message = (
+                    f"row {len(rows) + 1} is larger than {MAX_ROW_BYTES:,} bytes; select less of it: left(column, 1000)"
+                )
+                raise InvalidArguments.of("query", message)
+            size += sum(len(value) for value in values if value is not None)
+            if len(rows) == max_rows or size > MAX_RESULT_BYTES:
+                return columns, rows, True
+            rows.append({name: read(value) for name, read, value in zip(names, readers, values, strict=True)})
+    return columns, rows, False
+
+
+def _as_json(sql: str, attributes: Sequence[asyncpg.Attribute], limit: int) -> str:
+    """Wrap a query so that PostgreSQL writes each column as JSON, and NULL for a row that is too large."""
+    names = [f"c{number}" for number in range(1, len(attributes) + 1)]
+    written = ", ".join(json_expression(name, a.type) for name, a in zip(names, attributes, strict=True))
+    sizes = [size for name, a in zip(names, attributes, strict=True) if (size := size_expression(name, a.type))]
+    row = f"ARRAY[{written}]::pg_catalog.text[]"
+    if sizes:
+        row = f"CASE WHEN {' + '.join(sizes)} <= {MAX_ROW_BYTES} THEN {row} END"
+    aliases = f"({', '.join(names)})" if names else ""
+    # The line break ends a comment that the query may end with.
+    return f"SELECT {row} FROM (\n{sql}\n) AS q{aliases} LIMIT {limit}"  # noqa: S608 - judged by the guard, parsed alone
+
+
+def _explained(record: asyncpg.Record, attributes: Sequence[asyncpg.Attribute]) -> list[str]:
+    """Return a row of EXPLAIN as JSON text; only FORMAT JSON makes it JSON already."""
+    pairs = zip(record, attributes, strict=True)
+    return [value if attribute.type.name == "json" else json.dumps(value) for value, attribute in pairs]
+
+
+async def _in_words(connection: "Connection", catalog: Catalog, oid: int) -> str:
+    known = catalog.type_words.get(oid)
+    return known or cast("str", await connection.fetchval("SELECT format_type($1, -1)", oid))
+
+
+async def _check_parameters(connection: "Connection", texts: Sequence[str | None], types: Sequence[str]) -> None:
+    """Let PostgreSQL read each parameter alone, so that a wrong one can be named."""
+    if not texts or connection.get_server_version() < (16,):
+        return
+    wrong = await connection.fetch(
+        "SELECT n, message FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS given(value, type, n), "
+        "pg_input_error_info(value, type) AS e(message) WHERE message IS NOT NULL ORDER BY n",
+        texts,
+        types,
+    )
+    if wrong:
+        first = wrong[0]
+        raise InvalidArguments.of(f"params.{first['n'] - 1}", _shortened(first["message"]))
+
+
+@contextmanager
+def _query_errors() -> Generator[None]:
+    """Translate what PostgreSQL says of a caller's own statement.
+
+    Its primary message may be handed on here, since it speaks of nothing but the caller's SQL and what it reads.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        state = error.sqlstate or ""
+        message = _shortened(str(error.args[0]) if error.args else "")
+        if state == "57014":
+            raise BackendTimeout(
+                "the query ran into its time limit and was ended; narrow it, or allow more by timeout_ms"
+            ) from error
+        if state in ("42501", "25006"):
+            raise Forbidden(
+                f"{message}; query_database may only read the tables that switchboard_reader may read"
+            ) from error
+        if state == "53400":
+            raise InvalidArguments.of("query", f"needs more temporary space than is allowed: {message}") from error
+        if state.startswith("54"):
+            raise InvalidArguments.of("query", f"goes beyond a limit of PostgreSQL: {message}") from error
+        if state[:2] in ("0A", "21", "22", "42", "2B", "38", "39", "P0"):
+            raise InvalidArguments.of("query", f"{message}{_place(error)}") from error
+        if state[:2] in ("28", "3D"):
+            raise BackendNotConfigured(
+                "PostgreSQL refuses the login or database of DATABASE_READER_URL; check it"
+            ) from error
+        raise
+
+
+def _place(error: asyncpg.PostgresError) -> str:
+    position = cast("str | None", getattr(error, "position", None))
+    return f" (at character {position})" if position else ""
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= 300 else f"{message[:300]}…"

@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
-from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from alembic import command
 from app.services.postgres.pools import postgres_errors
 from app.services.postgres.settings import asyncpg_dsn
 
@@ -29,7 +29,7 @@ _READER_SETTINGS = {
     "temp_file_limit": "'256MB'",
     # With it off, '\\'' ends a string for the server and not for the parser that looks for forbidden calls.
     "standard_conforming_strings": "'on'",
-    "search_path": "{schema}, pg_catalog",
+    "search_path": "pg_catalog, {schema}, pg_temp",
 }
 
 
@@ -103,7 +103,7 @@ async def ensure_reader_login(admin_url: str, password: str | None = None, *, na
         ALTER ROLE switchboard_reader_login SET idle_in_transaction_session_timeout = '60s';
         ALTER ROLE switchboard_reader_login SET temp_file_limit = '256MB';          -- needs a superuser
         ALTER ROLE switchboard_reader_login SET standard_conforming_strings = 'on';
-        ALTER ROLE switchboard_reader_login SET search_path = public, pg_catalog;
+        ALTER ROLE switchboard_reader_login SET search_path = pg_catalog, public, pg_temp;
         REVOKE TEMPORARY ON DATABASE customer_support FROM PUBLIC;                   -- needs the database's owner
         GRANT CONNECT ON DATABASE customer_support TO switchboard_reader;
 

@@ -264,6 +264,7 @@ def _connection_options(settings: PostgresSettings) -> dict[str, Any]:
         "command_timeout": settings.statement_timeout + _MARGIN,
         "server_settings": {
             "application_name": "switchboard",
+            "timezone": "UTC",
             "statement_timeout": str(int(settings.statement_timeout * 1000)),
         },
     }

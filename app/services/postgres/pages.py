@@ -1,0 +1,211 @@
+"""The tables page by page and row by row, as the `db://` resources show them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field
+from sqlalchemy import ColumnElement, bindparam, case, func, select
+
+from app.errors import InvalidArguments, NotFound
+from app.models import Article, ArticleStatus, Base, Customer, Interaction, Ticket
+from app.results import RawResult, Result
+from app.services.postgres.pools import Database, Statement
+from app.services.postgres.records import (
+    ArticleRecord,
+    CustomerRecord,
+    InteractionRecord,
+    TicketRecord,
+    columns_of,
+    json_object,
+    json_row,
+    literal,
+)
+
+PageLimit = Annotated[int, Field(ge=1, le=200, description="Most rows of the page.")]
+Cursor = Annotated[str, Field(max_length=1000, description="`next_cursor` of the page before.")]
+NextCursor = Annotated[str | None, Field(description="Give it as `cursor` for the next page; null at the end.")]
+
+
+class CustomerPage(Result):
+    """Customers by id."""
+
+    customers: list[CustomerRecord]
+    next_cursor: NextCursor
+
+
+class TicketPage(Result):
+    """Tickets, the newest first."""
+
+    tickets: list[TicketRecord]
+    next_cursor: NextCursor
+
+
+class ArticlePage(Result):
+    """Published knowledge articles by id."""
+
+    knowledge_articles: list[ArticleRecord]
+    next_cursor: NextCursor
+
+
+class InteractionPage(Result):
+    """Interactions, the newest first. Where `internal` is true it is a note that no customer may see."""
+
+    interactions: list[InteractionRecord]
+    next_cursor: NextCursor
+
+
+class CustomerRow(Result):
+    customer: CustomerRecord
+
+
+class TicketRow(Result):
+    ticket: TicketRecord
+
+
+class ArticleRow(Result):
+    knowledge_article: ArticleRecord
+
+
+class InteractionRow(Result):
+    interaction: InteractionRecord
+
+
+PageT = TypeVar("PageT", bound=Result)
+RowT = TypeVar("RowT", bound=Result)
+
+
+@dataclass(frozen=True)
+class Listing(Generic[PageT, RowT]):
+    """One table as resources show it."""
+
+    table: type[Base]
+    record: type[BaseModel]
+    page: type[PageT]
+    row: type[RowT]
+    newest_first: bool = False
+    condition: ColumnElement[bool] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.table.__tablename__
+
+
+CUSTOMERS = Listing(Customer, CustomerRecord, CustomerPage, CustomerRow)
+TICKETS = Listing(Ticket, TicketRecord, TicketPage, TicketRow, newest_first=True)
+ARTICLES = Listing(
+    Article,
+    ArticleRecord,
+    ArticlePage,
+    ArticleRow,
+    condition=Article.status == literal(ArticleStatus.PUBLISHED),
+)
+INTERACTIONS = Listing(Interaction, InteractionRecord, InteractionPage, InteractionRow, newest_first=True)
+
+
+class SupportRecords:
+    """Pages and single rows of the support database.
+
+    Args:
+        database: the pools of the support database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, listing: Listing[PageT, Any], cursor: str | None, limit: int) -> RawResult[PageT]:
+        """Return the rows that come after a cursor.
+
+        Args:
+            listing: the table.
+            cursor: `next_cursor` of the page before, None for the first page.
+            limit: most rows.
+
+        Raises:
+            InvalidArguments: the cursor is damaged or of another table.
+        """
+        after = _beginning(listing) if cursor is None else _read_cursor(listing, cursor)
+        found = await self._database.reads.fetch_json(_PAGES[listing.name], after=after, limit=limit)
+        assert found is not None
+        return RawResult(found)
+
+    async def row(self, listing: Listing[Any, RowT], row_id: int | str) -> RawResult[RowT]:
+        """Return one row.
+
+        Raises:
+            NotFound: there is none with the id.
+        """
+        found = await self._database.reads.fetch_json(_ROWS[listing.name], id=row_id)
+        if found is None:
+            kind = next(name for name in listing.row.model_fields if name != "success").replace("_", " ")
+            raise NotFound(f"There is no {kind} {row_id!r}; check the id")
+        return RawResult(found)
+
+
+def _beginning(listing: Listing[Any, Any]) -> int | str:
+    if listing.table is Customer:
+        return ""
+    return 2**63 - 1 if listing.newest_first else 0
+
+
+def _read_cursor(listing: Listing[Any, Any], cursor: str) -> int | str:
+    try:
+        plain = bytes.fromhex(cursor[:-8]).decode()
+        name, _, last = plain.partition(":")
+        whole = hashlib.md5(plain.encode(), usedforsecurity=False).hexdigest()[:8] == cursor[-8:]
+        if whole and name == listing.name:
+            return last if listing.table is Customer else int(last)
+    except ValueError:
+        pass
+    raise InvalidArguments.of("cursor", "is no next_cursor of this resource; leave it out to begin again")
+
+
+def _page(listing: Listing[Any, Any]) -> Statement:
+    """Select one row more than asked for, which tells whether there is a next page and is not shown."""
+    columns = columns_of(listing.table, listing.record)
+    key = listing.table.__table__.c.id
+    after = bindparam("after", type_=key.type)
+    limit: ColumnElement[int] = bindparam("limit", type_=Ticket.id.type)
+    order = key.desc() if listing.newest_first else key.asc()
+    rows = (
+        select(*columns)
+        .where(key < after if listing.newest_first else key > after)
+        .order_by(order)
+        .limit(limit + literal(1))
+    )
+    if listing.condition is not None:
+        rows = rows.where(listing.condition)
+    fetched = rows.subquery("fetched")
+    order = fetched.c.id.desc() if listing.newest_first else fetched.c.id.asc()
+    numbered = select(
+        json_row(fetched).label("row"),
+        fetched.c.id,
+        func.row_number().over(order_by=order).label("number"),
+    ).cte("numbered")
+    shown = func.json_agg(numbered.c.row).filter(numbered.c.number <= limit)
+    last = select(numbered.c.id).where(numbered.c.number == limit).scalar_subquery()
+    plain = func.concat(literal(f"{listing.name}:"), last)
+    encoded = func.encode(func.convert_to(plain, literal("UTF8")), literal("hex"))
+    cursor = func.concat(encoded, func.substr(func.md5(plain), literal(1), literal(8)))
+    pairs: dict[str, ColumnElement[Any]] = {
+        "success": literal(True),
+        listing.name: func.coalesce(shown, func.json_build_array()),
+        "next_cursor": case((func.count() > limit, cursor)),
+    }
+    return Statement(select(json_object(**pairs)).select_from(numbered))
+
+
+def _row(listing: Listing[Any, Any]) -> Statement:
+    key = listing.table.__table__.c.id
+    one = select(*columns_of(listing.table, listing.record)).where(key == bindparam("id", type_=key.type))
+    if listing.condition is not None:
+        one = one.where(listing.condition)
+    source = one.subquery("one")
+    name = next(name for name in listing.row.model_fields if name != "success")
+    return Statement(select(json_object(**{"success": literal(True), name: json_row(source)})))
+
+
+_LISTINGS: tuple[Listing[Any, Any], ...] = (CUSTOMERS, TICKETS, ARTICLES, INTERACTIONS)
+_PAGES: Mapping[str, Statement] = {listing.name: _page(listing) for listing in _LISTINGS}
+_ROWS: Mapping[str, Statement] = {listing.name: _row(listing) for listing in _LISTINGS}

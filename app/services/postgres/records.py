@@ -1,0 +1,115 @@
+"""One row of each table, as callers receive it, and the statements' way to such a row."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field, JsonValue
+from sqlalchemy import ColumnElement, Label, Select, Subquery, func, literal_column, select
+
+from app.models import (
+    Base,
+    Channel,
+    CustomerStatus,
+    Direction,
+    Plan,
+    Priority,
+    TicketStatus,
+)
+
+
+class CustomerRecord(BaseModel):
+    """A person or company that we support."""
+
+    id: str
+    name: str
+    email: str
+    company: str | None
+    plan: Plan
+    status: CustomerStatus
+    language: str = Field(description="The language they write in, such as `en`.")
+    country: str | None = Field(description="ISO 3166 code of their country.")
+    metadata: dict[str, JsonValue]
+    created_at: datetime
+
+
+class TicketRecord(BaseModel):
+    """A problem that a customer reported."""
+
+    id: int
+    customer_id: str
+    subject: str
+    description: str
+    status: TicketStatus
+    priority: Priority
+    channel: Channel
+    assigned_agent: str | None
+    created_at: datetime
+    updated_at: datetime
+    first_response_at: datetime | None
+    resolved_at: datetime | None
+
+
+class InteractionRecord(BaseModel):
+    """One exchange with a customer, or a note of the staff about one."""
+
+    id: int
+    customer_id: str
+    ticket_id: int | None
+    channel: Channel
+    direction: Direction
+    internal: bool = Field(description="True for a note of the staff, which the customer must never see.")
+    agent_id: str | None
+    query_text: str | None = Field(description="What was asked or written.")
+    agent_response: str | None = Field(description="What we answered.")
+    satisfaction: int | None = Field(description="The customer's rating, 1 (bad) to 5 (good).")
+    metadata: dict[str, JsonValue]
+    created_at: datetime
+
+
+class ArticleRecord(BaseModel):
+    """A published page of the knowledge base."""
+
+    id: int
+    slug: str
+    title: str
+    body: str
+    tags: list[str]
+    language: str
+    created_at: datetime
+    updated_at: datetime
+
+
+_EMPTY_LIST: ColumnElement[Any] = literal_column("'[]'::json")
+
+
+def columns_of(table: type[Base], record: type[BaseModel]) -> list[Label[Any]]:
+    """Return the columns of a table that a record shows, under the record's names."""
+    # A declarative class can't call an attribute "metadata", so that column's is called "details".
+    attributes = {"metadata": "details"}
+    return [getattr(table, attributes.get(name, name)).label(name) for name in record.model_fields]
+
+
+def json_row(source: Subquery) -> ColumnElement[Any]:
+    """Return a row of a subquery as a JSON object."""
+    return func.row_to_json(source.table_valued())
+
+
+def json_rows(rows: Select[*tuple[Any, ...]], name: str) -> ColumnElement[Any]:
+    """Return the rows of a select, in its order, as a JSON array; an empty one if there are none."""
+    source = rows.subquery(name)
+    listed = func.coalesce(func.json_agg(json_row(source)), _EMPTY_LIST)
+    return select(listed).select_from(source).scalar_subquery()
+
+
+def json_object(**values: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a JSON object of the values, in their order."""
+    parts: list[ColumnElement[Any]] = []
+    for name, value in values.items():
+        parts += literal(name), value
+    return func.json_build_object(*parts)
+
+
+def literal(value: str | int | bool) -> ColumnElement[Any]:
+    """Return a constant of ours that stands in the statement's text, so that it is no parameter of the statement."""
+    written = str(value).lower() if isinstance(value, bool | int) else f"'{value}'"
+    return literal_column(written)

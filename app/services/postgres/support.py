@@ -1,0 +1,325 @@
+"""What support agents do all day: look a customer up, and write down what was said."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Self, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
+from sqlalchemy import ColumnElement, RowMapping, bindparam, case, func, not_, select, true, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.errors import Conflict, NotFound
+from app.models import Channel, Customer, Direction, Interaction, Ticket, TicketStatus
+from app.results import RawResult, Result
+from app.services.postgres.pools import Database, Statement
+from app.services.postgres.records import (
+    CustomerRecord,
+    InteractionRecord,
+    TicketRecord,
+    columns_of,
+    json_object,
+    json_row,
+    json_rows,
+    literal,
+)
+
+MAX_METADATA_BYTES = 16 * 1024
+BIGGEST_ID = 2**63 - 1
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul_character", "must not contain the NUL character")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must not be blank; leave it out instead")
+    return _storable(text)
+
+
+def _small_json(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise PydanticCustomError("not_finite", "must not contain NaN or Infinity, which JSON does not have") from None
+    if len(written.encode()) > MAX_METADATA_BYTES:
+        raise PydanticCustomError("too_large", "must not be larger than 16 KiB as JSON")
+    if "\\u0000" in written.replace("\\\\", ""):
+        raise PydanticCustomError("nul_character", "must not contain the NUL character")
+    return metadata
+
+
+CustomerId = Annotated[
+    str,
+    Field(min_length=1, max_length=64, description="The customer's id.", examples=["12345"]),
+    AfterValidator(_storable),
+]
+RowId = Annotated[int, Field(ge=1, le=BIGGEST_ID)]
+Words = Annotated[str, Field(max_length=20_000), AfterValidator(_not_blank)]
+AgentId = Annotated[str, Field(max_length=100), AfterValidator(_not_blank)]
+IdempotencyKey = Annotated[str, Field(max_length=200), AfterValidator(_not_blank)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(_small_json)]
+
+
+class TicketCounts(BaseModel):
+    """How many of a customer's tickets have each status."""
+
+    open: int
+    pending: int
+    escalated: int
+    resolved: int
+    closed: int
+
+
+class CustomerFigures(BaseModel):
+    """Numbers over everything that we know of a customer, beyond what is listed."""
+
+    tickets_by_status: TicketCounts
+    interactions: int = Field(description="Public interactions.")
+    internal_notes: int
+    average_satisfaction: float | None = Field(description="Average rating, 1 to 5; null if they never rated.")
+    first_seen: datetime = Field(description="The earliest that we know of them.")
+    last_contact: datetime | None = Field(description="The latest public interaction; null if there was none.")
+
+
+class CustomerContext(Result):
+    """A customer, the latest of what happened, and figures over all of it."""
+
+    customer: CustomerRecord
+    tickets: list[TicketRecord] = Field(description="Tickets that are not solved first, the newest first among each.")
+    interactions: list[InteractionRecord] = Field(description="What the customer has seen, the newest first.")
+    internal_notes: list[InteractionRecord] = Field(
+        description="Notes of the staff, the newest first. Never repeat them to the customer."
+    )
+    figures: CustomerFigures
+
+
+class SavedInteraction(Result):
+    """The interaction as it is stored."""
+
+    interaction: InteractionRecord
+
+
+class NewInteraction(BaseModel):
+    """What `save_interaction` takes. Everything may also stand in an object `interaction_data`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer_id: CustomerId
+    query_text: Words | None = Field(None, description="What the customer asked or wrote; for a note, its text.")
+    agent_response: Words | None = Field(None, description="What was answered. Give this, query_text or both.")
+    # An enumeration comes as text, which a strict model takes from JSON only, and a validator stands in between.
+    channel: Channel = Field(Channel.CHAT, strict=False, description="Where it took place.")
+    ticket_id: RowId | None = Field(None, description="The ticket that it belongs to, one of the same customer's.")
+    agent_id: AgentId | None = Field(None, description="Who answered: a person's or a program's name.")
+    direction: Direction | None = Field(
+        None,
+        strict=False,
+        description="inbound from the customer, outbound to them. If left out: inbound where query_text is given.",
+    )
+    internal: bool = Field(False, description="True for a note of the staff that the customer must never see.")
+    satisfaction: int | None = Field(None, ge=1, le=5, description="The customer's rating, 1 (bad) to 5 (good).")
+    metadata: Metadata = Field(default_factory=dict, description="Anything else worth keeping, up to 16 KiB of JSON.")
+    idempotency_key: IdempotencyKey | None = Field(
+        None,
+        description="A key of your choice. A repeat with the same key and data stores nothing and answers the same.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_other_spellings(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = dict(cast("dict[str, Any]", data))
+        nested = given.pop("interaction_data", {})
+        if not isinstance(nested, dict):
+            raise PydanticCustomError("object_expected", "interaction_data: expected an object")
+        for name, value in cast("dict[str, Any]", nested).items():
+            _take(given, name, value)
+        if "content" in given:
+            _take(given, "query_text", given.pop("content"), spelled="content")
+        return given
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.query_text is None and self.agent_response is None:
+            raise PydanticCustomError("says_nothing", "query_text or agent_response is needed")
+        if self.direction is None:
+            self.direction = Direction.OUTBOUND if self.query_text is None else Direction.INBOUND
+        return self
+
+    @property
+    def is_reply(self) -> bool:
+        """Whether the customer hears from us by it."""
+        return not self.internal and (self.direction == Direction.OUTBOUND or self.agent_response is not None)
+
+
+def _take(given: dict[str, Any], name: str, value: Any, *, spelled: str = "") -> None:
+    if name in given:
+        also = f", once as {spelled}" if spelled else ""
+        raise PydanticCustomError(
+            "given_twice", "{name} is given twice{also}; give it once", {"name": name, "also": also}
+        )
+    given[name] = value
+
+
+class SupportDesk:
+    """Customers and what was said with them.
+
+    Args:
+        database: the pools of the support database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def customer_context(
+        self, customer_id: str, ticket_limit: int, interaction_limit: int
+    ) -> RawResult[CustomerContext]:
+        """Return a customer with the latest tickets, interactions and notes, in one round trip.
+
+        Args:
+            customer_id: whom.
+            ticket_limit: most tickets to list.
+            interaction_limit: most public interactions to list, and most notes.
+
+        Raises:
+            NotFound: there is no such customer.
+        """
+        found = await self._database.reads.fetch_json(
+            _CUSTOMER_CONTEXT,
+            customer_id=customer_id,
+            ticket_limit=ticket_limit,
+            interaction_limit=interaction_limit,
+        )
+        if found is None:
+            raise unknown_customer(customer_id)
+        return RawResult(found)
+
+    async def save_interaction(self, new: NewInteraction) -> SavedInteraction:
+        """Store an interaction; a public reply also counts as the first response of its ticket.
+
+        Raises:
+            NotFound: there is no such customer or ticket.
+            Conflict: the ticket is another customer's, or the key was used with other data.
+        """
+        async with self._database.begin() as session:
+            await _check_belonging(session, new)
+            row = await _insert(session, new)
+            if row is None:
+                row = await _first_result(session, new)
+            elif new.ticket_id is not None:
+                await _touch_ticket(session, new.ticket_id, is_reply=new.is_reply)
+        return SavedInteraction(interaction=InteractionRecord.model_validate(row))
+
+
+def unknown_customer(customer_id: str) -> NotFound:
+    return NotFound(f"There is no customer {customer_id!r}; check the id")
+
+
+async def _check_belonging(session: AsyncSession, new: NewInteraction) -> None:
+    owner = select(Ticket.customer_id).where(Ticket.id == new.ticket_id).scalar_subquery()
+    row = (
+        await session.execute(select(Customer.id, owner.label("owner")).where(Customer.id == new.customer_id))
+    ).first()
+    if row is None:
+        raise unknown_customer(new.customer_id)
+    if new.ticket_id is not None and row.owner is None:
+        raise NotFound(f"There is no ticket {new.ticket_id}; check the id or leave ticket_id out")
+    if new.ticket_id is not None and row.owner != new.customer_id:
+        raise Conflict(f"Ticket {new.ticket_id} belongs to another customer than {new.customer_id!r}")
+
+
+async def _insert(session: AsyncSession, new: NewInteraction) -> RowMapping | None:
+    """Return the new row, None if the key is taken. A save that is under way with the same key is waited for."""
+    values = new.model_dump()
+    values["details"] = values.pop("metadata")
+    statement = (
+        insert(Interaction)
+        .values(values)
+        .on_conflict_do_nothing(index_elements=[Interaction.idempotency_key])
+        .returning(*columns_of(Interaction, InteractionRecord))
+    )
+    return (await session.execute(statement)).mappings().first()
+
+
+async def _first_result(session: AsyncSession, new: NewInteraction) -> RowMapping:
+    statement = select(*columns_of(Interaction, InteractionRecord))
+    found = await session.execute(statement.where(Interaction.idempotency_key == new.idempotency_key))
+    row = found.mappings().one()
+    if any(row[name] != value for name, value in new.model_dump(exclude={"idempotency_key"}).items()):
+        raise Conflict("idempotency_key was used with other data; choose a new key for a new interaction")
+    return row
+
+
+async def _touch_ticket(session: AsyncSession, ticket_id: int, *, is_reply: bool) -> None:
+    values: dict[Any, Any] = {Ticket.updated_at: func.now()}
+    if is_reply:
+        values[Ticket.first_response_at] = func.coalesce(Ticket.first_response_at, func.now())
+    await session.execute(update(Ticket).where(Ticket.id == ticket_id).values(values))
+
+
+def _customer_context() -> Statement:
+    customer_id = bindparam("customer_id", type_=Customer.id.type)
+    customer = select(*columns_of(Customer, CustomerRecord)).where(Customer.id == customer_id).subquery("customer")
+    solved = Ticket.status.in_((literal(TicketStatus.RESOLVED), literal(TicketStatus.CLOSED)))
+    tickets = (
+        select(*columns_of(Ticket, TicketRecord))
+        .where(Ticket.customer_id == customer_id)
+        .order_by(solved, Ticket.created_at.desc(), Ticket.id.desc())
+        .limit(bindparam("ticket_limit", type_=Ticket.id.type))
+    )
+    interactions = (
+        select(*columns_of(Interaction, InteractionRecord))
+        .where(Interaction.customer_id == customer_id)
+        .order_by(Interaction.created_at.desc(), Interaction.id.desc())
+        .limit(bindparam("interaction_limit", type_=Ticket.id.type))
+    )
+    counts: dict[str, ColumnElement[Any]] = {
+        status.value: func.count().filter(Ticket.status == literal(status)) for status in TicketStatus
+    }
+    ticket_figures = (
+        select(
+            json_object(**counts).label("by_status"),
+            func.min(Ticket.created_at).label("first_at"),
+        )
+        .where(Ticket.customer_id == customer_id)
+        .subquery("ticket_figures")
+    )
+    public = not_(Interaction.internal)
+    interaction_figures = (
+        select(
+            func.count().filter(public).label("public"),
+            func.count().filter(Interaction.internal).label("notes"),
+            func.round(func.avg(Interaction.satisfaction), literal(2)).label("satisfaction"),
+            func.min(Interaction.created_at).label("first_at"),
+            func.max(case((public, Interaction.created_at))).label("last_at"),
+        )
+        .where(Interaction.customer_id == customer_id)
+        .subquery("interaction_figures")
+    )
+    figures = json_object(
+        tickets_by_status=ticket_figures.c.by_status,
+        interactions=interaction_figures.c.public,
+        internal_notes=interaction_figures.c.notes,
+        average_satisfaction=interaction_figures.c.satisfaction,
+        first_seen=func.least(customer.c.created_at, ticket_figures.c.first_at, interaction_figures.c.first_at),
+        last_contact=interaction_figures.c.last_at,
+    )
+    answer = json_object(
+        success=literal(True),
+        customer=json_row(customer),
+        tickets=json_rows(tickets, "ticket"),
+        interactions=json_rows(interactions.where(public), "interaction"),
+        internal_notes=json_rows(interactions.where(Interaction.internal), "note"),
+        figures=figures,
+    )
+    sources = customer.join(ticket_figures, true()).join(interaction_figures, true())
+    return Statement(select(answer).select_from(sources))
+
+
+_CUSTOMER_CONTEXT = _customer_context()

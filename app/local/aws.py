@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -132,7 +132,7 @@ def _environment(data_dir: Path, port: int, durable: bool) -> dict[str, str]:
 
 async def _bring_demo_content(stack: LocalAws) -> None:
     """Create what is missing; what somebody has changed since stays as it is."""
-    session = get_session()
+    session: Any = get_session()  # half typed: the stubs of three services of hundreds are there
     options = {
         "endpoint_url": stack.endpoint_url,
         "region_name": stack.region,
@@ -142,9 +142,9 @@ async def _bring_demo_content(stack: LocalAws) -> None:
     }
     try:
         async with AsyncExitStack() as clients:
-            s3 = await clients.enter_async_context(session.create_client("s3", **options))
-            functions = await clients.enter_async_context(session.create_client("lambda", **options))
-            ssm = await clients.enter_async_context(session.create_client("ssm", **options))
+            s3: S3Client = await clients.enter_async_context(session.create_client("s3", **options))
+            functions: LambdaClient = await clients.enter_async_context(session.create_client("lambda", **options))
+            ssm: SSMClient = await clients.enter_async_context(session.create_client("ssm", **options))
             await _bring_documents(s3)
             await _bring_function(functions)
             await _bring_parameters(ssm)
@@ -211,8 +211,12 @@ _DOCUMENTS = {
     ),
     "customers/12345/contract.md": (
         "text/markdown",
-        "# Service agreement, customer 12345\n\n- Support: every day, first answer within four hours.\n"
-        "- Term: twelve months, renewed unless cancelled thirty days before its end.\n",
+        """\
+# Service agreement, customer 12345
+
+- Support: every day, first answer within four hours.
+- Term: twelve months, renewed unless cancelled thirty days before its end.
+""",
     ),
     "customers/12345/invoices/2026-10.csv": (
         "text/csv",
@@ -229,8 +233,12 @@ _DOCUMENTS = {
     "customers/10001/notes/renewal.txt": ("text/plain", "Renewal is due in March; compares us with two others.\n"),
     "reports/feedback-summary.md": (
         "text/markdown",
-        "# What customers said last month\n\n1. Password resets are now easy to find.\n"
-        "2. The export of invoices is slow for large accounts.\n",
+        """\
+# What customers said last month
+
+1. Password resets are now easy to find.
+2. The export of invoices is slow for large accounts.
+""",
     ),
 }
 _PARAMETERS: dict[str, tuple["ParameterTypeType", str, str]] = {

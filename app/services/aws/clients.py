@@ -1,0 +1,166 @@
+"""The clients of AWS: made once, pooled, and kept apart by whether their calls may be repeated."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+from pydantic import SecretStr
+
+from app.errors import BackendNotConfigured, BackendTimeout, BackendUnavailable
+from app.services.aws.failures import LOGIN_MISSING, REGION_MISSING, aws_failures
+from app.services.aws.settings import AwsSettings
+
+if TYPE_CHECKING:
+    from types_aiobotocore_lambda.client import LambdaClient
+    from types_aiobotocore_s3.client import S3Client
+    from types_aiobotocore_ssm.client import SSMClient
+
+_LOOKUP_LIMIT = 5.0
+"""Seconds in which credentials must be found; a machine without a role would otherwise be asked for long."""
+
+_RETRY_LOOKUP_AFTER = 5.0
+"""Seconds; until then a failed search for credentials is not made again."""
+
+
+@dataclass(frozen=True)
+class Clients:
+    """One client a service, and a second one for calls that must not be repeated behind the caller's back."""
+
+    s3: "S3Client"
+    s3_once: "S3Client"
+    functions: "LambdaClient"
+    functions_once: "LambdaClient"
+    parameters: "SSMClient"
+
+
+class Connection:
+    """Hands out the clients. Without credentials it says so at each call and looks for them again now and then."""
+
+    def __init__(self, settings: AwsSettings, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._clients: Clients | None = None
+        self._lookup = asyncio.Lock()
+        self._refusal = BackendNotConfigured(LOGIN_MISSING)
+        self._next_lookup = 0.0
+
+    async def clients(self) -> Clients:
+        """Return the clients.
+
+        Raises:
+            BackendNotConfigured: credentials or the region are missing, or the configuration can't be used.
+            BackendUnavailable: the credentials' source did not answer.
+        """
+        if self._clients is not None:
+            return self._clients
+        async with self._lookup:
+            if self._clients is None:
+                now = asyncio.get_running_loop().time()
+                if now < self._next_lookup:
+                    raise type(self._refusal)(self._refusal.detail)
+                try:
+                    self._clients = await self._open()
+                except BackendUnavailable as error:
+                    self._refusal = error
+                    self._next_lookup = now + _RETRY_LOOKUP_AFTER
+                    raise
+        return self._clients
+
+    async def _open(self) -> Clients:
+        async with AsyncExitStack() as opening:
+            with aws_failures("sts:AssumeRole"):
+                clients = await self._enter_clients(opening)
+            await self._stack.enter_async_context(opening.pop_all())
+        return clients
+
+    async def _enter_clients(self, stack: AsyncExitStack) -> Clients:
+        settings = self._settings
+        session: Any = AioSession()  # half typed: the stubs of three services of hundreds are there
+        if settings.profile:
+            session.set_config_variable("profile", settings.profile)
+        region = settings.region or session.get_config_variable("region")
+        if not region:
+            raise BackendNotConfigured(REGION_MISSING)
+        if settings.access_key_id is None and not await _finds_credentials(session):
+            raise BackendNotConfigured(LOGIN_MISSING)
+        login = {
+            "aws_access_key_id": _secret(settings.access_key_id),
+            "aws_secret_access_key": _secret(settings.secret_access_key),
+            "aws_session_token": _secret(settings.session_token),
+        }
+
+        async def client(service: Literal["s3", "lambda", "ssm"], *, attempts: int, patience: float) -> Any:
+            address = _checked_address(settings.endpoint(service))
+            config = self._config(service, attempts=attempts, patience=patience, custom=address is not None)
+            return await stack.enter_async_context(
+                session.create_client(service, region_name=region, endpoint_url=address, config=config, **login)
+            )
+
+        often = settings.max_attempts
+        return Clients(
+            s3=await client("s3", attempts=often, patience=settings.read_timeout),
+            s3_once=await client("s3", attempts=1, patience=settings.read_timeout),
+            functions=await client("lambda", attempts=often, patience=settings.read_timeout),
+            functions_once=await client("lambda", attempts=1, patience=settings.lambda_timeout),
+            parameters=await client("ssm", attempts=often, patience=settings.read_timeout),
+        )
+
+    def _config(self, service: str, *, attempts: int, patience: float, custom: bool) -> AioConfig:
+        options: dict[str, Any] = {}
+        if service == "s3":
+            style = self._settings.s3_addressing_style or ("path" if custom else "auto")
+            # Without the signature's version, addresses would be presigned in a form that new regions refuse.
+            options = {"signature_version": "s3v4", "s3": {"addressing_style": style}}
+        return AioConfig(
+            connect_timeout=self._settings.connect_timeout,
+            read_timeout=patience,
+            max_pool_connections=self._settings.max_connections,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            tcp_keepalive=True,
+            user_agent_extra="switchboard",
+            **options,
+        )
+
+
+@asynccontextmanager
+async def open_connection(settings: AwsSettings) -> AsyncGenerator[Connection]:
+    """Make the clients and close them at the end. Neither AWS nor credentials need be there."""
+    _keep_secrets_out_of_logs()
+    async with AsyncExitStack() as stack:
+        connection = Connection(settings, stack)
+        with suppress(BackendUnavailable):  # each call will say why
+            await connection.clients()
+        yield connection
+
+
+async def _finds_credentials(session: Any) -> bool:
+    try:
+        async with asyncio.timeout(_LOOKUP_LIMIT):
+            return await session.get_credentials() is not None
+    except TimeoutError:
+        raise BackendTimeout(f"No AWS credentials were found within {_LOOKUP_LIMIT:g} s.") from None
+
+
+def _checked_address(url: str | None) -> str | None:
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BackendNotConfigured("AWS_ENDPOINT_URL is no address of the form https://host:port.")
+    return url
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return value.get_secret_value() if value else None
+
+
+def _keep_secrets_out_of_logs() -> None:
+    """At DEBUG botocore logs whole requests and answers: decrypted parameters, payloads, signatures."""
+    for name in ("botocore", "aiobotocore"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.INFO))

@@ -1,0 +1,182 @@
+"""Every failure of AWS, in the gateway's words. No other place knows botocore's exceptions."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+from botocore import exceptions as boto
+
+from app.errors import (
+    BackendNotConfigured,
+    BackendTimeout,
+    BackendUnavailable,
+    Conflict,
+    Forbidden,
+    GatewayError,
+    InvalidArguments,
+    NotFound,
+    RangeNotSatisfiable,
+    TooManyRequests,
+)
+
+LOGIN_MISSING = (
+    "AWS is not configured: no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+    "AWS_PROFILE, or give the machine a role."
+)
+REGION_MISSING = "AWS is not configured: no region is set. Set AWS_REGION, for example to eu-central-1."
+
+_MISSING = frozenset(
+    {
+        "404",
+        "NoSuchKey",
+        "NoSuchVersion",
+        "MethodNotAllowed",  # what S3 answers to a read of a delete marker by its version
+        "NotFound",
+        "ParameterNotFound",
+        "ParameterVersionNotFound",
+        "ResourceNotFoundException",
+    }
+)
+_LOGIN_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
+_LOGIN_REFUSED = frozenset(
+    {
+        "AuthFailure",
+        "IncompleteSignature",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "InvalidToken",
+        "MissingAuthenticationToken",
+        "NotSignedUp",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+_DENIED = frozenset(
+    {
+        "403",
+        "AccessDenied",
+        "AccessDeniedException",
+        "AllAccessDisabled",
+        "KMSAccessDeniedException",
+        "UnauthorizedOperation",
+    }
+)
+_THROTTLED = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_ELSEWHERE = frozenset(
+    {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "301", "307"}
+)
+_REFUSED_ARGUMENTS = {
+    "InvalidNextToken": ("next_token", "AWS does not know it; leave it out to begin with the first page"),
+    "InvalidRequestContentException": ("payload", "AWS can't read it"),
+    "KeyTooLongError": ("key", "longer than 1,024 bytes of UTF-8"),
+    "MetadataTooLarge": ("metadata", "larger than 2 KB in all"),
+    "RequestEntityTooLargeException": ("payload", "larger than Lambda takes"),
+    "RequestTooLargeException": ("payload", "larger than Lambda takes (6 MB, or 1 MB for an Event)"),
+}
+_CONFLICTS = {
+    "ConditionalRequestConflict": "Another write to the same key happened at the same moment. Look and repeat.",
+    "InvalidObjectState": "The object is archived. Restore it before it is read.",
+    "NoSuchUpload": "The upload was ended by somebody else while it ran. Begin again.",
+    "ResourceConflictException": "The function is being changed. Repeat in a moment.",
+    "PreconditionFailed": "An object exists already at this key, or was changed meanwhile.",
+}
+
+
+@contextmanager
+def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generator[None]:
+    """Translate whatever botocore raises inside into a `GatewayError`.
+
+    Args:
+        action: IAM's name of the call, such as `s3:GetObject`; said where AWS denies it.
+        missing: the sentence for a thing that does not exist; it names the thing.
+        bucket: the bucket of the call, named where that itself does not exist.
+    """
+    try:
+        yield
+    except boto.ClientError as error:
+        raise _of_answer(error, action, missing, bucket) from None
+    except (boto.NoCredentialsError, boto.PartialCredentialsError):
+        raise BackendNotConfigured(LOGIN_MISSING) from None
+    except boto.NoRegionError:
+        raise BackendNotConfigured(REGION_MISSING) from None
+    except boto.ProfileNotFound:
+        raise BackendNotConfigured("AWS is not configured: AWS_PROFILE names no profile of this machine.") from None
+    except (boto.ConfigNotFound, boto.ConfigParseError, boto.InvalidConfigError):
+        raise BackendNotConfigured("AWS is not configured: its shared configuration file can't be read.") from None
+    except (
+        boto.CredentialRetrievalError,
+        boto.MetadataRetrievalError,
+        boto.SSOError,
+        boto.TokenRetrievalError,
+        boto.RefreshWithMFAUnsupportedError,
+    ):
+        raise BackendUnavailable("The gateway's AWS credentials could not be fetched or renewed.") from None
+    except (boto.ReadTimeoutError, boto.ConnectTimeoutError, TimeoutError):
+        raise BackendTimeout(f"AWS did not answer {action} in time. A write may have happened.") from None
+    except (boto.ParamValidationError, boto.UnsupportedS3ArnError):
+        raise InvalidArguments(f"{action}: AWS does not take these arguments.") from None
+    except boto.FlexibleChecksumError:
+        raise BackendUnavailable("What AWS sent does not match its checksum. Repeat the call.") from None
+    except (boto.ResponseStreamingError, boto.IncompleteReadError, aiohttp.ClientError):
+        raise BackendUnavailable("The connection to AWS broke off in the middle of an answer.") from None
+    except (boto.HTTPClientError, boto.BotoCoreError):
+        raise BackendUnavailable("AWS, or the AWS_ENDPOINT_URL in its place, can't be reached.") from None
+
+
+def _of_answer(error: boto.ClientError, action: str, missing: str, bucket: str) -> GatewayError:
+    """Return what an error that AWS has answered means to the caller."""
+    answer: Any = error.response
+    code = str(answer.get("Error", {}).get("Code", ""))
+    about = answer.get("ResponseMetadata", {})
+    status = int(about.get("HTTPStatusCode", 0))
+    pause = _retry_after(about.get("HTTPHeaders", {}))
+    if code == "NoSuchBucket":
+        return NotFound(f"There is no bucket {bucket!r}.")
+    if code in _MISSING:
+        return NotFound(missing or "AWS knows no such thing.")
+    if code in _LOGIN_EXPIRED:
+        return BackendUnavailable("The gateway's AWS credentials have expired. Its operator must renew them.")
+    if code in _LOGIN_REFUSED:
+        return BackendUnavailable("AWS refuses the gateway's credentials. Its operator must check the AWS_… variables.")
+    if code in _DENIED:
+        return Forbidden(
+            f"AWS denies the gateway {action} here. Its operator can allow it (docs/aws.md lists policies)."
+        )
+    if code in _THROTTLED or status == 429:
+        return TooManyRequests("AWS asks for fewer calls. Repeat in a moment.", retry_after=pause or 1.0)
+    if code in _CONFLICTS:
+        return Conflict(_CONFLICTS[code])
+    if code == "InvalidRange":
+        return RangeNotSatisfiable.of("range", "begins after the object's end")
+    if code in _REFUSED_ARGUMENTS:
+        return InvalidArguments.of(*_REFUSED_ARGUMENTS[code])
+    if code in _ELSEWHERE:
+        return BackendUnavailable(f"The bucket {bucket!r} is in another region than AWS_REGION says.")
+    if code == "RequestTimeout":
+        return BackendTimeout("AWS waited too long for the data. Send it again.")
+    if status >= 500:
+        return BackendUnavailable(f"AWS failed at {action}. Repeat in a moment.", retry_after=pause or 1.0)
+    return InvalidArguments(f"AWS refuses {action} with these arguments ({code[:80] or status}).")
+
+
+def _retry_after(headers: Any) -> float | None:
+    value = str(headers.get("retry-after", ""))
+    return float(value) if value.isdecimal() else None

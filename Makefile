@@ -1,0 +1,50 @@
+# Everything a person runs. Each target sets up what it needs.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-kafka check format lock bench clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# One environment, made anew when the lock file changes.
+$(READY): requirements-dev.lock pyproject.toml
+	@echo "Setting up the environment in $(VENV) (once; about a minute) …"
+	@$(PYTHON) -c 'import sys; sys.exit("Switchboard needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(READY) ## Serve the gateway on the local stack (PORT=8000)
+	@exec $(BIN)/switchboard dev --port $(PORT)
+
+test: $(READY) ## Run every test
+	@$(BIN)/pytest
+
+check: $(READY) ## Check format, style, types, layers and migrations
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.check_migrations
+
+format: $(READY) ## Format the code and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(READY) ## Write the lock files anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		pyproject.toml -c requirements.lock --extra agents --extra local --extra dev -o requirements-dev.lock
+
+bench: $(READY) ## Measure speed and memory; prints a table of ratios
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and the local stack's data
+	rm -rf $(VENV) .switchboard .cache

@@ -32,7 +32,10 @@ from app.settings import Settings
 ToolResult = Result | RawResult[Any] | Mapping[str, JsonValue]
 
 _CLIENT_PREFIX = "mcp_"
-_LOG_LINE = "server=%s operation=%s face=%s caller=%s outcome=%s ms=%.1f request_id=%s"
+_LOG_LINE = (
+    "server=%(server)s operation=%(operation)s face=%(face)s caller=%(caller)s "
+    "outcome=%(outcome)s ms=%(ms).1f request_id=%(request_id)s"
+)
 
 
 class Gateway:
@@ -231,7 +234,7 @@ class Gateway:
         started = time.perf_counter()
         outcome = "ok"
         if self._in_flight[server_id] >= self.settings.max_calls_in_flight:
-            log.warning(_LOG_LINE, *self._log_values(server_id, operation, context, TooManyRequests.code, started))
+            log.warning(_LOG_LINE, _log_fields(server_id, operation, context, TooManyRequests.code, started))
             raise TooManyRequests(
                 f"{opened.name} works on {self.settings.max_calls_in_flight} calls already. Repeat in a moment."
             )
@@ -259,13 +262,22 @@ class Gateway:
             raise InternalError from error
         finally:
             self._in_flight[server_id] -= 1
-            log.info(_LOG_LINE, *self._log_values(server_id, operation, context, outcome, started))
+            log.info(_LOG_LINE, _log_fields(server_id, operation, context, outcome, started))
 
-    def _log_values(
-        self, server_id: str, operation: str, context: CallContext, outcome: str, started: float
-    ) -> tuple[object, ...]:
-        milliseconds = (time.perf_counter() - started) * 1e3
-        return server_id, operation, context.face, context.caller, outcome, milliseconds, context.request_id
+
+def _log_fields(
+    server_id: str, operation: str, context: CallContext, outcome: str, started: float
+) -> dict[str, object]:
+    """Return the fields of a call's one log line, which a JSON log shows apart."""
+    return {
+        "server": server_id,
+        "operation": operation,
+        "face": context.face,
+        "caller": context.caller,
+        "outcome": outcome,
+        "ms": (time.perf_counter() - started) * 1e3,
+        "request_id": context.request_id,
+    }
 
 
 def _quoted(name: str, limit: int = 100) -> str:

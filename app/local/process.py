@@ -74,8 +74,7 @@ async def child_process(
             stderr=output,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
-            user=user,
-            preexec_fn=_dies_with_parent(stop_signal),
+            preexec_fn=_prepare_child(stop_signal, user),
         )
     try:
         await _until_ready(process, is_ready, ready_within, command[0], log)
@@ -116,8 +115,15 @@ def _tail(log: Path, lines: int = 20) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _dies_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    return lambda: libc.prctl(_PR_SET_PDEATHSIG, int(stop_signal))
+def _prepare_child(stop_signal: signal.Signals, user: int | None) -> Callable[[], None]:
+    """Return what the child does before it becomes the program; uvloop knows no `user=`."""
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        if user is not None:
+            os.setuid(user)
+        if libc is not None:
+            # After setuid, which clears it.
+            libc.prctl(_PR_SET_PDEATHSIG, int(stop_signal))
+
+    return prepare

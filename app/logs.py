@@ -1,0 +1,58 @@
+"""How the process writes its log: text for people, JSON for machines, secrets in neither."""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
+
+
+class TextFormatter(logging.Formatter):
+    """`time level logger message`, one line an event."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_passwords(super().format(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; a call's fields stand beside `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if isinstance(record.args, Mapping):
+            event.update(cast("Mapping[str, Any]", record.args))
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return hide_passwords(json.dumps(event, default=str, ensure_ascii=False))
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text without the passwords of addresses that it quotes."""
+    return _PASSWORD_IN_URL.sub(r"\1***@", text) if "://" in text else text
+
+
+def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
+    """Send every logger's events to standard error; standard output belongs to protocols.
+
+    Args:
+        level: the least severe level to show, such as `INFO`.
+        form: `text` for people, `json` for machines.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # A line for every connection and every query of a driver drowns the one line a call.
+    for chatty in ("uvicorn.access", "httpx", "httpcore", "aiokafka", "botocore", "mcp", "sse_starlette"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,98 @@
+"""Serves the application with uvicorn and stops it in order."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from app.gateway import Gateway
+from app.settings import Settings
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_KEEP_ALIVE = 75
+"""Seconds an idle connection stays open: longer than load balancers keep theirs, or they meet closed ones."""
+
+
+class PortInUse(RuntimeError):
+    """Another process listens on the port; the message says how to choose another."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals left to us: it would raise them again and cut off our own cleaning up."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM, then end streams, let calls finish, and return.
+
+    Calls get `settings.shutdown_grace` seconds; a second signal cuts them off.
+
+    Raises:
+        PortInUse: the address is taken.
+    """
+    gateway: Gateway = app.state.gateway
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="websockets-sansio",
+        ws_max_size=settings.max_request_bytes,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
+    )
+    server = _Server(config)
+
+    def stop() -> None:
+        if server.should_exit:
+            server.force_exit = True
+        server.should_exit = True
+        # Streams never end by themselves: uvicorn would wait for them until the grace is over.
+        gateway.closing.set()
+
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        with contextlib.closing(_bind(settings)) as listener:
+            running = asyncio.ensure_future(server.serve([listener]))
+            while not server.started and not running.done():
+                await asyncio.wait([running], timeout=0.02)
+            if not running.done():
+                on_ready()
+            await running
+    finally:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise PortInUse(
+            f"Can't listen on {settings.host}:{settings.port} ({error.strerror}). Choose another with PORT=8001."
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)

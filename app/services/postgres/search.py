@@ -1,0 +1,450 @@
+"""Search of the knowledge base: a question as people type it, the best published articles.
+
+Two short statements: the first asks the index how rare the question's words are (and what was meant by those it
+does not know), the second fetches a bounded set of candidates by the rarest words and ranks only these.
+`docs/search.md` shows the way of one question.
+"""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
+from sqlalchemy import text
+
+from app.errors import InvalidArguments
+from app.results import Result
+from app.services.postgres.pools import ReadPool, Statement
+from app.services.postgres.synonyms import MAX_PHRASE, SYNONYMS, key_of
+
+SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+_CANDIDATES = 500
+"""Articles that are fetched and ranked at most for one source of candidates: it bounds the time of a search."""
+_SCANNED = 4000
+"""The newest articles that are looked through where each word of the question is too common for the index."""
+_MAX_GROUPS = 12
+_MAX_VARIANTS = 28
+_SYNONYM = 0.62
+_PART = 0.3
+_CORRECTION = 0.85
+
+# Words that say nothing of what a question is about, beyond PostgreSQL's own stop words.
+_CHATTER = frozenset(
+    """a an the hi hello hey dear please pls plz thanks thank thx help helping need needs want wants wanted would could
+    should can cant cannot won't wont don't dont doesn't doesnt didn't didnt isn't isnt hasn't hasnt i'm im i've ive
+    how what when where why which who whose do does did is are was were be been am my me i we our us you your it its
+    to of in on at for from with by and or if so this that these those there here just really very still again
+    anymore any some something anything thing things way tell know like got get gets getting keep keeps goes going
+    go say says said put come comes comes let lets ok okay u ur thru via see look find able possible
+    wie was wo wann warum kann ich mein meine meinen ist nicht bitte habe
+    como cómo qué que cuando dónde donde mi quiero por favor""".split()
+)
+
+
+class ArticleHit(BaseModel):
+    """A published article that fits the question."""
+
+    id: int
+    slug: str = Field(description="Stable name of the article, as in its address.")
+    title: str
+    score: float = Field(description="How well it fits; comparable within one answer only.")
+    snippet: str = Field(description="The passage that fits best; the words that were found stand in **…**.")
+    tags: list[str]
+    language: str
+    updated_at: datetime
+
+
+class SearchResults(Result):
+    """The published articles that fit a question, best first."""
+
+    articles: list[ArticleHit]
+    total: int = Field(
+        description="Articles that were found and ranked. At most about a thousand are, so it is a lower bound."
+    )
+    limit: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One way to say one notion of the question."""
+
+    group: int
+    words: str
+    weight: float
+    typed: bool
+    """The customer's own word: it may be misspelled, and be corrected."""
+
+
+@dataclass
+class _Term:
+    """A variant in the words of the index, for one language."""
+
+    group: int
+    query: str
+    weight: float
+    articles: int
+    titles: int
+
+
+@dataclass
+class _Plan:
+    """What the second statement is asked."""
+
+    languages: list[str] = field(default_factory=list[str])
+    contents: list[str | None] = field(default_factory=list[str | None])
+    titles: list[str | None] = field(default_factory=list[str | None])
+    scans: list[str | None] = field(default_factory=list[str | None])
+    term_languages: list[str] = field(default_factory=list[str])
+    term_groups: list[int] = field(default_factory=list[int])
+    term_queries: list[str] = field(default_factory=list[str])
+    term_weights: list[float] = field(default_factory=list[float])
+
+
+class _Lexeme(BaseModel):
+    number: int
+    language: str
+    word: str
+    articles: int
+    titles: int
+    corrected: bool
+    closeness: float
+
+
+class _Analysis(BaseModel):
+    totals: dict[str, int]
+    lexemes: list[_Lexeme]
+    known: dict[str, int]
+
+
+_ANALYSE = Statement(
+    text(
+        """
+        WITH totals AS (
+            SELECT language, articles FROM search_words
+            WHERE word = '' AND articles > 0
+              AND (CAST(:language AS text) IS NULL OR language = CAST(:language AS text))
+        ), asked AS MATERIALIZED (
+            SELECT totals.language, number, typed, parsed.lexeme, known.articles, known.titles
+            FROM totals
+            CROSS JOIN unnest(CAST(:texts AS text[]), CAST(:typed AS boolean[]))
+                WITH ORDINALITY AS variant (words, typed, number)
+            LEFT JOIN LATERAL unnest(to_tsvector(search_config(totals.language), words)) AS parsed ON true
+            LEFT JOIN search_words AS known ON known.language = totals.language AND known.word = parsed.lexeme
+        ), unknown AS (
+            SELECT number, language, lexeme
+            FROM (SELECT *, bool_or(articles IS NOT NULL) OVER (PARTITION BY number) AS is_known FROM asked) AS word
+            WHERE typed AND NOT is_known AND length(lexeme) BETWEEN 4 AND 24
+            ORDER BY length(lexeme) DESC LIMIT 8
+        ), meant AS (
+            SELECT unknown.number, unknown.language, guess.*
+            FROM unknown CROSS JOIN LATERAL (
+                SELECT word, articles, titles, levenshtein(word, unknown.lexeme) AS distance,
+                       similarity(word, unknown.lexeme) AS likeness
+                FROM search_words
+                WHERE word % unknown.lexeme AND language = unknown.language
+                  AND abs(length(word) - length(unknown.lexeme)) <= 2 AND length(word) <= 60
+                  AND levenshtein(word, unknown.lexeme) <= CASE WHEN length(unknown.lexeme) > 6 THEN 3 ELSE 2 END
+                ORDER BY distance, left(word, 1) <> left(unknown.lexeme, 1), likeness DESC, articles DESC, word
+                LIMIT 2
+            ) AS guess
+        )
+        SELECT CAST(json_build_object(
+            'totals', (SELECT coalesce(json_object_agg(language, articles), '{}') FROM totals),
+            'known', (
+                SELECT coalesce(json_object_agg(language, share), '{}')
+                FROM (
+                    SELECT language, count(*) FILTER (WHERE lexeme IS NULL OR articles IS NOT NULL) AS share
+                    FROM asked WHERE typed GROUP BY language
+                ) AS familiar
+            ),
+            'lexemes', (
+                SELECT coalesce(json_agg(found), '[]') FROM (
+                    SELECT number, language, lexeme AS word, articles, titles, false AS corrected, 1.0 AS closeness
+                    FROM (SELECT number, language, lexeme, coalesce(articles, 0) AS articles, coalesce(titles, 0) AS titles
+                          FROM asked WHERE lexeme IS NOT NULL) AS parsed
+                    UNION ALL
+                    SELECT number, language, word, articles, titles, true, 1.0 / (1 + 0.15 * distance) FROM meant
+                ) AS found
+            )
+        ) AS text)
+        """
+    )
+)
+
+_RANK = Statement(
+    text(
+        """
+        WITH sources AS (
+            SELECT * FROM unnest(
+                CAST(:languages AS text[]), CAST(CAST(:contents AS text[]) AS tsquery[]), CAST(CAST(:titles AS text[]) AS tsquery[]),
+                CAST(CAST(:scans AS text[]) AS tsquery[])
+            ) AS source (language, content, title, scan)
+        ), terms AS MATERIALIZED (
+            SELECT * FROM unnest(
+                CAST(:term_languages AS text[]), CAST(:term_groups AS integer[]),
+                CAST(CAST(:term_queries AS text[]) AS tsquery[]), CAST(:term_weights AS float8[])
+            ) AS term (language, notion, query, weight)
+        ), candidates AS (
+            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
+                SELECT article_id FROM article_search AS entry
+                WHERE entry.content @@ sources.content AND entry.language = sources.language
+                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                LIMIT :candidates
+            ) AS found
+            UNION
+            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
+                SELECT article_id FROM article_search AS entry
+                WHERE entry.title @@ sources.title AND entry.language = sources.language
+                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                LIMIT :candidates
+            ) AS found
+            UNION
+            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
+                SELECT article_id FROM (
+                    SELECT * FROM article_search ORDER BY article_id DESC LIMIT :scanned
+                ) AS entry
+                WHERE sources.scan IS NOT NULL AND entry.content @@ sources.scan
+                  AND entry.language = sources.language
+                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                LIMIT :candidates
+            ) AS found
+        ), scored AS (
+            SELECT article_id, sum(best) AS score
+            FROM (
+                SELECT entry.article_id, terms.notion,
+                       max(terms.weight * ts_rank(CAST(:weights AS float4[]), entry.content, terms.query)) AS best
+                FROM candidates JOIN article_search AS entry USING (article_id)
+                JOIN terms ON terms.language = entry.language
+                GROUP BY entry.article_id, terms.notion
+            ) AS notions
+            GROUP BY article_id
+        ), page AS (
+            SELECT article_id, score FROM scored WHERE score > 0
+            ORDER BY score DESC, article_id LIMIT :limit OFFSET :offset
+        )
+        SELECT CAST(json_build_object(
+            'success', true,
+            'total', (SELECT count(*) FROM scored WHERE score > 0),
+            'limit', CAST(:limit AS integer),
+            'offset', CAST(:offset AS integer),
+            'articles', (
+                SELECT coalesce(json_agg(hit ORDER BY score DESC, id), '[]') FROM (
+                    SELECT id, slug, article.title, round(CAST(score AS numeric), 4) AS score,
+                           ts_headline(
+                               search_config(article.language),
+                               regexp_replace(left(article.body, 20000), '[*`|#<>]+|^ *[-0-9]+[.]? ', '', 'gn'),
+                               wanted.query,
+                               'StartSel=**, StopSel=**, MaxWords=40, MinWords=18, MaxFragments=1'
+                           ) AS snippet,
+                           article.tags, article.language, article.updated_at
+                    FROM page JOIN knowledge_articles AS article ON article.id = page.article_id
+                    CROSS JOIN LATERAL (
+                        SELECT CAST(string_agg(CAST(query AS text), ' | ') AS tsquery) AS query
+                        FROM terms WHERE terms.language = article.language
+                    ) AS wanted
+                ) AS hit
+            )
+        ) AS text)
+        """
+    )
+)
+
+_WEIGHTS = [0.25, 0.45, 0.5, 1.0]
+"""Body, headings, tags, title: PostgreSQL's order {D, C, B, A}."""
+
+
+@dataclass(frozen=True)
+class KnowledgeSearch:
+    """Finds published articles."""
+
+    _reads: ReadPool
+
+    async def search(
+        self,
+        search_term: str,
+        limit: int = 5,
+        tags: Sequence[str] | None = None,
+        language: str | None = None,
+        offset: int = 0,
+    ) -> SearchResults:
+        """Return the published articles that fit a question best.
+
+        Args:
+            search_term: words or a whole sentence, at most 500 characters; typing errors are forgiven.
+            limit: 1 to 50 articles.
+            tags: only articles that carry all of these.
+            language: only articles in this language, such as `en` or `de`.
+            offset: how many of the best to leave out, for the next page.
+
+        Raises:
+            InvalidArguments: the search term is blank or too long.
+            GatewayError: PostgreSQL is down or too slow.
+        """
+        if not search_term.strip():
+            raise InvalidArguments.of("search_term", "is blank; say what you look for")
+        if len(search_term) > 500:
+            raise InvalidArguments.of("search_term", "has more than 500 characters; ask in fewer words")
+        nothing = SearchResults(articles=[], total=0, limit=limit, offset=offset)
+        variants = list(_variants(search_term))
+        if not variants:
+            return nothing
+        analysed = await self._reads.fetch_json(
+            _ANALYSE,
+            texts=[variant.words for variant in variants],
+            typed=[variant.typed for variant in variants],
+            language=language,
+        )
+        assert analysed is not None
+        plan = _plan(variants, _Analysis.model_validate_json(analysed))
+        if not plan.languages:
+            return nothing
+        ranked = await self._reads.fetch_json(
+            _RANK,
+            languages=plan.languages,
+            contents=plan.contents,
+            titles=plan.titles,
+            scans=plan.scans,
+            term_languages=plan.term_languages,
+            term_groups=plan.term_groups,
+            term_queries=plan.term_queries,
+            term_weights=plan.term_weights,
+            weights=_WEIGHTS,
+            tags=list(tags) if tags else None,
+            candidates=_CANDIDATES,
+            scanned=_SCANNED,
+            limit=limit,
+            offset=offset,
+        )
+        assert ranked is not None
+        return SearchResults.model_validate_json(ranked)
+
+
+def _variants(search_term: str) -> Iterator[_Variant]:
+    """Yield what the question may mean: its telling words, and other words for them.
+
+    Words that make up a known phrase ("money back") are one notion together.
+    """
+    words = [word.replace("’", "'") for word in re.findall(r"\w+(?:['’]\w+)?", search_term.lower())]
+    group = 0
+    position = 0
+    variants: list[_Variant] = []
+    while position < len(words) and group < _MAX_GROUPS:
+        length = _phrase_length(words, position)
+        phrase = words[position : position + length]
+        telling = [word for word in phrase if word not in _CHATTER]
+        position += length
+        if length > 1:
+            group += 1
+            if telling:
+                variants.append(_Variant(group, " ".join(telling), 1.0, False))
+            variants.extend(_Variant(group, word, 1.0 if len(telling) == 1 else _PART, True) for word in telling)
+        elif telling:
+            group += 1
+            variants.append(_Variant(group, phrase[0].replace("'", " "), 1.0, True))
+        else:
+            continue
+        variants.extend(
+            _Variant(group, other.replace("-", " "), _SYNONYM, False) for other in SYNONYMS.get(key_of(" ".join(phrase)), ())
+        )
+    if not variants:
+        # Nothing but chatter ("how to get there"): then chatter is all that can be looked for.
+        variants = [_Variant(number, word, 1.0, True) for number, word in enumerate(words[:_MAX_GROUPS])]
+    typed = [variant for variant in variants if variant.typed]
+    others = [variant for variant in variants if not variant.typed]
+    return iter((typed + others)[: _MAX_VARIANTS * 2])
+
+
+def _phrase_length(words: Sequence[str], position: int) -> int:
+    """Return how many words from here on are an entry of the synonyms, the longest entry first; else 1."""
+    for length in range(min(MAX_PHRASE, len(words) - position), 1, -1):
+        if key_of(" ".join(words[position : position + length])) in SYNONYMS:
+            return length
+    return 1
+
+
+def _plan(variants: Sequence[_Variant], analysis: _Analysis) -> _Plan:
+    """Weigh the terms by rarity and decide which of them fetch the candidates."""
+    terms: dict[str, list[_Term]] = defaultdict(list)
+    everything = sum(analysis.totals.values())
+    typed = sum(variant.typed for variant in variants)
+    found: dict[tuple[str, int], list[_Lexeme]] = defaultdict(list)
+    for lexeme in analysis.lexemes:
+        found[lexeme.language, lexeme.number].append(lexeme)
+    for (language, number), lexemes in found.items():
+        variant = variants[number - 1]
+        # A language whose words the question does not use is not the customer's.
+        weight = variant.weight * (analysis.known.get(language, 0) + 0.5) / (typed + 0.5)
+        for term in _terms(variant, lexemes):
+            rarity = math.log(1 + (everything - term.articles + 0.5) / (term.articles + 0.5))
+            term.weight *= weight * rarity
+            terms[language].append(term)
+    plan = _Plan()
+    for language, known in terms.items():
+        known.sort(key=lambda term: term.articles)
+        known = known[:_MAX_VARIANTS]
+        plan.languages.append(language)
+        content, title, scan = _sources(known)
+        plan.contents.append(content)
+        plan.titles.append(title)
+        plan.scans.append(scan)
+        for term in known:
+            plan.term_languages.append(language)
+            plan.term_groups.append(term.group)
+            plan.term_queries.append(term.query)
+            plan.term_weights.append(term.weight)
+    return plan
+
+
+def _terms(variant: _Variant, lexemes: Sequence[_Lexeme]) -> Iterator[_Term]:
+    parsed = [lexeme for lexeme in lexemes if not lexeme.corrected]
+    if parsed and all(lexeme.articles for lexeme in parsed):
+        yield _Term(
+            variant.group,
+            " & ".join(_quoted(lexeme.word) for lexeme in parsed),
+            1.0,
+            min(lexeme.articles for lexeme in parsed),
+            min(lexeme.titles for lexeme in parsed),
+        )
+    for lexeme in lexemes:
+        if lexeme.corrected and lexeme.articles:
+            yield _Term(
+                variant.group, _quoted(lexeme.word), _CORRECTION * lexeme.closeness, lexeme.articles, lexeme.titles
+            )
+
+
+def _quoted(lexeme: str) -> str:
+    """Return a lexeme as tsquery's input takes it, whatever characters it has."""
+    escaped = lexeme.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"
+
+
+def _sources(terms: Sequence[_Term]) -> tuple[str | None, str | None, str | None]:
+    """Return which terms fetch candidates: by content, by title, and by looking through the newest articles.
+
+    Args:
+        terms: the rarest first.
+    """
+    content = list(_affordable((term.query, term.articles) for term in terms))
+    title = list(_affordable((term.query, term.titles) for term in sorted(terms, key=lambda term: term.titles)))
+    common = [term for term in terms if term.query not in content]
+    scan = [term.query for term in common] if not content and not title else []
+    return _any_of(content), _any_of(title), _any_of(scan)
+
+
+def _affordable(queries: Iterable[tuple[str, int]]) -> Iterator[str]:
+    left = _CANDIDATES
+    for query, matches in queries:
+        if 0 < matches <= left:
+            left -= matches
+            yield query
+
+
+def _any_of(queries: Sequence[str]) -> str | None:
+    return " | ".join(f"({query})" for query in queries) or None

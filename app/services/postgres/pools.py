@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import asyncpg
+from sqlalchemy import func, literal_column, select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
@@ -140,6 +141,9 @@ class Statement:
         return [values[name] if name in values else self._constants[name] for name in self._order]
 
 
+_PING = Statement(select(func.to_json(literal_column("1"))))
+
+
 class _FixedStatements(asyncpg.Connection):  # type: ignore[type-arg] - generic in its stubs only
     """A connection that runs only fixed reads, which leave nothing behind to be reset.
 
@@ -194,6 +198,14 @@ class Database:
     reports: ReadPool
     """Analytics, so that a slow report never stands in front of a short read."""
     _sessions: async_sessionmaker[AsyncSession]
+
+    async def ping(self) -> None:
+        """Return if the database answers.
+
+        Raises:
+            BackendUnavailable: it does not.
+        """
+        await self.reads.fetch_json(_PING)
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncSession]:

@@ -1,0 +1,253 @@
+"""The database server: customers, tickets, interactions and the knowledge base in PostgreSQL."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from app.errors import Conflict, Forbidden, NotFound
+from app.results import RawResult
+from app.servers import BaseMCPServer, Update, resource, tool, watch
+from app.services.postgres.analytics import Analytics, GroupBy, Period, SupportAnalytics
+from app.services.postgres.changes import TicketChanges
+from app.services.postgres.pages import (
+    ARTICLES,
+    CUSTOMERS,
+    INTERACTIONS,
+    TICKETS,
+    ArticlePage,
+    ArticleRow,
+    Cursor,
+    CustomerPage,
+    CustomerRow,
+    InteractionPage,
+    InteractionRow,
+    PageLimit,
+    SupportRecords,
+    TicketPage,
+    TicketRow,
+)
+from app.services.postgres.pools import Database, open_database
+from app.services.postgres.reader import QueryResult, SqlQuery, SqlReader, open_sql_reader
+from app.services.postgres.search import KnowledgeSearch, SearchResults, SearchTerm
+from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.support import (
+    CustomerContext,
+    CustomerId,
+    NewInteraction,
+    RowId,
+    SavedInteraction,
+    SupportDesk,
+)
+
+Listed = Annotated[int, Field(ge=0, le=100)]
+TimePeriod = Annotated[
+    str,
+    Field(
+        description="Back from now: a number and a unit, such as `7 days`, `24 hours`, `30d`, `2 weeks`, `3 months`, "
+        "`1 year`. The last 30 days if nothing is given.",
+        max_length=50,
+    ),
+]
+Instant = Annotated[str, Field(max_length=40)]
+
+
+class DatabaseMCPServer(BaseMCPServer):
+    """Customer support data in PostgreSQL: customers, tickets, interactions and the knowledge base."""
+
+    settings_class = PostgresSettings
+
+    def __init__(self, database: Database, reader: SqlReader, changes: TicketChanges) -> None:
+        super().__init__(capabilities=("sql", "customers", "knowledge search", "interactions", "analytics"))
+        self.database = database
+        self.reader = reader
+        self.changes = changes
+        self.desk = SupportDesk(database)
+        self.knowledge = KnowledgeSearch(database.reads)
+        self.analytics = SupportAnalytics(database)
+        self.records = SupportRecords(database)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: PostgresSettings) -> AsyncGenerator[Self]:
+        async with open_database(settings) as database, open_sql_reader(settings) as reader:
+            yield cls(database, reader, TicketChanges(settings))
+
+    async def ping(self) -> None:
+        await self.database.ping()
+
+    @tool(
+        title="Query the database",
+        read_only=True,
+        example={
+            "query": "SELECT status, count(*) AS tickets FROM tickets WHERE customer_id = $1 GROUP BY status",
+            "params": ["12345"],
+        },
+        errors=(Forbidden,),
+    )
+    async def query_database(self, arguments: SqlQuery) -> QueryResult:
+        """Run one reading SQL statement (PostgreSQL) on the support database and return its rows as objects.
+
+        Use it for questions that no other tool answers. The tables, with their columns:
+        customers (id text, name, email, company, plan, status, language, country, metadata jsonb, created_at);
+        tickets (id bigint, customer_id, subject, description, status, priority, channel, assigned_agent, created_at,
+        updated_at, first_response_at, resolved_at);
+        interactions (id bigint, customer_id, ticket_id, channel, direction, internal, agent_id, query_text,
+        agent_response, satisfaction 1-5, metadata jsonb, created_at);
+        knowledge_articles (id bigint, slug, title, body, tags text[], language, status, created_at, updated_at).
+        Write values as $1, $2 … and give them in params. Anything that writes, locks, waits or reads files is refused.
+        `sql` is accepted for `query`. If `truncated` is true there are more rows than max_rows: aggregate, or narrow.
+        """
+        return await self.reader.query(
+            arguments.query, arguments.params, max_rows=arguments.max_rows, timeout_ms=arguments.timeout_ms
+        )
+
+    @tool(
+        title="Look a customer up",
+        read_only=True,
+        example={"customer_id": "12345", "ticket_limit": 5, "interaction_limit": 5},
+        errors=(NotFound,),
+    )
+    async def get_customer_context(
+        self,
+        customer_id: CustomerId,
+        ticket_limit: Annotated[Listed, Field(description="Most tickets to list.")] = 10,
+        interaction_limit: Annotated[
+            Listed, Field(description="Most public interactions to list, and most internal notes.")
+        ] = 20,
+    ) -> RawResult[CustomerContext]:
+        """Return everything worth knowing before you answer a customer.
+
+        Call it first whenever a customer's id is known. It answers who they are, their latest tickets (unsolved ones
+        first), the latest public interactions, the staff's internal notes apart from these (never repeat them to the
+        customer), and figures over their whole history: tickets by status, average satisfaction, first seen, last
+        contact.
+        """
+        return await self.desk.customer_context(customer_id, ticket_limit, interaction_limit)
+
+    @tool(
+        title="Search the knowledge base",
+        read_only=True,
+        example={"search_term": "how do i reset my pasword", "limit": 3},
+    )
+    async def search_knowledge_base(
+        self,
+        search_term: Annotated[
+            SearchTerm, Field(description="The question as the customer typed it, or a few words of it.")
+        ],
+        limit: Annotated[int, Field(ge=1, le=50, description="Most articles to return.")] = 5,
+        tags: Annotated[
+            list[Annotated[str, Field(max_length=100)]] | None,
+            Field(max_length=20, description="Only articles that carry all of these tags."),
+        ] = None,
+        language: Annotated[
+            str | None, Field(max_length=20, description="Only articles in this language, such as `en` or `de`.")
+        ] = None,
+        offset: Annotated[int, Field(ge=0, le=1000, description="How many of the best to skip.")] = 0,
+    ) -> SearchResults:
+        """Find the published help articles that answer a question, best first, each with a score and a snippet.
+
+        Give the customer's own words: whole sentences, typing errors and other words than the article's are fine.
+        Read a whole article at the resource db://knowledge_articles/{id}.
+        """
+        return await self.knowledge.search(search_term, limit, tags, language, offset)
+
+    @tool(
+        title="Save an interaction",
+        example={
+            "customer_id": "12345",
+            "query_text": "Can I get my invoices in euros?",
+            "agent_response": "Yes: choose the currency under Settings, Billing.",
+            "channel": "chat",
+            "agent_id": "support-bot",
+        },
+        errors=(NotFound, Conflict),
+    )
+    async def save_interaction(self, arguments: NewInteraction) -> SavedInteraction:
+        """Write down what a customer asked and what was answered, or an internal note about them.
+
+        Call it after each exchange. Give query_text, agent_response or both; for a note of the staff set internal to
+        true. A public reply on a ticket also counts as its first response. To repeat a call safely, give an
+        idempotency_key: the same key with the same data stores nothing more and answers the first result, with other
+        data it is a conflict. The fields may also stand in an object `interaction_data`, and `content` is accepted for
+        query_text. It answers the interaction as it is stored, with its id.
+        """
+        return await self.desk.save_interaction(arguments)
+
+    @tool(title="Report on a period", read_only=True, example={"time_period": "7 days", "group_by": "channel"})
+    async def get_analytics(
+        self,
+        time_period: TimePeriod | None = None,
+        start_date: Annotated[
+            Instant | None,
+            Field(description="ISO 8601, with or without a time, UTC unless it names an offset. Not with time_period."),
+        ] = None,
+        end_date: Annotated[
+            Instant | None,
+            Field(description="Likewise; excluded, but a date without a time includes that day. Now if left out."),
+        ] = None,
+        group_by: Annotated[GroupBy, Field(description="What the series is by.")] = GroupBy.DAY,
+    ) -> RawResult[Analytics]:
+        """Return figures of the support desk over a period: totals, a series by group, and the busiest channels.
+
+        The figures are interactions, customers, tickets opened, resolved, still open and escalated, average first
+        response and resolution time in minutes, and average satisfaction (null where nothing was measured). Choose the
+        period by time_period or by start_date and end_date. Days are of UTC, and days without events are zeros.
+        """
+        return await self.analytics.report(Period.read(time_period, start_date, end_date), group_by)
+
+    @resource("db://customers{?cursor,limit}", title="Customers")
+    async def customers(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[CustomerPage]:
+        """Customers by id, page by page."""
+        return await self.records.page(CUSTOMERS, cursor, limit)
+
+    @resource("db://tickets{?cursor,limit}", title="Tickets")
+    async def tickets(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[TicketPage]:
+        """Tickets, the newest first, page by page."""
+        return await self.records.page(TICKETS, cursor, limit)
+
+    @resource("db://knowledge_articles{?cursor,limit}", title="Knowledge articles")
+    async def knowledge_articles(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[ArticlePage]:
+        """Published knowledge articles by id, page by page."""
+        return await self.records.page(ARTICLES, cursor, limit)
+
+    @resource("db://interactions{?cursor,limit}", title="Interactions")
+    async def interactions(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[InteractionPage]:
+        """Interactions, the newest first, page by page. Where `internal` is true no customer may see it."""
+        return await self.records.page(INTERACTIONS, cursor, limit)
+
+    @resource("db://analytics{?time_period,group_by}", title="Analytics")
+    async def analytics_report(
+        self, time_period: TimePeriod | None = None, group_by: GroupBy = GroupBy.DAY
+    ) -> RawResult[Analytics]:
+        """Figures of the support desk, over the last 30 days unless `time_period` says otherwise."""
+        return await self.analytics.report(Period.read(time_period), group_by)
+
+    @resource("db://customers/{customer_id}", title="Customer")
+    async def customer(self, customer_id: CustomerId) -> RawResult[CustomerRow]:
+        """One customer."""
+        return await self.records.row(CUSTOMERS, customer_id)
+
+    @resource("db://tickets/{ticket_id}", title="Ticket")
+    async def ticket(self, ticket_id: RowId) -> RawResult[TicketRow]:
+        """One ticket. Subscribe to hear of its changes, and of interactions that are saved for it."""
+        return await self.records.row(TICKETS, ticket_id)
+
+    @resource("db://knowledge_articles/{article_id}", title="Knowledge article")
+    async def knowledge_article(self, article_id: RowId) -> RawResult[ArticleRow]:
+        """One published knowledge article with its whole text."""
+        return await self.records.row(ARTICLES, article_id)
+
+    @resource("db://interactions/{interaction_id}", title="Interaction")
+    async def interaction(self, interaction_id: RowId) -> RawResult[InteractionRow]:
+        """One interaction."""
+        return await self.records.row(INTERACTIONS, interaction_id)
+
+    @watch("db://tickets/{ticket_id}")
+    @asynccontextmanager
+    async def ticket_changes(self, ticket_id: int) -> AsyncGenerator[AsyncIterator[Update]]:
+        # Listening comes first, so that no change falls between the look and the first notice.
+        async with self.changes.watch(ticket_id) as notices:
+            await self.records.row(TICKETS, ticket_id)
+            yield notices

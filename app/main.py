@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic_settings import BaseSettings
 from starlette.middleware.cors import CORSMiddleware
 
+from app.faces.batch import add_batch_route
 from app.faces.perimeter import Perimeter, origin_regex
 from app.faces.rest import (
     ToolLane,
@@ -21,12 +22,13 @@ from app.faces.rest import (
 from app.faces.streamable_http import StreamableHTTP, mcp_route
 from app.faces.websocket import WebSocketFace
 from app.gateway import Gateway
+from app.routers.database import DatabaseMCPServer
 from app.routers.health import health_router
 from app.servers import ServerKind
 from app.settings import Settings
 from app.version import VERSION
 
-SERVERS: tuple[ServerKind, ...] = ()
+SERVERS: tuple[ServerKind, ...] = (DatabaseMCPServer,)
 """What this gateway offers. A new server is one more line."""
 
 _ABOUT = """
@@ -70,6 +72,7 @@ def create_app(
     speak_problem_json(app)
     app.include_router(health_router(lambda: gateway.servers, VERSION))
     add_rest_routes(app.router, gateway, endpoints)
+    add_batch_route(app.router, gateway)
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app)

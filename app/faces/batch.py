@@ -1,0 +1,267 @@
+"""Batch: `POST /mcp/batch` runs many calls for one round trip, each with its own result or failure."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body
+from fastapi.routing import APIRoute
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError, from_json, to_json
+from starlette.types import Receive, Scope, Send
+
+from app.errors import (
+    CallerGone,
+    Conflict,
+    GatewayError,
+    InternalError,
+    InvalidArguments,
+    MalformedRequest,
+    MisdirectedRequest,
+    OriginRefused,
+    Problem,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
+from app.faces.http import (
+    JSON,
+    PROBLEM_JSON,
+    CancelWhenCallerGoes,
+    call_context,
+    read_body,
+    send_bytes,
+    send_problem,
+)
+from app.gateway import Gateway
+from app.servers import CallContext
+
+_AT_ONCE = 16
+"""Calls of one batch that run at the same time: enough to keep a backend busy, too few to take it from others."""
+
+_MAY_ANSWER: tuple[type[GatewayError], ...] = (
+    MalformedRequest,
+    OriginRefused,
+    RequestTooLarge,
+    UnsupportedMediaType,
+    MisdirectedRequest,
+    InvalidArguments,
+    InternalError,
+)
+
+
+_Outcome = bytes | GatewayError
+"""What became of a call: its result as the tool's own route would answer it, or its failure."""
+
+
+class NotRun(Conflict):
+    """An earlier call of the batch failed, and the caller had asked to stop then."""
+
+    code, title = "not_run", "Not run"
+
+
+class BatchCall(BaseModel):
+    """One call of a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    server: str = Field(min_length=1, description="The server's name.", examples=["database"])
+    tool: str = Field(min_length=1, description="The tool's name.", examples=["search_knowledge_base"])
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The tool's arguments object.", examples=[{"search_term": "refund"}]
+    )
+    id: str | int | None = Field(default=None, description="A name of your choice for the call; its answer repeats it.")
+
+
+class BatchRequest(BaseModel):
+    """Calls to run for one round trip."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    calls: list[BatchCall] = Field(min_length=1)
+    mode: Literal["concurrent", "sequential"] = Field(
+        default="concurrent", description="Whether the calls run side by side or in their order."
+    )
+    stop_on_error: bool = Field(
+        default=False,
+        description="In sequential mode: run nothing more after the first failure; the rest answers `not_run`.",
+        validate_default=True,
+    )
+
+    @field_validator("stop_on_error")
+    @classmethod
+    def _needs_an_order(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("mode") == "concurrent":
+            raise PydanticCustomError("needs_an_order", 'only calls in an order can stop; set "mode": "sequential"')
+        return value
+
+
+class CallSucceeded(BaseModel):
+    """A call that was answered."""
+
+    success: Literal[True] = True
+    id: str | int | None = Field(description="The call's `id`.")
+    result: dict[str, JsonValue] = Field(description="What the tool returned, as its own route would answer it.")
+
+
+class CallFailed(BaseModel):
+    """A call that failed."""
+
+    success: Literal[False] = False
+    id: str | int | None = Field(description="The call's `id`.")
+    error: Problem
+
+
+class BatchAnswer(BaseModel):
+    """The answers of a batch, in the order of its calls. `success` says that the batch ran, not that each call did."""
+
+    success: Literal[True] = True
+    results: list[CallSucceeded | CallFailed]
+    failed: int = Field(description="How many calls failed.")
+
+
+class BatchEndpoint:
+    """Runs batches, as an ASGI application.
+
+    Args:
+        gateway: where the calls go. Each is admitted, limited and logged there as if it had come alone.
+        request_model: `BatchRequest`, with the number of calls limited.
+    """
+
+    def __init__(self, gateway: Gateway, request_model: type[BatchRequest]) -> None:
+        self._gateway = gateway
+        self._request_model = request_model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = call_context(scope, "batch")
+        try:
+            _require_json(scope)
+            batch = self._parse(await read_body(scope, receive, self._gateway.settings.max_request_bytes))
+            with CancelWhenCallerGoes(receive):
+                run = self._in_order if batch.mode == "sequential" else self._side_by_side
+                outcomes = await run(batch, context)
+        except CallerGone:
+            return
+        except GatewayError as error:
+            await send_problem(send, error, context.request_id)
+        else:
+            await send_bytes(send, 200, JSON, _answer(batch.calls, outcomes, context.request_id))
+
+    def _parse(self, body: bytes) -> BatchRequest:
+        try:
+            # pydantic would take NaN, which JSON does not have and which could not be handed on.
+            parsed = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise MalformedRequest(f"The batch is not valid JSON ({error}). Send one JSON object.") from None
+        try:
+            return self._request_model.model_validate(parsed, strict=True)
+        except ValidationError as error:
+            raise InvalidArguments.from_validation(
+                error.errors(include_url=False, include_input=False, include_context=False)
+            ) from None
+
+    async def _in_order(self, batch: BatchRequest, context: CallContext) -> list[_Outcome]:
+        outcomes: list[_Outcome] = []
+        not_run: NotRun | None = None
+        for position, call in enumerate(batch.calls):
+            outcome = not_run or await self._run(call, context)
+            outcomes.append(outcome)
+            if batch.stop_on_error and not_run is None and isinstance(outcome, GatewayError):
+                not_run = NotRun(f"calls.{position} failed ({outcome.code}), and the batch stops at the first failure.")
+        return outcomes
+
+    async def _side_by_side(self, batch: BatchRequest, context: CallContext) -> list[_Outcome]:
+        # Fewer at a time than a server admits, or a batch would be refused by its own calls.
+        places = asyncio.Semaphore(min(_AT_ONCE, self._gateway.settings.max_calls_in_flight))
+
+        async def run_in_turn(call: BatchCall) -> _Outcome:
+            async with places:
+                return await self._run(call, context)
+
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(run_in_turn(call)) for call in batch.calls]
+        return [task.result() for task in running]
+
+    async def _run(self, call: BatchCall, context: CallContext) -> _Outcome:
+        try:
+            _, tool = self._gateway.tool(call.server, call.tool)
+            return tool.dump(await self._gateway.call(call.server, call.tool, to_json(call.arguments), context))
+        except GatewayError as error:
+            return error
+
+
+def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
+    """Add `POST /mcp/batch` and its documentation.
+
+    Args:
+        router: the application's own. FastAPI wraps the routes of an included router and would not run ours.
+        gateway: where calls go.
+    """
+    most = gateway.settings.max_batch_calls
+    calls = Annotated[list[BatchCall], Field(min_length=1, max_length=most, description=f"At most {most} calls.")]
+    request_model = create_model("BatchRequest", __base__=BatchRequest, calls=(calls, ...))
+    endpoint = BatchEndpoint(gateway, request_model)
+
+    class BatchRoute(APIRoute):
+        """FastAPI documents it, the endpoint answers. `handle` stays: it checks the method."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.app = endpoint
+
+    async def documented(batch: Any) -> None: ...
+
+    documented.__annotations__["batch"] = Annotated[request_model, Body()]
+    router.add_api_route(
+        "/mcp/batch",
+        documented,
+        methods=["POST"],
+        tags=["batch"],
+        operation_id="batch",
+        summary="Run many calls",
+        description=(
+            "Run calls of any servers for one round trip, side by side or in order. Each has its own result or failure "
+            "and counts as a call of its own; the batch itself answers 200 whenever it could be read."
+        ),
+        response_model=BatchAnswer,
+        responses={
+            error.status: {
+                "description": f"{error.title} (`{error.code}`)",
+                "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            }
+            for error in _MAY_ANSWER
+        },
+        route_class_override=BatchRoute,
+    )
+
+
+def _answer(calls: Sequence[BatchCall], outcomes: Sequence[_Outcome], request_id: str) -> bytes:
+    """Write a `BatchAnswer` around results that are JSON already."""
+    written: list[bytes] = []
+    for call, outcome in zip(calls, outcomes, strict=True):
+        name = to_json(call.id)
+        if isinstance(outcome, GatewayError):
+            problem = outcome.problem(request_id).model_dump_json(exclude_none=True).encode()
+            written.append(b'{"success":false,"id":%b,"error":%b}' % (name, problem))
+        else:
+            written.append(b'{"success":true,"id":%b,"result":%b}' % (name, outcome))
+    failed = sum(isinstance(outcome, GatewayError) for outcome in outcomes)
+    return b'{"success":true,"results":[%b],"failed":%d}' % (b",".join(written), failed)
+
+
+def _require_json(scope: Scope) -> None:
+    """Refuse a body that says it is something else: browsers send forms without asking the gateway first."""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+            if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
+                raise UnsupportedMediaType("Send the batch as JSON: -H 'content-type: application/json'.")
+            return

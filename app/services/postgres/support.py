@@ -191,7 +191,7 @@ class SupportDesk:
             NotFound: there is no such customer.
         """
         found = await self._database.reads.fetch_json(
-            _CUSTOMER_CONTEXT,
+            CUSTOMER_CONTEXT,
             customer_id=customer_id,
             ticket_limit=ticket_limit,
             interaction_limit=interaction_limit,
@@ -322,4 +322,5 @@ def _customer_context() -> Statement:
     return Statement(select(answer).select_from(sources))
 
 
-_CUSTOMER_CONTEXT = _customer_context()
+CUSTOMER_CONTEXT = _customer_context()
+"""The statement of `customer_context`: `$1` customer, `$2` tickets, `$3` interactions. The benchmark gives it to pgbench."""

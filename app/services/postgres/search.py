@@ -31,8 +31,11 @@ _SCANNED = 4000
 _MAX_GROUPS = 12
 _MAX_VARIANTS = 28
 _SYNONYM = 0.62
+_SYNONYM_OF_PHRASE = 0.9
 _PART = 0.3
 _CORRECTION = 0.85
+_MAJORITY = 1.0
+_AGREEMENT = 0.05
 
 # Words that say nothing of what a question is about, beyond PostgreSQL's own stop words.
 _CHATTER = frozenset(
@@ -145,13 +148,21 @@ _ANALYSE = Statement(
         ), meant AS (
             SELECT unknown.number, unknown.language, guess.*
             FROM unknown CROSS JOIN LATERAL (
-                SELECT word, articles, titles, levenshtein(word, unknown.lexeme) AS distance,
-                       similarity(word, unknown.lexeme) AS likeness
+                SELECT word, articles, titles, 1 AS distance, 1.0 AS likeness
+                FROM search_words
+                WHERE language = unknown.language AND word IN (
+                    -- Two letters that changed places, which trigrams hardly recognize.
+                    SELECT overlay(lexeme PLACING reverse(substr(lexeme, place, 2)) FROM place FOR 2)
+                    FROM generate_series(1, length(lexeme) - 1) AS place
+                )
+                UNION ALL
+                SELECT word, articles, titles, levenshtein(word, unknown.lexeme),
+                       similarity(word, unknown.lexeme)
                 FROM search_words
                 WHERE word % unknown.lexeme AND language = unknown.language
                   AND abs(length(word) - length(unknown.lexeme)) <= 2 AND length(word) <= 60
                   AND levenshtein(word, unknown.lexeme) <= CASE WHEN length(unknown.lexeme) > 6 THEN 3 ELSE 2 END
-                ORDER BY distance, left(word, 1) <> left(unknown.lexeme, 1), likeness DESC, articles DESC, word
+                ORDER BY 4, 5 DESC, articles DESC, word
                 LIMIT 2
             ) AS guess
         )
@@ -216,7 +227,7 @@ _RANK = Statement(
                 LIMIT :candidates
             ) AS found
         ), scored AS (
-            SELECT article_id, sum(best) AS score
+            SELECT article_id, sum(best) * (1 + CAST(:agreement AS float8) * (count(*) FILTER (WHERE best > 0) - 1)) AS score
             FROM (
                 SELECT entry.article_id, terms.notion,
                        max(terms.weight * ts_rank(CAST(:weights AS float4[]), entry.content, terms.query)) AS best
@@ -316,6 +327,7 @@ class KnowledgeSearch:
             term_queries=plan.term_queries,
             term_weights=plan.term_weights,
             weights=_WEIGHTS,
+            agreement=_AGREEMENT,
             tags=list(tags) if tags else None,
             candidates=_CANDIDATES,
             scanned=_SCANNED,
@@ -342,17 +354,18 @@ def _variants(search_term: str) -> Iterator[_Variant]:
         position += length
         if length > 1:
             group += 1
-            if telling:
+            if len(telling) > 1:
                 variants.append(_Variant(group, " ".join(telling), 1.0, False))
-            variants.extend(_Variant(group, word, 1.0 if len(telling) == 1 else _PART, True) for word in telling)
+            variants.extend(_Variant(group, word, _PART, True) for word in telling)
         elif telling:
             group += 1
             variants.append(_Variant(group, phrase[0].replace("'", " "), 1.0, True))
         else:
             continue
-        variants.extend(
-            _Variant(group, other.replace("-", " "), _SYNONYM, False) for other in SYNONYMS.get(key_of(" ".join(phrase)), ())
-        )
+        # A phrase has one meaning, a word several: its synonyms are surer.
+        weight = _SYNONYM_OF_PHRASE if length > 1 else _SYNONYM
+        synonyms = SYNONYMS.get(key_of(" ".join(phrase)), ())
+        variants.extend(_Variant(group, other.replace("-", " "), weight, False) for other in synonyms)
     if not variants:
         # Nothing but chatter ("how to get there"): then chatter is all that can be looked for.
         variants = [_Variant(number, word, 1.0, True) for number, word in enumerate(words[:_MAX_GROUPS])]
@@ -380,11 +393,13 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis) -> _Plan:
     for (language, number), lexemes in found.items():
         variant = variants[number - 1]
         # A language whose words the question does not use is not the customer's.
-        weight = variant.weight * (analysis.known.get(language, 0) + 0.5) / (typed + 0.5)
+        familiarity = (analysis.known.get(language, 0) + 0.5) / (typed + 0.5)
+        share = analysis.totals[language] / everything
         for term in _terms(variant, lexemes):
-            rarity = math.log(1 + (everything - term.articles + 0.5) / (term.articles + 0.5))
-            term.weight *= weight * rarity
+            term.weight *= variant.weight * familiarity**2 * (1 + _MAJORITY * share)
             terms[language].append(term)
+    for known in terms.values():
+        _weigh_by_rarity(known, everything)
     plan = _Plan()
     for language, known in terms.items():
         known.sort(key=lambda term: term.articles)
@@ -400,6 +415,19 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis) -> _Plan:
             plan.term_queries.append(term.query)
             plan.term_weights.append(term.weight)
     return plan
+
+
+def _weigh_by_rarity(terms: Sequence[_Term], everything: int) -> None:
+    """Weigh terms by how few articles hold them, as BM25 does, but count a notion as one word in part.
+
+    Otherwise a rare synonym of a common word ("package" where articles say "parcel") would outweigh all else.
+    """
+    notions: dict[int, int] = defaultdict(int)
+    for term in terms:
+        notions[term.group] = max(notions[term.group], term.articles)
+    for term in terms:
+        articles = math.sqrt(term.articles * notions[term.group])
+        term.weight *= math.log(1 + (everything - articles + 0.5) / (articles + 0.5))
 
 
 def _terms(variant: _Variant, lexemes: Sequence[_Lexeme]) -> Iterator[_Term]:

@@ -46,7 +46,7 @@ def json_expression(column: str, of: Type) -> str:
     elif of.kind == "multirange":
         each = _range("r")
         rows = f"FROM pg_catalog.unnest({column}) AS u(r)"
-        value = f"(SELECT coalesce(pg_catalog.json_agg({each}), '[]'::json) {rows})"  # noqa: S608 - made of our names
+        value = f"(SELECT coalesce(pg_catalog.json_agg({each}), '[]'::json) {rows})"
     else:
         return f"pg_catalog.to_json({column})::pg_catalog.text"
     return f"CASE WHEN {column} IS NOT NULL THEN pg_catalog.to_json({value})::pg_catalog.text END"
@@ -55,7 +55,8 @@ def json_expression(column: str, of: Type) -> str:
 def _range(expression: str) -> str:
     return (
         f"pg_catalog.json_build_object('lower', pg_catalog.lower({expression}), "
-        f"'upper', pg_catalog.upper({expression}), 'bounds', CASE WHEN pg_catalog.isempty({expression}) THEN 'empty' ELSE "
+        f"'upper', pg_catalog.upper({expression}), "
+        f"'bounds', CASE WHEN pg_catalog.isempty({expression}) THEN 'empty' ELSE "
         f"CASE WHEN pg_catalog.lower_inc({expression}) THEN '[' ELSE '(' END || "
         f"CASE WHEN pg_catalog.upper_inc({expression}) THEN ']' ELSE ')' END END)"
     )

@@ -31,8 +31,8 @@ _LONG_RUN_OF_SIGNS = re.compile(r"[+-]{256}")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 _Fields = dict[str, Any]
-_parse_tree: Callable[[str], list[_Fields]] = pgparse.parse  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - compiled, without types
-_SyntaxError: type[Exception] = pgparse.PGQueryError  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - the same
+_parse_tree: Callable[[str], list[_Fields]] = pgparse.parse  # pyright: ignore[reportUnknownMemberType] - it has no types
+_SyntaxError: type[Exception] = pgparse.PGQueryError  # pyright: ignore[reportUnknownMemberType] - it has no types
 
 
 def _set(words: str) -> frozenset[str]:

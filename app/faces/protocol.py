@@ -33,6 +33,17 @@ _COMPLETE = {"resultType": "complete"}
 _LISTING_HINT = CacheHint(ttl_ms=300_000, scope="public")
 
 
+class _FixedListings(Server[Any]):
+    """Says that its listings never change: the SDK promises notices of that to whoever may listen for resources."""
+
+    def get_capabilities(self, *args: Any, **kwargs: Any) -> types.ServerCapabilities:
+        capabilities = super().get_capabilities(*args, **kwargs)
+        for listing in (capabilities.tools, capabilities.resources, capabilities.prompts):
+            if listing is not None:
+                listing.list_changed = False
+        return capabilities
+
+
 class Subscriptions:
     """The `resources/subscribe` subscriptions of one connection, ended with it."""
 
@@ -109,7 +120,7 @@ def protocol_server(
             raise _protocol_error(error, call) from None
         except GatewayError as error:
             return _tool_result(error.problem(call.request_id).model_dump_json(exclude_none=True).encode(), failed=True)
-        if isinstance(result, (types.CallToolResult, types.InputRequiredResult)):
+        if isinstance(result, (types.CallToolResult, types.InputRequiredResult, types.ErrorData)):
             return result
         return _tool_result(tool.dump(result), failed=False)
 
@@ -162,7 +173,7 @@ def protocol_server(
     for kind in kinds:
         handlers |= kind.mcp_handlers
     alone = kinds[0] if server is not None else None
-    return Server(
+    return _FixedListings(
         alone.server_id if alone else "switchboard",
         version=VERSION,
         title=alone.name if alone else "Switchboard",

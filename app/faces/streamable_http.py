@@ -37,6 +37,8 @@ class StreamableHTTP:
         self._gateway = gateway
         self._listing = listing
         self._server = protocol_server(gateway, server, "mcp")
+        # Clients of 2025 ask for log messages by another request, so any later one may be sent some.
+        self._may_log = self._server.get_request_handler("logging/setLevel") is not None
         self._json: StreamableHTTPSessionManager | None = None
         self._events: StreamableHTTPSessionManager | None = None
 
@@ -66,7 +68,7 @@ class StreamableHTTP:
         except GatewayError as error:
             await send_problem(send, error, request_id)
             return
-        if any(word in body for word in _WANTS_NOTIFICATIONS):
+        if self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS):
             await self._events.handle_request(scope, replay(body, receive), send)
         else:
             await run_cancellably(self._json.handle_request, scope, receive, send, body=body)

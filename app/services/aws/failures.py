@@ -1,5 +1,6 @@
 """Every failure of AWS, in the gateway's words. No other place knows botocore's exceptions."""
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ from app.errors import (
     RangeNotSatisfiable,
     TooManyRequests,
 )
+
+log = logging.getLogger(__name__)
 
 LOGIN_MISSING = (
     "AWS is not configured: no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -135,9 +138,12 @@ def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generat
         raise InvalidArguments(f"{action}: AWS does not take these arguments.") from None
     except boto.FlexibleChecksumError:
         raise BackendUnavailable("What AWS sent does not match its checksum. Repeat the call.") from None
-    except (boto.ResponseStreamingError, boto.IncompleteReadError, aiohttp.ClientError):
+    except (boto.ResponseStreamingError, boto.IncompleteReadError, aiohttp.ClientError) as error:
+        log.warning("%s broke off: %s", action, type(error).__name__)
         raise BackendUnavailable("The connection to AWS broke off in the middle of an answer.") from None
-    except (boto.HTTPClientError, boto.BotoCoreError):
+    except (boto.HTTPClientError, boto.BotoCoreError) as error:
+        # The kind alone: the text may hold addresses, and whatever else a driver writes.
+        log.warning("%s failed: %s", action, type(error).__name__)
         raise BackendUnavailable("AWS, or the AWS_ENDPOINT_URL in its place, can't be reached.") from None
 
 

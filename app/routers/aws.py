@@ -1,0 +1,532 @@
+"""What the gateway offers of AWS: objects in S3, Lambda functions, SSM parameters."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Self, cast
+from urllib.parse import quote, unquote_to_bytes
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.errors import (
+    Conflict,
+    Forbidden,
+    InvalidArguments,
+    NotFound,
+    RangeNotSatisfiable,
+    TooManyRequests,
+    UnsupportedMediaType,
+)
+from app.servers import BaseMCPServer, CallContext, JsonObject, resource, route, tool
+from app.services.aws.functions import FunctionList, FunctionVersions, Invocation, InvocationType, LogType
+from app.services.aws.names import BucketName, FunctionName, ObjectKey, ParameterName, ParameterPath, Qualifier
+from app.services.aws.objects import (
+    BucketContents,
+    BucketList,
+    ContentEncoding,
+    DeletedObject,
+    DownloadedObject,
+    ObjectList,
+    ObjectStream,
+    PresignedMethod,
+    PresignedUrl,
+    UploadedObject,
+)
+from app.services.aws.parameters import ParameterList, ParametersByPath, ParameterValue, ParameterVersions
+from app.services.aws.service import AwsService, open_aws
+from app.services.aws.settings import AwsSettings
+
+VersionId = Annotated[
+    str, Field(min_length=1, max_length=1024, description="A version of the object; the current one if left out.")
+]
+Limit = Annotated[int, Field(ge=1, le=50)]
+Cursor = Annotated[str, Field(max_length=4096)]
+
+_LAMBDA_MAXIMUM = 900.0
+"""Seconds that Lambda itself lets a function run. AWS_LAMBDA_TIMEOUT says how long the gateway waits."""
+
+_STREAMS = b"/mcp/aws/s3/"
+_METADATA_HEADER = "x-amz-meta-"
+_FORM = "application/x-www-form-urlencoded"
+
+_PATH_PARAMETERS: list[JsonValue] = [
+    {
+        "name": "bucket",
+        "in": "path",
+        "required": True,
+        "description": "Name of the bucket.",
+        "schema": {"type": "string", "minLength": 3, "maxLength": 63},
+    },
+    {
+        "name": "key",
+        "in": "path",
+        "required": True,
+        "description": "Key of the object, percent-encoded; its slashes may stand as they are.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
+    },
+]
+_BYTES: JsonObject = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_UPLOAD_OPENAPI: JsonObject = {
+    "parameters": [
+        *_PATH_PARAMETERS,
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "description": "`*` writes only if there is no object at the key.",
+            "schema": {"type": "string", "enum": ["*"]},
+        },
+    ],
+    "requestBody": {"description": "The object's bytes.", "content": _BYTES},
+    "responses": {
+        "200": {
+            "description": "The object as it was written.",
+            "content": {
+                "application/json": {
+                    "schema": cast("JsonValue", UploadedObject.model_json_schema(mode="serialization"))
+                }
+            },
+        }
+    },
+}
+_DOWNLOAD_OPENAPI: JsonObject = {
+    "parameters": [
+        *_PATH_PARAMETERS,
+        {
+            "name": "version_id",
+            "in": "query",
+            "description": "A version of the object; the current one if left out.",
+            "schema": {"type": "string", "minLength": 1},
+        },
+        {
+            "name": "Range",
+            "in": "header",
+            "description": "One range: `bytes=0-99`, `bytes=100-` or `bytes=-100`.",
+            "schema": {"type": "string"},
+        },
+    ],
+    "responses": {
+        "200": {"description": "The object's bytes.", "content": _BYTES},
+        "206": {"description": "The range's bytes.", "content": _BYTES},
+    },
+}
+
+
+class GetParameterStoreValueArguments(BaseModel):
+    """Which parameter, and whether a secret is shown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parameter_name: ParameterName
+    with_decryption: bool = Field(False, description="Show the value of a SecureString instead of a mask.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_boto_name(cls, arguments: Any) -> Any:
+        if isinstance(arguments, dict) and "name" in arguments and "parameter_name" not in arguments:
+            arguments = {**arguments, "parameter_name": arguments["name"]}  # pyright: ignore[reportUnknownVariableType] - raw JSON
+            del arguments["name"]
+        return arguments  # pyright: ignore[reportUnknownVariableType] - raw JSON
+
+
+class AWSMCPServer(BaseMCPServer):
+    """Objects in S3, Lambda functions and SSM parameters, in the words of boto3."""
+
+    server_id = "aws"
+    name = "AWS MCP Server"
+    settings_class = AwsSettings
+
+    def __init__(self, aws: AwsService) -> None:
+        super().__init__(capabilities=("s3", "lambda", "ssm"))
+        self._aws = aws
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: AwsSettings) -> AsyncGenerator[Self]:
+        """Make the clients of AWS and close them at the end. Neither AWS nor credentials need be there."""
+        async with open_aws(settings) as aws:
+            yield cls(aws)
+
+    async def ping(self) -> None:
+        """Return if AWS answers and knows the gateway's credentials.
+
+        Raises:
+            BackendUnavailable: it does not; the message says why.
+        """
+        await self._aws.ping()
+
+    # S3
+
+    @tool(
+        destructive=True,
+        open_world=True,
+        example={"bucket": "switchboard-demo", "key": "customers/12345/notes/call.txt", "content": "Asked for SSO."},
+        errors=[NotFound, Conflict, Forbidden, TooManyRequests],
+    )
+    async def s3_upload_file(
+        self,
+        bucket: BucketName,
+        key: ObjectKey,
+        content: Annotated[str, Field(description="The content, as text or in base64.")],
+        encoding: Annotated[
+            ContentEncoding, Field(description="How `content` is written. Use base64 for anything but text.")
+        ] = "text",
+        content_type: Annotated[
+            str | None, Field(max_length=256, description="Media type; guessed from the key if left out.")
+        ] = None,
+        metadata: Annotated[
+            dict[str, str] | None, Field(max_length=64, description="Your own names and values, ASCII, 2 KB in all.")
+        ] = None,
+        if_none_match: Annotated[
+            bool, Field(description="Write only if there is no object at the key; else answer a conflict.")
+        ] = False,
+        idempotency_key: Annotated[
+            str | None,
+            Field(
+                min_length=1,
+                max_length=256,
+                description="Any text of your choice. A repeat with the same one writes nothing more while the object "
+                "that the first call wrote is the current one.",
+            ),
+        ] = None,
+    ) -> UploadedObject:
+        """Write an object to an S3 bucket, in place of what is there.
+
+        Give text as it is, or other bytes in base64 with `encoding: base64`. Content larger than the gateway's
+        limit (1 MiB unless configured) is refused with the way to stream it. Set `if_none_match` to never
+        overwrite, and `idempotency_key` if you may repeat the call.
+        """
+        return await self._aws.objects.upload(
+            bucket,
+            key,
+            content,
+            encoding=encoding,
+            content_type=content_type,
+            metadata=metadata,
+            if_none_match=if_none_match,
+            idempotency_key=idempotency_key,
+        )
+
+    @tool(
+        read_only=True,
+        open_world=True,
+        example={"bucket": "switchboard-demo", "key": "customers/12345/contract.md"},
+        errors=[NotFound, Forbidden, RangeNotSatisfiable, TooManyRequests],
+    )
+    async def s3_download_file(
+        self,
+        bucket: BucketName,
+        key: ObjectKey,
+        version_id: VersionId | None = None,
+        range: Annotated[  # noqa: A002 - boto3's word
+            str | None,
+            Field(max_length=64, description="One range of bytes, as in HTTP: bytes=0-99, bytes=100- or bytes=-100."),
+        ] = None,
+        encoding: Annotated[
+            ContentEncoding | None,
+            Field(description="How to write the content; text where it is text, else base64, if left out."),
+        ] = None,
+    ) -> DownloadedObject:
+        """Read an object from an S3 bucket.
+
+        The content comes as text where it is text and in base64 otherwise; `encoding` in the result says which.
+        Content larger than the gateway's limit (1 MiB unless configured) is not returned: the result then has
+        a presigned `url` to GET and the `reason`. Ask for a `range` to see a part of a large object.
+        """
+        return await self._aws.objects.download(bucket, key, version_id=version_id, byte_range=range, encoding=encoding)
+
+    @tool(
+        read_only=True,
+        open_world=True,
+        example={"bucket": "switchboard-demo", "prefix": "customers/12345/", "delimiter": "/"},
+        errors=[NotFound, Forbidden, TooManyRequests],
+    )
+    async def s3_list_objects(
+        self,
+        bucket: BucketName,
+        prefix: Annotated[str, Field(max_length=1024, description="Only keys that begin with it.")] = "",
+        delimiter: Annotated[
+            str | None,
+            Field(min_length=1, max_length=64, description="Usually `/`: keys beyond it are rolled up as folders."),
+        ] = None,
+        max_keys: Annotated[int, Field(ge=1, le=1000, description="Keys and folders on a page.")] = 100,
+        continuation_token: Annotated[
+            str | None,
+            Field(min_length=1, max_length=4096, description="`next_continuation_token` of the page before."),
+        ] = None,
+    ) -> ObjectList:
+        """List objects of an S3 bucket, a page at a time, in the order of their keys.
+
+        With `delimiter: "/"` the result has the objects at this level and the folders below it in
+        `common_prefixes`. While `is_truncated` is true, pass `next_continuation_token` on for the next page.
+        """
+        return await self._aws.objects.list_objects(
+            bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, continuation_token=continuation_token
+        )
+
+    @tool(
+        destructive=True,
+        idempotent=True,
+        open_world=True,
+        example={"bucket": "switchboard-demo", "key": "customers/12345/notes/call.txt"},
+        errors=[NotFound, Forbidden, TooManyRequests],
+    )
+    async def s3_delete_object(
+        self, bucket: BucketName, key: ObjectKey, version_id: VersionId | None = None
+    ) -> DeletedObject:
+        """Delete an object from an S3 bucket, or one version of it.
+
+        In a bucket that keeps versions, a call without `version_id` only puts a delete marker over the object,
+        and one with it deletes that version for good. Deleting what does not exist succeeds too.
+        """
+        return await self._aws.objects.delete(bucket, key, version_id)
+
+    @tool(
+        read_only=True,
+        open_world=True,
+        example={"bucket": "switchboard-demo", "key": "customers/12345/contract.md", "expires_in": 300},
+        errors=[Forbidden],
+    )
+    async def s3_presign_url(
+        self,
+        bucket: BucketName,
+        key: ObjectKey,
+        method: Annotated[
+            PresignedMethod, Field(description="What the address allows: GET reads, PUT writes, HEAD asks about.")
+        ] = "GET",
+        expires_in: Annotated[int, Field(ge=1, le=604_800, description="Seconds that the address is good for.")] = 900,
+    ) -> PresignedUrl:
+        """Make an address by which anybody may read or write one S3 object for a while, without credentials.
+
+        Use it for content that is too large for a result, or to let a person download a file. Whoever has the
+        address may use it until it expires: show it only to those who may see the object. The object need not
+        exist.
+        """
+        return await self._aws.objects.presign(bucket, key, method, expires_in)
+
+    # Lambda
+
+    @tool(
+        destructive=True,
+        open_world=True,
+        timeout=_LAMBDA_MAXIMUM,
+        example={
+            "function_name": "process-customer-feedback",
+            "payload": {"feedback": "The agent was kind and solved it quickly.", "customer_id": "12345"},
+        },
+        errors=[NotFound, Conflict, Forbidden, TooManyRequests],
+    )
+    async def lambda_invoke(
+        self,
+        function_name: FunctionName,
+        payload: Annotated[JsonValue, Field(description="Any JSON: the event that the function receives.")] = {},  # noqa: B006 - never changed
+        invocation_type: Annotated[
+            InvocationType,
+            Field(description="RequestResponse waits for the result, Event does not, DryRun only checks."),
+        ] = "RequestResponse",
+        log_type: Annotated[
+            LogType, Field(description="Tail returns the end of the function's log, for RequestResponse only.")
+        ] = "None",
+        qualifier: Qualifier | None = None,
+    ) -> Invocation:
+        """Invoke a Lambda function and return what it answers.
+
+        If the function itself failed, the call still succeeds: `function_error` is set and `payload` has the
+        function's error. An invocation is never repeated automatically, since functions may have effects.
+        """
+        return await self._aws.functions.invoke(
+            function_name, payload, invocation_type=invocation_type, log_type=log_type, qualifier=qualifier
+        )
+
+    # SSM
+
+    @tool(
+        read_only=True,
+        open_world=True,
+        example={"parameter_name": "/switchboard/support/email"},
+        errors=[NotFound, Forbidden, TooManyRequests],
+    )
+    async def get_parameter_store_value(self, arguments: GetParameterStoreValueArguments) -> ParameterValue:
+        """Read one parameter from the SSM parameter store.
+
+        A SecureString is masked unless `with_decryption` is true; ask for that only if you need the secret
+        itself. `parameter_name` may also be given as `name`.
+        """
+        return await self._aws.parameters.get(arguments.parameter_name, with_decryption=arguments.with_decryption)
+
+    @tool(
+        read_only=True,
+        open_world=True,
+        example={"path": "/switchboard/", "recursive": True},
+        errors=[Forbidden, TooManyRequests],
+    )
+    async def get_parameters_by_path(
+        self,
+        path: ParameterPath,
+        recursive: Annotated[bool, Field(description="Also those below further levels.")] = False,
+        with_decryption: Annotated[bool, Field(description="Show SecureStrings instead of a mask.")] = False,
+        max_results: Annotated[int, Field(ge=1, le=10, description="Parameters on a page.")] = 10,
+        next_token: Annotated[
+            str | None, Field(min_length=1, max_length=4096, description="`next_token` of the page before.")
+        ] = None,
+    ) -> ParametersByPath:
+        """Read the parameters under a path of the SSM parameter store, a page at a time.
+
+        SecureStrings are masked unless `with_decryption` is true. While the result has a `next_token`, pass it
+        on for the next page.
+        """
+        return await self._aws.parameters.get_by_path(
+            path,
+            recursive=recursive,
+            with_decryption=with_decryption,
+            max_results=max_results,
+            next_token=next_token,
+        )
+
+    # Resources
+
+    @resource("aws://s3/buckets{?cursor,limit}")
+    async def s3_buckets(self, cursor: Cursor | None = None, limit: Limit = 50) -> BucketList:
+        """The S3 buckets that may be used."""
+        return await self._aws.objects.list_buckets(cursor, limit)
+
+    @resource("aws://s3/buckets/{bucket}{?prefix,cursor,limit}")
+    async def s3_bucket(
+        self,
+        bucket: BucketName,
+        prefix: Annotated[str, Field(max_length=1024)] = "",
+        cursor: Cursor | None = None,
+        limit: Limit = 50,
+    ) -> BucketContents:
+        """One S3 bucket: its region and its objects."""
+        return await self._aws.objects.describe_bucket(bucket, prefix, cursor, limit)
+
+    @resource("aws://lambda/functions{?cursor,limit}")
+    async def lambda_functions(self, cursor: Cursor | None = None, limit: Limit = 50) -> FunctionList:
+        """The Lambda functions that may be invoked."""
+        return await self._aws.functions.list(cursor, limit)
+
+    @resource("aws://lambda/functions/{function_name}{?cursor,limit}")
+    async def lambda_function(
+        self, function_name: FunctionName, cursor: Cursor | None = None, limit: Limit = 50
+    ) -> FunctionVersions:
+        """One Lambda function and its versions; never its environment."""
+        return await self._aws.functions.describe(function_name, cursor, limit)
+
+    @resource("aws://ssm/parameters{?cursor,limit}")
+    async def ssm_parameters(self, cursor: Cursor | None = None, limit: Limit = 50) -> ParameterList:
+        """The SSM parameters that may be read: names and types, never values."""
+        return await self._aws.parameters.list(cursor, limit)
+
+    @resource("aws://ssm/parameters/{+parameter_name}{?cursor,limit}")
+    async def ssm_parameter(
+        self, parameter_name: ParameterName, cursor: Cursor | None = None, limit: Limit = 50
+    ) -> ParameterVersions:
+        """One SSM parameter and its versions, never their values. Write the slashes of its name as %2F."""
+        return await self._aws.parameters.describe(parameter_name, cursor, limit)
+
+    # Streams
+
+    @route("/s3/{bucket}/{key:path}", methods=("POST",), openapi=_UPLOAD_OPENAPI)
+    async def s3_upload_stream(self, request: Request, context: CallContext) -> Response:
+        """Write an object of any size from the request's body, in flat memory.
+
+        Large bodies become a multipart upload, which is aborted if the body breaks off. Headers: `Content-Type`,
+        `If-None-Match: *` to never overwrite, `x-amz-meta-<name>` for metadata.
+        """
+        bucket, key = _address(request.scope)
+        headers = request.headers
+        if headers.get("content-encoding", "identity") != "identity":
+            raise UnsupportedMediaType("Send the object's bytes as they are, without Content-Encoding.")
+        if headers.get("if-none-match", "*") != "*":
+            raise InvalidArguments.of("If-None-Match", "only `*` is known here: write if there is no object")
+        content_type = headers.get("content-type")
+        length = headers.get("content-length")
+        written = await self._aws.objects.upload_stream(
+            bucket,
+            key,
+            request.stream(),
+            # The default of HTML forms and of curl says nothing about a file.
+            content_type=None if content_type == _FORM else content_type,
+            metadata={
+                name.removeprefix(_METADATA_HEADER): value
+                for name, value in headers.items()
+                if name.startswith(_METADATA_HEADER)
+            },
+            if_none_match="if-none-match" in headers,
+            declared_size=int(length) if length and length.isdecimal() else None,
+        )
+        return Response(written.model_dump_json(), media_type="application/json")
+
+    @route("/s3/{bucket}/{key:path}", methods=("GET",), openapi=_DOWNLOAD_OPENAPI)
+    async def s3_download_stream(self, request: Request, context: CallContext) -> Response:
+        """Read an object of any size, or one range of it, as a stream.
+
+        `Range: bytes=…` answers 206 with `Content-Range`, or 416 beyond the end; `?version_id=` reads a version.
+        """
+        bucket, key = _address(request.scope)
+        # A range under a condition may be ignored, and the whole object is always right.
+        byte_range = None if "if-range" in request.headers else request.headers.get("range")
+        version_id = request.query_params.get("version_id") or None
+        return ObjectResponse(await self._aws.objects.open(bucket, key, version_id=version_id, byte_range=byte_range))
+
+
+class ObjectResponse(StreamingResponse):
+    """Passes an object on, and gives its connection back however that ends."""
+
+    def __init__(self, stream: ObjectStream) -> None:
+        headers = {
+            "accept-ranges": "bytes",
+            "content-length": str(stream.content_length),
+            "etag": f'"{stream.etag}"',
+            "last-modified": stream.last_modified.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+            # Objects are other people's content: no browser may run one under the gateway's own origin.
+            "content-disposition": "attachment",
+            "content-security-policy": "sandbox",
+            "x-content-type-options": "nosniff",
+        }
+        optional = {
+            "content-range": stream.content_range,
+            "content-encoding": stream.content_encoding,
+            "x-amz-version-id": stream.version_id,
+        }
+        headers |= {name: value for name, value in optional.items() if value is not None}
+        headers |= {f"{_METADATA_HEADER}{name}": value for name, value in stream.metadata.items()}
+        status = 206 if stream.content_range else 200
+        super().__init__(stream.chunks(), status, headers, media_type=None)
+        self.headers["content-type"] = stream.content_type
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stream:
+            await super().__call__(scope, receive, send)
+
+
+class _Address(BaseModel):
+    """Where an object is, as the path of a request says it."""
+
+    bucket: BucketName
+    key: ObjectKey
+
+
+def _address(scope: Scope) -> tuple[str, str]:
+    """Return the bucket and key of a path `…/s3/<bucket>/<key>`, read from the bytes that came over the wire.
+
+    The decoded path that routes are matched by has lost which slashes belonged to a key and replaces what is
+    no UTF-8.
+
+    Raises:
+        InvalidArguments: the key is empty or no UTF-8, or the bucket's name breaks S3's rules.
+    """
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    bucket, _, key = raw.partition(_STREAMS)[2].partition(b"/")
+    try:
+        found = _Address(bucket=unquote_to_bytes(bucket).decode(), key=unquote_to_bytes(key).decode())
+    except UnicodeDecodeError:
+        raise InvalidArguments.of("key", "not UTF-8 once its percent-encoding is undone") from None
+    except ValidationError as error:
+        raise InvalidArguments.from_validation(
+            error.errors(include_url=False, include_input=False, include_context=False)
+        ) from None
+    return found.bucket, found.key

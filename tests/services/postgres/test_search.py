@@ -1,0 +1,228 @@
+"""Search of the knowledge base: what people type, and the article that they need."""
+
+import json
+import math
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from app.errors import InvalidArguments
+from app.local.postgres import LocalPostgres
+from app.services.postgres.demo.world import seed
+from app.services.postgres.pools import open_database
+from app.services.postgres.search import KnowledgeSearch, SearchResults
+from tests.fixtures.postgres import TestDatabase, cloned_database
+
+QUESTIONS = json.loads((Path(__file__).parent / "search_questions.json").read_text())
+
+
+@pytest.fixture(scope="module")
+async def demo(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[KnowledgeSearch]:
+    """Search over the demo world, which these tests only read."""
+    async with cloned_database(postgres_server, postgres_template) as database:
+        await seed(database.url)
+        async with open_database(database.settings) as opened:
+            yield KnowledgeSearch(opened.reads)
+
+
+@pytest.fixture
+async def search(database: TestDatabase) -> AsyncGenerator[KnowledgeSearch]:
+    """Search over a database that the test fills itself."""
+    async with open_database(database.settings) as opened:
+        yield KnowledgeSearch(opened.reads)
+
+
+def slugs(results: SearchResults) -> list[str]:
+    return [article.slug for article in results.articles]
+
+
+async def add_article(database: TestDatabase, slug: str, title: str, body: str, **columns: object) -> None:
+    row = {"slug": slug, "title": title, "body": body, "status": "published", **columns}
+    names = ", ".join(row)
+    places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    async with database.connect() as connection:
+        await connection.execute(f"INSERT INTO knowledge_articles ({names}) VALUES ({places})", *row.values())
+
+
+def ndcg_at_10(found: list[str], relevant: dict[str, int]) -> float:
+    gains = [2 ** relevant.get(slug, 0) - 1 for slug in found[:10]]
+    best = sorted((2**grade - 1 for grade in relevant.values()), reverse=True)[:10]
+    return discounted(gains) / discounted(best)
+
+
+def discounted(gains: list[int]) -> float:
+    return sum(gain / math.log2(place + 2) for place, gain in enumerate(gains))
+
+
+async def test_questions_as_people_type_them_find_their_articles(demo: KnowledgeSearch) -> None:
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for question in QUESTIONS:
+        found = slugs(await demo.search(question["question"], limit=10))
+        scores[question["held_out"]].append(ndcg_at_10(found, question["relevant"]))
+    means = {held_out: sum(values) / len(values) for held_out, values in scores.items()}
+    assert len(QUESTIONS) >= 120
+    assert means[False] >= 0.90, means
+    assert means[True] >= 0.87, means
+
+
+@pytest.mark.parametrize(
+    ("question", "slug"),
+    [
+        ("how do i reset my pasword", "reset-your-password"),
+        ("money back", "request-a-refund"),
+        ("can't log in", "cannot-sign-in"),
+        ("my acount was hakced", "account-hacked"),
+        ("two factor authentification", "set-up-two-factor-authentication"),
+        ("cancel my plan", "cancel-subscription"),
+        ("parcel hasn't arrived", "parcel-not-arrived"),
+        ("HOW DO I CANCEL???", "cancel-subscription"),
+    ],
+)
+async def test_typos_and_other_words_lead_to_the_article(demo: KnowledgeSearch, question: str, slug: str) -> None:
+    assert slug in slugs(await demo.search(question, limit=3))
+
+
+async def test_a_hit_says_what_it_is_and_shows_the_words_that_were_found(demo: KnowledgeSearch) -> None:
+    results = await demo.search("how do i reset my pasword")
+    best = results.articles[0]
+    assert best.slug == "reset-your-password"
+    assert best.title == "Reset or change your password"
+    assert "password" in best.tags
+    assert best.language == "en"
+    assert "**password**" in best.snippet.lower()
+    assert len(best.snippet) < 600
+    assert [article.score for article in results.articles] == sorted(
+        (article.score for article in results.articles), reverse=True
+    )
+    assert results.total >= len(results.articles) == 5
+
+
+async def test_accents_are_optional_and_are_kept_in_the_snippet(demo: KnowledgeSearch) -> None:
+    for question in ("olvidé mi contraseña", "olvide mi contrasena"):
+        best = (await demo.search(question, language="es")).articles[0]
+        assert best.slug == "restablecer-contrasena"
+        assert "**contraseña**" in best.snippet.lower()
+
+
+async def test_language_and_tags_narrow_the_search(demo: KnowledgeSearch) -> None:
+    german = await demo.search("passwort vergessen", language="de", limit=50)
+    assert {article.language for article in german.articles} == {"de"}
+    tagged = await demo.search("refund", tags=["returns", "shipping"], limit=50)
+    assert tagged.articles
+    assert all({"returns", "shipping"} <= set(article.tags) for article in tagged.articles)
+    assert (await demo.search("refund", language="xx")).articles == []
+    assert (await demo.search("refund", tags=["no such tag"])).articles == []
+
+
+async def test_pages_join_without_gap_or_overlap(demo: KnowledgeSearch) -> None:
+    whole = await demo.search("refund for my order", limit=10)
+    pages = [await demo.search("refund for my order", limit=5, offset=offset) for offset in (0, 5)]
+    assert slugs(pages[0]) + slugs(pages[1]) == slugs(whole)
+    assert pages[0].total == whole.total
+    assert (await demo.search("refund", offset=500)).articles == []
+
+
+async def test_drafts_and_archived_articles_are_never_found(demo: KnowledgeSearch) -> None:
+    for question in ("passkey beta", "pick up in a partner shop", "writing assistant", "version 1 of the api retired"):
+        found = slugs(await demo.search(question, limit=50))
+        assert not {"passkeys-beta", "pick-up-in-store", "ai-assistant-settings", "legacy-api-v1"} & set(found)
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\n\t", "x" * 501])
+async def test_a_blank_or_endless_term_is_refused(demo: KnowledgeSearch, blank: str) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        await demo.search(blank)
+    assert refused.value.errors[0].field == "search_term"
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        "'; DROP TABLE knowledge_articles; --",
+        "':*",
+        "a & b | !c <-> (d):*",
+        "\\'\\\\ \\",
+        "%_%",
+        "$1 :limit {0} %s",
+        "😀 🚚🚚",
+        "!!!",
+        "the of and",
+        "how do I",
+        "zzzzqqqqxxxx",
+        "http://example.com/a?b='c' user@example.com 1.2.3-x/y",
+        "l'été d'où",
+        "x" * 500,
+        "word " * 100,
+        "密码 重置",
+    ],
+)
+async def test_odd_terms_are_only_words(demo: KnowledgeSearch, term: str) -> None:
+    results = await demo.search(term, limit=50)
+    assert results.success
+    assert (await demo.search("reset password")).articles
+
+
+async def test_a_word_that_nothing_is_like_finds_nothing(demo: KnowledgeSearch) -> None:
+    results = await demo.search("zzzzqqqqxxxx")
+    assert (results.articles, results.total) == ([], 0)
+
+
+async def test_an_empty_knowledge_base_finds_nothing(search: KnowledgeSearch) -> None:
+    assert (await search.search("password")).articles == []
+
+
+async def test_articles_are_found_from_insert_to_archive(database: TestDatabase, search: KnowledgeSearch) -> None:
+    await add_article(database, "kites", "Fly a kite", "Hold the string.", status="draft")
+    assert slugs(await search.search("kite")) == []
+    async with database.connect() as connection:
+        await connection.execute("UPDATE knowledge_articles SET status = 'published'")
+        assert slugs(await search.search("kites")) == ["kites"]
+        await connection.execute("UPDATE knowledge_articles SET body = 'Hold the rope.', title = 'Fly a dragon'")
+        assert slugs(await search.search("kite")) == []
+        assert slugs(await search.search("rope")) == ["kites"]
+        await connection.execute("UPDATE knowledge_articles SET status = 'archived'")
+        assert slugs(await search.search("rope")) == []
+        await connection.execute("UPDATE knowledge_articles SET status = 'published'")
+        await connection.execute("DELETE FROM knowledge_articles")
+        assert slugs(await search.search("rope")) == []
+
+
+async def test_the_word_counts_follow_every_change(database: TestDatabase) -> None:
+    await add_article(database, "a", "Blue kites", "A kite flies.")
+    await add_article(database, "b", "Red boats", "A boat swims. No kite.")
+    counts = "SELECT word, articles, titles FROM search_words WHERE word IN ('', 'kite', 'boat') ORDER BY word"
+    async with database.connect() as connection:
+        assert [tuple(row) for row in await connection.fetch(counts)] == [("", 2, 2), ("boat", 1, 1), ("kite", 2, 1)]
+        await connection.execute("UPDATE knowledge_articles SET status = 'archived' WHERE slug = 'b'")
+        assert [tuple(row) for row in await connection.fetch(counts)] == [("", 1, 1), ("kite", 1, 1)]
+        await connection.execute("DELETE FROM knowledge_articles")
+        assert await connection.fetch("SELECT FROM search_words WHERE articles <> 0") == []
+        await add_article(database, "c", "Boat", "One boat.")
+        await connection.execute("TRUNCATE knowledge_articles CASCADE")
+        assert await connection.fetch("SELECT FROM search_words") == []
+
+
+async def test_one_common_word_finds_the_titles_with_it(database: TestDatabase, search: KnowledgeSearch) -> None:
+    async with database.connect() as connection:
+        await connection.execute(
+            "INSERT INTO knowledge_articles (slug, title, body, status)"
+            " SELECT 's' || n, 'Guide ' || n, 'A common word and word number' || n, 'published'"
+            " FROM generate_series(1, 3000) n"
+        )
+    await add_article(database, "best", "Everything common", "Common things.")
+    assert slugs(await search.search("common"))[0] == "best"
+    guides = await search.search("guide")
+    assert len(guides.articles) == 5
+    assert (await search.search("guide number77")).articles[0].slug == "s77"
+
+
+async def test_the_reader_sees_nothing_of_the_index(database: TestDatabase) -> None:
+    reader = await asyncpg.connect(database.reader_url)
+    try:
+        for table in ("article_search", "search_words"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.execute(f"SELECT FROM {table}")
+    finally:
+        await reader.close()

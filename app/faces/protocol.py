@@ -252,13 +252,15 @@ def _updated(uri: str, meta: Update) -> types.ResourceUpdatedNotification:
 
 
 def _tool_result(body: bytes, *, failed: bool) -> dict[str, Any]:
-    """Return the result both as text, for models, and as the same object, for programs."""
-    return {
-        **_COMPLETE,
-        "content": [{"type": "text", "text": body.decode()}],
-        "structuredContent": from_json(body),
-        "isError": failed,
-    }
+    """Return the result both as text, for models, and as the same object, for programs.
+
+    A failure is the `Problem` as text alone: it does not satisfy the tool's output schema, and clients that
+    check every `structuredContent` against it would show a schema's complaint in place of the failure.
+    """
+    result: dict[str, Any] = {**_COMPLETE, "content": [{"type": "text", "text": body.decode()}], "isError": failed}
+    if not failed:
+        result["structuredContent"] = from_json(body)
+    return result
 
 
 def _protocol_error(error: GatewayError, call: CallContext, code: int | None = None, **data: Any) -> MCPError:

@@ -147,11 +147,10 @@ def _without_lone_surrogates(value: Any) -> Any:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """Return the names with repeats told apart: `id`, `id_2`, `id_3`."""
-    taken, unique = set(names), list[str]()
-    used: set[str] = set()
+    given, used, unique = set(names), set[str](), list[str]()
     for name in names:
         candidate, number = name, 2
-        while candidate in used or (candidate != name and candidate in taken):
+        while candidate in used or (candidate != name and candidate in given):
             candidate, number = f"{name}_{number}", number + 1
         used.add(candidate)
         unique.append(candidate)

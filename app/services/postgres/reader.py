@@ -191,10 +191,12 @@ class SqlReader:
 
 
 @asynccontextmanager
-async def open_sql_reader(settings: PostgresSettings) -> AsyncGenerator[SqlReader]:
+async def open_sql_reader(
+    settings: PostgresSettings, guard_class: type[SqlGuard] = SqlGuard
+) -> AsyncGenerator[SqlReader]:
     """Make the reader and its pool; close the pool on exit. No connection is opened before the first query."""
     if settings.reader_url is None:
-        yield SqlReader(settings, None)
+        yield SqlReader(settings, None, guard_class)
         return
     pool = asyncpg.create_pool(
         settings.require_reader_url(),
@@ -207,7 +209,7 @@ async def open_sql_reader(settings: PostgresSettings) -> AsyncGenerator[SqlReade
     )
     await pool
     try:
-        yield SqlReader(settings, pool)
+        yield SqlReader(settings, pool, guard_class)
     finally:
         pool.terminate()
 

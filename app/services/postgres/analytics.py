@@ -117,7 +117,7 @@ class Period:
         """
         now = now or datetime.now(UTC)
         if start_date is None and end_date is None:
-            return cls(_back_from(now, time_period or DEFAULT_PERIOD), now)
+            return cls(_back_from(now, DEFAULT_PERIOD if time_period is None else time_period), now)
         if time_period is not None:
             raise InvalidArguments.of("time_period", "give either time_period or start_date and end_date, not both")
         end = now if end_date is None else _instant("end_date", end_date, end_of_day=True)
@@ -315,7 +315,7 @@ def _report(group_by: GroupBy) -> Statement:
         group_by=literal(group_by),
         totals=json_row(totals),
         series=json_rows(series, "point"),
-        busiest_channels=json_rows(channels, "channel"),
+        busiest_channels=json_rows(channels, "busiest"),
     )
     return Statement(select(answer).select_from(totals))
 

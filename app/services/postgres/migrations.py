@@ -36,6 +36,8 @@ _READER_SETTINGS = {
 async def migrate(url: str, revision: str = "head") -> None:
     """Upgrade a database; nothing happens if it is there already.
 
+    Processes that do it at the same moment take turns. Within a process one is done at a time, as Alembic demands.
+
     Args:
         url: the database, with a login that owns it and may create roles.
         revision: where to stop.

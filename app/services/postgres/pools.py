@@ -29,6 +29,8 @@ from app.services.postgres.settings import PostgresSettings
 _CONNECTION_LOST = (
     ConnectionError,
     asyncpg.InterfaceError,
+    # What asyncpg raises where the server ends the connection between two messages of one operation.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,

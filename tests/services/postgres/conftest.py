@@ -19,7 +19,8 @@ INSERT INTO customers (id, name, email, plan, created_at) VALUES
 INSERT INTO tickets (id, customer_id, subject, status, priority, channel, assigned_agent, created_at,
                      first_response_at, resolved_at) OVERRIDING SYSTEM VALUE VALUES
     (1, '12345', 'Old and open', 'open', 'high', 'email', 'maria', '2026-02-01 08:00Z', NULL, NULL),
-    (2, '12345', 'Solved later', 'resolved', 'low', 'chat', 'maria', '2026-03-02 08:00Z', '2026-03-02 08:30Z', '2026-03-02 10:00Z'),
+    (2, '12345', 'Solved later', 'resolved', 'low', 'chat', 'maria', '2026-03-02 08:00Z',
+        '2026-03-02 08:30Z', '2026-03-02 10:00Z'),
     (3, '12345', 'Escalated', 'escalated', 'urgent', 'email', NULL, '2026-03-03 08:00Z', '2026-03-03 09:30Z', NULL),
     (4, 'other', 'Of another', 'open', 'normal', 'web', NULL, '2026-03-03 12:00Z', NULL, NULL);
 SELECT setval('tickets_id_seq', 100);

@@ -90,7 +90,8 @@ async def test_the_context_is_read_through_indexes_only(pools: Database, desk: T
     async with desk.connect() as connection:
         await connection.execute(
             """
-            INSERT INTO customers (id, name, email) SELECT 'c' || n, 'n', n || '@example.com' FROM generate_series(1, 2000) n;
+            INSERT INTO customers (id, name, email)
+                SELECT 'c' || n, 'n', n || '@example.com' FROM generate_series(1, 2000) n;
             INSERT INTO tickets (customer_id, subject) SELECT 'c' || 1 + n % 2000, 's' FROM generate_series(1, 10000) n;
             INSERT INTO interactions (customer_id, query_text, internal)
                 SELECT 'c' || 1 + n % 2000, 'q', n % 9 = 0 FROM generate_series(1, 40000) n;

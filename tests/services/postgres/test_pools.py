@@ -1,0 +1,234 @@
+"""What callers hear of a PostgreSQL that is down, slow, restarted or strange, and how it comes back."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import cast, func, literal_column, select, text
+from sqlalchemy.types import Text
+
+from app.errors import (
+    BackendNotConfigured,
+    BackendTimeout,
+    BackendUnavailable,
+    Conflict,
+    Forbidden,
+    GatewayError,
+    InvalidArguments,
+)
+from app.local.postgres import LocalPostgres, run_postgres
+from app.local.process import free_port
+from app.services.postgres.migrations import migrate
+from app.services.postgres.pools import Database, Statement, open_database, postgres_errors
+from app.services.postgres.support import NewInteraction, SupportDesk
+from tests.fixtures.postgres import TestDatabase, cloned_database, settings_for
+
+NAP = Statement(select(cast(func.pg_sleep(60), Text)))
+WHO = Statement(select(cast(func.pg_backend_pid(), Text)))
+ONE = Statement(select(literal_column("'1'")))
+BOUND = 10.0
+
+
+async def terminate(database: TestDatabase, condition: str, spare: Iterable[int] = ()) -> set[int]:
+    """End connections of the gateway from outside, once there are some that fulfil a condition; return their ids."""
+    async with database.connect() as connection, asyncio.timeout(BOUND):
+        while True:
+            ended = await connection.fetch(
+                "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                f" AND application_name = 'switchboard' AND {condition} AND NOT pid = ANY($1::integer[])",
+                list(spare),
+            )
+            if ended:
+                return {row["pid"] for row in ended}
+
+
+async def test_opening_needs_no_database():
+    async with open_database(settings_for(f"postgresql://u:p@127.0.0.1:{free_port()}/d")) as database:
+        with pytest.raises(BackendUnavailable) as down:
+            await database.ping()
+        assert down.value.status == 503
+        with pytest.raises(BackendUnavailable):
+            await SupportDesk(database).save_interaction(NewInteraction(customer_id="1", query_text="x"))
+
+
+async def test_without_an_address_each_call_names_the_variable():
+    async with open_database(settings_for(None)) as database:
+        with pytest.raises(BackendNotConfigured, match="DATABASE_URL"):
+            await database.ping()
+        with pytest.raises(BackendNotConfigured, match="DATABASE_URL"):
+            async with database.begin():
+                pytest.fail("there is nothing to begin")
+
+
+async def test_a_refused_login_and_a_missing_database_are_matters_of_configuration(database: TestDatabase):
+    for url in (database.url.replace("postgres:", "nobody:"), database.url + "_gone"):
+        async with open_database(settings_for(url)) as pools:
+            with pytest.raises(BackendNotConfigured, match="DATABASE_URL") as refused:
+                await pools.ping()
+            assert "nobody" not in str(refused.value)
+
+
+async def test_a_database_without_tables_says_how_to_make_them(postgres_server: LocalPostgres):
+    async with cloned_database(postgres_server, None) as empty, open_database(settings_for(empty.url)) as database:
+        with pytest.raises(BackendUnavailable, match="switchboard migrate"):
+            await SupportDesk(database).customer_context("12345", 1, 1)
+        with pytest.raises(BackendUnavailable, match="switchboard migrate"):
+            await SupportDesk(database).save_interaction(NewInteraction(customer_id="1", query_text="x"))
+
+
+async def test_a_read_that_is_ended_in_the_middle_is_repeated_once_and_then_answers_503(database: TestDatabase):
+    async with open_database(database.settings) as pools:
+        nap = asyncio.create_task(pools.reads.fetch_json(NAP))
+        first = await terminate(database, "query LIKE '%pg_sleep%' AND state = 'active'")
+        await terminate(database, "query LIKE '%pg_sleep%' AND state = 'active'", spare=first)
+        async with asyncio.timeout(BOUND):
+            with pytest.raises(BackendUnavailable):
+                await nap
+        await pools.ping()
+
+
+async def test_a_pool_full_of_dead_connections_costs_no_call(database: TestDatabase):
+    async with open_database(database.settings) as pools:
+        before = set(await asyncio.gather(*(pools.reads.fetch_json(WHO) for _ in range(16))))
+        assert await terminate(database, "state = 'idle'") == {int(pid or 0) for pid in before}
+        after = set(await asyncio.gather(*(pools.reads.fetch_json(WHO) for _ in range(16))))
+        assert not before & after
+
+
+async def test_a_write_finds_a_dead_connection_before_it_writes(desk: TestDatabase):
+    async with open_database(desk.settings) as pools:
+        support = SupportDesk(pools)
+        await support.save_interaction(NewInteraction(customer_id="12345", query_text="before"))
+        await terminate(desk, "state = 'idle'")
+        await support.save_interaction(NewInteraction(customer_id="12345", query_text="after"))
+
+
+async def test_a_statement_beyond_its_time_answers_504(database: TestDatabase):
+    async with open_database(settings_for(database.url, statement_timeout=0.1)) as pools:
+        with pytest.raises(BackendTimeout):
+            await pools.reads.fetch_json(NAP)
+        with pytest.raises(BackendTimeout):
+            async with pools.begin() as session:
+                await session.execute(text("SELECT pg_sleep(60)"))
+        await pools.ping()
+
+
+async def test_a_cancelled_read_ends_in_the_database_too(database: TestDatabase):
+    async with open_database(database.settings) as pools, database.connect() as connection:
+        nap = asyncio.create_task(pools.reads.fetch_json(NAP))
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+            " AND application_name = 'switchboard' AND query LIKE '%pg_sleep%'"
+        )
+        async with asyncio.timeout(BOUND):
+            while not await connection.fetchval(query):
+                pass
+            nap.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await nap
+            while await connection.fetchval(query):
+                pass
+
+
+async def test_reads_can_not_write(desk: TestDatabase):
+    async with open_database(desk.settings) as pools:
+        with pytest.raises(Forbidden):
+            await pools.reads.fetch_json(Statement(select(cast(func.nextval("tickets_id_seq"), Text))))
+
+
+async def test_too_many_connections_answer_503(database: TestDatabase):
+    async with database.connect() as connection:
+        await connection.execute("ALTER ROLE switchboard_reader_login CONNECTION LIMIT 0")
+        try:
+            async with open_database(settings_for(database.reader_url)) as pools:
+                with pytest.raises(BackendUnavailable, match="free connection") as full:
+                    await pools.ping()
+                assert full.value.status == 503
+        finally:
+            await connection.execute("ALTER ROLE switchboard_reader_login CONNECTION LIMIT 10")
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("INSERT INTO customers (id, name, email) VALUES ('12345', 'n', 'n@example.com')", Conflict),
+        ("INSERT INTO tickets (customer_id, subject) VALUES ('nobody', 's')", Conflict),
+        ("INSERT INTO customers (id, name, email) VALUES ('x', 'n', 'no address')", InvalidArguments),
+        ("INSERT INTO customers (id, name) VALUES ('x', 'n')", InvalidArguments),
+        ("SELECT 1 / 0", InvalidArguments),
+        ("SELECT * FROM no_such_table", BackendUnavailable),
+        ("SELECT no_such_column FROM customers", BackendUnavailable),
+        ("SELEC", GatewayError),
+    ],
+)
+async def test_what_the_driver_says_never_reaches_the_caller(
+    desk: TestDatabase, statement: str, kind: type[GatewayError]
+):
+    async with open_database(desk.settings) as pools:
+        with pytest.raises(GatewayError) as failure:
+            async with pools.begin() as session:
+                await session.execute(text(statement))
+    assert type(failure.value) is kind
+    for secret in ("customers", "no_such", "relation", "12345", "SELEC", "asyncpg", "pk_"):
+        assert secret not in failure.value.detail
+
+
+async def test_a_customer_id_that_can_not_be_stored_is_refused_in_words(pools: Database):
+    with pytest.raises(InvalidArguments, match="NUL"):
+        await SupportDesk(pools).customer_context("a\0b", 1, 1)
+
+
+def test_errors_of_the_network_are_translated():
+    for raised, kind in ((ConnectionRefusedError(), BackendUnavailable), (TimeoutError(), BackendTimeout)):
+        with pytest.raises(kind), postgres_errors():
+            raise raised
+
+
+async def test_the_gateway_outlives_a_restart_of_postgresql(tmp_path: Path):
+    port = free_port()
+    async with run_postgres(tmp_path, port=port) as server:
+        url = server.url()
+        await migrate(url)
+        connection = await asyncpg.connect(url)
+        await connection.execute("INSERT INTO customers (id, name, email) VALUES ('12345', 'n', 'n@example.com')")
+        await connection.close()
+        async with open_database(settings_for(url)) as pools:
+            support = SupportDesk(pools)
+
+            async def call_until_down() -> GatewayError:
+                while True:
+                    try:
+                        await support.customer_context("12345", 1, 1)
+                    except GatewayError as error:
+                        return error
+
+            callers = [asyncio.create_task(call_until_down()) for _ in range(8)]
+            await support.save_interaction(NewInteraction(customer_id="12345", query_text="before"))
+            server.process.send_signal(signal.SIGKILL)
+            async with asyncio.timeout(BOUND):
+                failures = await asyncio.gather(*callers)
+            assert {failure.status for failure in failures} <= {503, 504}
+            with pytest.raises(BackendUnavailable):
+                await support.save_interaction(NewInteraction(customer_id="12345", query_text="during"))
+            await server.process.wait()
+            async with run_postgres(tmp_path, port=port):
+                await asyncio.gather(*(support.customer_context("12345", 1, 1) for _ in range(8)))
+                await support.save_interaction(NewInteraction(customer_id="12345", query_text="after"))
+
+
+async def test_a_postgresql_that_hangs_answers_504_in_time(tmp_path: Path):
+    async with run_postgres(tmp_path, durable=False) as server:
+        limits = {"connect_timeout": 0.3, "statement_timeout": 0.3}
+        async with open_database(settings_for(server.url(), **limits)) as pools:
+            os.kill(server.process.pid, signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(BOUND):
+                    with pytest.raises(BackendTimeout):
+                        await pools.ping()
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+            await pools.ping()

@@ -1,0 +1,286 @@
+"""Kafka as an MCP server: publish, browse without a trace, work in consumer groups, follow topics."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from app.errors import AckExpired, Conflict, InvalidArguments, NotFound
+from app.servers import BaseMCPServer, Update, resource, tool, watch
+from app.services.kafka import KafkaService
+from app.services.kafka.messages import ConsumedMessages, PublishedMessage
+from app.services.kafka.reading import MAX_MESSAGES, Start
+from app.services.kafka.service import (
+    BrokerList,
+    ConsumerGroup,
+    ConsumerGroupLag,
+    ConsumerGroupList,
+    CreatedTopic,
+    GroupId,
+    TopicList,
+    TopicMetadata,
+    TopicName,
+)
+from app.services.kafka.settings import KafkaSettings
+
+LONGEST_WAIT_MS = 60_000
+_OVERHEAD = 15.0
+"""Seconds that a broker may need beyond the caller's own timeout."""
+
+_SPELLINGS = {"value": "message", "group": "group_id", "consumer_group": "group_id", "limit": "max_messages"}
+"""Other words that callers use for our arguments."""
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_spellings(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        arguments = cast("dict[str, Any]", given)
+        for spelling, name in _SPELLINGS.items():
+            if spelling in arguments and name in cls.model_fields and name not in arguments:
+                arguments = {(name if key == spelling else key): value for key, value in arguments.items()}
+        return arguments
+
+
+class PublishMessage(_Arguments):
+    """Arguments of publish_message."""
+
+    topic: TopicName
+    message: JsonValue = Field(
+        description="Any JSON. A string is stored as it is, null as a tombstone (needs a key). Also accepted: `value`."
+    )
+    encoding: Literal["base64"] | None = Field(None, description="`base64`: `message` is base64 of the bytes to store.")
+    key: str | None = Field(None, description="Messages with the same key go to the same partition, in order.")
+    key_encoding: Literal["base64"] | None = Field(None, description="`base64`: `key` is base64 of its bytes.")
+    headers: dict[str, str] | None = Field(None, description="Kafka headers, text only.")
+    partition: int | None = Field(None, ge=0, description="Chosen by the key if left out.")
+    timestamp: AwareDatetime | Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="ISO 8601 with an offset, or milliseconds since 1970; the present if left out."
+    )
+    idempotency_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="Repeat a call with the same key and it is stored once (by one gateway process, for its newest "
+        "10,000 keys). Readers see it as the header `idempotency-key`.",
+    )
+
+
+class ConsumeMessages(_Arguments):
+    """Arguments of consume_messages."""
+
+    topic: TopicName
+    max_messages: int = Field(10, ge=0, le=MAX_MESSAGES, description="0 with `ack`: only acknowledge.")
+    timeout_ms: int = Field(
+        1000, ge=0, le=LONGEST_WAIT_MS, description="How long to wait for a first message if none is there."
+    )
+    group_id: GroupId | None = Field(None, description="Work in this consumer group. Leave it out to browse.")
+    start: Start | None = Field(
+        None,
+        description='Where to begin browsing: "earliest" (default), "latest", {"offset": n} of one partition, '
+        '{"timestamp": "…"}, or {"tail": n} for the newest n. Not with `cursor` or `group_id`.',
+    )
+    cursor: str | None = Field(None, description="`next_cursor` of the last answer: browse on from there.")
+    partition: int | None = Field(None, ge=0, description="Browse this partition only.")
+    key_contains: str | None = Field(None, description="Browse only messages whose key contains this text.")
+    value_contains: str | None = Field(None, description="Browse only messages whose stored value contains this text.")
+    max_bytes: int = Field(
+        1_048_576, ge=1, le=8_388_608, description="Size of keys, values and headers in one answer; at least one comes."
+    )
+    ack: str | None = Field(None, description="`ack` of an earlier answer, whose messages are dealt with (group only).")
+    lease_ms: int = Field(
+        60_000, ge=1_000, le=3_600_000, description="How long you have to acknowledge before they come again."
+    )
+
+
+class KafkaMCPServer(BaseMCPServer):
+    """Messages in Apache Kafka: publish them, browse topics, work in consumer groups, follow topics live."""
+
+    name = "Kafka MCP Server"
+    capabilities = ("publish", "consume", "consumer groups", "topics", "subscriptions")
+    settings_class = KafkaSettings
+
+    def __init__(self, kafka: KafkaService) -> None:
+        super().__init__()
+        self.kafka = kafka
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: KafkaSettings) -> AsyncGenerator[Self]:
+        """Make the server ready. No broker need be up; one that comes later is found."""
+        async with KafkaService.open(settings) as kafka:
+            yield cls(kafka)
+
+    async def ping(self) -> None:
+        """Return if a broker answers."""
+        await self.kafka.ping()
+
+    @tool(
+        timeout=45,
+        errors=[NotFound, Conflict],
+        example={"topic": "support-events", "message": {"ticket": 42, "event": "opened"}, "key": "customer-7"},
+    )
+    async def publish_message(self, arguments: PublishMessage) -> PublishedMessage:
+        """Store a message in a topic and return its exact offset.
+
+        The answer means that all in-sync replicas have the message. After a time-out it may be stored
+        nevertheless: give an `idempotency_key` and repeat the call to be safe. An unknown topic is an error;
+        create_topic makes one.
+        """
+        timestamp = arguments.timestamp
+        return await self.kafka.publish(
+            arguments.topic,
+            arguments.message,
+            encoding=arguments.encoding,
+            key=arguments.key,
+            key_encoding=arguments.key_encoding,
+            headers=arguments.headers,
+            partition=arguments.partition,
+            timestamp_ms=_milliseconds(timestamp) if isinstance(timestamp, datetime) else timestamp,
+            idempotency_key=arguments.idempotency_key,
+        )
+
+    @tool(
+        timeout=LONGEST_WAIT_MS / 1000 + _OVERHEAD,
+        errors=[NotFound, AckExpired],
+        example={"topic": "support-events", "max_messages": 5, "start": {"tail": 5}},
+    )
+    async def consume_messages(self, arguments: ConsumeMessages) -> ConsumedMessages:
+        """Read messages of a topic, by browsing or as work of a consumer group.
+
+        Browsing (no `group_id`) changes nothing on the cluster. Begin at `start`, then pass each answer's
+        `next_cursor` as `cursor`. `reached_end` tells that there was nothing more at the time.
+
+        With a `group_id` messages are shared out: nobody else of the group gets them until `lease_ms` have
+        passed. Deal with them, then call again with the answer's `ack` (with `max_messages: 0` to read nothing
+        more). Without it they come again. The error `ack_expired` means that you were too late: call again
+        without `ack`.
+        """
+        if arguments.group_id is not None:
+            return await self._work(arguments, arguments.group_id)
+        for field in ("ack", "lease_ms"):
+            if field in arguments.model_fields_set:
+                raise InvalidArguments.of(field, "is for work in a group; give group_id, too")
+        if arguments.start is not None and arguments.cursor is not None:
+            raise InvalidArguments.of("start", "leave it out when you give a cursor")
+        if arguments.max_messages == 0:
+            raise InvalidArguments.of("max_messages", "must be at least 1 to browse")
+        return await self.kafka.browse(
+            arguments.topic,
+            start=arguments.start or "earliest",
+            cursor=arguments.cursor,
+            partition=arguments.partition,
+            max_messages=arguments.max_messages,
+            timeout_ms=arguments.timeout_ms,
+            max_bytes=arguments.max_bytes,
+            key_contains=arguments.key_contains,
+            value_contains=arguments.value_contains,
+        )
+
+    async def _work(self, arguments: ConsumeMessages, group_id: str) -> ConsumedMessages:
+        for field in ("start", "cursor", "partition", "key_contains", "value_contains"):
+            if getattr(arguments, field) is not None:
+                raise InvalidArguments.of(field, "is for browsing; a group reads on from its committed offsets")
+        if arguments.max_messages == 0 and arguments.ack is None:
+            raise InvalidArguments.of("max_messages", "0 only acknowledges; give the ack")
+        return await self.kafka.consume(
+            arguments.topic,
+            group_id,
+            max_messages=arguments.max_messages,
+            timeout_ms=arguments.timeout_ms,
+            max_bytes=arguments.max_bytes,
+            lease_ms=arguments.lease_ms,
+            ack=arguments.ack,
+        )
+
+    @tool(read_only=True, errors=[NotFound], example={"topic": "support-events"})
+    async def get_topic_metadata(self, topic: TopicName) -> TopicMetadata:
+        """Return a topic's partitions with leaders, replicas and offsets, its message count and its own configuration."""
+        return await self.kafka.topic(topic)
+
+    @tool(errors=[Conflict], example={"topic": "support-events", "num_partitions": 3, "if_not_exists": True})
+    async def create_topic(
+        self,
+        topic: TopicName,
+        num_partitions: Annotated[
+            int | None, Field(ge=1, le=10_000, description="The broker's default if left out.")
+        ] = None,
+        replication_factor: Annotated[
+            int | None,
+            Field(ge=1, le=32_767, description="Copies of each partition; the broker's default if left out."),
+        ] = None,
+        config: Annotated[
+            dict[str, str] | None, Field(description='Topic configuration, such as {"retention.ms": "86400000"}.')
+        ] = None,
+        if_not_exists: Annotated[bool, Field(description="Return the topic as it is if it exists.")] = False,
+    ) -> CreatedTopic:
+        """Create a topic. One of the same name is a conflict unless `if_not_exists` is true."""
+        return await self.kafka.create_topic(
+            topic,
+            num_partitions=num_partitions,
+            replication_factor=replication_factor,
+            config=config,
+            if_not_exists=if_not_exists,
+        )
+
+    @tool(read_only=True, example={"pattern": "support-*"})
+    async def list_topics(
+        self,
+        pattern: Annotated[
+            str | None,
+            Field(max_length=249, description="`*` and `?` are wildcards; text without any is part of the name."),
+        ] = None,
+        include_internal: Annotated[bool, Field(description="List Kafka's own topics, too.")] = False,
+    ) -> TopicList:
+        """List topics with their partition count and replication factor."""
+        return await self.kafka.topics(pattern, include_internal=include_internal)
+
+    @tool(read_only=True, errors=[NotFound], example={"group_id": "support-agents"})
+    async def get_consumer_group_lag(self, group_id: GroupId) -> ConsumerGroupLag:
+        """Return how many messages a consumer group has yet to acknowledge, by partition; null where that is unknown."""
+        return await self.kafka.group_lag(group_id)
+
+    @resource("kafka://topics")
+    async def topics(self) -> TopicList:
+        """The topics, without Kafka's own."""
+        return await self.kafka.topics()
+
+    @resource("kafka://topics/{topic}")
+    async def topic(self, topic: TopicName) -> TopicMetadata:
+        """One topic. Subscribe to it to hear of new messages; each notice carries a cursor to read them from."""
+        return await self.kafka.topic(topic)
+
+    @watch("kafka://topics/{topic}")
+    @asynccontextmanager
+    async def topic_changes(self, topic: TopicName) -> AsyncGenerator[AsyncIterator[Update]]:
+        """Tell of new messages, at most one notice at a time; read from its cursor what came since the one before."""
+        async with self.kafka.changes(topic) as cursors:
+            yield ({"cursor": cursor} async for cursor in cursors)
+
+    @resource("kafka://consumer-groups")
+    async def consumer_groups(self) -> ConsumerGroupList:
+        """The consumer groups with state, members and lag."""
+        return await self.kafka.groups()
+
+    @resource("kafka://consumer-groups/{group_id}")
+    async def consumer_group(self, group_id: GroupId) -> ConsumerGroup:
+        """One consumer group: who reads which partitions, and how far it is behind."""
+        return await self.kafka.group(group_id)
+
+    @resource("kafka://brokers")
+    async def brokers(self) -> BrokerList:
+        """The brokers of the cluster and which of them is the controller."""
+        return await self.kafka.brokers()
+
+
+def _milliseconds(moment: datetime) -> int:
+    milliseconds = int(moment.timestamp() * 1000)
+    if milliseconds < 0:
+        raise InvalidArguments.of("timestamp", "is before 1970")
+    return milliseconds

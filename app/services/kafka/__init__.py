@@ -1,0 +1,1 @@
+from app.services.kafka.service import KafkaService as KafkaService

@@ -1,0 +1,76 @@
+"""Acknowledgements: what a caller hands back when the messages of a group are dealt with.
+
+A token says which offsets of which member and generation it stands for, so that any gateway with the
+same key can commit it, also one that never saw the messages.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
+
+from app.errors import InvalidArguments
+
+_SIGNATURE_BYTES = 32
+
+
+class Ack(BaseModel):
+    """What a token says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    group: str = Field(alias="g")
+    topic: str = Field(alias="t")
+    member: str = Field(alias="m")
+    generation: int = Field(alias="n")
+    lease: str = Field(alias="i")
+    expires: float = Field(alias="x")
+    """Seconds since 1970. Another gateway than the member's own does not commit after this."""
+    offsets: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = Field(alias="o")
+    """Offset after the last message, by partition."""
+
+
+class AckSigner:
+    """Writes tokens and reads its own back.
+
+    Args:
+        key: all gateways that share groups have the same; a random one serves a single process.
+    """
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key.encode() if key else secrets.token_bytes(32)
+
+    def write(self, ack: Ack) -> str:
+        """Return a signed token."""
+        payload = to_json(ack, by_alias=True)
+        return base64.urlsafe_b64encode(self._sign(payload) + payload).rstrip(b"=").decode()
+
+    def read(self, token: str, *, group_id: str, topic: str) -> Ack:
+        """Return what a token says.
+
+        Raises:
+            InvalidArguments: it is not ours, or is for another group or topic.
+        """
+        try:
+            raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+            signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
+            if not hmac.compare_digest(signature, self._sign(payload)):
+                raise ValueError("forged")
+            ack = Ack.model_validate_json(payload)
+        except (ValidationError, binascii.Error, ValueError):
+            raise InvalidArguments.of(
+                "ack",
+                "was not signed by this gateway; take it as it is, and give gateways that share groups the same "
+                "KAFKA_ACK_SIGNING_KEY. The messages come again unless they are acknowledged",
+            ) from None
+        if (ack.group, ack.topic) != (group_id, topic):
+            raise InvalidArguments.of("ack", "is for another group or topic")
+        return ack
+
+    def _sign(self, payload: bytes) -> bytes:
+        return hmac.digest(self._key, b"switchboard ack 1\0" + payload, hashlib.sha256)

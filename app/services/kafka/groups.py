@@ -1,0 +1,232 @@
+# pyright: reportMissingTypeStubs=false
+"""Work shared in a consumer group: at least once, by acknowledgement.
+
+Reading leases messages; the caller's acknowledgement commits their offsets; without one they come again
+when the lease ends. A read always begins at the committed offsets, so the only things that the gateway
+remembers are the leases.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from aiokafka import errors
+
+from app.errors import AckExpired, TooManyRequests
+from app.services.kafka.acks import Ack, AckSigner
+from app.services.kafka.cluster import EARLIEST, LATEST, Cluster
+from app.services.kafka.failures import raise_for, translated
+from app.services.kafka.membership import Lease, Member, by_partition
+from app.services.kafka.reading import GRACE, Limits, Page, Reader
+from app.services.kafka.settings import KafkaSettings
+from app.services.kafka.tails import Tail, Tails
+
+_MOST_MEMBERS = 500
+_LOOK_AT_COMMITS_EVERY = 0.25
+"""Seconds. Nobody tells us when another gateway commits an acknowledgement for a member of ours."""
+_CLOCKS_DIFFER_BY = 0.5
+"""Seconds that we wait longer than a token says, since another gateway may still be committing it."""
+_NO_END = 2**63 - 1
+_FENCED = (errors.IllegalGenerationError.errno, errors.UnknownMemberIdError.errno)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a group's caller gets."""
+
+    page: Page
+    ack: str | None
+    partitions: list[int]
+
+
+class GroupWork:
+    """The groups that this process takes part in, each with one member a topic."""
+
+    def __init__(self, cluster: Cluster, reader: Reader, tails: Tails, settings: KafkaSettings) -> None:
+        self._cluster = cluster
+        self._reader = reader
+        self._tails = tails
+        self._settings = settings
+        self._signer = AckSigner(settings.ack_signing_key.get_secret_value() if settings.ack_signing_key else None)
+        self._members: dict[tuple[str, str], Member] = {}
+
+    async def close(self) -> None:
+        """Leave all groups."""
+        await asyncio.gather(*(member.leave() for member in list(self._members.values())))
+
+    async def consume(
+        self, topic: str, group_id: str, limits: Limits, *, deadline: float, lease_seconds: float
+    ) -> Work:
+        """Lease messages of the group's partitions that are not out with another caller.
+
+        Args:
+            topic: its name.
+            group_id: the group.
+            limits: when the answer is full.
+            deadline: by time.monotonic(), until when a first message is waited for.
+            lease_seconds: how long the caller has to acknowledge.
+
+        Raises:
+            KafkaError: Kafka does not answer.
+            GatewayError: Kafka refuses the group.
+        """
+        work = Work(Page({}), None, [])
+        with self._using(topic, group_id, lease_seconds) as member, suppress(TimeoutError):
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0) + GRACE), AsyncExitStack() as stack:
+                tail: Tail | None = None
+                while True:
+                    seen = member.version
+                    if member.failure is not None:
+                        raise translated(member.failure, topic=topic, group_id=group_id) from member.failure
+                    work = await self._lease(member, limits, deadline, lease_seconds)
+                    if work.page.messages or time.monotonic() >= deadline:
+                        break
+                    if tail is None and work.partitions:
+                        tail = await stack.enter_async_context(self._tails.follow(topic))
+                    await self._until_there_may_be_more(member, seen, tail, work.page, deadline)
+        return work
+
+    async def acknowledge(self, topic: str, group_id: str, token: str) -> None:
+        """Commit what a token stands for, whichever gateway gave it out. A repeat changes nothing.
+
+        Raises:
+            AckExpired: some of its messages come again: the lease ended or the partition has moved.
+            InvalidArguments: it is no token for this.
+            KafkaError: Kafka does not answer.
+        """
+        ack = self._signer.read(token, group_id=group_id, topic=topic)
+        member = self._members.get((group_id, topic))
+        if member is not None and member.id == ack.member:
+            async with member.reading:
+                late = await self._commit(ack, member)
+            member.notify()
+        else:
+            late = await self._commit(ack, None)
+        if late:
+            raise AckExpired(
+                f"too late for partition {', '.join(map(str, sorted(late)))}: the lease ended or the group has "
+                "rebalanced. The messages come again; consume without this ack and acknowledge with the new one"
+            )
+
+    async def _commit(self, ack: Ack, member: Member | None) -> set[int]:
+        """Commit an acknowledgement and return the partitions for which it is too late.
+
+        For a member of our own the leases decide, and they may outlive a rebalance. For a member elsewhere
+        Kafka decides, by its generation.
+        """
+        while True:
+            stored = by_partition(await self._cluster.committed(ack.group, {ack.topic: sorted(ack.offsets)}), ack.topic)
+            # Offsets never move back: what is committed already is done.
+            owed = {p: offset for p, offset in ack.offsets.items() if stored.get(p, -1) < offset}
+            if member is not None:
+                valid = {p: offset for p, offset in owed.items() if _is_lease(member.leases.get(p), ack.lease)}
+                generation = member.generation
+            else:
+                valid = owed if time.time() < ack.expires else {}
+                generation = ack.generation
+            codes = await self._cluster.commit(ack.group, generation, ack.member, ack.topic, valid) if valid else {}
+            if errors.RebalanceInProgressError.errno not in codes.values():
+                break
+            # The new generation is being agreed upon; then it is known who may commit. The caller has a time limit.
+            await asyncio.sleep(_LOOK_AT_COMMITS_EVERY)
+        for code in set(codes.values()) - set(_FENCED):
+            raise_for(code)
+        done = {partition for partition, code in codes.items() if not code}
+        if member is not None:
+            member.leases = {p: lease for p, lease in member.leases.items() if lease.id != ack.lease}
+        return set(owed) - done
+
+    @contextmanager
+    def _using(self, topic: str, group_id: str, lease_seconds: float) -> Generator[Member]:
+        key = group_id, topic
+        member = self._members.get(key)
+        if member is None:
+            if len(self._members) >= _MOST_MEMBERS:
+                raise TooManyRequests(f"this gateway works for {_MOST_MEMBERS} groups already", retry_after=10)
+            member = self._members[key] = Member(self._cluster, self._settings, group_id, topic, self._forget)
+        member.use(lease_seconds)
+        try:
+            yield member
+        finally:
+            member.done(lease_seconds + _CLOCKS_DIFFER_BY)
+
+    def _forget(self, member: Member) -> None:
+        key = member.group_id, member.topic
+        if self._members.get(key) is member:
+            del self._members[key]
+
+    async def _lease(self, member: Member, limits: Limits, deadline: float, lease_seconds: float) -> Work:
+        """Take what is stored now in the partitions that nobody works on."""
+        async with member.reading:
+            epoch = member.epoch
+            assigned = member.assigned
+            if not assigned:
+                return Work(Page({}), None, [])
+            stored = by_partition(
+                await self._cluster.committed(member.group_id, {member.topic: sorted(assigned)}), member.topic
+            )
+            member.drop_leases(stored)
+            free = assigned - member.leases.keys()
+            page = Page(await self._positions(member, free, stored))
+            await self._reader.read_stored(member.topic, page, limits, deadline)
+            page.reached_end = page.reached_end and free == assigned
+            if member.epoch != epoch:
+                # What was read may be another member's by now.
+                return Work(Page({}), None, sorted(member.assigned or ()))
+            if not page.messages:
+                return Work(page, None, sorted(assigned))
+            lease_id = uuid4().hex
+            until = time.monotonic() + lease_seconds + _CLOCKS_DIFFER_BY
+            for partition, next_offset in page.spans.items():
+                member.leases[partition] = Lease(lease_id, next_offset, until)
+            ack = Ack(
+                g=member.group_id,
+                t=member.topic,
+                m=member.id,
+                n=member.generation,
+                i=lease_id,
+                x=time.time() + lease_seconds,
+                o=page.spans,
+            )
+            return Work(page, self._signer.write(ack), sorted(assigned))
+
+    async def _positions(self, member: Member, free: frozenset[int], stored: Mapping[int, int]) -> dict[int, int]:
+        new = sorted(partition for partition in free if partition not in stored)
+        positions = {partition: stored[partition] for partition in sorted(free) if partition in stored}
+        if not new:
+            return positions
+        end = EARLIEST if self._settings.auto_offset_reset == "earliest" else LATEST
+        found = await self._cluster.offsets(member.topic, dict.fromkeys(new, end))
+        begin = {partition: offset for partition, offset in found.items() if offset is not None}
+        if end == LATEST:
+            # Or else every read would begin at a later end, and what came in between would be lost.
+            await self._cluster.commit(member.group_id, member.generation, member.id, member.topic, begin)
+        return positions | begin
+
+    async def _until_there_may_be_more(
+        self, member: Member, seen: int, tail: Tail | None, page: Page, deadline: float
+    ) -> None:
+        """Wait for a message in a free partition, a change of the member, the end of a lease, or the deadline."""
+        until = deadline - time.monotonic()
+        if member.leases:
+            until = min(until, _LOOK_AT_COMMITS_EVERY)
+        signals: list[Coroutine[Any, Any, None]] = [member.changed_since(seen)]
+        if tail is not None:
+            # Partitions that are not ours, or are out with somebody, are no reason to look again.
+            positions = {partition: page.positions.get(partition, _NO_END) for partition in tail.ends}
+            signals.append(tail.moved_beyond(positions))
+        waiting = [asyncio.ensure_future(signal) for signal in signals]
+        try:
+            await asyncio.wait(waiting, timeout=max(until, 0), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for signal in waiting:
+                signal.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _is_lease(lease: Lease | None, lease_id: str) -> bool:
+    return lease is not None and lease.id == lease_id

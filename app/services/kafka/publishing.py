@@ -1,0 +1,172 @@
+# pyright: reportMissingTypeStubs=false
+"""The shared producer: idempotent, acknowledged by all in-sync replicas, batching under load."""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiokafka import AIOKafkaProducer, errors
+from aiokafka.structs import RecordMetadata
+
+from app.errors import BackendTimeout, Conflict
+from app.services.kafka.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
+
+IDEMPOTENCY_HEADER = "idempotency-key"
+_KEYS_REMEMBERED = 10_000
+_STOP_WITHIN = 10.0
+
+_PRODUCER_IS_LOST: tuple[type[Exception], ...] = (
+    errors.ProducerClosed,
+    errors.ProducerFenced,
+    errors.OutOfOrderSequenceNumber,
+    errors.UnknownProducerId,
+    errors.InvalidProducerEpoch,
+    errors.InvalidProducerIdMapping,
+    errors.IllegalStateError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message on its way to a topic."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    partition: int | None
+    timestamp_ms: int | None
+
+
+class Publisher:
+    """Sends messages by one producer, which is started by the first message."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._producer: Any = None
+        self._starting = asyncio.Lock()
+        self._by_key: OrderedDict[tuple[str, str], tuple[Outgoing, asyncio.Task[RecordMetadata]]] = OrderedDict()
+
+    async def publish(self, message: Outgoing, idempotency_key: str | None) -> tuple[RecordMetadata, bool]:
+        """Send a message and return where it is stored, and whether an earlier call had sent it.
+
+        A key is remembered, with the result, by this process and among its newest 10,000. A call that repeats
+        one whose answer is still outstanding waits for the same answer. The key travels as a header, too, by
+        which readers recognize what a repeat through another process has stored twice.
+
+        Raises:
+            BackendTimeout: no acknowledgement in time. The message may be stored now or later.
+            Conflict: the key was used for another message.
+            KafkaError: the message is not stored.
+        """
+        if idempotency_key is None:
+            return await self._within_time(self._begin(message)), False
+        message = Outgoing(
+            message.topic,
+            message.value,
+            message.key,
+            [*message.headers, (IDEMPOTENCY_HEADER, idempotency_key.encode())],
+            message.partition,
+            message.timestamp_ms,
+        )
+        place = message.topic, idempotency_key
+        earlier = self._by_key.get(place)
+        if earlier is not None:
+            if earlier[0] != message:
+                raise Conflict("idempotency_key was used for another message on this topic; choose a new one")
+            return await self._within_time(earlier[1]), True
+        sending = self._begin(message)
+        self._by_key[place] = message, sending
+        sending.add_done_callback(lambda done: self._forget_failed(place, done))
+        while len(self._by_key) > _KEYS_REMEMBERED:
+            self._by_key.popitem(last=False)
+        return await self._within_time(sending), False
+
+    async def close(self) -> None:
+        """Send what is waiting, then stop. What no broker takes within 10 s was never answered with an offset."""
+        producer, self._producer = self._producer, None
+        await self._stop(producer)
+
+    def _forget_failed(self, place: tuple[str, str], sending: "asyncio.Task[RecordMetadata]") -> None:
+        if sending.cancelled() or sending.exception() is not None:
+            self._by_key.pop(place, None)
+
+    def _begin(self, message: Outgoing) -> "asyncio.Task[RecordMetadata]":
+        sending = asyncio.create_task(self._send(message))
+        # Nobody may be left to hear of a failure.
+        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return sending
+
+    async def _within_time(self, sending: "asyncio.Task[RecordMetadata]") -> RecordMetadata:
+        """Wait for a message's place. A caller who gives up does not call the message back."""
+        done, _ = await asyncio.wait([sending], timeout=self._settings.delivery_timeout_ms / 1000)
+        if not done:
+            raise BackendTimeout(
+                "Kafka did not acknowledge the message in time; it may be stored now or later. "
+                "Repeat with the same idempotency_key to learn its offset"
+            )
+        return sending.result()
+
+    async def _send(self, message: Outgoing) -> RecordMetadata:
+        producer = await self._started()
+        known: set[int] | None = producer.client.cluster.partitions_for_topic(message.topic)
+        if message.partition is not None and known is not None and message.partition not in known:
+            # The producer's own knowledge is older than ours.
+            await producer.client.force_metadata_update()
+        try:
+            return await producer.send_and_wait(
+                message.topic,
+                message.value,
+                message.key,
+                message.partition,
+                message.timestamp_ms,
+                list(message.headers),
+            )
+        except _PRODUCER_IS_LOST:
+            # The brokers no longer know it; the next message gets a new one.
+            if self._producer is producer:
+                self._producer = None
+                await self._stop(producer)
+            raise
+
+    async def _started(self) -> Any:
+        async with self._starting:
+            if self._producer is None:
+                compression = self._settings.compression_type
+                producer = cast("Any", AIOKafkaProducer)(
+                    bootstrap_servers=[f"{host}:{port}" for host, port in self._settings.require_bootstrap_servers()],
+                    enable_idempotence=True,
+                    acks="all",
+                    max_request_size=self._settings.max_request_size,
+                    compression_type=None if compression == "none" else compression,
+                    **self._settings.connection_options(),
+                )
+                try:
+                    async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
+                        await producer.start()
+                except TimeoutError:
+                    raise errors.KafkaConnectionError("no broker gave the producer its id") from None
+                finally:
+                    if producer._sender.sender_task is None:
+                        await producer.client.close()
+                        producer._closed = True  # There is nothing to flush; without this aiokafka warns of a leak.
+                self._producer = producer
+            return self._producer
+
+    async def _stop(self, producer: Any) -> None:
+        if producer is None:
+            return
+        with contextlib.suppress(errors.KafkaError):
+            try:
+                async with asyncio.timeout(_STOP_WITHIN):
+                    await producer.stop()
+            except TimeoutError:
+                _log.warning("messages that no broker took in time are given up; none was answered with an offset")
+                await producer._sender.close()  # What stop() would have done after the flush that does not end.
+                await producer.client.close()

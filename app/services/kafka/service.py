@@ -1,0 +1,684 @@
+# pyright: reportMissingTypeStubs=false
+"""Kafka for callers: publish, browse, work in groups, describe, follow. Failures are the gateway's."""
+
+import asyncio
+import fnmatch
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal, Self
+
+from aiokafka import errors
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from pydantic import AfterValidator, BaseModel, Field, JsonValue
+
+from app.errors import Conflict, Forbidden, InvalidArguments, NotFound
+from app.results import Result
+from app.services.kafka.cluster import Cluster, Topic
+from app.services.kafka.connections import Connections
+from app.services.kafka.failures import answers, translated
+from app.services.kafka.groups import GroupWork
+from app.services.kafka.messages import (
+    ConsumedMessages,
+    Message,
+    PublishedMessage,
+    encode_headers,
+    encode_key,
+    encode_value,
+    utc,
+)
+from app.services.kafka.publishing import IDEMPOTENCY_HEADER, Outgoing, Publisher
+from app.services.kafka.reading import Cursor, Limits, Page, Reader, Start, chosen_partitions, containing
+from app.services.kafka.settings import KafkaSettings
+from app.services.kafka.tails import Tails
+
+_STREAM_PAGE = 100
+_STREAM_BYTES = 1024 * 1024
+_SHORTEST_BOUND = 2.0
+"""Seconds that looking up a topic may take even if the caller wants to wait for messages less than that."""
+
+
+def _topic_name(name: str) -> str:
+    if name in (".", ".."):
+        raise ValueError("`.` and `..` are no topic names")
+    return name
+
+
+TopicName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-zA-Z0-9._-]{1,249}$",
+        description="Name of a topic: 1 to 249 of letters, digits, `.`, `_` and `-`.",
+    ),
+    AfterValidator(_topic_name),
+]
+GroupId = Annotated[str, Field(min_length=1, max_length=249, description="Name of a consumer group.")]
+
+
+class TopicSummary(BaseModel):
+    """A topic in a list."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    internal: bool
+
+
+class TopicList(Result):
+    """Topics in order of their names."""
+
+    topics: list[TopicSummary]
+    total: int = Field(description="How many match; more than are listed if `truncated`.")
+    truncated: bool
+
+
+class PartitionMetadata(BaseModel):
+    """One partition."""
+
+    partition: int
+    leader: int | None = Field(description="Broker that serves it; null while none does.")
+    replicas: list[int]
+    in_sync_replicas: list[int]
+    first_offset: int | None = Field(description="Of the oldest message that is stored.")
+    end_offset: int | None = Field(description="That the next message will get.")
+    message_count: int | None = Field(description="end_offset - first_offset; compaction may have removed some.")
+
+
+class TopicMetadata(Result):
+    """A topic in detail."""
+
+    topic: str
+    internal: bool
+    partition_count: int
+    replication_factor: int
+    message_count: int | None = Field(description="Over all partitions; null if one of them has no leader.")
+    partitions: list[PartitionMetadata]
+    config: dict[str, str | None] = Field(description="What is set on this topic; sensitive values are null.")
+
+
+class CreatedTopic(Result):
+    """A topic as it was created, or as it is if it existed."""
+
+    topic: str
+    created: bool
+    partition_count: int
+    replication_factor: int
+    config: dict[str, str | None]
+
+
+class PartitionLag(BaseModel):
+    """How far a group is behind in one partition."""
+
+    topic: str
+    partition: int
+    committed_offset: int | None
+    end_offset: int | None
+    lag: int | None = Field(description="Messages still to be acknowledged; null where it can't be known.")
+    client_id: str | None = Field(None, description="Who reads the partition now.")
+    host: str | None = None
+
+
+class ConsumerGroupLag(Result):
+    """How far a group is behind."""
+
+    group_id: str
+    state: str
+    total_lag: int | None = Field(description="Over the partitions whose lag is known; null if none is.")
+    partitions: list[PartitionLag]
+
+
+class ConsumerGroupMember(BaseModel):
+    """One consumer of a group."""
+
+    member_id: str
+    client_id: str
+    host: str
+    partitions: dict[str, list[int]] = Field(description="What it reads, by topic.")
+
+
+class ConsumerGroup(Result):
+    """A consumer group in detail."""
+
+    group_id: str
+    state: str
+    protocol: str
+    members: list[ConsumerGroupMember]
+    total_lag: int | None
+    partitions: list[PartitionLag]
+
+
+class ConsumerGroupSummary(BaseModel):
+    """A consumer group in a list."""
+
+    group_id: str
+    state: str
+    members: int
+    total_lag: int | None
+
+
+class ConsumerGroupList(Result):
+    """The cluster's consumer groups."""
+
+    groups: list[ConsumerGroupSummary]
+    total: int = Field(description="How many there are; the first 200 by name are described.")
+
+
+class BrokerInfo(BaseModel):
+    """One broker."""
+
+    id: int
+    host: str
+    port: int
+    rack: str | None
+    is_controller: bool
+
+
+class BrokerList(Result):
+    """The cluster's brokers."""
+
+    cluster_id: str | None
+    controller_id: int | None
+    brokers: list[BrokerInfo]
+
+
+class StreamEvent(BaseModel):
+    """What a stream of a topic yields."""
+
+    kind: Literal["message", "skipped", "idle"]
+    """`idle` says that nothing came for a while, so that the connection can be kept open."""
+    cursor: str
+    """Where to begin again after this event."""
+    message: Message | None = None
+    skipped: int = 0
+
+
+_MOST_GROUPS_DESCRIBED = 200
+_MOST_TOPICS_LISTED = 1000
+
+
+class KafkaService:
+    """The gateway's Kafka. It connects when it is first used, and again after a failure."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._within = settings.request_timeout_ms / 1000
+        self._connections = Connections(settings)
+        self._cluster = Cluster(settings, self._connections)
+        self._tails = Tails(self._cluster)
+        self._reader = Reader(self._cluster, self._tails)
+        self._groups = GroupWork(self._cluster, self._reader, self._tails, settings)
+        self._publisher = Publisher(settings)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: KafkaSettings) -> AsyncGenerator[Self]:
+        """Make it ready; on exit send what was accepted and leave all groups. Kafka need not be up."""
+        service = cls(settings)
+        try:
+            yield service
+        finally:
+            await service._publisher.close()
+            await service._groups.close()
+            await service._connections.close()
+
+    async def ping(self) -> None:
+        """Return if a broker answers.
+
+        Raises:
+            BackendUnavailable: none does.
+        """
+        async with answers(self._within):
+            await self._cluster.brokers()
+
+    # Messages
+
+    async def publish(
+        self,
+        topic: str,
+        message: JsonValue,
+        *,
+        encoding: Literal["base64"] | None = None,
+        key: str | None = None,
+        key_encoding: Literal["base64"] | None = None,
+        headers: dict[str, str] | None = None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> PublishedMessage:
+        """Store a message and return its place, once all in-sync replicas have it.
+
+        Raises:
+            NotFound: the topic is unknown.
+            InvalidArguments: an argument is not for Kafka; the message names it.
+            BackendTimeout: no acknowledgement in time: the message may be stored now or later.
+        """
+        value, raw_key = encode_value(message, encoding), encode_key(key, key_encoding)
+        if value is None and raw_key is None:
+            raise InvalidArguments.of("key", "a null message deletes a key: say which")
+        if idempotency_key is not None and IDEMPOTENCY_HEADER in (headers or {}):
+            raise InvalidArguments.of("headers", f"{IDEMPOTENCY_HEADER} is written from idempotency_key")
+        outgoing = Outgoing(topic, value, raw_key, encode_headers(headers), partition, timestamp_ms)
+        async with answers(self._within, topic=topic):
+            try:
+                known = await self._cluster.topic(topic)
+            except errors.UnknownTopicOrPartitionError:
+                if not self._settings.allow_auto_create_topics:
+                    raise
+                known = await self._create(topic, -1, -1, {}, if_not_exists=True)
+            chosen_partitions(known, partition)
+        # The publisher keeps its own, longer time.
+        async with answers(self._settings.delivery_timeout_ms / 1000 + 1, topic=topic):
+            placed, duplicate = await self._publisher.publish(outgoing, idempotency_key)
+        return PublishedMessage(
+            topic=topic,
+            partition=placed.partition,
+            offset=placed.offset,
+            timestamp=utc(placed.timestamp),
+            duplicate=duplicate,
+        )
+
+    async def browse(
+        self,
+        topic: str,
+        *,
+        start: Start,
+        cursor: str | None,
+        partition: int | None,
+        max_messages: int,
+        timeout_ms: int,
+        max_bytes: int,
+        key_contains: str | None = None,
+        value_contains: str | None = None,
+    ) -> ConsumedMessages:
+        """Read a topic without a trace, from a start or from a cursor.
+
+        Raises:
+            NotFound: the topic is unknown.
+            InvalidArguments: there is no such place in it.
+        """
+        deadline = time.monotonic() + timeout_ms / 1000
+        limits = Limits(max_messages, max_bytes, containing(key_contains, value_contains))
+        stands = Cursor.read(cursor, topic) if cursor is not None else None
+        async with answers(max(timeout_ms / 1000, _SHORTEST_BOUND), topic=topic):
+            known = await self._cluster.topic(topic)
+            if stands is not None:
+                positions = await self._reader.resume(known, stands, partition)
+            else:
+                positions = await self._reader.begin(known, start, partition)
+        async with answers(timeout_ms / 1000 + 60, topic=topic):
+            page = await self._reader.read(topic, positions, limits, deadline)
+        whole = partition is None and (stands is None or stands.whole)
+        return _consumed(page, cursor=Cursor.at(topic, page.positions, whole=whole).write())
+
+    async def consume(
+        self,
+        topic: str,
+        group_id: str,
+        *,
+        max_messages: int,
+        timeout_ms: int,
+        max_bytes: int,
+        lease_ms: int,
+        ack: str | None = None,
+    ) -> ConsumedMessages:
+        """Acknowledge what was dealt with, if anything, and lease further messages of a group.
+
+        Raises:
+            AckExpired: the acknowledged messages come again. Nothing was read.
+            NotFound: the topic is unknown.
+        """
+        deadline = time.monotonic() + timeout_ms / 1000
+        async with answers(max(timeout_ms / 1000, _SHORTEST_BOUND), topic=topic, group_id=group_id):
+            await self._cluster.topic(topic)
+            if ack is not None:
+                await self._groups.acknowledge(topic, group_id, ack)
+        if max_messages == 0:
+            return _consumed(Page({}), partitions=[])
+        async with answers(timeout_ms / 1000 + 60, topic=topic, group_id=group_id):
+            work = await self._groups.consume(
+                topic,
+                group_id,
+                Limits(max_messages, max_bytes),
+                deadline=deadline,
+                lease_seconds=lease_ms / 1000,
+            )
+        return _consumed(work.page, ack=work.ack, partitions=work.partitions)
+
+    @asynccontextmanager
+    async def changes(self, topic: str) -> AsyncGenerator[AsyncIterator[str]]:
+        """Follow a topic: yields an iterator of cursors once every later message is sure to be noticed.
+
+        Read from a cursor to get what is new since the one before it. It ends when the topic is deleted.
+
+        Raises:
+            NotFound: the topic is unknown.
+        """
+        try:
+            async with self._reader.changes(topic) as cursors:
+                yield (cursor.write() async for cursor in cursors)
+        except (errors.KafkaError, OSError) as error:
+            raise translated(error, topic=topic) from error
+
+    async def stream(
+        self, topic: str, *, start: Start, cursor: str | None, idle_after: float = 15.0
+    ) -> AsyncGenerator[StreamEvent]:
+        """Yield a topic's messages as they come, for as long as it is asked for more.
+
+        It reads on only when it is asked, so that a slow reader costs nothing but time; what retention
+        removes meanwhile is reported as skipped.
+
+        Args:
+            topic: its name.
+            start: where to begin.
+            cursor: where to begin instead; that of the last event seen.
+            idle_after: seconds without a message after which an `idle` event comes.
+
+        Raises:
+            NotFound: the topic is unknown.
+        """
+        stands = Cursor.read(cursor, topic) if cursor is not None else None
+        async with answers(self._within, topic=topic):
+            known = await self._cluster.topic(topic)
+            positions = await (
+                self._reader.begin(known, start, None) if stands is None else self._reader.resume(known, stands, None)
+            )
+        limits = Limits(_STREAM_PAGE, _STREAM_BYTES)
+        try:
+            async with self._tails.follow(topic):
+                while True:
+                    begun = dict(positions)
+                    page = await self._reader.read(topic, positions, limits, time.monotonic() + idle_after)
+                    if page.skipped:
+                        yield StreamEvent(kind="skipped", cursor=_cursor_of(topic, begun), skipped=page.skipped)
+                    for message in page.messages:
+                        begun[message.partition] = message.offset + 1
+                        yield StreamEvent(kind="message", cursor=_cursor_of(topic, begun), message=message)
+                    positions = page.positions
+                    if not page.messages:
+                        yield StreamEvent(kind="idle", cursor=_cursor_of(topic, positions))
+        except (errors.KafkaError, OSError) as error:
+            raise translated(error, topic=topic) from error
+
+    # Topics
+
+    async def topics(self, pattern: str | None = None, *, include_internal: bool = False) -> TopicList:
+        """Return topics by a pattern: `*` and `?` stand for characters, other text for a part of the name."""
+        async with answers(self._within):
+            found = await self._cluster.topics()
+        if pattern:
+            glob = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
+            matches = re.compile(fnmatch.translate(glob)).match
+            found = [topic for topic in found if matches(topic.name)]
+        chosen = sorted(
+            (topic for topic in found if include_internal or not topic.internal), key=lambda topic: topic.name
+        )
+        return TopicList(
+            topics=[_summary(topic) for topic in chosen[:_MOST_TOPICS_LISTED]],
+            total=len(chosen),
+            truncated=len(chosen) > _MOST_TOPICS_LISTED,
+        )
+
+    async def topic(self, name: str) -> TopicMetadata:
+        """Return all that is known of a topic.
+
+        Raises:
+            NotFound: it is unknown.
+        """
+        async with answers(self._within, topic=name):
+            topic = await self._cluster.topic(name, fresh=True)
+            bounds, config = await asyncio.gather(
+                self._cluster.bounds(name, list(topic.partitions)), self._cluster.own_config(name)
+            )
+        partitions = [
+            PartitionMetadata(
+                partition=partition.id,
+                leader=partition.leader,
+                replicas=list(partition.replicas),
+                in_sync_replicas=list(partition.isr),
+                first_offset=bounds[partition.id][0],
+                end_offset=bounds[partition.id][1],
+                message_count=_difference(*bounds[partition.id]),
+            )
+            for partition in topic.partitions.values()
+        ]
+        counts = [partition.message_count for partition in partitions]
+        return TopicMetadata(
+            topic=name,
+            internal=topic.internal,
+            partition_count=len(partitions),
+            replication_factor=_replication_factor(topic),
+            message_count=None if None in counts else sum(count or 0 for count in counts),
+            partitions=partitions,
+            config=config,
+        )
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        num_partitions: int | None = None,
+        replication_factor: int | None = None,
+        config: Mapping[str, str] | None = None,
+        if_not_exists: bool = False,
+    ) -> CreatedTopic:
+        """Create a topic; None takes the broker's default.
+
+        Raises:
+            Conflict: it exists, and that is not accepted.
+            InvalidArguments: Kafka refuses the name, the numbers or the configuration.
+        """
+        async with answers(self._within, topic=name):
+            created = True
+            try:
+                topic = await self._create(name, num_partitions or -1, replication_factor or -1, config or {})
+            except Conflict:
+                if not if_not_exists:
+                    raise
+                created, topic = False, await self._cluster.topic(name, fresh=True)
+            own = await self._cluster.own_config(name)
+        return CreatedTopic(
+            topic=name,
+            created=created,
+            partition_count=len(topic.partitions),
+            replication_factor=_replication_factor(topic),
+            config=own,
+        )
+
+    async def _create(
+        self,
+        name: str,
+        num_partitions: int,
+        replication_factor: int,
+        config: Mapping[str, str],
+        *,
+        if_not_exists: bool = False,
+    ) -> Topic:
+        code, reason = await self._cluster.create_topic(
+            name, num_partitions, replication_factor, config, self._within / 2
+        )
+        error = errors.for_code(code)
+        if error is errors.TopicAlreadyExistsError and not if_not_exists:
+            raise Conflict(f"topic {name!r} exists already; pass if_not_exists to accept that")
+        if code and error is not errors.TopicAlreadyExistsError:
+            raise _creation_refused(error, name, reason)
+        while True:
+            # The controller knows of the topic before the brokers do.
+            try:
+                topic = await self._cluster.topic(name, fresh=True)
+                if topic.partitions and all(partition.leader is not None for partition in topic.partitions.values()):
+                    return topic
+            except (errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError):
+                pass
+            await asyncio.sleep(0.05)
+
+    # Groups and brokers
+
+    async def group_lag(self, group_id: str) -> ConsumerGroupLag:
+        """Return how far a group is behind.
+
+        Raises:
+            NotFound: it is unknown.
+        """
+        group = await self.group(group_id)
+        return ConsumerGroupLag(
+            group_id=group.group_id, state=group.state, total_lag=group.total_lag, partitions=group.partitions
+        )
+
+    async def group(self, group_id: str) -> ConsumerGroup:
+        """Return a consumer group with its members and lag.
+
+        Raises:
+            NotFound: it is unknown.
+        """
+        async with answers(self._within, group_id=group_id):
+            return await self._describe(group_id)
+
+    async def groups(self) -> ConsumerGroupList:
+        """Return the consumer groups with state, members and lag."""
+        async with answers(3 * self._within):
+            ids = await self._cluster.groups()
+            summaries: list[ConsumerGroupSummary] = []
+            for group_id in ids[:_MOST_GROUPS_DESCRIBED]:
+                try:
+                    group = await self._describe(group_id)
+                except NotFound:
+                    continue  # It went away between the two questions.
+                summaries.append(
+                    ConsumerGroupSummary(
+                        group_id=group_id,
+                        state=group.state,
+                        members=len(group.members),
+                        total_lag=group.total_lag,
+                    )
+                )
+        return ConsumerGroupList(groups=summaries, total=len(ids))
+
+    async def brokers(self) -> BrokerList:
+        """Return the cluster's brokers."""
+        async with answers(self._within):
+            metadata = await self._cluster.brokers()
+        return BrokerList(
+            cluster_id=metadata.cluster_id,
+            controller_id=metadata.controller,
+            brokers=[
+                BrokerInfo(
+                    id=broker.id,
+                    host=broker.host,
+                    port=broker.port,
+                    rack=broker.rack,
+                    is_controller=broker.id == metadata.controller,
+                )
+                for broker in sorted(metadata.brokers, key=lambda broker: broker.id)
+            ],
+        )
+
+    async def _describe(self, group_id: str) -> ConsumerGroup:
+        group, committed = await asyncio.gather(self._cluster.group(group_id), self._cluster.committed(group_id))
+        if group.state == "Dead" and not committed:
+            raise NotFound(f"there is no consumer group {group_id!r}; kafka://consumer-groups tells which there are")
+        members = [
+            ConsumerGroupMember(
+                member_id=member.id,
+                client_id=member.client_id,
+                host=member.host.removeprefix("/"),
+                partitions=_assignment(member.assignment),
+            )
+            for member in group.members
+        ]
+        readers = {
+            (topic, partition): member
+            for member in members
+            for topic, partitions in member.partitions.items()
+            for partition in partitions
+        }
+        places = sorted({(place.topic, place.partition) for place in committed} | set(readers))
+        topics = sorted({topic for topic, _ in places})
+        ends = dict(zip(topics, await asyncio.gather(*(self._ends(topic) for topic in topics)), strict=True))
+        offsets = {(place.topic, place.partition): offset for place, offset in committed.items()}
+        partitions = [
+            PartitionLag(
+                topic=topic,
+                partition=partition,
+                committed_offset=(offset := offsets.get((topic, partition))),
+                end_offset=(end := ends[topic].get(partition)),
+                lag=None if (lag := _difference(offset, end)) is None else max(lag, 0),
+                client_id=readers[topic, partition].client_id if (topic, partition) in readers else None,
+                host=readers[topic, partition].host if (topic, partition) in readers else None,
+            )
+            for topic, partition in places
+        ]
+        known = [partition.lag for partition in partitions if partition.lag is not None]
+        return ConsumerGroup(
+            group_id=group_id,
+            state=group.state,
+            protocol=group.protocol,
+            members=members,
+            total_lag=sum(known) if known else None,
+            partitions=partitions,
+        )
+
+    async def _ends(self, topic: str) -> dict[int, int | None]:
+        try:
+            known = await self._cluster.topic(topic)
+            return await self._cluster.offsets(topic, dict.fromkeys(known.partitions, -1))
+        except errors.UnknownTopicOrPartitionError:
+            return {}  # Its offsets outlive a deleted topic for a while.
+
+
+def _consumed(
+    page: Page, *, cursor: str | None = None, ack: str | None = None, partitions: list[int] | None = None
+) -> ConsumedMessages:
+    return ConsumedMessages(
+        messages=page.messages,
+        next_cursor=cursor,
+        reached_end=page.reached_end,
+        truncated=page.truncated,
+        skipped=page.skipped,
+        ack=ack,
+        partitions=partitions,
+    )
+
+
+def _cursor_of(topic: str, positions: Mapping[int, int]) -> str:
+    return Cursor.at(topic, positions, whole=True).write()
+
+
+def _summary(topic: Topic) -> TopicSummary:
+    return TopicSummary(
+        name=topic.name,
+        partitions=len(topic.partitions),
+        replication_factor=_replication_factor(topic),
+        internal=topic.internal,
+    )
+
+
+def _replication_factor(topic: Topic) -> int:
+    return max((len(partition.replicas) for partition in topic.partitions.values()), default=0)
+
+
+def _difference(first: int | None, end: int | None) -> int | None:
+    return None if first is None or end is None else end - first
+
+
+def _assignment(raw: bytes) -> dict[str, list[int]]:
+    if not raw:
+        return {}
+    assignment = ConsumerProtocolMemberAssignment.decode(raw).assignment
+    return {topic: sorted(partitions) for topic, partitions in assignment}
+
+
+def _creation_refused(error: type[errors.BrokerResponseError], name: str, reason: str | None) -> Exception:
+    """Say which argument Kafka refused. Its reasons are written for callers and hold nothing else."""
+    fields: dict[Any, str] = {
+        errors.InvalidTopicError: "topic",
+        errors.InvalidPartitionsError: "num_partitions",
+        errors.InvalidReplicationFactorError: "replication_factor",
+        errors.InvalidReplicationAssignmentError: "replication_factor",
+        errors.InvalidConfigurationError: "config",
+    }
+    if error in fields:
+        return InvalidArguments.of(fields[error], reason or "Kafka refuses it")
+    if error is errors.PolicyViolationError:
+        return Forbidden(f"a policy of the Kafka cluster refuses the topic: {reason or 'no reason given'}")
+    return error(name)

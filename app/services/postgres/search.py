@@ -5,16 +5,16 @@ does not know), the second fetches a bounded set of candidates by the rarest wor
 `docs/search.md` shows the way of one question.
 """
 
-import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import combinations
 from typing import Annotated
 
-from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, Field, StringConstraints
 from sqlalchemy import text
 
 from app.errors import InvalidArguments
@@ -24,12 +24,13 @@ from app.services.postgres.synonyms import MAX_PHRASE, SYNONYMS, key_of
 
 SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
-_CANDIDATES = 500
+_CANDIDATES = 300
 """Articles that are fetched and ranked at most for one source of candidates: it bounds the time of a search."""
 _SCANNED = 4000
 """The newest articles that are looked through where each word of the question is too common for the index."""
+_MARKER_LENGTH = 100
 _MAX_GROUPS = 12
-_MAX_VARIANTS = 28
+_MAX_VARIANTS = 24
 _SYNONYM = 0.62
 _SYNONYM_OF_PHRASE = 0.9
 _PART = 0.3
@@ -39,14 +40,19 @@ _AGREEMENT = 0.05
 
 # Words that say nothing of what a question is about, beyond PostgreSQL's own stop words.
 _CHATTER = frozenset(
-    """a an the hi hello hey dear please pls plz thanks thank thx help helping need needs want wants wanted would could
-    should can cant cannot won't wont don't dont doesn't doesnt didn't didnt isn't isnt hasn't hasnt i'm im i've ive
-    how what when where why which who whose do does did is are was were be been am my me i we our us you your it its
-    to of in on at for from with by and or if so this that these those there here just really very still again
-    anymore any some something anything thing things way tell know like got get gets getting keep keeps goes going
-    go say says said put come comes comes let lets ok okay u ur thru via see look find able possible
-    wie was wo wann warum kann ich mein meine meinen ist nicht bitte habe
-    como cómo qué que cuando dónde donde mi quiero por favor""".split()
+    re.findall(
+        r"\S+",
+        """
+        a an the hi hello hey dear please pls plz thanks thank thx help helping need needs want wants wanted would
+        could should can cant cannot won't wont don't dont doesn't doesnt didn't didnt isn't isnt hasn't hasnt i'm im
+        i've ive how what when where why which who whose do does did is are was were be been am my me i we our us you
+        your it its to of in on at for from with by and or if so this that these those there here just really very
+        still again anymore any some something anything thing things way tell know like got get gets getting keep
+        keeps goes going go say says said put come comes comes let lets ok okay u ur thru via see look find able
+        possible wie was wo wann warum kann ich mein meine meinen ist nicht bitte habe como cómo qué que cuando dónde
+        donde mi quiero por favor
+        """,
+    )
 )
 
 
@@ -103,6 +109,7 @@ class _Plan:
     languages: list[str] = field(default_factory=list[str])
     contents: list[str | None] = field(default_factory=list[str | None])
     titles: list[str | None] = field(default_factory=list[str | None])
+    commons: list[str | None] = field(default_factory=list[str | None])
     scans: list[str | None] = field(default_factory=list[str | None])
     term_languages: list[str] = field(default_factory=list[str])
     term_groups: list[int] = field(default_factory=list[int])
@@ -178,7 +185,9 @@ _ANALYSE = Statement(
             'lexemes', (
                 SELECT coalesce(json_agg(found), '[]') FROM (
                     SELECT number, language, lexeme AS word, articles, titles, false AS corrected, 1.0 AS closeness
-                    FROM (SELECT number, language, lexeme, coalesce(articles, 0) AS articles, coalesce(titles, 0) AS titles
+    FROM (
+                        SELECT number, language, lexeme, coalesce(articles, 0) AS articles,
+                               coalesce(titles, 0) AS titles
                           FROM asked WHERE lexeme IS NOT NULL) AS parsed
                     UNION ALL
                     SELECT number, language, word, articles, titles, true, 1.0 / (1 + 0.15 * distance) FROM meant
@@ -194,9 +203,10 @@ _RANK = Statement(
         """
         WITH sources AS (
             SELECT * FROM unnest(
-                CAST(:languages AS text[]), CAST(CAST(:contents AS text[]) AS tsquery[]), CAST(CAST(:titles AS text[]) AS tsquery[]),
-                CAST(CAST(:scans AS text[]) AS tsquery[])
-            ) AS source (language, content, title, scan)
+                CAST(:languages AS text[]), CAST(CAST(:contents AS text[]) AS tsquery[]),
+                CAST(CAST(:titles AS text[]) AS tsquery[]),
+                CAST(CAST(:commons AS text[]) AS tsquery[]), CAST(CAST(:scans AS text[]) AS tsquery[])
+            ) AS source (language, content, title, common, scan)
         ), terms AS MATERIALIZED (
             SELECT * FROM unnest(
                 CAST(:term_languages AS text[]), CAST(:term_groups AS integer[]),
@@ -218,6 +228,13 @@ _RANK = Statement(
             ) AS found
             UNION
             SELECT found.article_id FROM sources CROSS JOIN LATERAL (
+                SELECT article_id FROM article_search AS entry
+                WHERE entry.title @@ sources.common AND entry.language = sources.language
+                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                LIMIT :candidates
+            ) AS found
+            UNION
+            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
                 SELECT article_id FROM (
                     SELECT * FROM article_search ORDER BY article_id DESC LIMIT :scanned
                 ) AS entry
@@ -227,7 +244,8 @@ _RANK = Statement(
                 LIMIT :candidates
             ) AS found
         ), scored AS (
-            SELECT article_id, sum(best) * (1 + CAST(:agreement AS float8) * (count(*) FILTER (WHERE best > 0) - 1)) AS score
+            SELECT article_id,
+                   sum(best) * (1 + CAST(:agreement AS float8) * (count(*) FILTER (WHERE best > 0) - 1)) AS score
             FROM (
                 SELECT entry.article_id, terms.notion,
                        max(terms.weight * ts_rank(CAST(:weights AS float4[]), entry.content, terms.query)) AS best
@@ -313,7 +331,7 @@ class KnowledgeSearch:
             language=language,
         )
         assert analysed is not None
-        plan = _plan(variants, _Analysis.model_validate_json(analysed))
+        plan = _plan(variants, _Analysis.model_validate_json(analysed), tags or ())
         if not plan.languages:
             return nothing
         ranked = await self._reads.fetch_json(
@@ -321,6 +339,7 @@ class KnowledgeSearch:
             languages=plan.languages,
             contents=plan.contents,
             titles=plan.titles,
+            commons=plan.commons,
             scans=plan.scans,
             term_languages=plan.term_languages,
             term_groups=plan.term_groups,
@@ -343,7 +362,7 @@ def _variants(search_term: str) -> Iterator[_Variant]:
 
     Words that make up a known phrase ("money back") are one notion together.
     """
-    words = [word.replace("’", "'") for word in re.findall(r"\w+(?:['’]\w+)?", search_term.lower())]
+    words = [word.replace("\u2019", "'") for word in re.findall(r"\w+(?:['\u2019]\w+)?", search_term.lower())]
     group = 0
     position = 0
     variants: list[_Variant] = []
@@ -382,7 +401,7 @@ def _phrase_length(words: Sequence[str], position: int) -> int:
     return 1
 
 
-def _plan(variants: Sequence[_Variant], analysis: _Analysis) -> _Plan:
+def _plan(variants: Sequence[_Variant], analysis: _Analysis, tags: Sequence[str]) -> _Plan:
     """Weigh the terms by rarity and decide which of them fetch the candidates."""
     terms: dict[str, list[_Term]] = defaultdict(list)
     everything = sum(analysis.totals.values())
@@ -401,14 +420,16 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis) -> _Plan:
     for known in terms.values():
         _weigh_by_rarity(known, everything)
     plan = _Plan()
-    for language, known in terms.items():
-        known.sort(key=lambda term: term.articles)
-        known = known[:_MAX_VARIANTS]
+    for language, all_known in terms.items():
+        known = sorted(all_known, key=lambda term: term.articles)[:_MAX_VARIANTS]
         plan.languages.append(language)
-        content, title, scan = _sources(known)
-        plan.contents.append(content)
-        plan.titles.append(title)
-        plan.scans.append(scan)
+        sources = _sources(known)
+        # What the index looks for as well, so that it does not fetch other languages' articles to throw them away.
+        markers = [_quoted(f"#{tag[:_MARKER_LENGTH]}") for tag in tags]
+        if analysis.totals[language] * 2 < everything:
+            markers.append(_quoted(f"@{language}"))
+        for queries, wanted in zip((plan.contents, plan.titles, plan.commons, plan.scans), sources, strict=True):
+            queries.append(" & ".join([f"({wanted})", *markers]) if wanted else None)
         for term in known:
             plan.term_languages.append(language)
             plan.term_groups.append(term.group)
@@ -453,17 +474,24 @@ def _quoted(lexeme: str) -> str:
     return f"'{escaped}'"
 
 
-def _sources(terms: Sequence[_Term]) -> tuple[str | None, str | None, str | None]:
-    """Return which terms fetch candidates: by content, by title, and by looking through the newest articles.
+def _sources(terms: Sequence[_Term]) -> tuple[str | None, str | None, str | None, str | None]:
+    """Return what fetches candidates: rare words in the content, rare and common words in the title, a last resort.
 
     Args:
         terms: the rarest first.
     """
+    by_title = sorted(terms, key=lambda term: term.titles)
     content = list(_affordable((term.query, term.articles) for term in terms))
-    title = list(_affordable((term.query, term.titles) for term in sorted(terms, key=lambda term: term.titles)))
-    common = [term for term in terms if term.query not in content]
-    scan = [term.query for term in common] if not content and not title else []
-    return _any_of(content), _any_of(title), _any_of(scan)
+    title = list(_affordable((term.query, term.titles) for term in by_title))
+    common: dict[int, str] = {}
+    for term in by_title:
+        if term.titles > _CANDIDATES and term.query not in title:
+            common.setdefault(term.group, f"({term.query})")
+    # Several common words together are rare again.
+    rarest = list(common.values())[:3]
+    together = [" & ".join(pair) for pair in combinations(rarest, 2)] or rarest
+    scan = [] if content or title else [term.query for term in terms]
+    return _any_of(content), _any_of(title), _any_of(together), _any_of(scan)
 
 
 def _affordable(queries: Iterable[tuple[str, int]]) -> Iterator[str]:

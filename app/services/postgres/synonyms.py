@@ -11,7 +11,8 @@ from collections.abc import Mapping
 _RINGS = """
 refund, money back, reimburse, reimbursement, get my money, pay me back, return my money
 sign in, log in, login, signin, logon, get in, access my account
-can't log in, can't sign in, cannot log in, cannot sign in, can't login, unable to log in, unable to sign in, can't access my account, can't get in, can't get into my account, login troubleshooting, sign in account
+can't log in, can't sign in, can't login, can't get in, can't access my account, login troubleshooting
+cannot log in, cannot sign in, unable to log in, unable to sign in, login troubleshooting
 sign out, log out, logout, log off
 password, pw, passwd, passcode, credentials
 two-factor, 2fa, mfa, two step, 2 step, two factor, multi factor, authenticator
@@ -23,7 +24,7 @@ delete, remove, erase, wipe
 delete account, close account, close my account, remove account
 parcel, package, shipment, packet
 arrive, show up, turn up
-not arrived, never arrived, hasn't arrived, didn't arrive, has not come, did not come, not received, never got, never received, missing parcel
+not arrived, never arrived, hasn't arrived, didn't arrive, not received, never got, never received, missing parcel
 track, where is my order, where is my parcel, where is my package, whereabouts
 deliver, delivery, ship, shipping
 return, send back, send it back, bring back

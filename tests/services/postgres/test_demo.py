@@ -55,7 +55,8 @@ def test_the_world_is_the_same_on_another_day_but_for_its_times() -> None:
 
 def test_the_world_does_not_depend_on_the_hash_seed() -> None:
     program = (
-        "import hashlib; from datetime import datetime, UTC; from app.services.postgres.demo.world import create_world\n"
+        "import hashlib\nfrom datetime import datetime, UTC\n"
+        "from app.services.postgres.demo.world import create_world\n"
         "world = create_world(datetime(2026, 3, 4, tzinfo=UTC))\n"
         "print(hashlib.sha256(repr(world).encode()).hexdigest())"
     )
@@ -92,11 +93,15 @@ def test_the_desk_has_a_believable_rhythm() -> None:
     statuses = Counter(ticket["status"] for ticket in world.tickets)
     assert set(statuses) == {"open", "pending", "escalated", "resolved", "closed"}
     assert statuses["escalated"] < len(world.tickets) / 50
-    waited = {ticket["id"]: ticket["resolved_at"] - ticket["created_at"] for ticket in world.tickets if ticket["resolved_at"]}
+    waited = {
+        ticket["id"]: ticket["resolved_at"] - ticket["created_at"] for ticket in world.tickets if ticket["resolved_at"]
+    }
     quick, slow = [], []
     for interaction in world.interactions:
         if interaction["satisfaction"] is not None and interaction["ticket_id"] is not None:
-            (quick if waited[interaction["ticket_id"]] < timedelta(hours=4) else slow).append(interaction["satisfaction"])
+            (quick if waited[interaction["ticket_id"]] < timedelta(hours=4) else slow).append(
+                interaction["satisfaction"]
+            )
     assert sum(quick) / len(quick) > sum(slow) / len(slow) + 0.3
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from app.services.postgres.demo.topics import CLOSINGS, FOLLOW_UPS, THANKS, TOPICS, Topic
+from app.services.postgres.demo.topics import Script, Topic, read_script
 from app.services.postgres.pools import postgres_errors
 from app.services.postgres.settings import asyncpg_dsn
 
@@ -26,15 +26,30 @@ _STORY = "12345"
 """The customer of the README and the documentation."""
 _LOCK = 7_286_459_018_242
 
-_AGENTS = ("ana.silva", "ben.carter", "chidi.okafor", "dana.novak", "emre.yilmaz", "fiona.walsh", "goran.petrov", "hana.ito")
+_AGENTS = (
+    "ana.silva",
+    "ben.carter",
+    "chidi.okafor",
+    "dana.novak",
+    "emre.yilmaz",
+    "fiona.walsh",
+    "goran.petrov",
+    "hana.ito",
+)
 _DEVICES = ("Scanner", "Label Printer", "Scanner Mini", "tablet stand", "charging cradle")
 _PLANS = (("free", 30), ("pro", 42), ("business", 22), ("enterprise", 6))
 _CHANNELS = (("email", 46), ("chat", 27), ("web", 13), ("phone", 9), ("social", 3), ("api", 2))
 _PLACES = (
     # country, language, weight, first names, family names
-    ("US", "en", 22, "Olivia Marcus Hannah Tyrone Grace Dylan Naomi Carlos", "Bennett Harris Washington Nguyen Cooper Reyes"),
+    (
+        "US",
+        "en",
+        22,
+        "Olivia Marcus Hannah Tyrone Grace Dylan Naomi Carlos",
+        "Bennett Harris Washington Nguyen Cooper Reyes",
+    ),
     ("GB", "en", 14, "Imogen Callum Priya Rhys Amelia Kwame", "Hughes Patel Fletcher Mensah Doyle Ashworth"),
-    ("DE", "de", 13, "Jana Lukas Miriam Thorsten Aylin Jürgen", "Krüger Hoffmann Yıldız Brandt Vogel Schröder"),
+    ("DE", "de", 13, "Jana Lukas Miriam Thorsten Aylin Jürgen", "Krüger Hoffmann Yildiz Brandt Vogel Schröder"),
     ("ES", "es", 9, "Lucía Javier Marta Íñigo Carmen Pablo", "García Ibáñez Navarro Romero Ortega Vidal"),
     ("FR", "fr", 7, "Camille Théo Fatima Hugo Élodie", "Lefèvre Moreau Benali Girard Fontaine"),
     ("IN", "en", 6, "Ananya Rohan Meera Arjun Kavya", "Sharma Iyer Reddy Banerjee Kapoor"),
@@ -47,8 +62,33 @@ _PLACES = (
     ("MX", "es", 3, "Ximena Diego Valeria Emilio", "Hernández Castillo Morales Ríos"),
     ("SE", "en", 2, "Astrid Nils Ebba Oskar", "Lindqvist Bergström Nyström"),
 )
-_COMPANY_HEADS = "Harbour Juniper Copper Willow Northgate Saffron Bluebell Granite Lantern Meadow Orchard Tidewater".split()
-_COMPANY_TAILS = "Books|Bikes|Coffee Roasters|Outfitters|Ceramics|Pharmacy|Garden Supply|Toys|Records|Bakery|Optics".split("|")
+_COMPANY_HEADS = (
+    "Harbour",
+    "Juniper",
+    "Copper",
+    "Willow",
+    "Northgate",
+    "Saffron",
+    "Bluebell",
+    "Granite",
+    "Lantern",
+    "Meadow",
+    "Orchard",
+    "Tidewater",
+)
+_COMPANY_TAILS = (
+    "Books",
+    "Bikes",
+    "Coffee Roasters",
+    "Outfitters",
+    "Ceramics",
+    "Pharmacy",
+    "Garden Supply",
+    "Toys",
+    "Records",
+    "Bakery",
+    "Optics",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +106,7 @@ class DemoWorld:
     """The rows of the four tables, ready for COPY."""
 
     now: datetime
+    script: Script = field(default_factory=read_script)
     customers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     tickets: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     articles: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -103,9 +144,7 @@ _HAS_ROWS = "SELECT " + " OR ".join(f"EXISTS (SELECT FROM {table})" for table in
 
 
 async def _load(connection: "asyncpg.Connection[asyncpg.Record]", world: DemoWorld) -> DemoSummary:
-    for table, rows in zip(
-        _TABLES, (world.customers, world.tickets, world.articles, world.interactions), strict=True
-    ):
+    for table, rows in zip(_TABLES, (world.customers, world.tickets, world.articles, world.interactions), strict=True):
         columns = list(rows[0])
         await connection.copy_records_to_table(table, columns=columns, records=[tuple(row.values()) for row in rows])
         if table != "customers":
@@ -186,12 +225,14 @@ def _add_customers(world: DemoWorld, random: Random) -> None:
 
 
 def _add_ticket(world: DemoWorld, random: Random, customer: dict[str, Any], age: float) -> None:
-    topic = _topic(random, customer["language"])
+    topic = _topic(world.script, random, customer["language"])
     words = _words(random, customer)
     created = _office_time(world.now, age, random)
     turns = random.choices((1, 2, 3), (62, 28, 10))[0]
     urgent = random.random() < topic.urgent
-    priority = random.choice(("high", "urgent")) if urgent else _weighted(random, (("normal", 70), ("low", 20), ("high", 10)))
+    priority = (
+        random.choice(("high", "urgent")) if urgent else _weighted(random, (("normal", 70), ("low", 20), ("high", 10)))
+    )
     status = _status(random, age, urgent)
     pace = random.lognormvariate(0, 0.9) * (0.4 if urgent else 1.0)
     waits = {"first": timedelta(minutes=4 + 55 * pace), "whole": timedelta(hours=0.5 + topic.hours * pace * turns)}
@@ -225,8 +266,8 @@ def _add_ticket(world: DemoWorld, random: Random, customer: dict[str, Any], age:
     noted = random.random() < 0.28 or status == "escalated"
     rates = random.random() < 0.45
     thanks = random.random() < 0.4
-    answers = [random.choice(topic.answers), *(random.choice(CLOSINGS) for _ in range(turns - 1))]
-    follow_ups = [random.choice(FOLLOW_UPS) for _ in range(turns - 1)]
+    answers = [random.choice(topic.answers), *(random.choice(world.script.closings) for _ in range(turns - 1))]
+    follow_ups = [random.choice(world.script.follow_ups) for _ in range(turns - 1)]
     if not answered:
         return
     if noted:
@@ -242,12 +283,12 @@ def _add_ticket(world: DemoWorld, random: Random, customer: dict[str, Any], age:
         last = turn == turns - 1
         said.agent_says(at, answer.format_map(words), satisfaction if last and solved and rates else None)
     if solved and thanks:
-        said.customer(ended, random.choice(THANKS))
+        said.customer(ended, random.choice(world.script.thanks))
 
 
 def _add_chat(world: DemoWorld, random: Random, customer: dict[str, Any], age: float) -> None:
     """Add a short question that was answered at once."""
-    topic = _topic(random, customer["language"])
+    topic = _topic(world.script, random, customer["language"])
     words = _words(random, customer)
     at = _office_time(world.now, age, random)
     rating = _satisfaction(random, timedelta(minutes=5)) if random.random() < 0.5 else None
@@ -279,9 +320,7 @@ class _Conversation:
         self._add(at, query_text=text)
 
     def agent_says(self, at: datetime, text: str, satisfaction: int | None = None) -> None:
-        self._add(
-            at, direction="outbound", agent_id=self.agent_id, agent_response=text, satisfaction=satisfaction
-        )
+        self._add(at, direction="outbound", agent_id=self.agent_id, agent_response=text, satisfaction=satisfaction)
 
     def note(self, at: datetime, text: str) -> None:
         self._add(at, direction="outbound", internal=True, agent_id=self.agent_id, agent_response=text)
@@ -348,29 +387,27 @@ def _add_story(world: DemoWorld) -> None:
     )
     invoice.agent_says(
         _ago(world, 64, 0.9),
-        "Hello Maya, you are right and I am sorry: the second charge was our mistake. I refunded 948.00 today; it takes 5"
-        " to 10 working days.",
+        "Hello Maya, you are right and I am sorry: the second charge was our mistake. I refunded 948.00 today;"
+        " it takes 5 to 10 working days.",
     )
     invoice.customer(_ago(world, 64, 25), "The money is back. Thanks for the straight answer.")
     invoice.agent_says(_ago(world, 64, 26), "Thank you for your patience, Maya.", 4)
 
-    parcel = _story_ticket(
-        world, 2, "Order FH-48213 has not arrived", "open", "high", "email", "dana.novak", (0.6, 20)
-    )
+    parcel = _story_ticket(world, 2, "Order FH-48213 has not arrived", "open", "high", "email", "dana.novak", (0.6, 20))
     parcel.customer(
         _ago(world, 2),
-        "We ordered two scanners for our new shop in Leeds (FH-48213). Tracking says 'delivered', but nothing is here, and"
-        " we open on Saturday.",
+        "We ordered two scanners for our new shop in Leeds (FH-48213). Tracking says 'delivered', but nothing is here,"
+        " and we open on Saturday.",
     )
     parcel.agent_says(
         _ago(world, 2, 0.6),
-        "Hello Maya, I have asked the carrier for the signature and opened a search. You will hear from me tomorrow at"
-        " noon at the latest.",
+        "Hello Maya, I have asked the carrier for the signature and opened a search. You will hear from me tomorrow"
+        " at noon at the latest.",
     )
     parcel.note(
         _ago(world, 2, 19),
-        "Signature is not the customer's. Carrier admits a wrong drop-off. Valued customer, opening on Saturday: send two"
-        " scanners by express if there is no news by noon.",
+        "Signature is not the customer's. Carrier admits a wrong drop-off. Valued customer, opening on Saturday: send"
+        " two scanners by express if there is no news by noon.",
     )
     parcel.customer(_ago(world, 2, 20), "Any news? Without scanners we can't count the stock before the opening.")
 
@@ -410,8 +447,8 @@ def _story_ticket(
     return _Conversation(world, _STORY, number, channel, agent)
 
 
-def _topic(random: Random, language: str) -> Topic:
-    spoken = [topic for topic in TOPICS if topic.language == "en" or topic.language == language]
+def _topic(script: Script, random: Random, language: str) -> Topic:
+    spoken = [topic for topic in script.topics if topic.language == "en" or topic.language == language]
     return random.choices(spoken, [topic.weight for topic in spoken])[0]
 
 
@@ -462,5 +499,7 @@ def _weighted(random: Random, choices: tuple[tuple[str, int], ...]) -> str:
 
 
 def _ascii(name: str) -> str:
-    plain = unicodedata.normalize("NFKD", name.replace("ı", "i").replace("ł", "l")).encode("ascii", "ignore").decode()
+    plain = (
+        unicodedata.normalize("NFKD", name.replace("\u0131", "i").replace("ł", "l")).encode("ascii", "ignore").decode()
+    )
     return re.sub(r"[^a-z]+", ".", plain.lower()).strip(".")

@@ -150,8 +150,8 @@ class Gateway:
 
     # The ways in
 
-    async def call(self, server: str | None, name: str, arguments: bytes, context: CallContext) -> ToolResult:
-        """Run one tool.
+    async def call(self, server: str | None, name: str, arguments: bytes, context: CallContext) -> bytes:
+        """Run one tool and return its result object as JSON.
 
         Args:
             server: the server's name, or None to find the tool among all servers.
@@ -164,8 +164,21 @@ class Gateway:
         """
         server_id, tool = self.tool(server, name)
         limit = tool.timeout or self.settings.tool_timeout
-        async with self.admit(server_id, tool.name, context, time_limit=limit) as opened:
-            return cast("ToolResult", await tool.run(opened, tool.parse(arguments), context))
+        async with self.admit(server_id, name, context, time_limit=limit) as opened:
+            return tool.dump(await tool.run(opened, tool.parse(arguments), context))
+
+    async def call_undeclared(
+        self, server: str | None, name: str, arguments: bytes, context: CallContext
+    ) -> "ToolResult | BaseModel":
+        """Run a tool that is known only at run time and return what it returned.
+
+        It may be a result of the protocol itself, with images or questions to the caller in it, which only MCP's
+        faces can carry; otherwise as `call`.
+        """
+        server_id, tool = self.tool(server, name)
+        limit = tool.timeout or self.settings.tool_timeout
+        async with self.admit(server_id, name, context, time_limit=limit) as opened:
+            return cast("ToolResult | BaseModel", await tool.run(opened, tool.parse(arguments), context))
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
         """Return the media type and the bytes of a resource.

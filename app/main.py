@@ -6,10 +6,10 @@ from functools import partial
 
 from fastapi import FastAPI
 from pydantic_settings import BaseSettings
-from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.faces.batch import add_batch_route
-from app.faces.perimeter import Perimeter, origin_regex
+from app.faces.perimeter import Perimeter
 from app.faces.rest import (
     ToolLane,
     add_rest_routes,
@@ -38,13 +38,33 @@ The same tools are reachable as MCP (Streamable HTTP at `/mcp/<server>` and `/mc
 """
 
 
+class GatewayApp(FastAPI):
+    """FastAPI, which documents everything, behind the perimeter and the lane of the tool calls."""
+
+    _front: ASGIApp
+
+    def put_in_front(self, app: ASGIApp, settings: Settings) -> None:
+        """Let an application see every request first; what it does not answer it hands to `documented`."""
+        self._front = Perimeter(app, allowed_hosts=settings.allowed_hosts, allowed_origins=settings.allowed_origins)
+
+    async def documented(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer by FastAPI's own routes."""
+        await super().__call__(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+        else:
+            await self._front(scope, receive, send)
+
+
 def create_app(
     servers: Sequence[ServerKind] = SERVERS,
     settings: Settings | None = None,
     service_settings: Sequence[BaseSettings] = (),
     *,
     root_server: str | None = None,
-) -> FastAPI:
+) -> GatewayApp:
     """Return the gateway as one ASGI application.
 
     Args:
@@ -67,7 +87,9 @@ def create_app(
                 await stack.enter_async_context(endpoint.run())
             yield
 
-    app = FastAPI(title="Switchboard", version=VERSION, description=_ABOUT, lifespan=lifespan, redirect_slashes=False)
+    app = GatewayApp(
+        title="Switchboard", version=VERSION, description=_ABOUT, lifespan=lifespan, redirect_slashes=False
+    )
     app.state.gateway = gateway
     speak_problem_json(app)
     app.include_router(health_router(lambda: gateway.servers, VERSION))
@@ -76,14 +98,5 @@ def create_app(
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app)
-    # The last one added is the outermost.
-    app.add_middleware(ToolLane, endpoints=endpoints)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origin_regex=origin_regex(settings.allowed_origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after", "www-authenticate"],
-    )
-    app.add_middleware(Perimeter, allowed_hosts=settings.allowed_hosts, allowed_origins=settings.allowed_origins)
+    app.put_in_front(ToolLane(app.documented, endpoints=endpoints), settings)
     return app

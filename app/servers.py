@@ -12,13 +12,13 @@ description, in REST, MCP, WebSocket and stdio alike. `docs/adding-a-server.md` 
 """
 
 import inspect
+import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
-from uuid import uuid4
 
 from jsonschema import Draft202012Validator
 from mcp.shared.uri_template import UriTemplate
@@ -42,7 +42,7 @@ _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 def new_request_id() -> str:
     """Return an id for a request whose caller sent none."""
-    return uuid4().hex
+    return os.urandom(16).hex()
 
 
 class ReportProgress(Protocol):

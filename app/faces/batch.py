@@ -192,8 +192,7 @@ class BatchEndpoint:
 
     async def _run(self, call: BatchCall, context: CallContext) -> _Outcome:
         try:
-            _, tool = self._gateway.tool(call.server, call.tool)
-            return tool.dump(await self._gateway.call(call.server, call.tool, to_json(call.arguments), context))
+            return await self._gateway.call(call.server, call.tool, to_json(call.arguments), context)
         except GatewayError as error:
             return error
 

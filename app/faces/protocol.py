@@ -115,7 +115,9 @@ def protocol_server(
         try:
             _, tool = gateway.tool(server, params.name)
             arguments = to_json(params.arguments) if params.arguments else b"{}"
-            result = await gateway.call(server, params.name, arguments, call)
+            if tool.method is not None:
+                return _tool_result(await gateway.call(server, params.name, arguments, call), failed=False)
+            result = await gateway.call_undeclared(server, params.name, arguments, call)
         except (UnknownTool, UnknownServer) as error:
             raise _protocol_error(error, call) from None
         except GatewayError as error:
@@ -150,7 +152,8 @@ def protocol_server(
             try:
                 updates = await stack.enter_async_context(gateway.watch(server, params.uri, call))
             except GatewayError as error:
-                raise _protocol_error(error, call, uri=params.uri) from None
+                code = _RESOURCE_NOT_FOUND if isinstance(error, NotFound) else None
+                raise _protocol_error(error, call, code, uri=params.uri) from None
             await subscriptions.add(params.uri, stack.pop_all(), updates, context)
         return types.EmptyResult()
 

@@ -91,10 +91,10 @@ class ResourceListing(BaseModel):
 class ToolEndpoint:
     """Runs one tool for REST callers, as an ASGI application."""
 
-    def __init__(self, gateway: Gateway, server_id: str, tool: Tool) -> None:
+    def __init__(self, gateway: Gateway, server_id: str, name: str) -> None:
         self._gateway = gateway
         self._server_id = server_id
-        self._tool = tool
+        self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "rest")
@@ -102,17 +102,17 @@ class ToolEndpoint:
             _require_json(scope)
             body = await read_body(scope, receive, self._gateway.settings.max_request_bytes)
             with CancelWhenCallerGoes(receive):
-                result = await self._gateway.call(self._server_id, self._tool.name, body, context)
+                result = await self._gateway.call(self._server_id, self._name, body, context)
         except CallerGone:
             return
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
         else:
-            await send_bytes(send, 200, JSON, self._tool.dump(result))
+            await send_bytes(send, 200, JSON, result)
 
 
 class ToolLane:
-    """ASGI middleware: calls of known tools are answered here, all else goes on to FastAPI."""
+    """Answers calls of known tools; all else goes on to FastAPI."""
 
     def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ToolEndpoint]) -> None:
         self._app = app
@@ -163,7 +163,7 @@ class RouteEndpoint:
 def tool_endpoints(gateway: Gateway) -> dict[str, ToolEndpoint]:
     """Return the endpoint of every tool by its path."""
     return {
-        tool_path(kind.server_id, tool.name): ToolEndpoint(gateway, kind.server_id, tool)
+        tool_path(kind.server_id, tool.name): ToolEndpoint(gateway, kind.server_id, tool.name)
         for kind in gateway.kinds.values()
         for tool in kind.tools.values()
     }

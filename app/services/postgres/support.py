@@ -323,4 +323,4 @@ def _customer_context() -> Statement:
 
 
 CUSTOMER_CONTEXT = _customer_context()
-"""The statement of `customer_context`: `$1` customer, `$2` tickets, `$3` interactions. The benchmark gives it to pgbench."""
+"""What `customer_context` runs (`$1` customer, `$2` tickets, `$3` interactions); the benchmark gives it to pgbench."""

@@ -1,0 +1,23 @@
+"""A gateway with the clock server as a process: prints its port when it listens."""
+
+import asyncio
+
+import uvicorn
+
+from app.main import create_app
+from tests.clock import ClockMCPServer
+
+
+async def main() -> None:
+    config = uvicorn.Config(create_app([ClockMCPServer()]), port=0, log_config=None, ws="websockets-sansio")
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    running = asyncio.create_task(server.serve([socket]))
+    while not server.started:
+        await asyncio.wait([running], timeout=0.01)
+    print(socket.getsockname()[1], flush=True)
+    await running
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

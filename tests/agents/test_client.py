@@ -1,0 +1,311 @@
+"""The client against the gateway itself, over REST and over WebSocket."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import agents
+from agents.client import MCPClient
+from agents.errors import (
+    BackendTimeout,
+    BackendUnavailable,
+    CallFailed,
+    CallTimeout,
+    Conflict,
+    ConnectionFailed,
+    Forbidden,
+    GatewayFailed,
+    InvalidArguments,
+    NotFound,
+    NotRun,
+    ResourceNotFound,
+    ServerNotFound,
+    ToolNotFound,
+)
+from app.main import create_app
+from app.servers import tool
+from app.settings import Settings
+from tests.agents.faults import FakeTime, gateway_processes, serve_at
+from tests.clock import ClockMCPServer, ClockTime
+from tests.fixtures.gateway import Served, serve
+
+WAYS = ("base http", "base ws", "server http", "server http root", "server ws", "server ws root", "two bases")
+
+
+@pytest.fixture
+async def clock() -> ClockMCPServer:
+    return ClockMCPServer()
+
+
+@pytest.fixture
+async def gateway(clock: ClockMCPServer) -> AsyncGenerator[Served]:
+    async with serve(create_app([clock], Settings(max_batch_calls=50), root_server="clock")) as served:
+        yield served
+
+
+@pytest.fixture(params=WAYS)
+def config(request: pytest.FixtureRequest, gateway: Served) -> Any:
+    return {
+        "base http": gateway.url,
+        "base ws": gateway.websocket_url,
+        "server http": {"servers": {"mcp_clock": {"uri": f"{gateway.url}/mcp/clock"}}},
+        "server http root": {"servers": {"clock": {"uri": f"{gateway.url}/"}}},
+        "server ws": {"servers": {"mcp_clock": {"uri": f"{gateway.websocket_url}/mcp/clock/ws"}}},
+        "server ws root": {"servers": {"mcp_clock": {"uri": gateway.websocket_url}}},
+        "two bases": [gateway.url, gateway.websocket_url],
+    }[request.param]
+
+
+@pytest.fixture
+async def client(config: Any) -> AsyncGenerator[MCPClient]:
+    async with MCPClient(config, name="tester/1") as connected:
+        yield connected
+
+
+async def test_a_tool_answers_its_result_object(client: MCPClient) -> None:
+    result = await client.call_tool("mcp_clock", "get_time", {"zone": "CET"})
+    assert result["success"] is True
+    assert result == await client.call_tool("clock", "get_time", {"zone": "CET"})
+    assert (await client.call_tool("clock", "get_raw_time"))["ticks"] == 7
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "kind", "code", "fields"),
+    [
+        ("nope", {}, ToolNotFound, "unknown_tool", []),
+        ("get_time", {"zone": 5}, InvalidArguments, "invalid_arguments", ["zone"]),
+        ("get_time", {"zone": "", "zoen": 1}, InvalidArguments, "invalid_arguments", ["zone", "zoen"]),
+        ("get_time", {"zone": "Atlantis"}, NotFound, "not_found", []),
+        ("fail", {"how": "conflict"}, Conflict, "conflict", []),
+        ("fail", {"how": "down"}, BackendUnavailable, "backend_unavailable", []),
+        ("oversleep", {}, BackendTimeout, "backend_timeout", []),
+        ("fail", {"how": "badly"}, GatewayFailed, "internal_error", []),
+    ],
+)
+async def test_a_failure_is_an_exception_with_the_gateways_words(
+    client: MCPClient, tool: str, arguments: dict[str, Any], kind: type[CallFailed], code: str, fields: list[str]
+) -> None:
+    with pytest.raises(CallFailed) as raised:
+        await client.call_tool("clock", tool, arguments)
+    failure = raised.value
+    assert type(failure) is kind
+    assert failure.code == code
+    assert failure.message == str(failure) != ""
+    assert failure.request_id
+    assert [error.field for error in failure.errors] == fields
+
+
+async def test_resources_are_read(client: MCPClient) -> None:
+    assert await client.get_resource("mcp_clock", "clock://zones?limit=5") == {
+        "success": True,
+        "zone": "all",
+        "ticks": 5,
+    }
+    with pytest.raises(NotFound):
+        await client.get_resource("clock", "clock://zones/Atlantis")
+    with pytest.raises(ResourceNotFound):
+        await client.get_resource("clock", "clock://hands")
+
+
+async def test_tools_are_listed(client: MCPClient) -> None:
+    tools = await client.list_tools("mcp_clock")
+    assert [tool["name"] for tool in tools] == list(ClockMCPServer.tools)
+    assert tools[0]["annotations"]["readOnlyHint"] is True
+
+
+@pytest.mark.parametrize("mode", ["concurrent", "sequential"])
+async def test_a_batch_has_an_end_for_each_call_in_their_order(client: MCPClient, mode: Any) -> None:
+    zones = [f"Z{n}" for n in range(120)]
+    calls: list[Any] = [{"server": "mcp_clock", "tool": "get_time", "arguments": {"zone": zone}} for zone in zones]
+    calls[3] = {"server": "clock", "tool": "get_time", "arguments": {"zone": "Atlantis"}}
+    calls[77] = {"server": "clock", "tool": "fail", "arguments": {"how": "conflict"}}
+    calls[80] = {"server": "clock", "tool": "get_raw_time"}
+    outcomes = await client.batch(calls, mode=mode)
+    assert isinstance(outcomes[3], NotFound)
+    assert outcomes[3].request_id
+    assert isinstance(outcomes[77], Conflict)
+    expected = {n: {"success": True, "zone": zone, "ticks": 0} for n, zone in enumerate(zones)}
+    expected[80] = {"success": True, "zone": "UTC", "ticks": 7}
+    assert {n: outcome for n, outcome in enumerate(outcomes) if n not in (3, 77)} == {
+        n: result for n, result in expected.items() if n not in (3, 77)
+    }
+
+
+async def test_a_sequential_batch_can_stop_at_the_first_failure(client: MCPClient) -> None:
+    calls: list[Any] = [{"server": "clock", "tool": "get_time"} for _ in range(70)]
+    calls[52] = {"server": "clock", "tool": "get_time", "arguments": {"zone": "Atlantis"}}
+    outcomes = await client.batch(calls, mode="sequential", stop_on_error=True)
+    assert all(isinstance(outcome, dict) for outcome in outcomes[:52])
+    assert isinstance(outcomes[52], NotFound)
+    assert all(isinstance(outcome, NotRun) for outcome in outcomes[53:])
+
+
+async def test_an_empty_batch_needs_no_gateway() -> None:
+    async with MCPClient("http://127.0.0.1:9") as client:
+        assert await client.batch([]) == []
+        assert await client.batch([], mode="sequential", stop_on_error=True) == []
+
+
+async def test_an_unknown_server_is_named(gateway: Served) -> None:
+    async with MCPClient(gateway.url) as client:
+        with pytest.raises(ServerNotFound, match="sundial"):
+            await client.call_tool("mcp_sundial", "get_time")
+        outcomes = await client.batch([{"server": "sundial", "tool": "x"}, {"server": "clock", "tool": "get_time"}])
+        assert isinstance(outcomes[0], ServerNotFound)
+        assert isinstance(outcomes[1], dict)
+    async with MCPClient(gateway.websocket_url) as client:
+        with pytest.raises(Forbidden):
+            await client.call_tool("mcp_sundial", "get_time")
+    async with MCPClient({"servers": {"clock": {"uri": gateway.url}}}) as client:
+        with pytest.raises(ServerNotFound, match="mcp_sundial"):
+            await client.call_tool("mcp_sundial", "get_time")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"servers": {}},
+        {"servers": {"clock": {}}},
+        {"servers": {"clock": {"uri": "ftp://localhost"}}},
+        {"servers": {"clock": {"uri": []}}},
+        {"servers": {"clock": {"url": "http://localhost"}}},
+        "localhost:8000",
+        [],
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(config: Any) -> None:
+    with pytest.raises(ValueError, match=r"uri|server|address|extra"):
+        MCPClient(config)
+
+
+async def test_many_calls_share_one_websocket(gateway: Served) -> None:
+    async with MCPClient(gateway.websocket_url) as client:
+        zones = [f"Z{n}" for n in range(200)]
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(client.call_tool("clock", "get_time", {"zone": zone})) for zone in zones]
+        assert [call.result()["zone"] for call in calls] == zones
+        assert len(gateway.server.server_state.connections) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+async def test_giving_up_stops_the_tool(gateway: Served, clock: ClockMCPServer, scheme: str) -> None:
+    url = gateway.url if scheme == "http" else gateway.websocket_url
+    async with MCPClient(url) as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "clock", "wait_for_cancellation")
+            with anyio.fail_after(10):
+                await clock.started.wait()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await clock.cancelled.wait()
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+async def test_a_call_ends_with_its_time_limit(gateway: Served, clock: ClockMCPServer, scheme: str) -> None:
+    url = gateway.url if scheme == "http" else gateway.websocket_url
+    async with MCPClient(url) as client:
+        await client.list_tools("clock")
+        with anyio.fail_after(10):
+            with pytest.raises(CallTimeout):
+                await client.call_tool("clock", "wait_for_cancellation", timeout=0.2)
+            await clock.cancelled.wait()
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+async def test_nobody_at_the_address_is_said_at_once(scheme: str, unused_port: int) -> None:
+    time = FakeTime()
+    async with MCPClient(f"{scheme}://127.0.0.1:{unused_port}", retry=time.policy(rounds=3)) as client:
+        with pytest.raises(ConnectionFailed, match=str(unused_port)):
+            await client.call_tool("clock", "get_time")
+    assert len(time.slept) == 2
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+async def test_a_restart_of_the_gateway_costs_the_caller_nothing(unused_port: int, scheme: str) -> None:
+    async with MCPClient(f"{scheme}://127.0.0.1:{unused_port}") as client:
+        for _ in range(3):
+            async with serve_at(create_app([ClockMCPServer()]), unused_port):
+                for _ in range(3):
+                    assert (await client.call_tool("clock", "get_time"))["success"] is True
+                # Not safe to repeat, and yet it arrives: the broken connection is noticed before it is sent.
+                with pytest.raises(Conflict):
+                    await client.call_tool("clock", "fail", {"how": "conflict"})
+
+
+class CountingClockMCPServer(ClockMCPServer):
+    """Counts how often it is asked."""
+
+    server_id = "clock"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    @tool(read_only=True)
+    async def get_time(self, zone: str = "UTC") -> ClockTime:
+        """Return the time in a zone."""
+        self.calls += 1
+        return ClockTime(zone=zone)
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+async def test_calls_are_spread_over_the_addresses(scheme: str) -> None:
+    async with (
+        serve(create_app([first := CountingClockMCPServer()])) as one,
+        serve(create_app([second := CountingClockMCPServer()])) as other,
+    ):
+        urls = [one.url, other.url] if scheme == "http" else [one.websocket_url, other.websocket_url]
+        async with MCPClient(urls) as client:
+            for _ in range(20):
+                await client.call_tool("clock", "get_time")
+    assert (first.calls, second.calls) == (10, 10)
+
+
+async def test_what_is_safe_to_repeat_survives_the_kill_of_one_of_two_gateways_under_load() -> None:
+    """REST, WebSocket and batches at once, since each pair of processes takes seconds to start."""
+    async with gateway_processes(2) as (first, second), contextlib.AsyncExitStack() as stack:
+        rest = await stack.enter_async_context(MCPClient([first.url, second.url]))
+        websocket = await stack.enter_async_context(MCPClient([first.websocket_url, second.websocket_url]))
+        under_load = asyncio.Barrier(11)
+
+        async def call_often(client: MCPClient, worker: int) -> None:
+            for n in range(40):
+                zone = f"{worker}-{n}"
+                assert (await client.call_tool("clock", "get_time", {"zone": zone}))["zone"] == zone
+                if n == 10:
+                    await under_load.wait()
+
+        async def send_often() -> None:
+            zones = [f"Z{n}" for n in range(50)]
+            calls: list[Any] = [{"server": "clock", "tool": "get_time", "arguments": {"zone": zone}} for zone in zones]
+            for n in range(8):
+                outcomes: list[Any] = await rest.batch(calls)
+                assert [outcome["zone"] for outcome in outcomes] == zones
+                if n == 2:
+                    await under_load.wait()
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for worker in range(4):
+                group.create_task(call_often(rest, worker))
+                group.create_task(call_often(websocket, worker))
+            for _ in range(2):
+                group.create_task(send_often())
+            await under_load.wait()
+            await first.kill()
+        with pytest.raises(ConnectionFailed):
+            async with MCPClient(first.url, retry=FakeTime().policy()) as dead:
+                await dead.call_tool("clock", "get_time")
+
+
+def test_the_package_is_typed_and_stands_alone() -> None:
+    [folder] = agents.__path__
+    assert (Path(folder) / "py.typed").exists()
+    for module in Path(folder).glob("**/*.py"):
+        lines = module.read_text().splitlines()
+        assert not [line for line in lines if line.startswith(("from app", "import app"))], module

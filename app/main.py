@@ -96,6 +96,7 @@ def create_app(
     add_rest_routes(app.router, gateway, endpoints)
     add_batch_route(app.router, gateway)
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
+    app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.kinds)
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app)
     app.put_in_front(ToolLane(app.documented, endpoints=endpoints), settings)

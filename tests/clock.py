@@ -27,6 +27,7 @@ class ClockMCPServer(BaseMCPServer):
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.watchers: list[asyncio.Queue[Update]] = []
+        self.unwatched = asyncio.Event()
 
     @tool(read_only=True, example={"zone": "UTC"}, errors=(NotFound,))
     async def get_time(self, zone: Annotated[str, Field(min_length=1, max_length=20)] = "UTC") -> ClockTime:
@@ -103,6 +104,8 @@ class ClockMCPServer(BaseMCPServer):
             yield updates()
         finally:
             self.watchers.remove(queue)
+            if not self.watchers:
+                self.unwatched.set()
 
     @route("/chimes/{count:int}", methods=["GET", "POST"])
     async def chimes(self, request: Request, context: CallContext) -> Response:

@@ -8,7 +8,7 @@ from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import CallerGone, GatewayError, RequestTooLarge, TooManyRequests
+from app.errors import CallerGone, GatewayError, RequestTooLarge, TooManyRequests, UnsupportedMediaType
 from app.servers import CallContext, Face, new_request_id
 
 PROBLEM_JSON = "application/problem+json"
@@ -48,6 +48,28 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if len(body) > limit:
         raise _too_large(limit)
     return body
+
+
+def require_json(scope: Scope, *, stated: bool = False) -> None:
+    """Refuse a body that says it is something else: browsers send forms without asking the gateway first.
+
+    Args:
+        scope: of the request.
+        stated: refuse a body that does not say what it is, too.
+
+    Raises:
+        UnsupportedMediaType: it is not JSON.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+            if media_type == b"application/json" or media_type.endswith(b"+json") or not (media_type or stated):
+                return
+            break
+    else:
+        if not stated:
+            return
+    raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
 
 
 def _too_large(limit: int) -> RequestTooLarge:

@@ -43,6 +43,7 @@ from app.faces.http import (
     call_context,
     problem_headers,
     read_body,
+    require_json,
     send_bytes,
     send_problem,
 )
@@ -99,7 +100,7 @@ class ToolEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "rest")
         try:
-            _require_json(scope)
+            require_json(scope)
             body = await read_body(scope, receive, self._gateway.settings.max_request_bytes)
             with CancelWhenCallerGoes(receive):
                 result = await self._gateway.call(self._server_id, self._name, body, context)
@@ -291,16 +292,6 @@ def _from_http_exception(error: HTTPException, request: Request) -> GatewayError
         allowed = (error.headers or {}).get("Allow", "another method")
         return MethodNotAllowed(f"{request.method} is not allowed here. Use {allowed}.")
     return MalformedRequest(str(error.detail)) if error.status_code < 500 else InternalError()
-
-
-def _require_json(scope: Scope) -> None:
-    """Refuse a body that says it is something else: browsers send forms without asking the gateway first."""
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
-            if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
-                raise UnsupportedMediaType("Send the arguments as JSON: -H 'content-type: application/json'.")
-            return
 
 
 async def _documented_by_others() -> None:

@@ -3,16 +3,19 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import mcp_types as types
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, MethodNotAllowed
-from app.faces.http import read_body, replay, run_cancellably, send_problem
-from app.faces.protocol import protocol_server
+from app.faces.http import JSON, read_body, replay, require_json, run_cancellably, send_bytes, send_problem
+from app.faces.protocol import not_a_message, protocol_server
 from app.gateway import Gateway
 
 _CHECKED_BY_THE_PERIMETER = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -62,11 +65,18 @@ class StreamableHTTP:
         assert self._json is not None
         assert self._events is not None
         try:
+            require_json(scope, stated=True)
             body = await read_body(scope, receive, self._gateway.settings.max_request_bytes)
         except CallerGone:
             return
         except GatewayError as error:
             await send_problem(send, error, request_id)
+            return
+        try:
+            # The SDK would answer clients of 2025 with pydantic's text, the body in it, and the wrong code.
+            types.jsonrpc_message_adapter.validate_json(body, by_name=False)
+        except ValidationError as error:
+            await send_bytes(send, 400, JSON, to_json(not_a_message(error)))
             return
         if self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS):
             await self._events.handle_request(scope, replay(body, receive), send)

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.errors import INVALID_REQUEST, PARSE_ERROR, UnknownServer
-from app.faces.protocol import Subscriptions, protocol_server
+from app.errors import UnknownServer
+from app.faces.protocol import Subscriptions, not_a_message, protocol_server
 from app.gateway import Gateway
 
 _SUBPROTOCOL = "mcp"
@@ -99,9 +99,7 @@ class WebSocketFace:
                 try:
                     parsed = types.jsonrpc_message_adapter.validate_json(text, by_name=False)
                 except ValidationError as error:
-                    code = PARSE_ERROR if error.errors()[0]["type"] == "json_invalid" else INVALID_REQUEST
-                    reason = "Not JSON" if code == PARSE_ERROR else "Not one JSON-RPC 2.0 message"
-                    await socket.send_json({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": reason}})
+                    await socket.send_json(not_a_message(error))
                     continue
                 await incoming.send(SessionMessage(parsed))
 

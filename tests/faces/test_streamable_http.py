@@ -1,0 +1,229 @@
+"""MCP over Streamable HTTP: both eras on one endpoint, without sessions."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from tests.clock import ClockMCPServer
+from tests.faces.raw import ERAS, client_of, event_stream, exchange, handshake, headers, post, request
+from tests.fixtures.gateway import Served, mcp_client, serve
+
+CALL: dict[str, Any] = {"name": "get_time", "arguments": {"zone": "CET"}}
+
+
+@pytest.fixture(scope="module")
+async def gateway() -> AsyncGenerator[Served]:
+    async with serve(create_app([ClockMCPServer()], Settings(max_request_bytes=2048))) as served:
+        yield served
+
+
+@pytest.fixture
+async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
+    async with client_of(gateway) as client:
+        yield client
+
+
+@pytest.mark.parametrize("revision", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
+async def test_a_revision_with_a_handshake_is_agreed_to(gateway: Served, revision: str) -> None:
+    answer = await post(gateway, revision, "initialize", handshake(revision))
+    result = answer.json()["result"]
+    assert result["protocolVersion"] == revision
+    assert result["serverInfo"] == {
+        "name": "clock",
+        "title": "Clock MCP Server",
+        "version": result["serverInfo"]["version"],
+    }
+    assert result["instructions"] == "Tells the time."
+    assert (await post(gateway, revision, "tools/call", CALL)).json()["result"]["structuredContent"]["zone"] == "CET"
+
+
+async def test_an_unknown_revision_is_answered_with_the_newest_that_has_a_handshake(gateway: Served) -> None:
+    answer = await post(gateway, "2025-11-25", "initialize", handshake("2999-01-01"))
+    assert answer.json()["result"]["protocolVersion"] == "2025-11-25"
+
+
+async def test_2026_needs_no_handshake(gateway: Served) -> None:
+    discovered = (await post(gateway, "2026-07-28", "server/discover")).json()["result"]
+    assert "2026-07-28" in discovered["supportedVersions"]
+    called = (await post(gateway, "2026-07-28", "tools/call", CALL)).json()["result"]
+    assert (called["resultType"], called["structuredContent"]["zone"]) == ("complete", "CET")
+
+
+async def test_a_revision_that_nobody_knows_is_refused(gateway: Served) -> None:
+    answer = await post(gateway, "2026-07-28", "tools/list", mcp_protocol_version="2031-01-01")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] in (-32020, -32022)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_answer_without_notices_is_plain_json(gateway: Served, era: str) -> None:
+    answer = await post(gateway, era, "tools/call", CALL)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_progress_reaches_a_caller_who_asks(gateway: Served, era: str) -> None:
+    seen: list[tuple[float, float | None, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, total, message))
+
+    async with mcp_client(gateway, f"mcp-{era}", "clock") as client:
+        await client.call_tool("tick", {"ticks": 3}, progress_callback=note)
+    assert seen == [(1, 3, "tick 1"), (2, 3, "tick 2"), (3, 3, "tick 3")]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_progress_comes_in_one_stream_with_the_result(gateway: Served, era: str) -> None:
+    message = request(era, "tools/call", {"name": "tick", "arguments": {"ticks": 2}}, progressToken="t")
+    async with event_stream(gateway, message, era) as messages:
+        received = [one async for one in messages]
+    assert [one.get("method") for one in received] == ["notifications/progress", "notifications/progress", None]
+    assert received[0]["params"] == {"progressToken": "t", "progress": 1, "total": 2, "message": "tick 1"}
+    assert received[-1]["result"]["structuredContent"]["ticks"] == 2
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/clock"])
+async def test_a_stream_of_the_servers_own_is_not_offered(http: httpx.AsyncClient, path: str) -> None:
+    for method, accept in (("GET", "text/event-stream"), ("DELETE", "application/json"), ("PUT", "*/*")):
+        answer = await http.request(method, path, headers={"accept": accept})
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "POST, GET"
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/clock"])
+async def test_a_get_shows_what_is_there(http: httpx.AsyncClient, path: str) -> None:
+    shown = (await http.get(path)).json()
+    server = shown["servers"][0] if path == "/mcp" else shown
+    assert shown["success"] is True
+    assert (server["id"], server["client_id"], server["name"]) == ("clock", "mcp_clock", "Clock MCP Server")
+    assert server["tools"] == list(ClockMCPServer.tools)
+    assert server["resources"] == ["clock://zones"]
+    assert (await http.head(path)).content == b""
+
+
+async def test_white_space_after_a_header_does_not_matter(gateway: Served) -> None:
+    message = request("2026-07-28", "tools/call", CALL)
+    fields = headers("2026-07-28", message) | {"mcp-name": "get_time  ", "mcp-method": "tools/call\t"}
+    status, body = await exchange(gateway, "/mcp/clock", json.dumps(message).encode(), fields)
+    assert (status, json.loads(body)["result"]["structuredContent"]["zone"]) == (200, "CET")
+
+
+@pytest.mark.parametrize("wrong", [{"mcp_name": "tick"}, {"mcp_method": "tools/list"}])
+async def test_a_header_that_contradicts_the_body_is_refused(gateway: Served, wrong: dict[str, str]) -> None:
+    answer = await post(gateway, "2026-07-28", "tools/call", CALL, **wrong)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32020)
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{nope", -32700),
+        (b"\xff\xfe", -32700),
+        (b"", -32700),
+        (b"[" * 50, -32700),
+        (b"[]", -32600),
+        (json.dumps([request("2025-11-25", "tools/list")]).encode(), -32600),
+        (b'"hello"', -32600),
+        (b'{"jsonrpc":"1.0","id":1,"method":"tools/list"}', -32600),
+        (b'{"jsonrpc":"2.0","id":1}', -32600),
+    ],
+)
+async def test_a_body_that_is_no_request_is_refused(http: httpx.AsyncClient, era: str, body: bytes, code: int) -> None:
+    fields = headers(era, request(era, "tools/list"))
+    answer = await http.post("/mcp/clock", content=body, headers=fields)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert answer.json()["id"] is None
+    assert answer.json()["error"]["message"] in ("Not JSON", "Not one JSON-RPC 2.0 message")
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_body_too_large_is_refused_before_it_is_read(http: httpx.AsyncClient, era: str) -> None:
+    fields = headers(era, request(era, "tools/list"))
+    answer = await http.post("/mcp/clock", content=b" " * 3000, headers=fields)
+    assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_unknown_method_is_no_method(gateway: Served, era: str) -> None:
+    answer = await post(gateway, era, "tools/invent")
+    assert answer.json()["error"]["code"] == -32601
+    assert answer.status_code == (404 if era == "2026-07-28" else 200)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_unknown_tool_is_an_error_of_the_protocol(gateway: Served, era: str) -> None:
+    error = (await post(gateway, era, "tools/call", {"name": "nope", "arguments": {}})).json()["error"]
+    assert error["code"] == -32602
+    assert "get_time" in error["message"]
+    assert (error["data"]["code"], error["data"]["success"]) == ("unknown_tool", False)
+
+
+@pytest.mark.parametrize(("era", "code"), [("2025-11-25", -32002), ("2026-07-28", -32602)])
+@pytest.mark.parametrize("uri", ["clock://nothing/here", "db://customers", "no uri", "clock://zones/Atlantis"])
+async def test_an_unknown_resource_has_the_code_of_its_era(gateway: Served, era: str, code: int, uri: str) -> None:
+    error = (await post(gateway, era, "resources/read", {"uri": uri})).json()["error"]
+    assert error["code"] == code
+    assert error["data"]["uri"] == uri
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_variables_of_a_resource_are_checked(gateway: Served, era: str) -> None:
+    error = (await post(gateway, era, "resources/read", {"uri": "clock://zones?limit=99"})).json()["error"]
+    assert error["code"] == -32602
+    assert error["data"]["errors"][0]["field"] == "limit"
+    read = (await post(gateway, era, "resources/read", {"uri": "clock://zones?limit=9"})).json()["result"]
+    assert json.loads(read["contents"][0]["text"]) == {"success": True, "zone": "all", "ticks": 9}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_listing_has_one_page(gateway: Served, era: str) -> None:
+    for method in ("tools/list", "resources/list", "resources/templates/list"):
+        assert (await post(gateway, era, method, {"cursor": "x"})).json()["error"]["code"] == -32602
+
+
+async def test_listings_may_be_kept_and_contents_not(gateway: Served) -> None:
+    listed = (await post(gateway, "2026-07-28", "tools/list")).json()["result"]
+    read = (await post(gateway, "2026-07-28", "resources/read", {"uri": "clock://zones"})).json()["result"]
+    assert (listed["ttlMs"], listed["cacheScope"]) == (300_000, "public")
+    assert (read["ttlMs"], read["cacheScope"]) == (0, "private")
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_a_body_that_does_not_say_it_is_json_is_refused(
+    http: httpx.AsyncClient, era: str, media_type: str
+) -> None:
+    message = request(era, "tools/list")
+    answer = await http.post("/mcp/clock", json=message, headers=headers(era, message) | {"content-type": media_type})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_client_that_accepts_no_json_is_told(http: httpx.AsyncClient) -> None:
+    fields = headers("2026-07-28", request("2026-07-28", "tools/list")) | {"accept": "text/html"}
+    answer = await http.post("/mcp/clock", json=request("2026-07-28", "tools/list"), headers=fields)
+    assert answer.status_code == 406
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_unknown_server_is_not_found(http: httpx.AsyncClient, era: str) -> None:
+    message = request(era, "tools/list")
+    answer = await http.post("/mcp/nope", json=message, headers=headers(era, message))
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_may_say_mcp_before_the_servers_name(http: httpx.AsyncClient, era: str) -> None:
+    message = request(era, "tools/call", CALL)
+    answer = await http.post("/mcp/mcp_clock", json=message, headers=headers(era, message))
+    assert answer.json()["result"]["structuredContent"]["zone"] == "CET"

@@ -327,7 +327,7 @@ PASSING = [
     "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY satisfaction) FROM interactions",
     "SELECT mode() WITHIN GROUP (ORDER BY channel), every(true), any_value(id) FROM interactions",
     (
-        "SELECT avg(satisfaction) OVER (PARTITION BY channel ORDER BY created_at ROWS BETWEEN 6 PRECEDING AND CURRENT ROW)"
+        "SELECT avg(satisfaction) OVER (PARTITION BY channel ORDER BY id ROWS BETWEEN 6 PRECEDING AND CURRENT ROW)"
         " FROM interactions"
     ),
     "SELECT sum(1) OVER w FROM tickets WINDOW w AS (ORDER BY created_at RANGE '1 day' PRECEDING EXCLUDE TIES)",
@@ -354,7 +354,7 @@ PASSING = [
     "SELECT (metadata['a'])['b'] FROM customers",
     "SELECT JSON_VALUE(metadata, '$.a' RETURNING int DEFAULT 0 ON EMPTY), JSON_EXISTS(metadata, '$.a') FROM customers",
     "SELECT * FROM JSON_TABLE('[]'::jsonb, '$[*]' COLUMNS (n FOR ORDINALITY, NESTED '$.b' COLUMNS (c int)))",
-    "SELECT json_object('a': 1), json_array(1), json_objectagg(id: name), json_arrayagg(id), '{}' IS JSON FROM customers",
+    "SELECT json_object('a': 1), json_array(1), json_objectagg(id: id), json_arrayagg(id), '' IS JSON FROM customers",
     "SELECT jsonb_build_object('a', 1), to_jsonb(c), row_to_json(c), jsonb_agg(c) FROM customers c GROUP BY c.id",
     "SELECT * FROM jsonb_to_recordset('[]') AS t(a int, b text)",
     "SELECT * FROM generate_series(now() - interval '1 day', now(), '1 hour') AS hour",
@@ -366,7 +366,7 @@ PASSING = [
     "SELECT * FROM ROWS FROM (generate_series(1, 2), unnest(ARRAY[1])) WITH ORDINALITY",
     "SELECT 'a' ~ '^a', 'a' ~* 'A', 'a' !~ 'b', regexp_replace('a', 'a', 'b', 'g'), 'a' SIMILAR TO 'a%'",
     "SELECT regexp_matches(name, '(a)(b)'), regexp_split_to_table(name, ',') FROM customers",
-    "SELECT substring('abc' FROM 1 FOR 2), trim(BOTH FROM 'a'), position('a' IN 'b'), overlay('a' PLACING 'b' FROM 1)",
+    "SELECT substring('abc' FROM 1 FOR 2), trim(BOTH FROM 'a'), position('a' IN 'b'), overlay('a' PLACING '' FROM 1)",
     "SELECT upper(name), format('%s', name), string_agg(name, ', ' ORDER BY id) FROM customers GROUP BY 1, 2",
     "SELECT CASE status WHEN 'open' THEN 1 ELSE 0 END, coalesce(a, b), nullif(1, 2), greatest(1, 2) FROM tickets",
     "SELECT * FROM tickets WHERE (customer_id, id) IN (SELECT customer_id, id FROM tickets) AND id <> ALL ($1)",

@@ -1,6 +1,7 @@
 """`switchboard dev`: the local stack, migrated and filled, with the gateway in front of it."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -14,7 +15,7 @@ from pydantic_settings import BaseSettings
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import StartFailed
 from app.main import create_app
-from app.services.postgres.demo import seed
+from app.services.postgres.demo.world import seed
 from app.services.postgres.migrations import ensure_reader_login, migrate
 from app.services.postgres.settings import PostgresSettings
 from app.serving import serve
@@ -40,6 +41,9 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
         click.ClickException: a backend did not start; the message ends with the tail of its log.
     """
     data_dir = data_dir.resolve()
+    for chatty in ("alembic", "uvicorn.error"):
+        # The lines below say it shorter.
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     click.echo(f"Starting the local stack on {data_dir}", err=True)
     try:
         async with AsyncExitStack() as stack:

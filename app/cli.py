@@ -16,6 +16,7 @@ from app.logs import set_up_logging
 from app.main import SERVERS, create_app
 from app.servers import ServerKind
 from app.services.postgres.demo.world import seed as seed_demo
+from app.services.postgres.migrations import READER_LOGIN, ensure_reader_login
 from app.services.postgres.migrations import migrate as migrate_database
 from app.services.postgres.settings import PostgresSettings
 from app.serving import PortInUse, run, serve
@@ -90,11 +91,22 @@ def stdio(servers: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--revision", default="head", show_default=True, help="Where to stop.")
-def migrate(revision: str) -> None:
+@click.option(
+    "--reader-password",
+    envvar="DATABASE_READER_PASSWORD",
+    default=None,
+    help=f"Also make, or bring up to date, the login {READER_LOGIN} for DATABASE_READER_URL.",
+)
+def migrate(revision: str, reader_password: str | None) -> None:
     """Bring the database of DATABASE_URL to the version that this code needs."""
 
     async def upgrade() -> None:
-        await migrate_database(PostgresSettings().require_url(), revision)
+        url = PostgresSettings().require_url()
+        await migrate_database(url, revision)
+        if reader_password:
+            login = await ensure_reader_login(url, reader_password)
+            for warning in login.warnings:
+                click.echo(f"Warning: {warning}", err=True)
         click.echo("The database is up to date.")
 
     _run(upgrade)

@@ -188,9 +188,9 @@ def test_errors_of_the_network_are_translated():
             raise raised
 
 
-async def test_the_gateway_outlives_a_restart_of_postgresql(tmp_path: Path):
+async def test_the_gateway_outlives_a_restart_of_postgresql(postgres_directory: Path):
     port = free_port()
-    async with run_postgres(tmp_path, port=port) as server:
+    async with run_postgres(postgres_directory, port=port) as server:
         url = server.url()
         await migrate(url)
         connection = await asyncpg.connect(url)
@@ -215,13 +215,13 @@ async def test_the_gateway_outlives_a_restart_of_postgresql(tmp_path: Path):
             with pytest.raises(BackendUnavailable):
                 await support.save_interaction(NewInteraction(customer_id="12345", query_text="during"))
             await server.process.wait()
-            async with run_postgres(tmp_path, port=port):
+            async with run_postgres(postgres_directory, port=port):
                 await asyncio.gather(*(support.customer_context("12345", 1, 1) for _ in range(8)))
                 await support.save_interaction(NewInteraction(customer_id="12345", query_text="after"))
 
 
-async def test_a_postgresql_that_hangs_answers_504_in_time(tmp_path: Path):
-    async with run_postgres(tmp_path, durable=False) as server:
+async def test_a_postgresql_that_hangs_answers_504_in_time(postgres_directory: Path):
+    async with run_postgres(postgres_directory, durable=False) as server:
         limits = {"connect_timeout": 0.3, "statement_timeout": 0.3}
         async with open_database(settings_for(server.url(), **limits)) as pools:
             os.kill(server.process.pid, signal.SIGSTOP)

@@ -49,11 +49,12 @@ def main() -> None:
 )
 def dev(port: int | None, data_dir: Path) -> None:
     """Serve on a local stack: starts the backends, migrates, loads demo data if there is none."""
-    if serve_local_stack is None:
+    start = serve_local_stack
+    if start is None:
         raise click.ClickException("The local stack is not installed. Run: pip install 'switchboard[local]'")
     settings = _settings(port=port, host="127.0.0.1")
     set_up_logging(settings.log_level, settings.log_format)
-    _run(lambda: serve_local_stack(settings, data_dir))
+    _run(lambda: start(settings, data_dir))
 
 
 @main.command(name="serve")

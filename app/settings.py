@@ -1,6 +1,6 @@
 """Settings of the process. Each service has its own settings class beside it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,7 +16,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     log_level: str = "INFO"
-    log_format: str = Field(default="text", pattern="^(text|json)$")
+    log_format: Literal["text", "json"] = "text"
 
     tool_timeout: Seconds = Field(default=30.0, description="Seconds a tool may take unless it says otherwise itself.")
     max_request_bytes: int = Field(

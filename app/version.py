@@ -2,7 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-try:
-    VERSION = version("switchboard")
-except PackageNotFoundError:  # a source tree on the path, not installed
-    VERSION = "0+unknown"
+
+def _installed_version() -> str:
+    try:
+        return version("switchboard")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"
+
+
+VERSION = _installed_version()

@@ -117,12 +117,12 @@ def _tail(log: Path, lines: int = 20) -> str:
 
 def _prepare_child(stop_signal: signal.Signals, user: int | None) -> Callable[[], None]:
     """Return what the child does before it becomes the program; uvloop knows no `user=`."""
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    libc = ctypes.CDLL(None, use_errno=True)
 
     def prepare() -> None:
         if user is not None:
             os.setuid(user)
-        if libc is not None:
+        if sys.platform == "linux":
             # After setuid, which clears it.
             libc.prctl(_PR_SET_PDEATHSIG, int(stop_signal))
 

@@ -95,9 +95,12 @@ class PostgresSettings(BaseSettings):
         env_prefix="DATABASE_", env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
 
-    url: PostgresUrl | None = Field(None, description="DATABASE_URL: the support database, with a login that writes.")
+    url: PostgresUrl | None = Field(
+        default=None, description="DATABASE_URL: the support database, with a login that writes."
+    )
     reader_url: PostgresUrl | None = Field(
-        None, description="DATABASE_READER_URL: the same database with a login that is a member of switchboard_reader."
+        default=None,
+        description="DATABASE_READER_URL: the same database with a login that is a member of switchboard_reader.",
     )
     read_pool_size: int = Field(
         default_factory=lambda: 3 * (os.cpu_count() or 2),
@@ -106,12 +109,14 @@ class PostgresSettings(BaseSettings):
         description="Connections for the short fixed reads; more than 4 a core of the database make it slower.",
     )
     report_pool_size: int = Field(
-        2, ge=1, le=100, description="Connections for analytics, kept apart from short reads."
+        default=2, ge=1, le=100, description="Connections for analytics, kept apart from short reads."
     )
-    write_pool_size: int = Field(5, ge=1, le=500, description="Connections for writes.")
-    reader_pool_size: int = Field(4, ge=1, le=100, description="Connections for query_database.")
-    connect_timeout: Seconds = Field(5.0, description="Seconds that opening a connection may take.")
-    statement_timeout: Seconds = Field(15.0, description="Seconds after which PostgreSQL ends a statement of ours.")
+    write_pool_size: int = Field(default=5, ge=1, le=500, description="Connections for writes.")
+    reader_pool_size: int = Field(default=4, ge=1, le=100, description="Connections for query_database.")
+    connect_timeout: Seconds = Field(default=5.0, description="Seconds that opening a connection may take.")
+    statement_timeout: Seconds = Field(
+        default=15.0, description="Seconds after which PostgreSQL ends a statement of ours."
+    )
 
     def require_url(self) -> str:
         """Return asyncpg's form of `DATABASE_URL`.

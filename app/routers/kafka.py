@@ -1,14 +1,25 @@
 """Kafka as an MCP server: publish, browse without a trace, work in consumer groups, follow topics."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
-from app.errors import AckExpired, Conflict, InvalidArguments, NotFound
-from app.servers import BaseMCPServer, Update, resource, tool, watch
+from app.errors import AckExpired, Conflict, GatewayError, InvalidArguments, NotFound
+from app.servers import BaseMCPServer, CallContext, JsonObject, Update, resource, route, tool, watch
 from app.services.kafka import KafkaService
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage
 from app.services.kafka.reading import MAX_MESSAGES, Start
@@ -19,6 +30,7 @@ from app.services.kafka.service import (
     ConsumerGroupList,
     CreatedTopic,
     GroupId,
+    StreamEvent,
     TopicList,
     TopicMetadata,
     TopicName,
@@ -31,6 +43,45 @@ _OVERHEAD = 15.0
 
 _SPELLINGS = {"value": "message", "group": "group_id", "consumer_group": "group_id", "limit": "max_messages"}
 """Other words that callers use for our arguments."""
+
+
+_STREAM_OPENAPI: JsonObject = {
+    "parameters": [
+        {
+            "name": "topic",
+            "in": "path",
+            "required": True,
+            "description": "Name of the topic.",
+            "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"},
+        },
+        {
+            "name": "start",
+            "in": "query",
+            "description": "Where to begin; `latest` if left out.",
+            "schema": {"type": "string", "enum": ["earliest", "latest"]},
+        },
+        {
+            "name": "cursor",
+            "in": "query",
+            "description": "Begin at the `id` of an event, or at a `next_cursor`.",
+            "schema": {"type": "string"},
+        },
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "description": "Sent by browsers that connect again; it wins over `cursor`.",
+            "schema": {"type": "string"},
+        },
+    ],
+    "responses": {
+        "200": {
+            "description": "Events `message` (a message as consume_messages answers it), `skipped` and `failure`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
+    },
+}
+_TOPIC_NAME: TypeAdapter[str] = TypeAdapter(TopicName)
+_RECONNECT_AFTER_MS = 2_000
 
 
 class _Arguments(BaseModel):
@@ -201,7 +252,7 @@ class KafkaMCPServer(BaseMCPServer):
 
     @tool(read_only=True, errors=[NotFound], example={"topic": "support-events"})
     async def get_topic_metadata(self, topic: TopicName) -> TopicMetadata:
-        """Return a topic's partitions with leaders, replicas and offsets, its message count and its own configuration."""
+        """Return a topic's partitions with leaders, replicas and offsets, its message count and configuration."""
         return await self.kafka.topic(topic)
 
     @tool(errors=[Conflict], example={"topic": "support-events", "num_partitions": 3, "if_not_exists": True})
@@ -243,7 +294,7 @@ class KafkaMCPServer(BaseMCPServer):
 
     @tool(read_only=True, errors=[NotFound], example={"group_id": "support-agents"})
     async def get_consumer_group_lag(self, group_id: GroupId) -> ConsumerGroupLag:
-        """Return how many messages a consumer group has yet to acknowledge, by partition; null where that is unknown."""
+        """Return how many messages a group has yet to acknowledge, by partition; null where that is unknown."""
         return await self.kafka.group_lag(group_id)
 
     @resource("kafka://topics")
@@ -277,6 +328,53 @@ class KafkaMCPServer(BaseMCPServer):
     async def brokers(self) -> BrokerList:
         """The brokers of the cluster and which of them is the controller."""
         return await self.kafka.brokers()
+
+    @route("/topics/{topic}/stream", methods=("GET",), openapi=_STREAM_OPENAPI)
+    async def topic_stream(self, request: Request, context: CallContext) -> Response:
+        """Stream a topic's messages as server-sent events, for browsers and plain clients.
+
+        Each event's `id` is a cursor: a client that sends it back as `Last-Event-ID` misses nothing that is
+        still stored. What retention has removed is told by an event `skipped`.
+        """
+        try:
+            topic = _TOPIC_NAME.validate_python(request.path_params["topic"])
+        except ValidationError:
+            raise InvalidArguments.of("topic", "1 to 249 of letters, digits, `.`, `_` and `-`") from None
+        start = request.query_params.get("start", "latest")
+        if start not in ("earliest", "latest"):
+            raise InvalidArguments.of("start", "expected `earliest` or `latest`")
+        cursor = request.headers.get("last-event-id") or request.query_params.get("cursor") or None
+        events = await self.kafka.stream(topic, start=start, cursor=cursor)
+        return StreamingResponse(
+            _server_sent(events),
+            media_type="text/event-stream",
+            # Proxies must pass each event on at once.
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+
+async def _server_sent(events: AsyncGenerator[StreamEvent]) -> AsyncGenerator[bytes]:
+    """Write events in the form that browsers' EventSource reads."""
+    yield f"retry: {_RECONNECT_AFTER_MS}\n\n".encode()
+    async with aclosing(events):
+        try:
+            async for event in events:
+                match event.kind:
+                    case "message":
+                        assert event.message is not None
+                        yield _event(event.kind, event.message.model_dump_json(), event.cursor)
+                    case "skipped":
+                        yield _event(event.kind, f'{{"skipped":{event.skipped}}}', event.cursor)
+                    case "idle":
+                        yield b": idle\n\n"
+        except GatewayError as error:
+            # The status is sent already: the client hears of it here and connects again from its last id.
+            yield _event("failure", error.problem().model_dump_json(exclude_none=True), None)
+
+
+def _event(kind: str, data: str, cursor: str | None) -> bytes:
+    identity = f"id: {cursor}\n" if cursor else ""
+    return f"event: {kind}\n{identity}data: {data}\n\n".encode()
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -21,15 +21,17 @@ IDEMPOTENCY_HEADER = "idempotency-key"
 _KEYS_REMEMBERED = 10_000
 _STOP_WITHIN = 10.0
 
-_PRODUCER_IS_LOST: tuple[type[Exception], ...] = (
+_SENDS_AT_MOST = 3
+
+_NOT_STORED_FOR_ANOTHERS_SAKE: tuple[type[Exception], ...] = (
     errors.ProducerClosed,
     errors.ProducerFenced,
     errors.OutOfOrderSequenceNumber,
     errors.UnknownProducerId,
     errors.InvalidProducerEpoch,
     errors.InvalidProducerIdMapping,
-    errors.IllegalStateError,
 )
+"""The brokers refused the producer, not the message: it can go by another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Publisher:
         self._settings = settings
         self._producer: Any = None
         self._starting = asyncio.Lock()
+        self._stopping: set[asyncio.Task[None]] = set()
         self._by_key: OrderedDict[tuple[str, str], tuple[Outgoing, asyncio.Task[RecordMetadata]]] = OrderedDict()
 
     async def publish(self, message: Outgoing, idempotency_key: str | None) -> tuple[RecordMetadata, bool]:
@@ -90,8 +93,10 @@ class Publisher:
 
     async def close(self) -> None:
         """Send what is waiting, then stop. What no broker takes within 10 s was never answered with an offset."""
-        producer, self._producer = self._producer, None
-        await self._stop(producer)
+        async with self._starting:
+            if self._producer is not None:
+                self._retire(self._producer)
+        await asyncio.gather(*self._stopping)
 
     def _forget_failed(self, place: tuple[str, str], sending: "asyncio.Task[RecordMetadata]") -> None:
         if sending.cancelled() or sending.exception() is not None:
@@ -114,26 +119,39 @@ class Publisher:
         return sending.result()
 
     async def _send(self, message: Outgoing) -> RecordMetadata:
-        producer = await self._started()
-        known: set[int] | None = producer.client.cluster.partitions_for_topic(message.topic)
-        if message.partition is not None and known is not None and message.partition not in known:
-            # The producer's own knowledge is older than ours.
-            await producer.client.force_metadata_update()
-        try:
-            return await producer.send_and_wait(
-                message.topic,
-                message.value,
-                message.key,
-                message.partition,
-                message.timestamp_ms,
-                list(message.headers),
-            )
-        except _PRODUCER_IS_LOST:
-            # The brokers no longer know it; the next message gets a new one.
-            if self._producer is producer:
-                self._producer = None
-                await self._stop(producer)
-            raise
+        for left in reversed(range(_SENDS_AT_MOST)):
+            producer = await self._started()
+            known: set[int] | None = producer.client.cluster.partitions_for_topic(message.topic)
+            if message.partition is not None and known is not None and message.partition not in known:
+                # The producer's own knowledge is older than ours.
+                await producer.client.force_metadata_update()
+            try:
+                stored = await producer.send(
+                    message.topic,
+                    message.value,
+                    message.key,
+                    message.partition,
+                    message.timestamp_ms,
+                    list(message.headers),
+                )
+            except errors.ProducerClosed:
+                continue
+            try:
+                return await stored
+            except errors.KafkaError as error:
+                # A batch that is refused leaves a gap in the sequence numbers, for which the brokers then
+                # refuse whatever this producer sends after it.
+                self._retire(producer)
+                if not left or not isinstance(error, _NOT_STORED_FOR_ANOTHERS_SAKE):
+                    raise
+        raise errors.ProducerClosed
+
+    def _retire(self, producer: Any) -> None:
+        if self._producer is producer:
+            self._producer = None
+            stopping = asyncio.create_task(self._stop(producer))
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
 
     async def _started(self) -> Any:
         async with self._starting:
@@ -160,13 +178,13 @@ class Publisher:
             return self._producer
 
     async def _stop(self, producer: Any) -> None:
-        if producer is None:
-            return
         with contextlib.suppress(errors.KafkaError):
             try:
                 async with asyncio.timeout(_STOP_WITHIN):
                     await producer.stop()
             except TimeoutError:
                 _log.warning("messages that no broker took in time are given up; none was answered with an offset")
-                await producer._sender.close()  # What stop() would have done after the flush that does not end.
+                # What stop() would have done after the flush, which does not end.
+                await producer._sender.close()
+                producer._message_accumulator.fail_all(errors.ProducerClosed())
                 await producer.client.close()

@@ -204,6 +204,8 @@ class Reader:
             limits: when the page is full.
             deadline: by time.monotonic(); a search that takes longer is broken off.
         """
+        # Even who does not want to wait gets more than one fetch, if there is more.
+        deadline = max(deadline, time.monotonic() + GRACE / 2)
         room = min(max(limits.messages * _BYTES_A_MESSAGE, _LEAST_FETCH), _MOST_FETCH)
         while page.positions:
             fetched, outside = await self._cluster.fetch(

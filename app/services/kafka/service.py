@@ -205,9 +205,9 @@ class KafkaService:
         self._within = settings.request_timeout_ms / 1000
         self._connections = Connections(settings)
         self._cluster = Cluster(settings, self._connections)
-        self._tails = Tails(self._cluster)
-        self._reader = Reader(self._cluster, self._tails)
-        self._groups = GroupWork(self._cluster, self._reader, self._tails, settings)
+        self.tails = Tails(self._cluster)
+        self._reader = Reader(self._cluster, self.tails)
+        self._groups = GroupWork(self._cluster, self._reader, self.tails, settings)
         self._publisher = Publisher(settings)
 
     @classmethod
@@ -363,7 +363,7 @@ class KafkaService:
     async def stream(
         self, topic: str, *, start: Start, cursor: str | None, idle_after: float = 15.0
     ) -> AsyncGenerator[StreamEvent]:
-        """Yield a topic's messages as they come, for as long as it is asked for more.
+        """Return a topic's messages as they come, for as long as somebody asks for more.
 
         It reads on only when it is asked, so that a slow reader costs nothing but time; what retention
         removes meanwhile is reported as skipped.
@@ -376,24 +376,28 @@ class KafkaService:
 
         Raises:
             NotFound: the topic is unknown.
+            InvalidArguments: it is no cursor of this topic.
         """
         stands = Cursor.read(cursor, topic) if cursor is not None else None
         async with answers(self._within, topic=topic):
             known = await self._cluster.topic(topic)
-            positions = await (
-                self._reader.begin(known, start, None) if stands is None else self._reader.resume(known, stands, None)
-            )
+            if stands is not None:
+                positions = await self._reader.resume(known, stands, None)
+            else:
+                positions = await self._reader.begin(known, start, None)
+        return self._events(topic, positions, idle_after)
+
+    async def _events(self, topic: str, positions: dict[int, int], idle_after: float) -> AsyncGenerator[StreamEvent]:
         limits = Limits(_STREAM_PAGE, _STREAM_BYTES)
         try:
-            async with self._tails.follow(topic):
-                while True:
-                    begun = dict(positions)
+            async with self.tails.follow(topic) as tail:
+                while not tail.gone:
                     page = await self._reader.read(topic, positions, limits, time.monotonic() + idle_after)
                     if page.skipped:
-                        yield StreamEvent(kind="skipped", cursor=_cursor_of(topic, begun), skipped=page.skipped)
+                        yield StreamEvent(kind="skipped", cursor=_cursor_of(topic, positions), skipped=page.skipped)
                     for message in page.messages:
-                        begun[message.partition] = message.offset + 1
-                        yield StreamEvent(kind="message", cursor=_cursor_of(topic, begun), message=message)
+                        positions[message.partition] = message.offset + 1
+                        yield StreamEvent(kind="message", cursor=_cursor_of(topic, positions), message=message)
                     positions = page.positions
                     if not page.messages:
                         yield StreamEvent(kind="idle", cursor=_cursor_of(topic, positions))

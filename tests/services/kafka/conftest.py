@@ -1,0 +1,47 @@
+"""Short words for what these tests do with the service."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from app.services.kafka import KafkaService
+from app.services.kafka.messages import ConsumedMessages
+
+Browse = Callable[..., Awaitable[ConsumedMessages]]
+
+
+async def browse(kafka: KafkaService, topic: str, **changes: Any) -> ConsumedMessages:
+    """Browse with the defaults of the tool, but without waiting."""
+    arguments: dict[str, Any] = {
+        "start": "earliest",
+        "cursor": None,
+        "partition": None,
+        "max_messages": 10,
+        "timeout_ms": 0,
+        "max_bytes": 1_048_576,
+    }
+    return await kafka.browse(topic, **{**arguments, **changes})
+
+
+async def work(kafka: KafkaService, topic: str, group_id: str, **changes: Any) -> ConsumedMessages:
+    """Consume in a group, waiting long enough for it to form."""
+    arguments: dict[str, Any] = {
+        "max_messages": 10,
+        "timeout_ms": 10_000,
+        "max_bytes": 1_048_576,
+        "lease_ms": 60_000,
+    }
+    return await kafka.consume(topic, group_id, **{**arguments, **changes})
+
+
+def values(page: ConsumedMessages) -> list[Any]:
+    return [message.value for message in page.messages]
+
+
+@pytest.fixture
+async def numbered(kafka: KafkaService, topic: str) -> str:
+    """A topic with one partition that holds 0 to 19."""
+    for number in range(20):
+        await kafka.publish(topic, number)
+    return topic

@@ -1,0 +1,178 @@
+"""Browsing: from anywhere, with the cursor as all the state, and no trace on the cluster."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.errors import InvalidArguments, NotFound
+from app.services.kafka import KafkaService
+from app.services.kafka.reading import FromOffset, FromTail, FromTimestamp
+from tests.services.kafka.conftest import browse, values
+
+
+async def test_a_cursor_reads_on_without_gap_or_repeat(kafka: KafkaService, numbered: str) -> None:
+    first = await browse(kafka, numbered, max_messages=7)
+    second = await browse(kafka, numbered, max_messages=7, cursor=first.next_cursor)
+    third = await browse(kafka, numbered, max_messages=7, cursor=second.next_cursor)
+    assert [values(page) for page in (first, second, third)] == [
+        list(range(7)),
+        list(range(7, 14)),
+        list(range(14, 20)),
+    ]
+    assert [page.reached_end for page in (first, second, third)] == [False, False, True]
+    assert values(await browse(kafka, numbered, cursor=third.next_cursor)) == []
+    await kafka.publish(numbered, "new")
+    assert values(await browse(kafka, numbered, cursor=third.next_cursor)) == ["new"]
+
+
+async def test_an_answer_that_ends_with_the_last_message_says_so(kafka: KafkaService, numbered: str) -> None:
+    assert (await browse(kafka, numbered, max_messages=20)).reached_end is True
+
+
+async def test_the_newest_messages_over_all_partitions(kafka: KafkaService, wide_topic: str) -> None:
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(30):
+        moment = began + timedelta(seconds=number)
+        await kafka.publish(wide_topic, number, partition=number % 3, timestamp_ms=int(moment.timestamp() * 1000))
+    newest = await browse(kafka, wide_topic, start=FromTail(tail=5))
+    assert values(newest) == [25, 26, 27, 28, 29]
+    assert newest.reached_end is True
+    assert values(await browse(kafka, wide_topic, start=FromTail(tail=2), partition=1)) == [25, 28]
+    assert len(values(await browse(kafka, wide_topic, start=FromTail(tail=100), max_messages=100))) == 30
+
+
+async def test_messages_of_several_partitions_come_by_time(kafka: KafkaService, wide_topic: str) -> None:
+    for number in range(12):
+        await kafka.publish(wide_topic, number, partition=number % 3, timestamp_ms=1_700_000_000_000 + number)
+    assert values(await browse(kafka, wide_topic, max_messages=12)) == list(range(12))
+
+
+async def test_beginning_at_an_offset(kafka: KafkaService, numbered: str, wide_topic: str) -> None:
+    assert values(await browse(kafka, numbered, start=FromOffset(offset=18))) == [18, 19]
+    assert values(await browse(kafka, numbered, start=FromOffset(offset=20))) == []
+    with pytest.raises(InvalidArguments) as past:
+        await browse(kafka, numbered, start=FromOffset(offset=21))
+    assert past.value.errors[0].field == "start.offset"
+    with pytest.raises(InvalidArguments) as ambiguous:
+        await browse(kafka, wide_topic, start=FromOffset(offset=0))
+    assert ambiguous.value.errors[0].field == "partition"
+
+
+async def test_beginning_at_a_time(kafka: KafkaService, topic: str) -> None:
+    noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    for hours in range(5):
+        moment = noon + timedelta(hours=hours)
+        await kafka.publish(topic, hours, timestamp_ms=int(moment.timestamp() * 1000))
+    since = noon + timedelta(hours=2, minutes=30)
+    assert values(await browse(kafka, topic, start=FromTimestamp(timestamp=since))) == [3, 4]
+    milliseconds = int(noon.timestamp() * 1000)
+    assert values(await browse(kafka, topic, start=FromTimestamp(timestamp=milliseconds))) == [0, 1, 2, 3, 4]
+    assert values(await browse(kafka, topic, start=FromTimestamp(timestamp=noon + timedelta(days=1)))) == []
+
+
+async def test_beginning_at_the_latest_waits_for_what_comes(kafka: KafkaService, numbered: str) -> None:
+    waiting = asyncio.create_task(browse(kafka, numbered, start="latest", timeout_ms=20_000))
+    while not waiting.done():
+        await kafka.publish(numbered, "news")
+        await asyncio.wait([waiting], timeout=0.2)
+    assert set(values(waiting.result())) == {"news"}
+
+
+async def test_filters_pass_what_contains_the_text(kafka: KafkaService, topic: str) -> None:
+    for number in range(300):
+        await kafka.publish(topic, {"ticket": number}, key=f"customer-{number % 10}")
+    found = await browse(kafka, topic, value_contains='"ticket":29', max_messages=50, timeout_ms=2000)
+    assert [message.value for message in found.messages] == [{"ticket": n} for n in (29, *range(290, 300))]
+    both = await browse(kafka, topic, key_contains="-7", value_contains="19", max_messages=50, timeout_ms=2000)
+    assert values(both) == [{"ticket": 197}]
+    assert both.reached_end is True
+
+
+async def test_a_size_limit_truncates_and_the_cursor_goes_on(kafka: KafkaService, topic: str) -> None:
+    for letter in "abcdef":
+        await kafka.publish(topic, letter * 1000)
+    page = await browse(kafka, topic, max_bytes=2500)
+    assert [value[0] for value in values(page)] == ["a", "b"]
+    assert (page.truncated, page.reached_end) == (True, False)
+    rest = await browse(kafka, topic, cursor=page.next_cursor)
+    assert [value[0] for value in values(rest)] == ["c", "d", "e", "f"]
+    assert rest.truncated is False
+    one = await browse(kafka, topic, max_bytes=10)
+    assert len(one.messages) == 1
+
+
+async def test_a_message_larger_than_a_fetch_comes_whole(kafka: KafkaService, topic: str) -> None:
+    await kafka.publish(topic, "x" * 900_000)
+    await kafka.publish(topic, "after")
+    assert [len(value) for value in values(await browse(kafka, topic, max_messages=2))] == [900_000, 5]
+
+
+async def test_ten_messages_that_are_there_take_milliseconds(kafka: KafkaService, numbered: str) -> None:
+    await browse(kafka, numbered)
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        page = await browse(kafka, numbered, timeout_ms=5000)
+        times.append(time.perf_counter() - began)
+        assert len(page.messages) == 10
+    assert sorted(times)[5] < 0.1
+
+
+async def test_waiting_takes_the_time_that_was_asked_for(kafka: KafkaService, topic: str) -> None:
+    began = time.perf_counter()
+    page = await browse(kafka, topic, timeout_ms=1500)
+    assert 1.0 <= time.perf_counter() - began <= 2.0
+    assert (page.messages, page.reached_end) == ([], True)
+
+
+async def test_many_who_wait_share_one_tail(kafka: KafkaService, topic: str) -> None:
+    waiting = [asyncio.create_task(browse(kafka, topic, timeout_ms=20_000)) for _ in range(30)]
+    tails = kafka.tails
+    async with asyncio.timeout(10):
+        while not len(tails):
+            await asyncio.wait(waiting, timeout=0.02)
+    assert len(tails) == 1
+    await kafka.publish(topic, "to all")
+    async with asyncio.timeout(10):
+        pages = await asyncio.gather(*waiting)
+    assert all(values(page) == ["to all"] for page in pages)
+    assert len(tails) == 0
+
+
+async def test_browsing_leaves_no_group_behind(kafka: KafkaService, numbered: str) -> None:
+    before = (await kafka.groups()).groups
+    page = await browse(kafka, numbered)
+    await browse(kafka, numbered, cursor=page.next_cursor, timeout_ms=300)
+    assert (await kafka.groups()).groups == before
+
+
+async def test_a_single_partition_is_browsed_by_its_own_cursor(kafka: KafkaService, wide_topic: str) -> None:
+    for number in range(9):
+        await kafka.publish(wide_topic, number, partition=number % 3)
+    page = await browse(kafka, wide_topic, partition=1, max_messages=2)
+    assert values(page) == [1, 4]
+    assert values(await browse(kafka, wide_topic, cursor=page.next_cursor)) == [7]
+    with pytest.raises(InvalidArguments):
+        await browse(kafka, wide_topic, cursor=page.next_cursor, partition=2)
+    with pytest.raises(InvalidArguments):
+        await browse(kafka, wide_topic, partition=3)
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "e30", "", "W10", "é", "x" * 10_000])
+async def test_a_cursor_that_is_none_is_refused(kafka: KafkaService, topic: str, cursor: str) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        await browse(kafka, topic, cursor=cursor)
+    assert refused.value.errors[0].field == "cursor"
+
+
+async def test_a_cursor_of_another_topic_is_refused(kafka: KafkaService, topic: str, wide_topic: str) -> None:
+    page = await browse(kafka, wide_topic)
+    with pytest.raises(InvalidArguments):
+        await browse(kafka, topic, cursor=page.next_cursor)
+
+
+async def test_an_unknown_topic_is_not_found(kafka: KafkaService, topic_name: str) -> None:
+    with pytest.raises(NotFound):
+        await browse(kafka, topic_name, timeout_ms=5000)

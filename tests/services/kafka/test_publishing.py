@@ -1,0 +1,187 @@
+"""Publishing: what is answered with an offset is stored, once, as it was given."""
+
+import asyncio
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.errors import Conflict, InvalidArguments, NotFound
+from app.local.kafka import LocalKafka
+from app.services.kafka import KafkaService
+from tests.fixtures.kafka import settings_for_kafka
+from tests.services.kafka.conftest import browse, values
+
+
+async def test_an_answer_names_the_exact_place(kafka: KafkaService, topic: str) -> None:
+    placed = [await kafka.publish(topic, f"message {number}") for number in range(3)]
+    assert [(place.topic, place.partition, place.offset) for place in placed] == [(topic, 0, n) for n in range(3)]
+    stored = (await browse(kafka, topic)).messages
+    assert [(message.offset, message.value, message.timestamp) for message in stored] == [
+        (place.offset, f"message {number}", place.timestamp) for number, place in enumerate(placed)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "value", "encoding"),
+    [
+        ("plain", "plain", "text"),
+        ("", "", "text"),
+        ({"a": [1, None, "é"]}, {"a": [1, None, "é"]}, "json"),
+        ([1, 2], [1, 2], "json"),
+        (7, 7, "json"),
+        (2**80, 2**80, "json"),
+        (1.5, 1.5, "json"),
+        (True, True, "json"),
+        ('{"written": "by hand"}', {"written": "by hand"}, "json"),
+        ("1.10", "1.10", "text"),
+        ("007", "007", "text"),
+        ("1e400", "1e400", "text"),
+        ("NaN", "NaN", "text"),
+        ("{not json", "{not json", "text"),
+        ("[" * 5000, "[" * 5000, "text"),
+    ],
+)
+async def test_a_value_comes_back_as_it_was_meant(
+    kafka: KafkaService, topic: str, message: Any, value: Any, encoding: str
+) -> None:
+    await kafka.publish(topic, message)
+    [stored] = (await browse(kafka, topic)).messages
+    assert (stored.value, stored.encoding) == (value, encoding)
+
+
+async def test_bytes_travel_as_base64(kafka: KafkaService, topic: str) -> None:
+    raw = base64.b64encode(bytes(range(256))).decode()
+    await kafka.publish(topic, raw, encoding="base64", key=raw, key_encoding="base64")
+    [stored] = (await browse(kafka, topic)).messages
+    assert (stored.value, stored.encoding) == (raw, "base64")
+    assert (stored.key, stored.key_encoding) == (raw, "base64")
+
+
+async def test_a_null_is_a_tombstone_of_its_key(kafka: KafkaService, topic: str) -> None:
+    await kafka.publish(topic, None, key="gone")
+    [stored] = (await browse(kafka, topic)).messages
+    assert (stored.key, stored.value, stored.encoding) == ("gone", None, None)
+    with pytest.raises(InvalidArguments) as refused:
+        await kafka.publish(topic, None)
+    assert refused.value.errors[0].field == "key"
+
+
+async def test_a_key_of_digits_stays_a_string(kafka: KafkaService, topic: str) -> None:
+    await kafka.publish(topic, "x", key="42")
+    [stored] = (await browse(kafka, topic)).messages
+    assert (stored.key, stored.key_encoding) == ("42", "text")
+
+
+async def test_headers_and_timestamp_are_kept(kafka: KafkaService, topic: str) -> None:
+    moment = datetime(2026, 3, 1, 12, 30, 0, 250_000, UTC)
+    placed = await kafka.publish(
+        topic, "x", headers={"trace": "abc", "name": "Zoë"}, timestamp_ms=int(moment.timestamp() * 1000)
+    )
+    [stored] = (await browse(kafka, topic)).messages
+    assert stored.headers == {"trace": "abc", "name": "Zoë"}
+    assert stored.timestamp == placed.timestamp == moment
+
+
+async def test_the_same_key_goes_to_the_same_partition(kafka: KafkaService, wide_topic: str) -> None:
+    placed = [await kafka.publish(wide_topic, number, key="customer-7") for number in range(5)]
+    assert len({place.partition for place in placed}) == 1
+    assert (await kafka.publish(wide_topic, "x", partition=2)).partition == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"message": "not base64!", "encoding": "base64"}, "message"),
+        ({"message": {"a": 1}, "encoding": "base64"}, "message"),
+        ({"message": "x", "key": "?", "key_encoding": "base64"}, "key"),
+        ({"message": "\ud800"}, "message"),
+        ({"message": "x", "headers": {"h": "\ud800"}}, "headers.h"),
+        ({"message": "x", "partition": 1}, "partition"),
+        ({"message": "x" * 1_100_000}, "message"),
+    ],
+)
+async def test_what_kafka_can_not_store_is_refused_by_name(
+    kafka: KafkaService, topic: str, arguments: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        await kafka.publish(topic, **arguments)
+    assert refused.value.errors[0].field == field
+    assert (await kafka.topic(topic)).message_count == 0
+
+
+async def test_a_message_past_the_brokers_maximum_is_refused_by_name(kafka: KafkaService, topic_name: str) -> None:
+    await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+    with pytest.raises(InvalidArguments) as refused:
+        await kafka.publish(topic_name, "x" * 5000)
+    assert refused.value.errors[0].field == "message"
+    assert (await kafka.publish(topic_name, "small")).offset == 0
+
+
+async def test_an_unknown_topic_is_not_created(kafka: KafkaService, topic_name: str) -> None:
+    with pytest.raises(NotFound, match=topic_name):
+        await kafka.publish(topic_name, "x")
+    with pytest.raises(NotFound):
+        await browse(kafka, topic_name)
+    assert (await kafka.topics(topic_name)).topics == []
+
+
+async def test_an_unknown_topic_is_created_if_a_setting_says_so(kafka_broker: LocalKafka, topic_name: str) -> None:
+    settings = settings_for_kafka(kafka_broker, allow_auto_create_topics=True)
+    async with KafkaService.open(settings) as kafka:
+        assert (await kafka.publish(topic_name, "x")).offset == 0
+        assert [topic.name for topic in (await kafka.topics(topic_name)).topics] == [topic_name]
+
+
+async def test_a_repeat_with_the_same_key_is_stored_once(kafka: KafkaService, topic: str) -> None:
+    first = await kafka.publish(topic, "pay", idempotency_key="order-1")
+    again = await kafka.publish(topic, "pay", idempotency_key="order-1")
+    assert (first.duplicate, again.duplicate) == (False, True)
+    assert again.offset == first.offset
+    [stored] = (await browse(kafka, topic)).messages
+    assert stored.headers == {"idempotency-key": "order-1"}
+    with pytest.raises(Conflict):
+        await kafka.publish(topic, "pay twice", idempotency_key="order-1")
+
+
+async def test_repeats_at_the_same_moment_share_one_answer(kafka: KafkaService, topic: str) -> None:
+    placed = await asyncio.gather(*(kafka.publish(topic, "pay", idempotency_key="order-1") for _ in range(20)))
+    assert {place.offset for place in placed} == {0}
+    assert (await kafka.topic(topic)).message_count == 1
+
+
+async def test_a_caller_who_leaves_does_not_take_the_message_back(kafka: KafkaService, topic: str) -> None:
+    leaving = asyncio.create_task(kafka.publish(topic, "on its way", idempotency_key="k"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert (await kafka.publish(topic, "on its way", idempotency_key="k")).offset == 0
+    assert values(await browse(kafka, topic)) == ["on its way"]
+
+
+async def test_ten_thousand_messages_are_read_back_complete_and_in_order(kafka: KafkaService, wide_topic: str) -> None:
+    async def publish(numbers: range) -> list[tuple[int, int, int]]:
+        return [
+            ((place := await kafka.publish(wide_topic, number, key=str(number % 7))).partition, place.offset, number)
+            for number in numbers
+        ]
+
+    answered = [
+        place
+        for part in await asyncio.gather(*(publish(range(start, 10_000, 100)) for start in range(100)))
+        for place in part
+    ]
+    read: list[tuple[int, int, int]] = []
+    cursor = None
+    while True:
+        page = await browse(kafka, wide_topic, cursor=cursor, max_messages=1000)
+        read += [(message.partition, message.offset, message.value) for message in page.messages]  # type: ignore[misc]
+        cursor = page.next_cursor
+        if page.reached_end:
+            break
+    assert len(read) == 10_000
+    assert sorted(read) == sorted(answered)
+    for partition in range(3):
+        offsets = [offset for found, offset, _ in read if found == partition]
+        assert offsets == list(range(len(offsets)))

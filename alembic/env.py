@@ -3,9 +3,9 @@
 import asyncio
 from logging.config import fileConfig
 
+from alembic import context
 from sqlalchemy import Connection
 
-from alembic import context
 from app.models import Base
 from app.services.postgres.migrations import migration_connection
 from app.services.postgres.settings import PostgresSettings

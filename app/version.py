@@ -1,13 +1,3 @@
-"""The version of the product, for protocols that say it."""
+"""The version of the product: for the package, for OpenAPI and for protocols that say it."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-
-def _installed_version() -> str:
-    try:
-        return version("switchboard")
-    except PackageNotFoundError:  # a source tree on the path, not installed
-        return "0+unknown"
-
-
-VERSION = _installed_version()
+VERSION = "0.1.0"

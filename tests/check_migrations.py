@@ -17,11 +17,14 @@ async def main() -> int:
             environment = {**os.environ, "DATABASE_URL": server.url()}
             alembic = [sys.executable, "-m", "alembic"]
             for command in (["upgrade", "head"], ["check"]):
-                done = subprocess.run([*alembic, *command], env=environment, capture_output=True, text=True)
-                print(f"alembic {' '.join(command)}: {'ok' if done.returncode == 0 else 'failed'}")
-                if done.returncode:
-                    print(done.stdout, done.stderr)
-                    return done.returncode
+                running = await asyncio.create_subprocess_exec(
+                    *alembic, *command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                )
+                output, _ = await running.communicate()
+                print(f"alembic {' '.join(command)}: {'ok' if running.returncode == 0 else 'failed'}")
+                if running.returncode:
+                    print(output.decode())
+                    return running.returncode
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What every test may ask for. Backends are real: each fixture file under `tests/fixtures` runs one of the local stack."""
+"""What every test may ask for. Backends are real: each file under `tests/fixtures` runs one of the local stack."""
 
 import pytest
 

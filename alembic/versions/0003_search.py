@@ -5,9 +5,8 @@ Revises: 0002
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import TSVECTOR
-
 from alembic import op
+from sqlalchemy.dialects.postgresql import TSVECTOR
 
 revision = "0003"
 down_revision = "0002"

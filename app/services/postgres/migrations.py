@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
+from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from alembic import command
 from app.services.postgres.pools import postgres_errors
 from app.services.postgres.settings import asyncpg_dsn
 

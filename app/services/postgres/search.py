@@ -30,7 +30,7 @@ _SCANNED = 4000
 """The newest articles that are looked through where each word of the question is too common for the index."""
 _MARKER_LENGTH = 100
 _MAX_GROUPS = 12
-_MAX_VARIANTS = 24
+_MAX_VARIANTS = 18
 _SYNONYM = 0.62
 _SYNONYM_OF_PHRASE = 0.9
 _PART = 0.3
@@ -268,7 +268,11 @@ _RANK = Statement(
                     SELECT id, slug, article.title, round(CAST(score AS numeric), 4) AS score,
                            ts_headline(
                                search_config(article.language),
-                               regexp_replace(left(article.body, 20000), '[*`|#<>]+|^ *[-0-9]+[.]? ', '', 'gn'),
+                               regexp_replace(
+                                   -- The more are asked for, the less of each is read: a headline is costly.
+                                   left(article.body, 1000 + 20000 / CAST(:limit AS integer)),
+                                   '[*`|#<>]+|^ *[-0-9]+[.]? ', '', 'gn'
+                               ),
                                wanted.query,
                                'StartSel=**, StopSel=**, MaxWords=40, MinWords=18, MaxFragments=1'
                            ) AS snippet,
@@ -417,8 +421,8 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis, tags: Sequence[str]
         for term in _terms(variant, lexemes):
             term.weight *= variant.weight * familiarity**2 * (1 + _MAJORITY * share)
             terms[language].append(term)
-    for known in terms.values():
-        _weigh_by_rarity(known, everything)
+    for language, known in terms.items():
+        _weigh_by_rarity(known, analysis.totals[language])
     plan = _Plan()
     for language, all_known in terms.items():
         known = sorted(all_known, key=lambda term: term.articles)[:_MAX_VARIANTS]
@@ -438,7 +442,7 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis, tags: Sequence[str]
     return plan
 
 
-def _weigh_by_rarity(terms: Sequence[_Term], everything: int) -> None:
+def _weigh_by_rarity(terms: Sequence[_Term], total: int) -> None:
     """Weigh terms by how few articles hold them, as BM25 does, but count a notion as one word in part.
 
     Otherwise a rare synonym of a common word ("package" where articles say "parcel") would outweigh all else.
@@ -448,7 +452,7 @@ def _weigh_by_rarity(terms: Sequence[_Term], everything: int) -> None:
         notions[term.group] = max(notions[term.group], term.articles)
     for term in terms:
         articles = math.sqrt(term.articles * notions[term.group])
-        term.weight *= math.log(1 + (everything - articles + 0.5) / (articles + 0.5))
+        term.weight *= math.log(1 + (total - articles + 0.5) / (articles + 0.5))
 
 
 def _terms(variant: _Variant, lexemes: Sequence[_Lexeme]) -> Iterator[_Term]:
@@ -483,12 +487,13 @@ def _sources(terms: Sequence[_Term]) -> tuple[str | None, str | None, str | None
     by_title = sorted(terms, key=lambda term: term.titles)
     content = list(_affordable((term.query, term.articles) for term in terms))
     title = list(_affordable((term.query, term.titles) for term in by_title))
-    common: dict[int, str] = {}
-    for term in by_title:
-        if term.titles > _CANDIDATES and term.query not in title:
-            common.setdefault(term.group, f"({term.query})")
-    # Several common words together are rare again.
-    rarest = list(common.values())[:3]
+    common: dict[int, list[_Term]] = defaultdict(list)
+    for term in sorted(terms, key=lambda term: -term.weight):
+        if term.titles > _CANDIDATES:
+            common[term.group].append(term)
+    # Several common notions together are rare again.
+    notions = sorted(common.values(), key=lambda said: said[0].titles)[:3]
+    rarest = [f"({_any_of([term.query for term in said[:2]])})" for said in notions]
     together = [" & ".join(pair) for pair in combinations(rarest, 2)] or rarest
     scan = [] if content or title else [term.query for term in terms]
     return _any_of(content), _any_of(title), _any_of(together), _any_of(scan)

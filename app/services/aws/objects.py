@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -38,6 +39,9 @@ _READ_BYTES = 256 * 1024
 _LINK_SECONDS = 900
 """How long the address is good for that stands in for a content too large to return."""
 _ABORT_WITHIN = 30.0
+_WRITE_WITHIN = 60.0
+_SLOWEST_BYTES_A_SECOND = 64 * 1024
+"""A write may take `_WRITE_WITHIN` seconds and what its bytes need at this pace: aiohttp limits reads only."""
 _MAX_METADATA_BYTES = 2048
 _METADATA_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(?:\s*;[\x20-\x7e]*)?", re.ASCII)
@@ -262,7 +266,7 @@ class ObjectStore:
             )
         writing = _writing(bucket, key, content_type, metadata, if_none_match=if_none_match, text=encoding == "text")
         if idempotency_key is None:
-            return await self._put(writing, body)
+            return await self._put(writing, BytesIO(body))
         return await self._put_unless_done(writing, body, idempotency_key)
 
     async def download(
@@ -478,13 +482,13 @@ class ObjectStore:
             # Two parts are looked at: only then is it sure that one request is not enough.
             ahead = deque([part async for part in _first(2, parts)])
             if len(ahead) < 2:
-                return await self._put(writing, ahead.popleft() if ahead else b"")
+                return await self._put(writing, ahead.popleft() if ahead else BytesIO())
             async with self._multipart(writing) as upload_id:
                 done = await self._send_parts(writing, upload_id, _chained(ahead, parts))
                 return await self._complete(writing, upload_id, done, counted.size)
 
     async def _send_parts(
-        self, writing: _Writing, upload_id: str, parts: AsyncIterator[bytearray]
+        self, writing: _Writing, upload_id: str, parts: AsyncIterator[BytesIO]
     ) -> list[dict[str, Any]]:
         done: list[dict[str, Any]] = []
         in_flight: deque[asyncio.Task[dict[str, Any]]] = deque()
@@ -506,14 +510,20 @@ class ObjectStore:
             await asyncio.gather(*in_flight, return_exceptions=True)
         return done
 
-    async def _send_part(self, writing: _Writing, upload_id: str, number: int, part: Any) -> dict[str, Any]:
+    async def _send_part(self, writing: _Writing, upload_id: str, number: int, part: BytesIO) -> dict[str, Any]:
         clients = await self._connection.clients()
         with aws_failures("s3:PutObject", bucket=writing.bucket):
-            answer: Any = await clients.s3.upload_part(
-                Bucket=writing.bucket, Key=writing.key, UploadId=upload_id, PartNumber=number, Body=part
-            )
-        checksums = {name: answer[name] for name in answer if name.startswith("Checksum") and name != "ChecksumType"}
-        return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
+            async with _time_to_write(part):
+                answer = await clients.s3.upload_part(
+                    Bucket=writing.bucket,
+                    Key=writing.key,
+                    UploadId=upload_id,
+                    PartNumber=number,
+                    Body=part,
+                    ChecksumAlgorithm="CRC32",
+                )
+        checksum = {"ChecksumCRC32": answer["ChecksumCRC32"]} if "ChecksumCRC32" in answer else {}
+        return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
     @asynccontextmanager
     async def _multipart(self, writing: _Writing) -> AsyncGenerator[str]:
@@ -527,6 +537,7 @@ class ObjectStore:
                     Key=writing.key,
                     ContentType=writing.content_type,
                     Metadata=writing.metadata,
+                    ChecksumAlgorithm="CRC32",
                 )
             return answer["UploadId"]
 
@@ -591,29 +602,30 @@ class ObjectStore:
 
     # Single requests
 
-    async def _put(self, writing: _Writing, body: Any, condition: dict[str, Any] | None = None) -> UploadedObject:
+    async def _put(self, writing: _Writing, body: BytesIO, condition: dict[str, Any] | None = None) -> UploadedObject:
         clients = await self._connection.clients()
         condition = condition or ({"IfNoneMatch": "*"} if writing.if_none_match else {})
         # Repeated after its answer was lost, a conditional write would find its own object in the way.
         client = clients.s3_once if condition else clients.s3
-        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        digest = base64.b64encode(hashlib.sha256(body.getbuffer()).digest()).decode()
         with aws_failures("s3:PutObject", bucket=writing.bucket, missing="The object was deleted meanwhile."):
-            answer = await client.put_object(
-                Bucket=writing.bucket,
-                Key=writing.key,
-                Body=body,
-                ContentType=writing.content_type,
-                Metadata=writing.metadata,
-                ChecksumAlgorithm="SHA256",
-                ChecksumSHA256=digest,
-                **condition,
-            )
+            async with _time_to_write(body):
+                answer = await client.put_object(
+                    Bucket=writing.bucket,
+                    Key=writing.key,
+                    Body=body,
+                    ContentType=writing.content_type,
+                    Metadata=writing.metadata,
+                    ChecksumAlgorithm="SHA256",
+                    ChecksumSHA256=digest,
+                    **condition,
+                )
         return UploadedObject(
             bucket=writing.bucket,
             key=writing.key,
             etag=answer["ETag"].strip('"'),
             version_id=answer.get("VersionId"),
-            size=len(body),
+            size=body.getbuffer().nbytes,
             checksum=Checksum(algorithm="SHA256", value=digest, type="FULL_OBJECT"),
         )
 
@@ -644,7 +656,9 @@ class ObjectStore:
             if current is not None and writing.if_none_match:
                 raise Conflict("An object exists already at this key.")
             try:
-                return await self._put(marked, body, {"IfMatch": current["ETag"]} if current else {"IfNoneMatch": "*"})
+                return await self._put(
+                    marked, BytesIO(body), {"IfMatch": current["ETag"]} if current else {"IfNoneMatch": "*"}
+                )
             except (Conflict, NotFound):
                 continue
         raise Conflict("Others write to the same key at the same moment. Repeat with the same idempotency_key.")
@@ -692,30 +706,38 @@ def _part_sizes(base: int, declared: int | None) -> Iterator[int]:
         yield min(base * 2 ** (number // 1000), 5 * 1024**3)
 
 
-async def _in_parts(chunks: "_Counted", sizes: Iterator[int]) -> AsyncGenerator[bytearray]:
-    """Cut a stream into parts, the last of which may be short."""
-    part, size = bytearray(), next(sizes)
+async def _in_parts(chunks: "_Counted", sizes: Iterator[int]) -> AsyncGenerator[BytesIO]:
+    """Cut a stream into parts, the last of which may be short.
+
+    They are files, since aiohttp writes a file piece by piece and copies bytes into its buffers at once.
+    """
+    part, size = BytesIO(), next(sizes)
     async for chunk in chunks:
         rest = memoryview(chunk)
         while rest:
-            taken = rest[: size - len(part)]
-            part += taken
-            rest = rest[len(taken) :]
-            if len(part) == size:
+            taken = part.write(rest[: size - part.tell()])
+            rest = rest[taken:]
+            if part.tell() == size:
+                part.seek(0)
                 yield part
-                part, size = bytearray(), next(sizes)
-    if part:
+                part, size = BytesIO(), next(sizes)
+    if part.tell():
+        part.seek(0)
         yield part
 
 
-async def _first(count: int, parts: AsyncIterator[bytearray]) -> AsyncGenerator[bytearray]:
+def _time_to_write(body: BytesIO) -> asyncio.Timeout:
+    return asyncio.timeout(_WRITE_WITHIN + body.getbuffer().nbytes / _SLOWEST_BYTES_A_SECOND)
+
+
+async def _first(count: int, parts: AsyncIterator[BytesIO]) -> AsyncGenerator[BytesIO]:
     for _ in range(count):
         if (part := await anext(parts, None)) is None:
             return
         yield part
 
 
-async def _chained(ahead: deque[bytearray], rest: AsyncIterator[bytearray]) -> AsyncGenerator[bytearray]:
+async def _chained(ahead: deque[BytesIO], rest: AsyncIterator[BytesIO]) -> AsyncGenerator[BytesIO]:
     """Yield what was looked at already, keeping none of it, and then the rest."""
     while ahead:
         yield ahead.popleft()

@@ -1,0 +1,329 @@
+"""Group work: at least once, by acknowledgement, shared between gateways."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from app.errors import AckExpired, InvalidArguments, NotFound
+from app.local.kafka import LocalKafka
+from app.services.kafka import KafkaService
+from app.services.kafka.settings import KafkaSettings
+from tests.fixtures.kafka import settings_for_kafka
+from tests.services.kafka.conftest import values, work
+
+WITHIN = 30.0
+"""Seconds in which everything that a test waits for happens, or the test fails."""
+
+
+@pytest.fixture
+def shared_settings(kafka_broker: LocalKafka) -> KafkaSettings:
+    """Settings of gateways that accept each other's acknowledgements."""
+    return settings_for_kafka(kafka_broker, ack_signing_key="the same everywhere")
+
+
+@pytest.fixture
+async def gateways(shared_settings: KafkaSettings) -> AsyncGenerator[tuple[KafkaService, KafkaService]]:
+    """Two gateways over one cluster."""
+    async with KafkaService.open(shared_settings) as one, KafkaService.open(shared_settings) as two:
+        yield one, two
+
+
+async def committed(kafka: KafkaService, group_id: str) -> dict[int, int | None]:
+    return {lag.partition: lag.committed_offset for lag in (await kafka.group_lag(group_id)).partitions}
+
+
+async def test_a_new_group_begins_at_the_earliest_message(kafka: KafkaService, numbered: str, group_id: str) -> None:
+    page = await work(kafka, numbered, group_id, max_messages=3)
+    assert values(page) == [0, 1, 2]
+    assert page.partitions == [0]
+    assert page.ack is not None
+    assert page.next_cursor is None
+
+
+async def test_a_new_group_begins_at_the_latest_message_if_a_setting_says_so(
+    kafka_broker: LocalKafka, kafka: KafkaService, numbered: str, group_id: str
+) -> None:
+    async with KafkaService.open(settings_for_kafka(kafka_broker, auto_offset_reset="latest")) as late:
+        while not (await work(late, numbered, group_id, timeout_ms=500)).partitions:
+            pass
+        await kafka.publish(numbered, "after the group was made")
+        assert values(await work(late, numbered, group_id)) == ["after the group was made"]
+
+
+async def test_who_acknowledges_sees_nothing_twice(kafka: KafkaService, wide_topic: str, group_id: str) -> None:
+    for number in range(60):
+        await kafka.publish(wide_topic, number)
+    seen: list[object] = []
+    ack = None
+    async with asyncio.timeout(WITHIN):
+        while len(seen) < 60:
+            page = await work(kafka, wide_topic, group_id, max_messages=7, ack=ack)
+            seen += values(page)
+            ack = page.ack
+        await work(kafka, wide_topic, group_id, max_messages=0, ack=ack)
+    assert sorted(seen) == list(range(60))  # type: ignore[type-var]
+    assert (await kafka.group_lag(group_id)).total_lag == 0
+
+
+async def test_a_lease_keeps_messages_from_others_until_it_ends(
+    kafka: KafkaService, numbered: str, group_id: str
+) -> None:
+    first = await work(kafka, numbered, group_id, max_messages=5, lease_ms=2_000)
+    leased = time.monotonic()
+    assert values(first) == list(range(5))
+    meanwhile = await work(kafka, numbered, group_id, timeout_ms=300)
+    assert (meanwhile.messages, meanwhile.ack, meanwhile.reached_end) == ([], None, False)
+    again = await work(kafka, numbered, group_id, max_messages=5)
+    assert time.monotonic() - leased >= 1.9
+    assert values(again) == list(range(5))
+
+
+async def test_a_caller_who_dies_loses_nothing(kafka: KafkaService, numbered: str, group_id: str) -> None:
+    await work(kafka, numbered, group_id, max_messages=8, lease_ms=1_000)
+    # It is never heard of again. Another one takes over once the lease has ended.
+    seen: list[object] = []
+    ack = None
+    async with asyncio.timeout(WITHIN):
+        while len(seen) < 20:
+            page = await work(kafka, numbered, group_id, ack=ack)
+            seen += values(page)
+            ack = page.ack
+    assert seen == list(range(20))
+
+
+async def test_an_acknowledgement_that_comes_too_late_is_told(
+    kafka: KafkaService, numbered: str, group_id: str
+) -> None:
+    late = await work(kafka, numbered, group_id, max_messages=5, lease_ms=1_000)
+    again = await work(kafka, numbered, group_id, max_messages=10)
+    assert values(again) == list(range(10))
+    with pytest.raises(AckExpired):
+        await work(kafka, numbered, group_id, ack=late.ack)
+    assert await committed(kafka, group_id) == {0: None}
+    await work(kafka, numbered, group_id, ack=again.ack, max_messages=0)
+    assert await committed(kafka, group_id) == {0: 10}
+
+
+async def test_an_offset_never_moves_back(kafka: KafkaService, numbered: str, group_id: str) -> None:
+    first = await work(kafka, numbered, group_id, max_messages=5)
+    second = await work(kafka, numbered, group_id, max_messages=5, ack=first.ack)
+    await work(kafka, numbered, group_id, max_messages=0, ack=second.ack)
+    assert await committed(kafka, group_id) == {0: 10}
+    # A repeat, as after a lost answer, is no failure and changes nothing.
+    for ack in (first.ack, second.ack):
+        await work(kafka, numbered, group_id, max_messages=0, ack=ack)
+    assert await committed(kafka, group_id) == {0: 10}
+
+
+async def test_only_acknowledging_reads_nothing(kafka: KafkaService, numbered: str, group_id: str) -> None:
+    page = await work(kafka, numbered, group_id, max_messages=5)
+    done = await work(kafka, numbered, group_id, max_messages=0, ack=page.ack)
+    assert (done.messages, done.ack) == ([], None)
+    assert await committed(kafka, group_id) == {0: 5}
+
+
+async def test_a_member_leaves_after_the_silence_of_a_lease(kafka: KafkaService, numbered: str, group_id: str) -> None:
+    await work(kafka, numbered, group_id, lease_ms=1_000)
+    assert len((await kafka.group(group_id)).members) == 1
+    async with asyncio.timeout(WITHIN):
+        while (await kafka.group(group_id)).members:
+            await work(kafka, numbered, f"{group_id}-pause", timeout_ms=100)
+
+
+async def test_an_empty_topic_takes_the_time_that_was_asked_for(kafka: KafkaService, topic: str, group_id: str) -> None:
+    await work(kafka, topic, group_id, timeout_ms=2_000)
+    began = time.perf_counter()
+    page = await work(kafka, topic, group_id, timeout_ms=1_500)
+    assert 1.0 <= time.perf_counter() - began <= 2.0
+    assert (page.messages, page.partitions, page.reached_end) == ([], [0], True)
+
+
+async def test_a_warm_member_reads_in_milliseconds(kafka: KafkaService, numbered: str, group_id: str) -> None:
+    ack = (await work(kafka, numbered, group_id, max_messages=1)).ack
+    times = []
+    for number in range(1, 11):
+        began = time.perf_counter()
+        page = await work(kafka, numbered, group_id, max_messages=1, ack=ack)
+        times.append(time.perf_counter() - began)
+        assert values(page) == [number]
+        ack = page.ack
+    assert sorted(times)[5] < 0.1
+
+
+async def test_who_waits_gets_a_message_when_it_comes(kafka: KafkaService, topic: str, group_id: str) -> None:
+    await work(kafka, topic, group_id, timeout_ms=2_000)
+    waiting = asyncio.create_task(work(kafka, topic, group_id, timeout_ms=20_000))
+    await asyncio.wait([waiting], timeout=0.3)
+    await kafka.publish(topic, "work")
+    async with asyncio.timeout(5):
+        assert values(await waiting) == ["work"]
+
+
+async def test_who_waits_gets_the_next_messages_when_others_acknowledge(
+    kafka: KafkaService, numbered: str, group_id: str
+) -> None:
+    first = await work(kafka, numbered, group_id, max_messages=5)
+    waiting = asyncio.create_task(work(kafka, numbered, group_id, max_messages=5, timeout_ms=20_000))
+    await asyncio.wait([waiting], timeout=0.3)
+    assert not waiting.done()
+    await work(kafka, numbered, group_id, max_messages=0, ack=first.ack)
+    async with asyncio.timeout(5):
+        assert values(await waiting) == [5, 6, 7, 8, 9]
+
+
+async def test_two_gateways_share_a_group(
+    gateways: tuple[KafkaService, KafkaService], wide_topic: str, group_id: str
+) -> None:
+    one, two = gateways
+    for number in range(300):
+        await one.publish(wide_topic, number)
+    acknowledged: list[object] = []
+    shares: dict[int, set[int]] = {}
+
+    async def worker(number: int, kafka: KafkaService) -> None:
+        ack: str | None = None
+        holding: list[object] = []
+        while len(set(acknowledged)) < 300:
+            try:
+                page = await work(kafka, wide_topic, group_id, max_messages=20, timeout_ms=500, ack=ack)
+            except AckExpired:
+                ack, holding = None, []
+                continue
+            acknowledged.extend(holding)
+            holding, ack = values(page), page.ack
+            shares.setdefault(number, set()).update(page.partitions or ())
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as workers:
+        workers.create_task(worker(1, one))
+        workers.create_task(worker(2, two))
+    assert sorted(set(acknowledged)) == list(range(300))  # type: ignore[type-var]
+    assert len(acknowledged) == 300
+    assert shares[1] | shares[2] == {0, 1, 2}
+
+
+async def test_another_gateway_acknowledges_and_the_first_reads_on(
+    gateways: tuple[KafkaService, KafkaService], topic: str, group_id: str
+) -> None:
+    one, two = gateways
+    for number in range(4):
+        await one.publish(topic, number)
+    page = await work(one, topic, group_id, max_messages=2)
+    await work(two, topic, group_id, max_messages=0, ack=page.ack)
+    assert await committed(one, group_id) == {0: 2}
+    assert values(await work(one, topic, group_id)) == [2, 3]
+
+
+async def test_another_gateway_refuses_what_has_expired(
+    gateways: tuple[KafkaService, KafkaService], topic: str, group_id: str
+) -> None:
+    one, two = gateways
+    await one.publish(topic, "x")
+    page = await work(one, topic, group_id, lease_ms=1_000)
+    again = await work(one, topic, group_id)
+    with pytest.raises(AckExpired):
+        await work(two, topic, group_id, max_messages=0, ack=page.ack)
+    await work(two, topic, group_id, max_messages=0, ack=again.ack)
+    assert await committed(one, group_id) == {0: 1}
+
+
+async def test_kafka_fences_the_acknowledgement_of_a_member_that_left(
+    shared_settings: KafkaSettings, kafka: KafkaService, topic: str, group_id: str
+) -> None:
+    await kafka.publish(topic, "x")
+    async with KafkaService.open(shared_settings) as gone:
+        page = await work(gone, topic, group_id)
+    async with KafkaService.open(shared_settings) as successor:
+        assert values(await work(successor, topic, group_id)) == ["x"]
+        with pytest.raises(AckExpired):
+            await work(successor, topic, group_id, max_messages=0, ack=page.ack)
+
+
+async def test_a_rebalance_costs_no_error_and_keeps_the_leases_that_stay(
+    gateways: tuple[KafkaService, KafkaService], wide_topic: str, group_id: str
+) -> None:
+    one, two = gateways
+    for partition in range(3):
+        await one.publish(wide_topic, partition, partition=partition)
+    page = await work(one, wide_topic, group_id)
+    assert sorted(values(page)) == [0, 1, 2]
+    async with asyncio.timeout(WITHIN):
+        while not (theirs := (await work(two, wide_topic, group_id, timeout_ms=500)).partitions):
+            pass
+        while (ours := (await work(one, wide_topic, group_id, timeout_ms=200)).partitions) in ([0, 1, 2], []):
+            pass
+    assert sorted([*theirs, *(ours or ())]) == [0, 1, 2]
+    with pytest.raises(AckExpired) as late:
+        await work(one, wide_topic, group_id, max_messages=0, ack=page.ack)
+    assert all(str(partition) in late.value.detail for partition in theirs)
+    offsets = await committed(one, group_id)
+    assert {partition for partition, offset in offsets.items() if offset == 1} == set(ours or ())
+
+
+async def test_a_gateway_that_stops_hands_its_partitions_over(
+    gateways: tuple[KafkaService, KafkaService], shared_settings: KafkaSettings, topic: str, group_id: str
+) -> None:
+    one, two = gateways
+    await one.publish(topic, "unfinished")
+    async with KafkaService.open(shared_settings) as stopping:
+        assert values(await work(stopping, topic, group_id)) == ["unfinished"]
+    assert values(await work(two, topic, group_id)) == ["unfinished"]
+
+
+@pytest.mark.parametrize("ack", ["nonsense", "", "e30", "A" * 400, "é"])
+async def test_a_token_that_is_not_ours_is_refused(kafka: KafkaService, topic: str, group_id: str, ack: str) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        await work(kafka, topic, group_id, ack=ack)
+    assert refused.value.errors[0].field == "ack"
+
+
+async def test_a_token_can_not_be_altered_or_used_elsewhere(
+    kafka: KafkaService, numbered: str, wide_topic: str, group_id: str
+) -> None:
+    page = await work(kafka, numbered, group_id, max_messages=5)
+    assert page.ack is not None
+    middle = len(page.ack) // 2
+    forged = page.ack[:middle] + ("A" if page.ack[middle] != "A" else "B") + page.ack[middle + 1 :]
+    for topic, group, ack in (
+        (numbered, group_id, forged),
+        (numbered, f"{group_id}-other", page.ack),
+        (wide_topic, group_id, page.ack),
+    ):
+        with pytest.raises(InvalidArguments) as refused:
+            await work(kafka, topic, group, max_messages=0, ack=ack)
+        assert refused.value.errors[0].field == "ack"
+    assert await committed(kafka, group_id) == {0: None}
+
+
+async def test_gateways_with_keys_of_their_own_refuse_each_others_tokens(
+    kafka: KafkaService, gateways: tuple[KafkaService, KafkaService], topic: str, group_id: str
+) -> None:
+    await kafka.publish(topic, "x")
+    page = await work(kafka, topic, group_id)
+    with pytest.raises(InvalidArguments, match="KAFKA_ACK_SIGNING_KEY"):
+        await work(gateways[0], topic, group_id, max_messages=0, ack=page.ack)
+
+
+async def test_an_unknown_topic_makes_no_group(kafka: KafkaService, topic_name: str, group_id: str) -> None:
+    with pytest.raises(NotFound):
+        await work(kafka, topic_name, group_id)
+    with pytest.raises(NotFound):
+        await kafka.group_lag(group_id)
+
+
+async def test_lag_is_told_by_partition_and_is_null_where_it_is_unknown(
+    kafka: KafkaService, wide_topic: str, group_id: str
+) -> None:
+    for number in range(9):
+        await kafka.publish(wide_topic, number, partition=number % 2)
+    page = await work(kafka, wide_topic, group_id, max_messages=1)
+    await work(kafka, wide_topic, group_id, max_messages=0, ack=page.ack)
+    first = page.messages[0].partition
+    lag = {partition.partition: partition.lag for partition in (await kafka.group_lag(group_id)).partitions}
+    assert lag[first] == (4 if first == 0 else 3)
+    assert [known for partition, known in lag.items() if partition != first] == [None, None]
+    [summary] = [group for group in (await kafka.groups()).groups if group.group_id == group_id]
+    assert (summary.state, summary.members, summary.total_lag) == ("Stable", 1, lag[first])
+    group = await kafka.group(group_id)
+    assert group.members[0].partitions == {wide_topic: [0, 1, 2]}

@@ -1,0 +1,89 @@
+"""Following a topic: notices with a cursor, and streams of the messages themselves."""
+
+import asyncio
+
+import pytest
+
+from app.errors import InvalidArguments, NotFound
+from app.services.kafka import KafkaService
+from app.services.kafka.service import StreamEvent
+from tests.services.kafka.conftest import browse, values
+
+WITHIN = 10.0
+
+
+async def test_every_later_message_is_noticed(kafka: KafkaService, numbered: str) -> None:
+    async with kafka.changes(numbered) as notices, asyncio.timeout(WITHIN):
+        await kafka.publish(numbered, "first")
+        assert values(await browse(kafka, numbered, cursor=await anext(notices))) == ["first"]
+        await kafka.publish(numbered, "second")
+        assert values(await browse(kafka, numbered, cursor=await anext(notices))) == ["second"]
+
+
+async def test_notices_that_nobody_takes_become_one(kafka: KafkaService, wide_topic: str) -> None:
+    async with kafka.changes(wide_topic) as notices, kafka.changes(wide_topic) as others, asyncio.timeout(WITHIN):
+        for number in range(50):
+            await kafka.publish(wide_topic, number)
+        # The other subscriber shows when the tail has seen them all.
+        seen: list[object] = []
+        async for cursor in others:
+            seen += values(await browse(kafka, wide_topic, cursor=cursor, max_messages=100))
+            if 49 in seen:
+                break
+        while (page := await browse(kafka, wide_topic, cursor=await anext(notices), max_messages=100)).messages:
+            if len(values(page)) == 50:
+                break
+        assert sorted(values(page)) == list(range(50))  # type: ignore[type-var]
+
+
+async def test_followers_of_a_topic_share_one_tail(kafka: KafkaService, topic: str, wide_topic: str) -> None:
+    async with kafka.changes(topic), kafka.changes(topic), kafka.changes(wide_topic):
+        assert len(kafka.tails) == 2
+        async with kafka.changes(topic):
+            assert len(kafka.tails) == 2
+    assert len(kafka.tails) == 0
+
+
+async def test_an_unknown_topic_can_not_be_followed(kafka: KafkaService, topic_name: str) -> None:
+    with pytest.raises(NotFound):
+        async with kafka.changes(topic_name):
+            raise AssertionError
+    with pytest.raises(NotFound):
+        await kafka.stream(topic_name, start="latest", cursor=None)
+    assert len(kafka.tails) == 0
+
+
+async def test_a_stream_goes_on_after_its_last_event(kafka: KafkaService, numbered: str) -> None:
+    async with asyncio.timeout(WITHIN):
+        events = await kafka.stream(numbered, start="earliest", cursor=None)
+        seen: list[StreamEvent] = []
+        async for event in events:
+            seen.append(event)
+            if len(seen) == 8:
+                break
+        await events.aclose()
+        assert [event.message.value for event in seen if event.message] == list(range(8))
+        resumed = await kafka.stream(numbered, start="latest", cursor=seen[-1].cursor)
+        event = await anext(resumed)
+        assert event.message is not None
+        assert event.message.value == 8
+        await resumed.aclose()
+
+
+async def test_a_stream_gives_messages_as_they_come(kafka: KafkaService, topic: str) -> None:
+    events = await kafka.stream(topic, start="latest", cursor=None, idle_after=0.2)
+    async with asyncio.timeout(WITHIN):
+        assert (await anext(events)).kind == "idle"
+        await kafka.publish(topic, "now")
+        kinds = [(await anext(events)) for _ in range(1)]
+        while kinds[-1].kind == "idle":
+            kinds.append(await anext(events))
+        assert kinds[-1].message is not None
+        assert kinds[-1].message.value == "now"
+    await events.aclose()
+    assert len(kafka.tails) == 0
+
+
+async def test_a_stream_begins_only_at_a_cursor_of_its_topic(kafka: KafkaService, topic: str) -> None:
+    with pytest.raises(InvalidArguments):
+        await kafka.stream(topic, start="latest", cursor="nonsense")

@@ -195,7 +195,7 @@ class Gateway:
                 if resource.context_parameter:
                     keywords[resource.context_parameter] = context
                 content = await resource.method(opened, **keywords)
-        return resource.mime_type, _resource_bytes(content)
+            return resource.mime_type, _resource_bytes(content)
 
     @asynccontextmanager
     async def watch(self, server: str | None, uri: str, context: CallContext) -> AsyncGenerator[AsyncIterator[Update]]:

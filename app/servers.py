@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from urllib.parse import parse_qsl
 
 from jsonschema import Draft202012Validator
 from mcp.shared.uri_template import UriTemplate
@@ -55,7 +56,7 @@ async def _no_progress(progress: float, total: float | None = None, message: str
     return
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every call, and freezing doubles what that costs
 class CallContext:
     """Who calls, by which face. A tool that wants it declares a parameter of this type."""
 
@@ -316,9 +317,15 @@ class Resource:
         return None if required else self._parsed.expand({})
 
     def match(self, uri: str) -> dict[str, str] | None:
-        """Return the variables of a URI, or None if it is not of this template."""
+        """Return the variables of a URI, or None if it is not of this template.
+
+        Query variables that the template does not know are among them, for `parse` to refuse.
+        """
         found = self._parsed.match(uri)
-        return None if found is None else {name: str(value) for name, value in found.items()}
+        if found is None:
+            return None
+        given = dict(parse_qsl(uri.partition("?")[2], keep_blank_values=True))
+        return given | {name: str(value) for name, value in found.items()}
 
     def parse(self, variables: Mapping[str, str]) -> dict[str, Any]:
         """Check the variables of a URI, which are strings, against the method's parameters.

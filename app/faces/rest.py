@@ -279,6 +279,11 @@ def document(app: FastAPI) -> None:
             components["Problem"] = problem
             for unused in ("HTTPValidationError", "ValidationError"):
                 components.pop(unused, None)
+            refused = _problems(InvalidArguments)[InvalidArguments.status]
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    if "HTTPValidationError" in str(operation["responses"].get("422")):
+                        operation["responses"]["422"] = refused
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -93,7 +93,7 @@ class WebSocketFace:
                 if text is None:
                     await socket.close(_UNSUPPORTED_DATA, "Send JSON-RPC as text frames")
                     return
-                if len(text) > limit:
+                if len(text) > limit or len(text.encode()) > limit:
                     await socket.close(_TOO_BIG, f"Messages have at most {limit} bytes")
                     return
                 try:

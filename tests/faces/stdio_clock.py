@@ -1,0 +1,46 @@
+"""The clock over standard input and output, launched as `python -m tests.faces.stdio_clock`."""
+
+import asyncio
+import logging
+
+from app.faces.stdio import serve_stdio
+from app.gateway import Gateway
+from app.servers import tool
+from app.settings import Settings
+from tests.clock import ClockMCPServer, ClockTime
+
+
+class StdioClock(ClockMCPServer):
+    """Tells the time."""
+
+    server_id, name = "clock", "Clock MCP Server"
+
+    @tool()
+    async def change_zones(self) -> ClockTime:
+        """Tell everybody who watches a zone that it changed; answer how many watch."""
+        for watcher in self.watchers:
+            watcher.put_nowait({"cursor": "9"})
+        return ClockTime(zone="all", ticks=len(self.watchers))
+
+    @tool()
+    async def await_cancellation_of_another_call(self) -> ClockTime:
+        """Answer once a call of `wait_for_cancellation` was cancelled."""
+        await self.cancelled.wait()
+        return ClockTime(zone="cancelled")
+
+    @tool()
+    async def await_start_of_another_call(self) -> ClockTime:
+        """Answer once a call of `wait_for_cancellation` runs."""
+        await self.started.wait()
+        return ClockTime(zone="started")
+
+
+async def main() -> None:
+    logging.basicConfig(level=logging.INFO)
+    gateway = Gateway([StdioClock()], Settings())
+    async with gateway.open():
+        await serve_stdio(gateway, "clock")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,302 @@
+"""The one way in: what it accepts, opens, logs and refuses at start; and what a server may declare."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from app.errors import GatewayError, InternalError, NotFound, TooManyRequests, UnknownResource, UnknownServer
+from app.gateway import Gateway
+from app.main import create_app
+from app.results import Result
+from app.servers import BaseMCPServer, CallContext, JsonObject, Resource, Tool, resource, tool, watch
+from app.settings import Settings
+from tests.clock import ClockMCPServer, ClockTime
+from tests.fixtures.gateway import FACES, Served, caller, mcp_client, serve
+
+CONTEXT = CallContext(request_id="r-1", face="internal", caller="tests")
+
+
+def server(server_id: str, tools: tuple[str, ...] = (), resources: tuple[str, ...] = ()) -> BaseMCPServer:
+    return BaseMCPServer(
+        server_id=server_id,
+        name=f"{server_id} MCP Server",
+        tools=[Tool.dynamic(name) for name in tools],
+        resources=[Resource(uri, "r", "R", "") for uri in resources],
+    )
+
+
+# What is claimed twice
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (server("a"), server("a")),
+        (server("a", ("turn",)), server("b", ("turn",))),
+        (server("a", (), ("x://one",)), server("b", (), ("x://two",))),
+    ],
+)
+def test_a_name_that_two_servers_claim_is_refused_at_start(one: BaseMCPServer, other: BaseMCPServer) -> None:
+    with pytest.raises(ValueError, match="both claim"):
+        Gateway([one, other], Settings())
+
+
+@pytest.mark.parametrize("name", ["batch", "ws", "tools", "resources", "A", "1a", "a-b", "a/b", ""])
+def test_a_name_that_cannot_stand_in_a_path_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="server name"):
+        BaseMCPServer(server_id=name)
+
+
+def test_a_server_is_named_after_its_class() -> None:
+    class BigClockMCPServer(BaseMCPServer):
+        """Big."""
+
+    assert (BigClockMCPServer.server_id, BigClockMCPServer.name) == ("big_clock", "Big Clock MCP Server")
+
+
+# What a server may declare
+
+
+def test_a_tool_without_a_docstring_is_refused() -> None:
+    async def turn(self: Any) -> ClockTime: ...
+
+    with pytest.raises(TypeError, match="turn: a tool needs a docstring"):
+        tool()(turn)
+
+
+@pytest.mark.parametrize("annotation", [dict, str, None, BaseModel, list[ClockTime]])
+def test_a_tool_that_returns_no_result_model_is_refused(annotation: Any) -> None:
+    async def turn(self: Any) -> Any:
+        """Turn."""
+
+    turn.__annotations__["return"] = annotation
+    with pytest.raises(TypeError, match="turn: the return type must be a Result model"):
+        tool()(turn)
+
+
+def test_a_parameter_without_a_type_is_refused() -> None:
+    async def turn(self, hands) -> ClockTime:  # type: ignore[no-untyped-def]
+        """Turn."""
+
+    with pytest.raises(TypeError, match="turn: parameter 'hands' has no type"):
+        tool()(turn)
+
+
+def test_an_arguments_model_that_allows_more_is_refused() -> None:
+    class Open(BaseModel):
+        hands: int
+
+    async def turn(self: Any, arguments: Open) -> ClockTime:
+        """Turn."""
+
+    with pytest.raises(TypeError, match="Open must forbid unknown arguments"):
+        tool()(turn)
+
+
+def test_a_model_that_is_the_only_parameter_is_the_arguments_object() -> None:
+    class Closed(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        hands: int
+
+    async def turn(self: Any, arguments: Closed) -> ClockTime:
+        """Turn."""
+
+    declared = Tool.declared(turn)
+    assert declared.input_schema["properties"] == {"hands": {"title": "Hands", "type": "integer"}}
+    assert declared.input_schema["additionalProperties"] is False
+    assert "anyOf" not in declared.input_schema
+
+
+def test_a_template_and_its_method_must_agree() -> None:
+    async def read(self: Any, other: str) -> ClockTime:
+        """Read."""
+
+    with pytest.raises(TypeError, match="the variables of"):
+        resource("x://{name}")(read)
+
+
+def test_only_a_resource_can_be_watched() -> None:
+    with pytest.raises(TypeError, match="names no resource"):
+
+        class BlindMCPServer(BaseMCPServer):
+            """Blind."""
+
+            @watch("x://nothing")
+            @asynccontextmanager
+            async def look(self) -> AsyncGenerator[Any]:
+                yield
+
+
+# Opening and closing
+
+
+async def test_servers_open_in_order_and_close_in_reverse() -> None:
+    events: list[str] = []
+
+    def recording(server_id: str, *, fails: bool = False) -> type[BaseMCPServer]:
+        @asynccontextmanager
+        async def open_recorded(cls: type[BaseMCPServer], settings: Any) -> AsyncGenerator[BaseMCPServer]:
+            if fails:
+                raise OSError("no")
+            events.append(f"+{server_id}")
+            yield cls()
+            events.append(f"-{server_id}")
+
+        return type(
+            "RecordingMCPServer", (BaseMCPServer,), {"server_id": server_id, "open": classmethod(open_recorded)}
+        )
+
+    gateway = Gateway([recording("a"), recording("b")], Settings())
+    async with gateway.open():
+        assert list(gateway.servers) == ["a", "b"]
+        assert not gateway.closing.is_set()
+    assert events == ["+a", "+b", "-b", "-a"]
+    assert gateway.closing.is_set()
+    assert not gateway.servers
+
+
+# Calls
+
+
+async def test_a_call_is_logged_once_and_says_what_happened(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    gateway = Gateway([ClockMCPServer()], Settings())
+    async with gateway.open():
+        await gateway.call("clock", "get_time", b'{"zone":"hunter2"}', CONTEXT)
+        with pytest.raises(NotFound):
+            await gateway.call("mcp_clock", "get_time", b'{"zone":"Atlantis"}', CONTEXT)
+        await gateway.read(None, "clock://zones", CONTEXT)
+        async with gateway.watch("clock", "clock://zones/UTC", CONTEXT):
+            pass
+    records = [r for r in caplog.records if r.name == "MCP.Clock MCP Server"]
+    lines = [r.getMessage() for r in records]
+    operations = ["get_time", "get_time", "clock://zones{?limit}", "watch clock://zones/{zone}"]
+    outcomes = ["ok", "not_found", "ok", "ok"]
+    assert len(lines) == 4
+    for line, operation, outcome in zip(lines, operations, outcomes, strict=True):
+        assert f"server=clock operation={operation} face=internal caller=tests outcome={outcome} ms=" in line
+        assert "request_id=r-1" in line
+    assert "hunter2" not in caplog.text
+
+
+async def test_one_logger_governs_all_servers(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway([ClockMCPServer()], Settings())
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.ERROR, logger="MCP")
+    async with gateway.open():
+        await gateway.call("clock", "get_time", b"", CONTEXT)
+    assert not caplog.records
+
+
+async def test_names_that_nobody_has_are_refused_with_those_that_exist() -> None:
+    gateway = Gateway([ClockMCPServer()], Settings())
+    async with gateway.open():
+        with pytest.raises(UnknownServer, match="Servers: clock"):
+            await gateway.call("nope", "get_time", b"", CONTEXT)
+        with pytest.raises(UnknownResource, match="clock://zones"):
+            await gateway.read(None, "nope://x", CONTEXT)
+
+
+async def test_a_stream_takes_a_place_among_the_calls_in_flight() -> None:
+    gateway = Gateway([ClockMCPServer()], Settings(max_calls_in_flight=1))
+    async with gateway.open():
+        async with gateway.admit("clock", "stream", CONTEXT):
+            with pytest.raises(TooManyRequests):
+                await gateway.call("clock", "get_time", b"", CONTEXT)
+        await gateway.call("clock", "get_time", b"", CONTEXT)
+
+
+async def test_a_resource_that_cannot_be_written_down_is_a_bug_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    class OddMCPServer(BaseMCPServer):
+        """Odd."""
+
+        async def get_resource(self, uri: str, context: CallContext) -> Any:
+            return object()
+
+    gateway = Gateway([OddMCPServer(resources=[Resource("odd://thing", "thing", "Thing", "")])], Settings())
+    async with gateway.open():
+        with pytest.raises(InternalError):
+            await gateway.read(None, "odd://thing", CONTEXT)
+
+
+# Servers whose tools are known only at run time
+
+
+class Greeting(Result):
+    text: str
+
+
+class DialMCPServer(BaseMCPServer):
+    """Answers what it was told to."""
+
+    async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
+        match name:
+            case "greet":
+                return {"text": f"Hello, {arguments['who']}"}
+            case "greet_model":
+                return Greeting(text="Hello")
+            case _:
+                raise NotFound("Nobody is here.")
+
+    async def get_resource(self, uri: str, context: CallContext) -> Any:
+        return {"uri": uri}
+
+
+@pytest.fixture(scope="module")
+async def dial() -> AsyncGenerator[Served]:
+    who: JsonObject = {
+        "type": "object",
+        "properties": {"who": {"type": "string", "maxLength": 5}},
+        "required": ["who"],
+        "additionalProperties": False,
+    }
+    dynamic = DialMCPServer(
+        server_id="dial",
+        name="Dial MCP Server",
+        capabilities=["greeting"],
+        tools=[
+            Tool.dynamic("greet", "Greet somebody.", who, {"type": "object"}),
+            Tool.dynamic("greet_model"),
+            Tool.dynamic("miss"),
+        ],
+        resources=[Resource("dial://{number}", "number", "Number", "A number.")],
+    )
+    async with serve(create_app([dynamic], Settings())) as served:
+        yield served
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_a_dynamic_server_works_on_every_face(dial: Served, face: str) -> None:
+    async with caller(dial, face) as call:
+        assert await call("dial", "greet", {"who": "Ada"}) == {"success": True, "text": "Hello, Ada"}
+        assert await call("dial", "greet_model", {"any": "thing"}) == {"success": True, "text": "Hello"}
+        assert (await call("dial", "miss"))["code"] == "not_found"
+        for arguments, field in (({}, ""), ({"who": 5}, "who"), ({"who": "too long"}, "who"), ({"x": 1}, "")):
+            problem = await call("dial", "greet", arguments)
+            assert problem["code"] == "invalid_arguments"
+            assert field in [error["field"] for error in problem["errors"]]
+            assert "too long" not in str(problem)
+
+
+@pytest.mark.parametrize("face", [face for face in FACES if face != "rest"])
+async def test_a_dynamic_resource_is_read(dial: Served, face: str) -> None:
+    async with mcp_client(dial, face, "dial") as client:
+        [content] = (await client.read_resource("dial://7")).contents
+    assert '"uri":"dial://7"' in content.text  # type: ignore[union-attr]
+
+
+def test_a_schema_that_is_none_is_refused() -> None:
+    with pytest.raises(Exception, match="is not valid"):
+        Tool.dynamic("broken", "", {"type": "nonsense"})
+
+
+def test_every_error_is_documented_by_its_class() -> None:
+    def below(kind: type[GatewayError]) -> list[type[GatewayError]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
+
+    codes = [kind.code for kind in below(GatewayError) if kind is not GatewayError and kind.__module__ == "app.errors"]
+    assert len(codes) == len(set(codes))

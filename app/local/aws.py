@@ -7,11 +7,13 @@ development and tests.
 import asyncio
 import io
 import json
+import os
 import shutil
+import signal
 import sys
 import zipfile
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,17 +91,26 @@ async def run_aws(
     async def is_ready() -> bool:
         return await accepts_connections(port)
 
-    async with child_process(
-        [sys.executable, "-m", "ministack"],
-        log=data_dir / "log",
-        is_ready=is_ready,
-        stop_within=_STOP_WITHIN,
-        environment=_environment(data_dir, port, durable),
-    ) as process:
-        stack = LocalAws(port=port, process=process)
-        if demo:
-            await _bring_demo_content(stack)
-        yield stack
+    command = [sys.executable, "-m", "ministack"]
+    environment = _environment(data_dir, port, durable)
+    process = None
+    try:
+        async with child_process(
+            command, log=data_dir / "log", is_ready=is_ready, stop_within=_STOP_WITHIN, environment=environment
+        ) as process:
+            stack = LocalAws(port=port, process=process)
+            if demo:
+                await _bring_demo_content(stack)
+            yield stack
+    finally:
+        if process is not None:
+            _end_workers(process.pid)
+
+
+def _end_workers(leader: int) -> None:
+    """End the functions' processes, which would notice only later that ministack is gone."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _environment(data_dir: Path, port: int, durable: bool) -> dict[str, str]:

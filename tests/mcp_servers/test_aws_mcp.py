@@ -170,7 +170,11 @@ async def test_resources_list_names_and_never_values(gateway: Served, behind: Aw
         one_parameter = await read("aws://ssm/parameters/%2Fswitchboard%2Fcrm%2Fapi-key")
 
     assert listed == {"aws://s3/buckets", "aws://lambda/functions", "aws://ssm/parameters"}
-    assert len(templates) == 3
+    assert templates >= {
+        "aws://s3/buckets/{bucket}{?prefix,cursor,limit}",
+        "aws://lambda/functions/{function_name}{?cursor,limit}",
+        "aws://ssm/parameters/{+parameter_name}{?cursor,limit}",
+    }
     assert DEMO_BUCKET in buckets
     assert SECRET_PARAMETER in parameters
     assert DEMO_FUNCTION in functions
@@ -293,9 +297,6 @@ async def test_the_key_is_read_from_the_raw_path(
     path = b"/mcp/aws/s3/" + bucket.encode() + b"/" + raw
 
     written = await send_raw(gateway, "POST", path, b"here")
-    if key == "\x00":
-        assert b"HTTP/1.1 422" in written or await behind.keys(bucket) == [key]
-        return
     read = await send_raw(gateway, "GET", path)
 
     assert b"HTTP/1.1 200" in written
@@ -331,22 +332,16 @@ async def test_a_caller_who_goes_away_leaves_no_parts(
     head = f"POST /mcp/aws/s3/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {10 * PART}\r\n\r\n"
     writer.write(head.encode() + b"x" * (3 * PART))
     await writer.drain()
-    await _until(lambda: _counts(behind, bucket, 1))
+    async with asyncio.timeout(30):
+        while len(await behind.uploads(bucket)) != 1:
+            pass
 
     writer.transport.abort()
 
-    await _until(lambda: _counts(behind, bucket, 0))
+    async with asyncio.timeout(30):
+        while await behind.uploads(bucket):
+            pass
     assert await behind.keys(bucket) == []
-
-
-async def _counts(behind: AwsBehindTheGateway, bucket: str, uploads: int) -> bool:
-    return len(await behind.uploads(bucket)) == uploads
-
-
-async def _until(holds: Any, within: float = 30.0) -> None:
-    async with asyncio.timeout(within):
-        while not await holds():
-            await asyncio.sleep(0)
 
 
 async def test_a_stream_to_a_missing_bucket_is_404(http: httpx.AsyncClient) -> None:

@@ -18,11 +18,13 @@ from schemathesis.checks import (
 from schemathesis.generation import GenerationMode
 
 from app.main import create_app
+from app.routers.database import DatabaseMCPServer
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.fixtures.gateway import Served, serve
+from tests.fixtures.postgres import TestDatabase
 
-EXAMPLES = 10
+EXAMPLES = 6
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 NEVER_WELL = {f"/mcp/clock/tools/{name}" for name in ("wait_for_cancellation", "oversleep", "fail")}
 """Tools of the clock that never answer, or answer 5xx because they are asked to."""
@@ -34,9 +36,9 @@ async def gateway() -> AsyncGenerator[Served]:
         yield served
 
 
-def fuzz(url: str, mode: GenerationMode) -> set[str]:
-    """Call every operation with generated requests; return the paths that were called."""
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+def fuzz(url: str, mode: GenerationMode, paths: str = "/") -> set[str]:
+    """Call every operation below `paths` with generated requests; return the paths that were called."""
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json").include(path_regex=f"^{paths}")
     called: set[str] = set()
     session = requests.Session()
     for found in schema.get_all_operations():
@@ -70,3 +72,12 @@ async def test_no_generated_request_meets_an_answer_that_is_not_documented(
 ) -> None:
     called = await asyncio.to_thread(fuzz, gateway.url, mode)
     assert {"/mcp/clock/tools/get_time", "/mcp/clock/tools/tick"} <= called
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
+async def test_the_database_server_answers_generated_requests_as_documented(
+    database: TestDatabase, mode: GenerationMode
+) -> None:
+    async with serve(create_app([DatabaseMCPServer], Settings(), [database.settings])) as served:
+        called = await asyncio.to_thread(fuzz, served.url, mode, "/mcp/database/tools")
+    assert called >= {f"/mcp/database/tools/{name}" for name in DatabaseMCPServer.tools}

@@ -57,16 +57,19 @@ class TicketChanges:
         try:
             yield _notices(changed)
         finally:
-            await self._leave(key, changed)
+            self._leave(key, changed)
 
-    async def _leave(self, key: str, changed: asyncio.Event) -> None:
+    def _leave(self, key: str, changed: asyncio.Event) -> None:
+        """Forget a watcher, and the connection with the last one.
+
+        It waits for nothing: who leaves is often cancelled, and the next watcher may come in the meantime.
+        """
         self._watchers[key].discard(changed)
         if not self._watchers[key]:
             del self._watchers[key]
         if not self._watchers and self._listening is not None:
-            task, self._listening = self._listening, None
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            self._listening.cancel()
+            self._listening = None
             self._hang_up()
 
     def _hang_up(self) -> None:
@@ -76,12 +79,13 @@ class TicketChanges:
 
     async def _listen(self) -> "asyncpg.Connection[asyncpg.Record]":
         with postgres_errors():
-            self._connection = connection = await connect(self._settings)
+            connection = await connect(self._settings)
             try:
                 await connection.add_listener(CHANNEL, self._on_notice)
             except BaseException:
-                self._hang_up()
+                connection.terminate()
                 raise
+        self._connection = connection
         return connection
 
     async def _keep_listening(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 
 from app.errors import BackendUnavailable
@@ -88,6 +89,19 @@ async def test_one_connection_serves_all_watchers_and_goes_with_the_last(desk: T
     async with changes.watch(1) as notices:
         await change(desk, "UPDATE tickets SET priority = 'low' WHERE id = 1")
         await notice(notices)
+
+
+async def test_a_watcher_that_is_cancelled_hangs_up_at_once(desk: TestDatabase):
+    changes = TicketChanges(desk.settings)
+    # Such a scope cancels again at every wait, and so does the SDK that serves the subscriptions.
+    with anyio.CancelScope() as scope:
+        async with changes.watch(1):
+            assert await listeners(desk) == 1
+            scope.cancel()
+            await anyio.sleep_forever()
+    async with asyncio.timeout(BOUND):
+        while await listeners(desk):
+            pass
 
 
 async def test_after_a_lost_connection_it_listens_again_and_says_that_something_may_be_missed(desk: TestDatabase):

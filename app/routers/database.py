@@ -42,14 +42,7 @@ from app.services.postgres.support import (
 )
 
 Listed = Annotated[int, Field(ge=0, le=100)]
-TimePeriod = Annotated[
-    str,
-    Field(
-        description="Back from now: a number and a unit, such as `7 days`, `24 hours`, `30d`, `2 weeks`, `3 months`, "
-        "`1 year`. The last 30 days if nothing is given.",
-        max_length=50,
-    ),
-]
+TimePeriod = Annotated[str, Field(max_length=50)]
 Instant = Annotated[str, Field(max_length=40)]
 
 
@@ -178,7 +171,13 @@ class DatabaseMCPServer(BaseMCPServer):
     @tool(title="Report on a period", read_only=True, example={"time_period": "7 days", "group_by": "channel"})
     async def get_analytics(
         self,
-        time_period: TimePeriod | None = None,
+        time_period: Annotated[
+            TimePeriod | None,
+            Field(
+                description="Back from now: a number and a unit, such as `7 days`, `24 hours`, `30d`, `2 weeks`, "
+                "`3 months`, `1 year`. The last 30 days if nothing is given."
+            ),
+        ] = None,
         start_date: Annotated[
             Instant | None,
             Field(description="ISO 8601, with or without a time, UTC unless it names an offset. Not with time_period."),

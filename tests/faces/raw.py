@@ -127,11 +127,13 @@ def handshake(era: str) -> JsonObject:
 
 
 @asynccontextmanager
-async def event_stream(served: Served, message: JsonObject, era: str) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
+async def event_stream(
+    served: Served, message: JsonObject, era: str, *, path: str = "/mcp/clock"
+) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
     """Send a request over Streamable HTTP and iterate over the messages that it is answered with."""
     async with (
         client_of(served) as http,
-        http.stream("POST", "/mcp/clock", json=message, headers=headers(era, message)) as response,
+        http.stream("POST", path, json=message, headers=headers(era, message)) as response,
     ):
         assert response.headers["content-type"].startswith("text/event-stream"), await response.aread()
 

@@ -1,0 +1,40 @@
+"""What PostgreSQL works on for the gateway: statements that take long, and waiting for them to come and go."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tests.fixtures.postgres import TestDatabase
+
+if TYPE_CHECKING:
+    import asyncpg
+
+SLOW = "SELECT count(*) AS pairs FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 100000) b"
+"""A statement that the guard lets pass and that takes minutes."""
+
+_PAUSE = 0.01
+_RUNNING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'switchboard%' AND state = 'active'
+"""
+
+
+async def until_running(database: TestDatabase, count: int, *, within: float = 10.0) -> None:
+    """Wait until PostgreSQL works on so many statements of the gateway.
+
+    Args:
+        database: where.
+        count: how many; 0 waits until all are gone.
+        within: seconds, after which the test fails.
+    """
+    async with database.connect() as connection:
+        await _until(connection, count, within)
+
+
+async def _until(connection: "asyncpg.Connection[asyncpg.Record]", count: int, within: float) -> None:
+    seen = None
+    try:
+        async with asyncio.timeout(within):
+            while (seen := await connection.fetchval(_RUNNING)) != count:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(_PAUSE)
+    except TimeoutError:
+        raise AssertionError(f"{seen} statements run after {within:g} s, not {count}") from None

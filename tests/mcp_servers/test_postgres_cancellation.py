@@ -1,0 +1,130 @@
+"""A query ends in PostgreSQL itself when its caller goes away, cancels it, or has waited long enough."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from app.local.postgres import LocalPostgres
+from app.main import create_app
+from app.routers.database import DatabaseMCPServer
+from app.servers import JsonObject
+from app.settings import Settings
+from tests.faces.raw import ERAS, WITHIN, client_of, headers, request, send_and_hold, websocket
+from tests.fixtures.gateway import Call, Served, serve
+from tests.fixtures.postgres import TestDatabase, cloned_database
+from tests.mcp_servers.statements import SLOW, until_running
+
+QUERY: JsonObject = {"query": SLOW}
+CALL: JsonObject = {"name": "query_database", "arguments": QUERY}
+PROMISED = 1.0
+"""Seconds after which nothing of a query is left in PostgreSQL."""
+
+
+@pytest.fixture(scope="module")
+async def desk(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[TestDatabase]:
+    """An empty support database, for this module alone."""
+    async with cloned_database(postgres_server, postgres_template) as clone:
+        yield clone
+
+
+@pytest.fixture(scope="module")
+async def gateway(desk: TestDatabase) -> AsyncGenerator[Served]:
+    async with serve(create_app([DatabaseMCPServer], Settings(), [desk.settings])) as served:
+        yield served
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/mcp/database/tools/query_database", QUERY),
+        ("/mcp/batch", {"calls": [{"server": "database", "tool": "query_database", "arguments": QUERY}] * 2}),
+    ],
+    ids=["tool", "batch"],
+)
+async def test_a_rest_caller_who_closes_the_connection(
+    gateway: Served, desk: TestDatabase, path: str, body: JsonObject
+) -> None:
+    fields = {"content-type": "application/json"}
+    _, held = await send_and_hold(gateway, path, json.dumps(body).encode(), fields)
+    await until_running(desk, 2 if "calls" in body else 1)
+    held.close()
+    await until_running(desk, 0, within=PROMISED)
+
+
+@pytest.mark.parametrize("meta", [{}, {"progressToken": "p"}], ids=["json", "event-stream"])
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_mcp_caller_who_closes_the_connection(
+    gateway: Served, desk: TestDatabase, era: str, meta: dict[str, str]
+) -> None:
+    message = request(era, "tools/call", CALL, **meta)
+    _, held = await send_and_hold(gateway, "/mcp/database", json.dumps(message).encode(), headers(era, message))
+    await until_running(desk, 1)
+    held.close()
+    await until_running(desk, 0, within=PROMISED)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_websocket_that_closes(gateway: Served, desk: TestDatabase, era: str) -> None:
+    async with websocket(gateway, era, "/mcp/database/ws") as messages:
+        for number in (1, 2):
+            await messages.send(request(era, "tools/call", CALL, number=number))
+        await until_running(desk, 2)
+    await until_running(desk, 0, within=PROMISED)
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_cancel_notification_over_websocket(gateway: Served, desk: TestDatabase, era: str) -> None:
+    async with websocket(gateway, era, "/mcp/database/ws") as messages:
+        for number in (7, 8):
+            await messages.send(request(era, "tools/call", CALL, number=number))
+        await until_running(desk, 2)
+        await messages.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}})
+        # The other one runs on.
+        await until_running(desk, 1, within=PROMISED)
+        await messages.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 8}})
+        await until_running(desk, 0, within=PROMISED)
+        one: JsonObject = {"name": "query_database", "arguments": {"query": "SELECT 1 AS one"}}
+        answer = await messages.ask(request(era, "tools/call", one, number=9))
+        assert answer["result"]["structuredContent"]["rows"] == [{"one": 1}]
+
+
+async def test_a_query_that_ran_into_the_callers_time_limit(call: Call, desk: TestDatabase) -> None:
+    started = time.monotonic()
+    problem = await call("database", "query_database", {**QUERY, "timeout_ms": 200})
+    assert time.monotonic() - started < 0.2 + PROMISED
+    assert (problem["status"], problem["code"]) == (504, "backend_timeout")
+    assert "timeout_ms" in problem["detail"]
+    await until_running(desk, 0, within=PROMISED)
+
+
+async def test_a_query_that_ran_into_the_gateways_time_limit(desk: TestDatabase) -> None:
+    settings = Settings(tool_timeout=0.2)
+    async with serve(create_app([DatabaseMCPServer], settings, [desk.settings])) as served, client_of(served) as http:
+        answer = await http.post("/mcp/database/tools/query_database", json=QUERY)
+        assert answer.json()["code"] == "backend_timeout"
+        await until_running(desk, 0, within=PROMISED)
+
+
+@pytest.mark.parametrize("tool", ["get_customer_context", "search_knowledge_base", "save_interaction", "get_analytics"])
+async def test_a_tool_that_waits_for_a_lock_ends_with_its_caller(
+    gateway: Served, desk: TestDatabase, tool: str
+) -> None:
+    body = json.dumps(DatabaseMCPServer.tools[tool].example).encode()
+    path = f"/mcp/database/tools/{tool}"
+    tables = "customers, tickets, interactions, knowledge_articles"
+    async with desk.connect() as administrator:
+        async with administrator.transaction():
+            await administrator.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+            _, held = await send_and_hold(gateway, path, body, {"content-type": "application/json"})
+            await until_running(desk, 1)
+            held.close()
+            await until_running(desk, 0, within=PROMISED)
+        assert await administrator.fetchval("SELECT count(*) FROM interactions") == 0
+    # The connection that was cancelled is as good as before.
+    async with client_of(gateway) as http, asyncio.timeout(WITHIN):
+        expected = {"get_customer_context": 404, "save_interaction": 404}.get(tool, 200)
+        answer = await http.post(path, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == expected

@@ -2,11 +2,9 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,7 +20,7 @@ from app.errors import AckExpired, Conflict, GatewayError, InvalidArguments, Not
 from app.servers import BaseMCPServer, CallContext, JsonObject, Update, resource, route, tool, watch
 from app.services.kafka import KafkaService
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage
-from app.services.kafka.reading import MAX_MESSAGES, Start
+from app.services.kafka.reading import MAX_MESSAGES, Milliseconds, Start
 from app.services.kafka.service import (
     BrokerList,
     ConsumerGroup,
@@ -111,7 +109,7 @@ class PublishMessage(_Arguments):
     key_encoding: Literal["base64"] | None = Field(None, description="`base64`: `key` is base64 of its bytes.")
     headers: dict[str, str] | None = Field(None, description="Kafka headers, text only.")
     partition: int | None = Field(None, ge=0, description="Chosen by the key if left out.")
-    timestamp: AwareDatetime | Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+    timestamp: Milliseconds | None = Field(
         None, description="ISO 8601 with an offset, or milliseconds since 1970; the present if left out."
     )
     idempotency_key: str | None = Field(
@@ -184,7 +182,6 @@ class KafkaMCPServer(BaseMCPServer):
         nevertheless: give an `idempotency_key` and repeat the call to be safe. An unknown topic is an error;
         create_topic makes one.
         """
-        timestamp = arguments.timestamp
         return await self.kafka.publish(
             arguments.topic,
             arguments.message,
@@ -193,7 +190,7 @@ class KafkaMCPServer(BaseMCPServer):
             key_encoding=arguments.key_encoding,
             headers=arguments.headers,
             partition=arguments.partition,
-            timestamp_ms=_milliseconds(timestamp) if isinstance(timestamp, datetime) else timestamp,
+            timestamp_ms=arguments.timestamp,
             idempotency_key=arguments.idempotency_key,
         )
 
@@ -375,10 +372,3 @@ async def _server_sent(events: AsyncGenerator[StreamEvent]) -> AsyncGenerator[by
 def _event(kind: str, data: str, cursor: str | None) -> bytes:
     identity = f"id: {cursor}\n" if cursor else ""
     return f"event: {kind}\n{identity}data: {data}\n\n".encode()
-
-
-def _milliseconds(moment: datetime) -> int:
-    milliseconds = int(moment.timestamp() * 1000)
-    if milliseconds < 0:
-        raise InvalidArguments.of("timestamp", "is before 1970")
-    return milliseconds

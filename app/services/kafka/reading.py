@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import to_json
 
 from app.errors import BackendTimeout, InvalidArguments
@@ -29,12 +29,35 @@ GRACE = 0.3
 """Seconds beyond the caller's time that an answer which is on its way gets."""
 
 
+def _milliseconds(moment: Any) -> int:
+    """Read a time as callers write it."""
+    if isinstance(moment, str):
+        parsed = datetime.fromisoformat(moment)
+        if parsed.tzinfo is None:
+            raise ValueError("an ISO 8601 time needs its offset from UTC, such as `Z`")
+        moment = int(parsed.timestamp() * 1000)
+    if isinstance(moment, bool) or not isinstance(moment, int):
+        raise ValueError("expected an ISO 8601 time or milliseconds since 1970")
+    return moment
+
+
+_Iso8601 = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Milliseconds = Annotated[
+    int,
+    BeforeValidator(
+        _milliseconds, json_schema_input_type=Annotated[str, Field(json_schema_extra={"format": "date-time"})] | int
+    ),
+    Field(ge=0, lt=2**63),
+]
+"""A moment, in Kafka's milliseconds since 1970. Callers may write ISO 8601 with an offset instead."""
+
+
 class FromOffset(BaseModel):
     """Begin at an offset of one partition."""
 
     model_config = ConfigDict(extra="forbid")
 
-    offset: int = Field(ge=0)
+    offset: int = Field(ge=0, lt=2**63)
 
 
 class FromTimestamp(BaseModel):
@@ -42,9 +65,7 @@ class FromTimestamp(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    timestamp: AwareDatetime | Annotated[int, Field(ge=0)] = Field(
-        description="ISO 8601 with an offset, or milliseconds since 1970."
-    )
+    timestamp: Milliseconds = Field(description="ISO 8601 with an offset, or milliseconds since 1970.")
 
 
 class FromTail(BaseModel):
@@ -55,7 +76,27 @@ class FromTail(BaseModel):
     tail: int = Field(ge=1, le=MAX_MESSAGES)
 
 
-Start = Literal["earliest", "latest"] | FromOffset | FromTimestamp | FromTail
+def _kind_of_start(start: Any) -> str | None:
+    if isinstance(start, str):
+        return "word"
+    if isinstance(start, dict):
+        keys = cast("dict[str, Any]", start).keys() & {"offset", "timestamp", "tail"}
+        return next(iter(keys)) if len(keys) == 1 else None
+    return None
+
+
+Start = Annotated[
+    Annotated[Literal["earliest", "latest"], Tag("word")]
+    | Annotated[FromOffset, Tag("offset")]
+    | Annotated[FromTimestamp, Tag("timestamp")]
+    | Annotated[FromTail, Tag("tail")],
+    Discriminator(
+        _kind_of_start,
+        custom_error_type="start",
+        custom_error_message='expected "earliest", "latest", {"offset": n}, {"timestamp": t} or {"tail": n}',
+    ),
+]
+"""Where a reader may begin."""
 
 
 class Cursor(BaseModel):
@@ -143,8 +184,7 @@ class Reader:
                     raise InvalidArguments.of("start.offset", f"partition {chosen[0]} has offsets {first} to {end}")
                 return dict.fromkeys(chosen, offset)
             case FromTimestamp(timestamp=timestamp):
-                milliseconds = int(timestamp.timestamp() * 1000) if isinstance(timestamp, datetime) else timestamp
-                found = await self._cluster.offsets(topic.name, dict.fromkeys(chosen, milliseconds))
+                found = await self._cluster.offsets(topic.name, dict.fromkeys(chosen, timestamp))
                 ends = await self._known(topic, dict.fromkeys(chosen, LATEST))
                 return {p: end if (offset := found[p]) is None else offset for p, end in ends.items()}
             case FromTail(tail=count):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -10,6 +10,11 @@ from app.errors import InvalidArguments, NotFound
 from app.services.kafka import KafkaService
 from app.services.kafka.reading import FromOffset, FromTail, FromTimestamp
 from tests.services.kafka.conftest import browse, values
+
+
+def an_hour_ago() -> int:
+    """A time that retention leaves alone, in milliseconds."""
+    return int(time.time() * 1000) - 3_600_000
 
 
 async def test_a_cursor_reads_on_without_gap_or_repeat(kafka: KafkaService, numbered: str) -> None:
@@ -32,10 +37,9 @@ async def test_an_answer_that_ends_with_the_last_message_says_so(kafka: KafkaSer
 
 
 async def test_the_newest_messages_over_all_partitions(kafka: KafkaService, wide_topic: str) -> None:
-    began = datetime(2026, 1, 1, tzinfo=UTC)
+    began = an_hour_ago()
     for number in range(30):
-        moment = began + timedelta(seconds=number)
-        await kafka.publish(wide_topic, number, partition=number % 3, timestamp_ms=int(moment.timestamp() * 1000))
+        await kafka.publish(wide_topic, number, partition=number % 3, timestamp_ms=began + number)
     newest = await browse(kafka, wide_topic, start=FromTail(tail=5))
     assert values(newest) == [25, 26, 27, 28, 29]
     assert newest.reached_end is True
@@ -44,8 +48,9 @@ async def test_the_newest_messages_over_all_partitions(kafka: KafkaService, wide
 
 
 async def test_messages_of_several_partitions_come_by_time(kafka: KafkaService, wide_topic: str) -> None:
+    began = an_hour_ago()
     for number in range(12):
-        await kafka.publish(wide_topic, number, partition=number % 3, timestamp_ms=1_700_000_000_000 + number)
+        await kafka.publish(wide_topic, number, partition=number % 3, timestamp_ms=began + number)
     assert values(await browse(kafka, wide_topic, max_messages=12)) == list(range(12))
 
 
@@ -61,15 +66,19 @@ async def test_beginning_at_an_offset(kafka: KafkaService, numbered: str, wide_t
 
 
 async def test_beginning_at_a_time(kafka: KafkaService, topic: str) -> None:
-    noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
-    for hours in range(5):
-        moment = noon + timedelta(hours=hours)
-        await kafka.publish(topic, hours, timestamp_ms=int(moment.timestamp() * 1000))
-    since = noon + timedelta(hours=2, minutes=30)
-    assert values(await browse(kafka, topic, start=FromTimestamp(timestamp=since))) == [3, 4]
-    milliseconds = int(noon.timestamp() * 1000)
-    assert values(await browse(kafka, topic, start=FromTimestamp(timestamp=milliseconds))) == [0, 1, 2, 3, 4]
-    assert values(await browse(kafka, topic, start=FromTimestamp(timestamp=noon + timedelta(days=1)))) == []
+    began = datetime.fromtimestamp(an_hour_ago() // 1000, UTC)
+    for minutes in range(5):
+        moment = began + timedelta(minutes=minutes)
+        await kafka.publish(topic, minutes, timestamp_ms=int(moment.timestamp() * 1000))
+
+    async def since(moment: object) -> list[object]:
+        return values(await browse(kafka, topic, start=FromTimestamp.model_validate({"timestamp": moment})))
+
+    assert await since((began + timedelta(minutes=2, seconds=30)).isoformat()) == [3, 4]
+    assert await since(began.astimezone(timezone(timedelta(hours=2))).isoformat()) == [0, 1, 2, 3, 4]
+    assert await since((began + timedelta(minutes=2, milliseconds=1)).isoformat()) == [3, 4]
+    assert await since(int(began.timestamp() * 1000) + 120_000) == [2, 3, 4]
+    assert await since((began + timedelta(days=1)).isoformat()) == []
 
 
 async def test_beginning_at_the_latest_waits_for_what_comes(kafka: KafkaService, numbered: str) -> None:

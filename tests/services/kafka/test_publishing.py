@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -75,7 +75,8 @@ async def test_a_key_of_digits_stays_a_string(kafka: KafkaService, topic: str) -
 
 
 async def test_headers_and_timestamp_are_kept(kafka: KafkaService, topic: str) -> None:
-    moment = datetime(2026, 3, 1, 12, 30, 0, 250_000, UTC)
+    # Not so old that retention takes it.
+    moment = datetime.now(UTC).replace(microsecond=250_000) - timedelta(hours=1)
     placed = await kafka.publish(
         topic, "x", headers={"trace": "abc", "name": "Zoë"}, timestamp_ms=int(moment.timestamp() * 1000)
     )

@@ -1,0 +1,289 @@
+"""The A2A face: agents as any client of the Agent2Agent protocol (version 1) meets them.
+
+Each agent has its card at `/.well-known/agent-card.json` and JSON-RPC at its own address: sending, streaming,
+tasks and their cancellation. A request is a task: its steps are status updates, its answer is an artifact.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httpx
+from a2a.client import ClientConfig, ClientFactory
+from a2a.client.errors import A2AClientError
+from a2a.helpers import (
+    get_artifact_text,
+    get_data_parts,
+    get_message_text,
+    new_data_part,
+    new_message,
+    new_task_from_user_message,
+    new_text_part,
+)
+from a2a.server.agent_execution import AgentExecutor, RequestContext
+from a2a.server.events import EventQueue
+from a2a.server.request_handlers import DefaultRequestHandler
+from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
+from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
+from a2a.types import (
+    AgentCapabilities,
+    AgentCard,
+    AgentInterface,
+    AgentSkill,
+    Message,
+    Role,
+    SendMessageRequest,
+    Task,
+    TaskState,
+)
+from a2a.utils.errors import InvalidParamsError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agents.base import A2AAgent, AgentReply, AgentRequest, Report, Step
+from agents.errors import CallFailed, ConnectionFailed, ConnectionLost
+
+_VERSION = "0.1.0"
+_STREAM_GRACE = 1.0
+"""Seconds that open streams get when the server stops."""
+_ANSWER_SECONDS = 120.0
+
+
+def agent_card(agent: A2AAgent, url: str) -> AgentCard:
+    """Return what an agent says of itself.
+
+    Args:
+        agent: whom to describe.
+        url: where its JSON-RPC is.
+    """
+    return AgentCard(
+        name=agent.agent_id,
+        description=agent.description,
+        version=_VERSION,
+        supported_interfaces=[AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")],
+        capabilities=AgentCapabilities(streaming=True, push_notifications=False),
+        default_input_modes=["text/plain", "application/json"],
+        default_output_modes=["text/plain", "application/json"],
+        skills=[
+            AgentSkill(
+                id=skill.id,
+                name=skill.name,
+                description=skill.description,
+                tags=list(skill.tags),
+                examples=list(skill.examples),
+            )
+            for skill in agent.skills
+        ],
+    )
+
+
+class AgentTask(AgentExecutor):
+    """Runs an agent's requests as A2A tasks."""
+
+    def __init__(self, agent: A2AAgent) -> None:
+        self._agent = agent
+
+    async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
+        message = context.message
+        if message is None or not message.parts:
+            raise InvalidParamsError(message="Send a message with a text part.")
+        task = context.current_task
+        earlier: list[str] = []
+        if task is None:
+            task = new_task_from_user_message(message)
+            await event_queue.enqueue_event(task)
+        else:
+            earlier = [
+                get_message_text(said)
+                for said in task.history
+                if said.role == Role.ROLE_USER and said.message_id != message.message_id
+            ]
+        updater = TaskUpdater(event_queue, task.id, task.context_id)
+
+        async def report(step: Step) -> None:
+            parts = [new_text_part(step.text), new_data_part(step.model_dump(mode="json"))]
+            await updater.start_work(updater.new_agent_message(parts))
+
+        await updater.start_work()
+        request = AgentRequest(get_message_text(message), _data(message), earlier, report)
+        try:
+            reply = await self._agent.handle(request)
+        except CallFailed as failure:
+            problem = {"success": False, "code": failure.code, "request_id": failure.request_id}
+            parts = [new_text_part(failure.message), new_data_part(problem)]
+            await updater.failed(updater.new_agent_message(parts))
+            return
+        said = updater.new_agent_message([new_text_part(reply.text)])
+        if reply.state == "input_required":
+            await updater.requires_input(said)
+        elif reply.state == "rejected":
+            await updater.reject(said)
+        else:
+            answer = [new_text_part(reply.text), new_data_part(reply.data)]
+            await updater.add_artifact(answer, name="answer", last_chunk=True)
+            await updater.complete(said)
+
+    async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
+        """Mark the task as cancelled; the SDK has cancelled `execute`, and with it the calls under way."""
+        assert context.task_id is not None
+        assert context.context_id is not None
+        await TaskUpdater(event_queue, context.task_id, context.context_id).cancel()
+
+
+class RemoteAgent:
+    """An agent at another address, asked over A2A.
+
+    Args:
+        url: its base URL, below which its card is.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def handle(self, request: AgentRequest) -> AgentReply:
+        """Ask the agent; its steps are reported as they happen.
+
+        Raises:
+            ConnectionFailed: it can't be reached.
+            ConnectionLost: it broke off.
+            CallFailed: it failed, for the reason in the message.
+        """
+        parts = [new_text_part(request.text)]
+        if request.data:
+            parts.append(new_data_part(dict(request.data)))
+        message = new_message(parts, role=Role.ROLE_USER)
+        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http:
+            try:
+                client = await ClientFactory(ClientConfig(httpx_client=http)).create_from_url(self._url)
+            except A2AClientError as error:
+                raise ConnectionFailed(f"No agent answers at {self._url}.") from error
+            task = Task()
+            try:
+                async for event in client.send_message(SendMessageRequest(message=message)):
+                    await self._follow(event, task, request.report)
+            except (A2AClientError, httpx.HTTPError) as error:
+                raise ConnectionLost(f"The agent at {self._url} broke off.") from error
+        return self._reply(task)
+
+    async def _follow(self, event: Any, task: Task, report: Report) -> None:
+        if event.HasField("task"):
+            task.CopyFrom(event.task)
+        elif event.HasField("artifact_update"):
+            task.artifacts.append(event.artifact_update.artifact)
+        elif event.HasField("status_update"):
+            status = event.status_update.status
+            task.status.CopyFrom(status)
+            if status.state == TaskState.TASK_STATE_WORKING:
+                for data in get_data_parts(status.message.parts):
+                    await report(Step.model_validate(data))
+
+    def _reply(self, task: Task) -> AgentReply:
+        said = get_message_text(task.status.message)
+        match task.status.state:
+            case TaskState.TASK_STATE_COMPLETED:
+                text = "\n".join(get_artifact_text(artifact) for artifact in task.artifacts)
+                data: dict[str, Any] = {}
+                for artifact in task.artifacts:
+                    for part in get_data_parts(artifact.parts):
+                        data.update(_whole_numbers(part))
+                return AgentReply(text, data)
+            case TaskState.TASK_STATE_INPUT_REQUIRED:
+                return AgentReply(said, state="input_required")
+            case TaskState.TASK_STATE_REJECTED:
+                return AgentReply(said, state="rejected")
+            case _:
+                raise CallFailed(said or f"The agent at {self._url} did not finish.", code="agent_failed")
+
+
+def serve_agents(agents: Mapping[str, A2AAgent], url: str, *, allowed_hosts: Sequence[str] = ()) -> Starlette:
+    """Return the ASGI application of agents, which starts and stops them.
+
+    Args:
+        agents: by the path below which each is, such as `/query`; an empty path is the root.
+        url: where the application is, as its clients see it.
+        allowed_hosts: further names that it answers for.
+    """
+    handlers: list[DefaultRequestHandler] = []
+    routes: list[BaseRoute] = [Route("/health", _health(agents), methods=["GET"])]
+    # The root comes last: it would take what belongs to the others.
+    for path, agent in sorted(agents.items(), reverse=True):
+        card = agent_card(agent, f"{url}{path}/")
+        handler = DefaultRequestHandler(AgentTask(agent), InMemoryTaskStore(), card)
+        handlers.append(handler)
+        own: list[BaseRoute] = [
+            *create_agent_card_routes(card),
+            *create_jsonrpc_routes(handler, "/", shutdown_grace_period=_STREAM_GRACE),
+        ]
+        routes += [Mount(path, routes=own)] if path else own
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            for agent in agents.values():
+                await stack.enter_async_context(agent)
+            for handler in handlers:
+                stack.push_async_callback(handler.aclose)
+            yield
+
+    app = Starlette(routes=routes, lifespan=lifespan)
+    hosts = {urlsplit(url).hostname or "", "127.0.0.1", "localhost", "::1", *allowed_hosts}
+    app.add_middleware(_OwnCallersOnly, hosts=hosts)
+    return app
+
+
+class _OwnCallersOnly:
+    """Refuses browser pages of other sites: they could reach an agent on loopback, and an agent writes."""
+
+    def __init__(self, app: ASGIApp, *, hosts: set[str]) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers: dict[bytes, str] = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            host, origin = _host_of(f"//{headers.get(b'host', '')}"), headers.get(b"origin")
+            if host not in self._hosts or (origin and _host_of(origin) not in self._hosts):
+                refusal = PlainTextResponse("This agent does not answer for that Host or Origin.\n", 403)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _host_of(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+def _health(agents: Mapping[str, A2AAgent]) -> Any:
+    async def health(_: Request) -> JSONResponse:
+        states = [await agent.health() for agent in agents.values()]
+        ok = all(state.ok for state in states)
+        body = {"success": ok, "agents": [state.model_dump() for state in states]}
+        return JSONResponse(body, 200 if ok else 503)
+
+    return health
+
+
+def _data(message: Message) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for part in get_data_parts(message.parts):
+        if isinstance(part, dict):
+            data.update(_whole_numbers(cast("dict[str, Any]", part)))
+    return data
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Undo what A2A's data parts do to whole numbers, which travel as floating-point ones."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole_numbers(item) for name, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in cast("list[Any]", value)]
+    return value

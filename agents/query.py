@@ -1,0 +1,221 @@
+"""The query agent: a customer's question in, an answer with its sources out, all of it on record."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from pydantic import BaseModel
+
+from agents.answers import NOTHING_REACHED, AnswerWriter, Article, ArticleWriter, Source, configured_writer
+from agents.base import (
+    A2AAgent,
+    AgentReply,
+    AgentRequest,
+    Degradation,
+    McpConfig,
+    Report,
+    Skill,
+    no_report,
+    unless_down,
+)
+from agents.client import MCPClient
+from agents.knowledge import KnowledgeBase, write_answer
+from agents.transports import JsonObject
+
+CUSTOMER_QUERIES = "customer-queries"
+"""The topic that every question is published to."""
+_PUBLISH_SECONDS = 8.0
+"""How long an answer waits for Kafka at most: the customer needs the answer, not the message."""
+_LONGEST_QUESTION = 500
+"""Characters that the search takes."""
+
+
+class Published(BaseModel):
+    """Where a message is stored."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class QueryResult(BaseModel):
+    """The answer to a customer's question, and what is on record of it."""
+
+    success: bool = True
+    query_id: str
+    customer_id: str
+    answer: str
+    answered_by: str
+    """`articles`, or the name of the language model that wrote the answer."""
+    sources: list[Source]
+    customer: dict[str, Any] | None
+    """The customer as the database knows them; None if it could not be asked."""
+    published: Published | None
+    interaction_id: int | None
+    degraded: list[Degradation] = []
+    """What failed and without which this was answered; empty if all went well."""
+
+
+class QueryAgent(A2AAgent):
+    """Answers customers' questions.
+
+    Args:
+        writer: who writes the answers; the configured one if left out.
+    """
+
+    description: ClassVar[str] = (
+        "Answers a customer's question from the knowledge base, with sources, and keeps it on record."
+    )
+    servers: ClassVar[tuple[str, ...]] = ("database", "kafka")
+
+    def __init__(
+        self,
+        agent_id: str,
+        mcp_config: McpConfig,
+        *,
+        writer: AnswerWriter | None = None,
+        client: MCPClient | None = None,
+    ) -> None:
+        super().__init__(agent_id, "query", mcp_config, client=client)
+        self.knowledge = KnowledgeBase(self.client)
+        self.writer = writer or configured_writer()
+        self.add_handler(
+            Skill(
+                "process_query",
+                "Answer a customer",
+                "Answers a known customer's question. Give `customer_id` in a data part; it is asked for if missing.",
+                tags=("support", "customers"),
+                examples=("How do I reset my password?",),
+            ),
+            self._process_query,
+        )
+
+    async def process_query(self, query: str, customer_id: str, *, report: Report = no_report) -> QueryResult:
+        """Answer a customer's question and record both.
+
+        The customer's context and the articles are fetched side by side; then the question is published to
+        `customer-queries` while the answer is written; then the interaction is saved. What is out of order on
+        the way is left out and told in `degraded`.
+
+        Args:
+            query: the question as the customer typed it.
+            customer_id: who asks.
+            report: is told of each step.
+
+        Raises:
+            NotFound: there is no such customer.
+            CallFailed: the gateway refuses the agent.
+        """
+        query_id = uuid4().hex
+        degraded: list[Degradation] = []
+        context, articles = await self._side_by_side(query, customer_id, report, degraded)
+        customer = context["customer"] if context else None
+        message = {
+            "query_id": query_id,
+            "customer_id": customer_id,
+            "query": query,
+            "agent_id": self.agent_id,
+            "asked_at": datetime.now(UTC).isoformat(),
+            "articles": [article.slug for article in articles or ()],
+        }
+        publishing = asyncio.create_task(
+            unless_down(self._publish(message, customer_id, query_id, report), "publish", degraded)
+        )
+        try:
+            answer, answered_by = await self._answer(query, articles, customer, report, degraded)
+            published = await publishing
+        finally:
+            publishing.cancel()
+        sources = [article.source for article in articles or ()]
+        interaction = {
+            "customer_id": customer_id,
+            "query_text": query,
+            "agent_response": answer,
+            "agent_id": self.agent_id,
+            "metadata": {"query_id": query_id, "sources": [source.slug for source in sources]},
+            "idempotency_key": query_id,
+        }
+        interaction_id = await unless_down(self._save(interaction, report), "save", degraded)
+        return QueryResult(
+            query_id=query_id,
+            customer_id=customer_id,
+            answer=answer,
+            answered_by=answered_by,
+            sources=sources,
+            customer=customer,
+            published=published,
+            interaction_id=interaction_id,
+            degraded=degraded,
+        )
+
+    async def _side_by_side(
+        self, query: str, customer_id: str, report: Report, degraded: list[Degradation]
+    ) -> tuple[JsonObject | None, list[Article] | None]:
+        searching = asyncio.create_task(unless_down(self._search(query, report), "articles", degraded))
+        try:
+            context = await unless_down(self._context(customer_id, report), "context", degraded)
+            return context, await searching
+        finally:
+            searching.cancel()
+
+    async def _context(self, customer_id: str, report: Report) -> JsonObject:
+        async with self.step(report, "context", f"Looking up customer {customer_id}") as outcome:
+            arguments = {"customer_id": customer_id, "ticket_limit": 5, "interaction_limit": 5}
+            context = await self.call_mcp_tool("mcp_database", "get_customer_context", arguments)
+            customer, tickets = context["customer"], context["figures"]["tickets_by_status"]
+            outcome.text = f"{customer['name']}, {customer['plan']} plan, {tickets['open']} open tickets"
+            outcome.data = {"customer": customer, "figures": context["figures"]}
+        return context
+
+    async def _search(self, query: str, report: Report) -> list[Article]:
+        async with self.step(report, "articles", "Searching the knowledge base") as outcome:
+            articles = await self.knowledge.find(query[:_LONGEST_QUESTION])
+            outcome.text = f"Found {len(articles)} articles"
+            outcome.data = {"articles": [article.source.model_dump() for article in articles]}
+        return articles
+
+    async def _publish(self, message: dict[str, Any], customer_id: str, query_id: str, report: Report) -> Published:
+        async with self.step(report, "publish", f"Publishing the question to {CUSTOMER_QUERIES}") as outcome:
+            stored = await self.publish(
+                CUSTOMER_QUERIES, message, key=customer_id, idempotency_key=query_id, timeout=_PUBLISH_SECONDS
+            )
+            published = Published.model_validate(stored)
+            outcome.text = f"{published.topic}, partition {published.partition}, offset {published.offset}"
+            outcome.data = published.model_dump()
+        return published
+
+    async def _answer(
+        self,
+        query: str,
+        articles: list[Article] | None,
+        customer: JsonObject | None,
+        report: Report,
+        degraded: list[Degradation],
+    ) -> tuple[str, str]:
+        async with self.step(report, "answer", "Writing the answer") as outcome:
+            if articles is None:
+                outcome.text = "No article can be reached"
+                return NOTHING_REACHED, ArticleWriter.name
+            answer, answered_by = await write_answer(self.writer, query, articles, customer, degraded)
+            outcome.text = f"Answer written from {answered_by}"
+            outcome.data = {"answer": answer}
+        return answer, answered_by
+
+    async def _save(self, interaction: JsonObject, report: Report) -> int:
+        async with self.step(report, "save", "Saving the interaction") as outcome:
+            saved = (await self.call_mcp_tool("mcp_database", "save_interaction", interaction))["interaction"]
+            outcome.text = f"Interaction {saved['id']} saved"
+            outcome.data = {"interaction": saved}
+        return int(saved["id"])
+
+    async def _process_query(self, request: AgentRequest) -> AgentReply:
+        customer_id = request.data.get("customer_id")
+        question = request.text
+        if not customer_id and request.earlier:
+            # The question came first, and this is the answer to ours.
+            question, customer_id = request.earlier[0], request.text.strip()
+        if not customer_id:
+            return AgentReply("Which customer asks? Please send the customer's id.", state="input_required")
+        result = await self.process_query(question, str(customer_id), report=request.report)
+        return AgentReply(result.answer, result.model_dump(mode="json"))

@@ -1,0 +1,252 @@
+"""Agents as an official A2A client meets them, over a real socket."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import uvicorn
+from a2a.client import ClientConfig, create_client
+from a2a.helpers import get_artifact_text, get_data_parts, get_message_text, new_data_part, new_message, new_text_part
+from a2a.types import (
+    CancelTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    Role,
+    SendMessageConfiguration,
+    SendMessageRequest,
+    TaskState,
+)
+
+from agents.__main__ import _parser, application
+from agents.a2a import RemoteAgent, serve_agents
+from agents.base import A2AAgent, AgentReply, AgentRequest, Skill, Step
+from agents.client import MCPClient
+from agents.errors import CallFailed, ConnectionFailed
+from agents.query import QueryAgent
+from tests.agents.faults import FakeTime
+from tests.fixtures.gateway import Served
+
+QUESTION = "how do i reset my pasword"
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, port: int) -> AsyncGenerator[str]:
+    """Serve agents on a port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=5))
+    running = asyncio.create_task(server.serve())
+    while not server.started and not running.done():
+        await asyncio.wait([running], timeout=0.01)
+    assert server.started
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+@contextlib.asynccontextmanager
+async def official_client(url: str, **options: Any) -> AsyncGenerator[Any]:
+    async with httpx.AsyncClient(timeout=60) as http:
+        yield await create_client(url, ClientConfig(httpx_client=http, **options))
+
+
+def user_says(text: str, data: dict[str, Any] | None = None, **ids: Any) -> Any:
+    parts = [new_text_part(text), *([new_data_part(data)] if data else [])]
+    return new_message(parts, role=Role.ROLE_USER, **ids)
+
+
+@pytest.fixture
+async def query_agent(support_gateway: Served, unused_port: int) -> AsyncGenerator[str]:
+    agent = QueryAgent("query-1", support_gateway.url)
+    async with serving(serve_agents({"": agent}, f"http://127.0.0.1:{unused_port}"), unused_port) as url:
+        yield url
+
+
+async def test_the_card_is_at_its_well_known_address(query_agent: str) -> None:
+    async with httpx.AsyncClient() as http:
+        card = (await http.get(f"{query_agent}/.well-known/agent-card.json")).json()
+    assert card["name"] == "query-1"
+    assert card["supportedInterfaces"][0]["protocolBinding"] == "JSONRPC"
+    assert card["supportedInterfaces"][0]["protocolVersion"] == "1.0"
+    assert card["capabilities"]["streaming"] is True
+    assert [skill["id"] for skill in card["skills"]] == ["process_query"]
+
+
+async def test_a_streaming_client_sees_the_steps_and_then_the_answer(query_agent: str) -> None:
+    async with official_client(query_agent) as client:
+        request = SendMessageRequest(message=user_says(QUESTION, {"customer_id": 12345}))
+        events = [event async for event in client.send_message(request)]
+        assert events[0].HasField("task")
+        states = [event.status_update.status.state for event in events if event.HasField("status_update")]
+        assert states[0] == TaskState.TASK_STATE_WORKING
+        assert states[-1] == TaskState.TASK_STATE_COMPLETED
+        steps = [
+            Step.model_validate(data)
+            for event in events
+            if event.HasField("status_update")
+            for data in get_data_parts(event.status_update.status.message.parts)
+        ]
+        assert {step.name for step in steps if step.state == "done"} == {
+            "context",
+            "articles",
+            "publish",
+            "answer",
+            "save",
+        }
+        [artifact] = [event.artifact_update.artifact for event in events if event.HasField("artifact_update")]
+        assert "Forgot password?" in get_artifact_text(artifact)
+        [result] = get_data_parts(artifact.parts)
+        assert result["sources"][0]["slug"] == "reset-your-password"
+        assert result["degraded"] == []
+
+        task = await client.get_task(GetTaskRequest(id=events[0].task.id))
+        assert task.status.state == TaskState.TASK_STATE_COMPLETED
+        assert get_artifact_text(task.artifacts[0]) == get_artifact_text(artifact)
+        listed = await client.list_tasks(ListTasksRequest())
+        assert [entry.id for entry in listed.tasks] == [task.id]
+
+
+async def test_a_client_that_does_not_stream_gets_the_finished_task(query_agent: str) -> None:
+    async with official_client(query_agent, streaming=False) as client:
+        request = SendMessageRequest(message=user_says(QUESTION, {"customer_id": "12345"}))
+        [event] = [event async for event in client.send_message(request)]
+        assert event.task.status.state == TaskState.TASK_STATE_COMPLETED
+        assert "Forgot password?" in get_artifact_text(event.task.artifacts[0])
+
+
+async def test_the_agent_asks_back_who_the_customer_is(query_agent: str) -> None:
+    async with official_client(query_agent, streaming=False) as client:
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=user_says(QUESTION)))]
+        assert event.task.status.state == TaskState.TASK_STATE_INPUT_REQUIRED
+        assert "customer" in get_message_text(event.task.status.message)
+        answer = user_says("12345", task_id=event.task.id, context_id=event.task.context_id)
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=answer))]
+        assert event.task.status.state == TaskState.TASK_STATE_COMPLETED
+        assert "Forgot password?" in get_artifact_text(event.task.artifacts[0])
+
+
+async def test_a_failure_is_a_failed_task_with_its_code(query_agent: str) -> None:
+    async with official_client(query_agent, streaming=False) as client:
+        request = SendMessageRequest(message=user_says(QUESTION, {"customer_id": "99999999"}))
+        [event] = [e async for e in client.send_message(request)]
+        assert event.task.status.state == TaskState.TASK_STATE_FAILED
+        [problem] = get_data_parts(event.task.status.message.parts)
+        assert problem["code"] == "not_found"
+        assert problem["request_id"]
+
+
+async def test_an_unknown_skill_is_rejected(query_agent: str) -> None:
+    async with official_client(query_agent, streaming=False) as client:
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=user_says("la", {"skill": "sing"})))]
+        assert event.task.status.state == TaskState.TASK_STATE_REJECTED
+        assert "process_query" in get_message_text(event.task.status.message)
+
+
+async def test_a_remote_agent_is_asked_like_a_local_one(query_agent: str) -> None:
+    steps: list[str] = []
+
+    async def report(step: Step) -> None:
+        steps.append(step.state)
+
+    remote = RemoteAgent(query_agent)
+    reply = await remote.handle(AgentRequest(QUESTION, {"customer_id": "12345"}, report=report))
+    assert "Forgot password?" in reply.text
+    assert isinstance(reply.data["interaction_id"], int)
+    assert steps.count("done") == 5
+    assert (await remote.handle(AgentRequest(QUESTION))).state == "input_required"
+    assert (await remote.handle(AgentRequest("la", {"skill": "sing"}))).state == "rejected"
+    with pytest.raises(CallFailed, match="99999999"):
+        await remote.handle(AgentRequest(QUESTION, {"customer_id": "99999999"}))
+
+
+async def test_a_remote_agent_that_is_away_is_an_outage(unused_port: int) -> None:
+    with pytest.raises(ConnectionFailed):
+        await RemoteAgent(f"http://127.0.0.1:{unused_port}").handle(AgentRequest("hello"))
+
+
+class Dreamer(A2AAgent):
+    """Never finishes."""
+
+    def __init__(self, url: str, client: MCPClient) -> None:
+        super().__init__("dreamer", "dreamer", url, client=client)
+        self.add_handler(Skill("dream", "Dream", "Dreams."), self._dream)
+        self.woken = asyncio.Event()
+
+    async def _dream(self, request: AgentRequest) -> AgentReply:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.woken.set()
+        raise AssertionError
+
+
+async def test_a_task_can_be_cancelled(unused_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_port}"
+    async with MCPClient(url, retry=FakeTime().policy()) as unused:
+        dreamer = Dreamer(url, unused)
+        async with serving(serve_agents({"": dreamer}, url), unused_port), official_client(url) as client:
+            configuration = SendMessageConfiguration(return_immediately=True)
+            async for event in client.send_message(
+                SendMessageRequest(message=user_says("sleep"), configuration=configuration)
+            ):
+                if event.HasField("status_update"):
+                    task_id = event.status_update.task_id
+                    break
+            task = await client.cancel_task(CancelTaskRequest(id=task_id))
+            assert task.status.state == TaskState.TASK_STATE_CANCELED
+            with anyio.fail_after(10):
+                await dreamer.woken.wait()
+
+
+async def test_pages_of_other_sites_are_refused(query_agent: str) -> None:
+    async with httpx.AsyncClient() as http:
+        card = f"{query_agent}/.well-known/agent-card.json"
+        assert (await http.get(card)).status_code == 200
+        assert (await http.get(card, headers={"host": "rebound.example"})).status_code == 403
+        assert (await http.get(card, headers={"origin": "https://evil.example"})).status_code == 403
+        assert (await http.get(card, headers={"origin": "http://[::x"})).status_code == 403
+        assert (await http.get(card, headers={"origin": "http://localhost:3000"})).status_code == 200
+
+
+async def test_all_agents_run_in_one_process(support_gateway: Served, unused_port: int) -> None:
+    options = _parser().parse_args(["all", "--port", str(unused_port), "--gateway", support_gateway.url])
+    app = application(options, {"gateway": {"uri": options.gateway}})
+    async with serving(app, unused_port) as url:
+        async with httpx.AsyncClient(timeout=30) as http:
+            names = {
+                path: (await http.get(f"{url}{path}/.well-known/agent-card.json")).json()["name"]
+                for path in ("", "/query", "/knowledge", "/response")
+            }
+            health = await http.get(f"{url}/health")
+        assert names == {
+            "": "coordinator",
+            "/query": "query-agent",
+            "/knowledge": "knowledge-agent",
+            "/response": "response-agent",
+        }
+        assert health.status_code == 200
+        assert [agent["running"] for agent in health.json()["agents"]] == [True] * 4
+        async with official_client(url, streaming=False) as client:
+            request = SendMessageRequest(message=user_says(f"Customer 12345: {QUESTION}"))
+            [event] = [e async for e in client.send_message(request)]
+            [result] = get_data_parts(event.task.artifacts[0].parts)
+            assert result["answered_by_agent"] == "query"
+            assert result["handed_on"]["topic"] == "agent-responses"
+        async with official_client(f"{url}/knowledge", streaming=False) as client:
+            [event] = [e async for e in client.send_message(SendMessageRequest(message=user_says("refund?")))]
+            assert event.task.status.state == TaskState.TASK_STATE_COMPLETED
+
+
+async def test_the_coordinator_leads_agents_that_run_elsewhere(
+    query_agent: str, support_gateway: Served, unused_port: int
+) -> None:
+    options = _parser().parse_args(["coordinator", "--peer", f"query={query_agent}"])
+    app = application(options, {"gateway": {"uri": support_gateway.url}})
+    async with app.router.lifespan_context(app):
+        pass
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["coordinator", "--peer", "cook=http://127.0.0.1:1"])

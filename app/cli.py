@@ -119,7 +119,12 @@ def seed() -> None:
 
     async def load() -> None:
         summary = await seed_demo(PostgresSettings().require_url())
-        click.echo(f"Loaded {summary}." if summary else "The database holds data already; nothing was loaded.")
+        click.echo(
+            f"Loaded {summary.customers} customers, {summary.tickets} tickets, {summary.interactions} interactions "
+            f"and {summary.articles} articles."
+            if summary
+            else "The database holds data already; nothing was loaded."
+        )
 
     _run(load)
 

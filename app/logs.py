@@ -39,6 +39,17 @@ class JsonFormatter(logging.Formatter):
         return hide_passwords(json.dumps(event, default=str, ensure_ascii=False))
 
 
+class _StandardError(logging.Handler):
+    """Writes a line in one piece. The standard handler locks, writes and flushes one after the other."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except (OSError, ValueError):
+            self.handleError(record)
+        return True
+
+
 def _time(record: logging.LogRecord) -> str:
     return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
 
@@ -61,7 +72,7 @@ def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
         level: the least severe level to show, such as `INFO`.
         form: `text` for people, `json` for machines.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     # What no line of ours shows need not be found out for each: the standard library's advice on speed.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -22,13 +22,15 @@ from app.faces.rest import (
 from app.faces.streamable_http import StreamableHTTP, mcp_route
 from app.faces.websocket import WebSocketFace
 from app.gateway import Gateway
+from app.routers.aws import AWSMCPServer
 from app.routers.database import DatabaseMCPServer
 from app.routers.health import health_router
+from app.routers.kafka import KafkaMCPServer
 from app.servers import ServerKind
 from app.settings import Settings
 from app.version import VERSION
 
-SERVERS: tuple[ServerKind, ...] = (DatabaseMCPServer,)
+SERVERS: tuple[ServerKind, ...] = (DatabaseMCPServer, KafkaMCPServer, AWSMCPServer)
 """What this gateway offers. A new server is one more line."""
 
 _ABOUT = """

@@ -523,7 +523,8 @@ class BaseMCPServer:
             self.server_id = server_id
         if name is not None:
             self.name = name
-        self.capabilities = tuple(capabilities)
+        if capabilities:
+            self.capabilities = tuple(capabilities)
         if tools:
             self.tools = {**type(self).tools, **{t.name: t for t in tools}}
         if resources:

@@ -44,7 +44,9 @@ class Perimeter:
             await self._app(scope, receive, send)
             return
         host = origin = request_id = caller = ""
+        padded = False
         for name, value in scope["headers"]:
+            padded = padded or value.endswith((b" ", b"\t"))
             if name == b"host":
                 host = value.decode("latin-1").strip()
             elif name == b"origin":
@@ -53,7 +55,7 @@ class Perimeter:
                 request_id = value.decode("latin-1").strip()
             elif name == b"user-agent":
                 caller = value.decode("latin-1").strip().partition(" ")[0]
-        if any(value[-1:] in (b" ", b"\t") for _, value in scope["headers"]):
+        if padded:
             scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         if not _SANE_REQUEST_ID.fullmatch(request_id):
             request_id = new_request_id()

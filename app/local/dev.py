@@ -12,9 +12,13 @@ import asyncpg
 import click
 from pydantic_settings import BaseSettings
 
+from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, run_aws
+from app.local.kafka import create_topics, run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import StartFailed
 from app.main import create_app
+from app.services.aws.settings import AwsSettings
+from app.services.kafka.settings import KafkaSettings
 from app.services.postgres.demo.world import seed
 from app.services.postgres.migrations import ensure_reader_login, migrate
 from app.services.postgres.settings import PostgresSettings
@@ -22,6 +26,8 @@ from app.serving import serve
 from app.settings import Settings
 
 _DATABASE = "customer_support"
+_TOPICS = ("customer-queries", "agent-responses")
+"""What the agents of `agents/` speak through; the gateway creates no topic by itself."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,14 @@ async def _postgres(data_dir: Path) -> AsyncGenerator[Backend]:
         url = server.url(_DATABASE)
         await migrate(url)
         reader = await ensure_reader_login(url)
-        loaded = await seed(url)
+        summary = await seed(url)
+        loaded = (
+            summary and f"loaded {summary.customers} customers, {summary.tickets} tickets, {summary.articles} articles"
+        )
         yield Backend(
             settings=PostgresSettings.model_validate({"url": url, "reader_url": reader.url}),
             environment={"DATABASE_URL": url, "DATABASE_READER_URL": reader.url},
-            about=f"127.0.0.1:{server.port}, {f'loaded {loaded}' if loaded else 'with the data it had'}",
+            about=f"127.0.0.1:{server.port}, {loaded or 'with the data it had'}",
         )
 
 
@@ -89,7 +98,33 @@ async def _create_database(server: LocalPostgres) -> None:
         await connection.close()
 
 
-_BACKENDS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] = {"postgres": _postgres}
+@asynccontextmanager
+async def _kafka(data_dir: Path) -> AsyncGenerator[Backend]:
+    async with run_kafka(data_dir) as broker:
+        await create_topics(broker, _TOPICS)
+        yield Backend(
+            settings=KafkaSettings.model_validate({"bootstrap_servers": broker.bootstrap_servers}),
+            environment={"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers},
+            about=f"{broker.bootstrap_servers}, topics {', '.join(_TOPICS)}",
+        )
+
+
+@asynccontextmanager
+async def _aws(data_dir: Path) -> AsyncGenerator[Backend]:
+    async with run_aws(data_dir) as stack:
+        names = {name.removeprefix("AWS_").lower(): value for name, value in stack.environment.items()}
+        yield Backend(
+            settings=AwsSettings.model_validate(names),
+            environment=stack.environment,
+            about=f"{stack.endpoint_url}, bucket {DEMO_BUCKET}, function {DEMO_FUNCTION}",
+        )
+
+
+_BACKENDS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] = {
+    "postgres": _postgres,
+    "kafka": _kafka,
+    "aws": _aws,
+}
 
 
 def _write_environment(path: Path, backends: list[Backend]) -> None:

@@ -50,9 +50,10 @@ class DatabaseMCPServer(BaseMCPServer):
     """Customer support data in PostgreSQL: customers, tickets, interactions and the knowledge base."""
 
     settings_class = PostgresSettings
+    capabilities = ("sql", "customers", "knowledge search", "interactions", "analytics")
 
     def __init__(self, database: Database, reader: SqlReader, changes: TicketChanges) -> None:
-        super().__init__(capabilities=("sql", "customers", "knowledge search", "interactions", "analytics"))
+        super().__init__()
         self.database = database
         self.reader = reader
         self.changes = changes

@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """What the brokers know, asked in Kafka's own requests: topics, offsets, records, groups.
 
 Requests go to the broker that can answer them. When the cluster has moved a partition or a group, the

@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """Connections to the brokers: opened when they are needed, and again after a failure."""
 
 import asyncio

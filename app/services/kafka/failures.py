@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """aiokafka's errors, as the gateway's callers see them."""
 
 import asyncio

@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """Work shared in a consumer group: at least once, by acknowledgement.
 
 Reading leases messages; the caller's acknowledgement commits their offsets; without one they come again

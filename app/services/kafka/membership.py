@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """One member of a consumer group: it joins, keeps its place by heartbeats and leaves.
 
 It reads nothing itself. What it knows is which partitions are its own, under which member id and

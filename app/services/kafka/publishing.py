@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """The shared producer: idempotent, acknowledged by all in-sync replicas, batching under load."""
 
 import asyncio

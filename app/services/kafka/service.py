@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """Kafka for callers: publish, browse, work in groups, describe, follow. Failures are the gateway's."""
 
 import asyncio

@@ -1,4 +1,3 @@
-# pyright: reportMissingTypeStubs=false
 """Who waits for new messages of a topic shares one tail with all others who do."""
 
 import asyncio

@@ -1,0 +1,94 @@
+"""What is measured beside the product: the product with trivial tools, and an app that always says the same."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import uvloop
+from fastapi import FastAPI
+from pydantic import Field
+from starlette.types import Receive, Scope, Send
+
+from app.logs import set_up_logging
+from app.main import create_app
+from app.results import Result
+from app.servers import BaseMCPServer, tool
+from app.serving import serve
+from app.settings import Settings
+
+_WORDS = ["twenty letters here.."] * 20
+
+
+class Echo(Result):
+    """Half a kilobyte, like a small tool's answer."""
+
+    customer_id: str
+    items: list[str]
+
+
+class TrivialMCPServer(BaseMCPServer):
+    """One tool that needs no backend: what remains is the gateway's own cost."""
+
+    @tool(read_only=True)
+    async def echo(
+        self, customer_id: Annotated[str, Field(min_length=1)], limit: Annotated[int, Field(ge=1, le=100)] = 10
+    ) -> Echo:
+        """Answer at once."""
+        return Echo(customer_id=customer_id, items=_WORDS)
+
+
+def crowd(tools: int) -> type[BaseMCPServer]:
+    """Return a server with many tools, to see whether their number costs anything."""
+
+    def echo(number: int) -> Any:
+        async def method(self: BaseMCPServer, customer_id: Annotated[str, Field(min_length=1)]) -> Echo:
+            return Echo(customer_id=customer_id, items=_WORDS)
+
+        method.__name__ = f"echo_{number}"
+        method.__doc__ = "Answer at once."
+        return tool(read_only=True)(method)
+
+    return type("CrowdMCPServer", (BaseMCPServer,), {f"echo_{n}": echo(n) for n in range(tools)})
+
+
+async def _constant(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    body = Echo(customer_id="1", items=_WORDS).model_dump_json().encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def constant_app() -> FastAPI:
+    """Return an application that reads nothing and answers a constant, under the same uvicorn."""
+
+    class Constant(FastAPI):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            handler = super().__call__ if scope["type"] == "lifespan" else _constant
+            await handler(scope, receive, send)
+
+    app = Constant()
+    app.state.gateway = create_app([TrivialMCPServer]).state.gateway
+    return app
+
+
+APPS = {
+    "constant": constant_app,
+    "trivial": lambda: create_app([TrivialMCPServer]),
+    "crowd": lambda: create_app([TrivialMCPServer, crowd(200)]),
+    "product": create_app,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve one of the apps on a port of loopback, logging as in production."""
+    name, port = arguments
+    settings = Settings(port=int(port))
+    set_up_logging(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(APPS[name](), settings))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

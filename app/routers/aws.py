@@ -136,9 +136,10 @@ class AWSMCPServer(BaseMCPServer):
     server_id = "aws"
     name = "AWS MCP Server"
     settings_class = AwsSettings
+    capabilities = ("s3", "lambda", "ssm")
 
     def __init__(self, aws: AwsService) -> None:
-        super().__init__(capabilities=("s3", "lambda", "ssm"))
+        super().__init__()
         self._aws = aws
 
     @classmethod

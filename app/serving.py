@@ -31,10 +31,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None] = lambda port: None) -> None:
     """Serve until SIGINT or SIGTERM, then end streams, let calls finish, and return.
 
     Calls get `settings.shutdown_grace` seconds; a second signal cuts them off.
+
+    Args:
+        app: what to serve.
+        settings: where, and how long calls may take at the end.
+        on_ready: called with the port once it answers; the system chooses one where the settings say 0.
 
     Raises:
         PortInUse: the address is taken.
@@ -70,7 +75,7 @@ async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[], None] =
             while not server.started and not running.done():
                 await asyncio.wait([running], timeout=0.02)
             if not running.done():
-                on_ready()
+                on_ready(listener.getsockname()[1])
             await running
     finally:
         for number in _STOP_SIGNALS:

@@ -57,7 +57,7 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
             backends = await asyncio.gather(*starts)
             _write_environment(data_dir / "env", backends)
             app = create_app(settings=settings, service_settings=[backend.settings for backend in backends])
-            await serve(app, settings, on_ready=lambda: click.echo(_welcome(settings.port, data_dir), err=True))
+            await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
             click.echo("Stopping the local stack …", err=True)
     except StartFailed as error:
         raise click.ClickException(str(error)) from None

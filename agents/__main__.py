@@ -30,7 +30,7 @@ _STOPPING_SECONDS = 5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line names; return the process's exit code."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     gateway = {"gateway": {"uri": options.gateway or [_GATEWAY], "token": os.environ.get("GATEWAY_TOKEN")}}
     if options.command == "demo":
         question = " ".join(options.question) or QUESTION
@@ -69,7 +69,8 @@ def application(options: argparse.Namespace, gateway: Mapping[str, Any]) -> Star
     return serve_agents(agents, url, allowed_hosts=options.allowed_host)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m agents", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="agent")
     descriptions = {

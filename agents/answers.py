@@ -16,7 +16,7 @@ _HEADING_WEIGHT = 3
 _STEM = 4
 """Letters by which words are compared: enough to tell them apart, few enough that endings do not matter."""
 _EMPTY_WORDS = frozenset(
-    "and are can did does for from have how may not our that the this was what when who why with you your".split()
+    _WORD.findall("and are can did does for from have how may not our that the this was what when who why with you")
 )
 
 NOTHING_FOUND = "I found no article that answers this. A colleague will look at your question."

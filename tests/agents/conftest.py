@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import socket
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -12,6 +11,7 @@ from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.routers.kafka import KafkaMCPServer
 from app.settings import Settings
+from tests.agents.faults import free_port
 from tests.fixtures.gateway import Served, serve
 from tests.fixtures.kafka import settings_for_kafka
 from tests.fixtures.postgres import TestDatabase
@@ -22,10 +22,7 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def unused_port() -> int:
     """A port of loopback on which nobody listened a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_port()
 
 
 @pytest.fixture

@@ -21,13 +21,13 @@ from a2a.types import (
     TaskState,
 )
 
-from agents.__main__ import _parser, application
+from agents.__main__ import application, command_line
 from agents.a2a import RemoteAgent, serve_agents
 from agents.base import A2AAgent, AgentReply, AgentRequest, Skill, Step
 from agents.client import MCPClient
 from agents.errors import CallFailed, ConnectionFailed
 from agents.query import QueryAgent
-from tests.agents.faults import FakeTime
+from tests.agents.faults import FakeTime, free_port
 from tests.fixtures.gateway import Served
 
 QUESTION = "how do i reset my pasword"
@@ -213,7 +213,7 @@ async def test_pages_of_other_sites_are_refused(query_agent: str) -> None:
 
 
 async def test_all_agents_run_in_one_process(support_gateway: Served, unused_port: int) -> None:
-    options = _parser().parse_args(["all", "--port", str(unused_port), "--gateway", support_gateway.url])
+    options = command_line().parse_args(["all", "--port", str(unused_port), "--gateway", support_gateway.url])
     app = application(options, {"gateway": {"uri": options.gateway}})
     async with serving(app, unused_port) as url:
         async with httpx.AsyncClient(timeout=30) as http:
@@ -241,12 +241,32 @@ async def test_all_agents_run_in_one_process(support_gateway: Served, unused_por
             assert event.task.status.state == TaskState.TASK_STATE_COMPLETED
 
 
-async def test_the_coordinator_leads_agents_that_run_elsewhere(
-    query_agent: str, support_gateway: Served, unused_port: int
-) -> None:
-    options = _parser().parse_args(["coordinator", "--peer", f"query={query_agent}"])
+async def test_the_coordinator_leads_agents_that_run_elsewhere(query_agent: str, support_gateway: Served) -> None:
+    port = free_port()
+    options = command_line().parse_args(["coordinator", "--port", str(port), "--peer", f"query={query_agent}"])
     app = application(options, {"gateway": {"uri": support_gateway.url}})
-    async with app.router.lifespan_context(app):
-        pass
+    async with serving(app, port) as url, official_client(url) as client:
+        request = SendMessageRequest(message=user_says(QUESTION, {"customer_id": "12345"}))
+        events = [event async for event in client.send_message(request)]
+        [artifact] = [event.artifact_update.artifact for event in events if event.HasField("artifact_update")]
+        assert "Forgot password?" in get_artifact_text(artifact)
+        steps = [
+            data["name"]
+            for event in events
+            if event.HasField("status_update")
+            for data in get_data_parts(event.status_update.status.message.parts)
+            if data["state"] == "done"
+        ]
+        assert (steps[0], steps[-1]) == ("route", "hand_on")
+        assert set(steps[1:-1]) == {"context", "articles", "publish", "answer", "save"}
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=user_says("refunds?")))][-1:]
+        assert event.status_update.status.state == TaskState.TASK_STATE_REJECTED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["coordinator"], ["coordinator", "--peer", "cook=http://127.0.0.1:1"], ["query", "--peer", "query=http://x"], []],
+)
+def test_a_command_line_that_makes_no_sense_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
-        _parser().parse_args(["coordinator", "--peer", "cook=http://127.0.0.1:1"])
+        command_line().parse_args(arguments)

@@ -1,0 +1,235 @@
+"""PostgreSQL is killed, hangs, is not there yet or was never configured: who calls hears it, and nobody restarts."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.local.postgres import LocalPostgres, run_postgres
+from app.local.process import free_port
+from app.main import create_app
+from app.routers.database import DatabaseMCPServer
+from app.services.postgres.demo.world import seed
+from app.services.postgres.migrations import ensure_reader_login, migrate
+from app.settings import Settings
+from tests.faces.raw import client_of, request, websocket
+from tests.fixtures.gateway import FACES, Served, caller, serve
+from tests.fixtures.postgres import TestDatabase, cluster_directory, settings_for
+from tests.mcp_servers.statements import SLOW, until_running
+
+TOOLS = DatabaseMCPServer.tools
+CALLS = {name: tool.example or {} for name, tool in TOOLS.items()}
+ANSWERED_WITHIN = 10.0
+"""Seconds in which a caller hears that the database is gone."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A stopped PostgreSQL with the demo data, which every start finds at the same address."""
+
+    directory: Path
+    port: int
+    database: TestDatabase
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[LocalPostgres]:
+        async with run_postgres(self.directory, port=self.port, durable=False) as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+async def cluster() -> AsyncGenerator[Cluster]:
+    """A cluster of this module alone, since its tests kill it."""
+    with cluster_directory() as directory:
+        port = free_port()
+        async with run_postgres(directory, port=port, durable=False) as server:
+            await migrate(server.url())
+            await seed(server.url())
+            reader = await ensure_reader_login(server.url(), "reader")
+            database = TestDatabase(server.url(), reader.url)
+        yield Cluster(directory, port, database)
+
+
+@asynccontextmanager
+async def serving(cluster: Cluster, **settings: object) -> AsyncGenerator[Served]:
+    own = settings_for(cluster.database.url, cluster.database.reader_url, **settings)
+    async with serve(create_app([DatabaseMCPServer], Settings(), [own])) as served:
+        yield served
+
+
+def processes_of(server: LocalPostgres) -> list[psutil.Process]:
+    postmaster = psutil.Process(server.process.pid)
+    return [postmaster, *postmaster.children(recursive=True)]
+
+
+def kill(server: LocalPostgres) -> None:
+    """End a server and all that works for it at once, as a failing machine does."""
+    for process in processes_of(server):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextmanager
+def frozen(server: LocalPostgres) -> Generator[None]:
+    """Stop a server without ending it: its connections stay open, and nobody answers."""
+    processes = processes_of(server)
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+async def call_all(served: Served, face: str) -> dict[str, dict[str, Any]]:
+    """Call every tool, in time; return the answers."""
+    (first, *others) = CALLS
+    async with asyncio.timeout(ANSWERED_WITHIN), caller(served, face) as call:
+        # The first call connects, the others share the connection.
+        answers = {first: await call("database", first, CALLS[first])}
+        rest = await asyncio.gather(*(call("database", tool, CALLS[tool]) for tool in others))
+    return answers | dict(zip(others, rest, strict=True))
+
+
+async def test_a_database_that_is_killed_answers_503_and_comes_back_without_a_restart(cluster: Cluster) -> None:
+    async with serving(cluster) as served:
+        async with cluster.running() as server:
+            assert {answer["success"] for answer in (await call_all(served, "rest")).values()} == {True}
+            async with client_of(served) as http, websocket(served, "2026-07-28", "/mcp/database/ws") as messages:
+                # In the middle of calls: two queries run, one waits for a lock.
+                slow = {"query": SLOW}
+                calls = [asyncio.create_task(http.post("/mcp/database/tools/query_database", json=slow))]
+                await messages.send(request("2026-07-28", "tools/call", {"name": "query_database", "arguments": slow}))
+                async with cluster.database.connect() as administrator:
+                    await administrator.execute("BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+                    for tool in ("get_customer_context", "save_interaction"):
+                        waiting = http.post(f"/mcp/database/tools/{tool}", json=CALLS[tool])
+                        calls.append(asyncio.create_task(waiting))
+                    await until_running(cluster.database, 4)
+                    started = time.monotonic()
+                    kill(server)
+                    answers = [answer.json() for answer in await asyncio.gather(*calls)]
+                    over_websocket = (await messages.receive())["result"]
+                    answers.append(json.loads(over_websocket["content"][0]["text"]))
+                assert time.monotonic() - started < ANSWERED_WITHIN
+            assert {answer["status"] for answer in answers} <= {503, 504}, answers
+        for face in FACES:
+            answers = list((await call_all(served, face)).values())
+            assert {answer["status"] for answer in answers} <= {503, 504}, answers
+            assert "asyncpg" not in str(answers)
+        async with cluster.running():
+            for face in FACES:
+                answers = list((await call_all(served, face)).values())
+                assert {answer["success"] for answer in answers} == {True}, answers
+
+
+async def test_a_database_that_restarts_between_calls_is_not_noticed(cluster: Cluster) -> None:
+    async with serving(cluster) as served:
+        for _ in range(2):
+            async with cluster.running():
+                answers = list((await call_all(served, "rest")).values())
+                assert {answer["success"] for answer in answers} == {True}, answers
+
+
+async def test_a_database_that_hangs_answers_504_and_recovers(cluster: Cluster) -> None:
+    async with cluster.running() as server, serving(cluster, statement_timeout=1, connect_timeout=1) as served:
+        await call_all(served, "rest")
+        with frozen(server):
+            answers = list((await call_all(served, "rest")).values())
+            assert {answer["status"] for answer in answers} <= {503, 504}, answers
+        answers = list((await call_all(served, "rest")).values())
+        assert {answer["success"] for answer in answers} == {True}, answers
+
+
+async def test_a_gateway_that_starts_before_its_database_waits_for_nothing(cluster: Cluster) -> None:
+    async with serving(cluster) as served, client_of(served) as http:
+        listed = (await http.get("/mcp/database/tools")).json()["tools"]
+        assert [tool["name"] for tool in listed] == list(TOOLS)
+        assert (await http.get("/health")).status_code == 200
+        assert (await http.get("/ready")).status_code == 503
+        for face in FACES:
+            answers = await call_all(served, face)
+            assert {(a["status"], a["code"]) for a in answers.values()} == {(503, "backend_unavailable")}, answers
+        resource = await http.get("/mcp/database/resources/read", params={"uri": "db://customers"})
+        assert resource.json()["code"] == "backend_unavailable"
+        async with cluster.running():
+            answers = await call_all(served, "rest")
+            assert {answer["success"] for answer in answers.values()} == {True}, answers
+            assert (await http.get("/ready")).status_code == 200
+
+
+async def test_a_watch_outlives_the_database(cluster: Cluster) -> None:
+    async with serving(cluster) as served, websocket(served, "2025-11-25", "/mcp/database/ws") as messages:
+        async with cluster.running() as server:
+            async with cluster.database.connect() as connection:
+                ticket = await connection.fetchval("SELECT min(id) FROM tickets WHERE customer_id = '12345'")
+            uri = f"db://tickets/{ticket}"
+            answer = await messages.ask(request("2025-11-25", "resources/subscribe", {"uri": uri}))
+            assert answer["result"] == {}
+            kill(server)
+        async with cluster.running():
+            # Something may have been missed, so the return itself is told.
+            assert (await messages.receive())["params"]["uri"] == uri
+            arguments = {"customer_id": "12345", "ticket_id": ticket, "query_text": "Still there?"}
+            async with client_of(served) as http:
+                saved = await http.post("/mcp/database/tools/save_interaction", json=arguments)
+            assert saved.status_code == 200
+            assert (await messages.receive())["params"]["uri"] == uri
+
+
+# What is not configured
+
+
+@pytest.mark.parametrize("face", FACES)
+async def test_a_missing_address_is_named(face: str) -> None:
+    async with serve(create_app([DatabaseMCPServer], Settings(), [settings_for(None)])) as served:
+        answers = await call_all(served, face)
+    assert {(a["status"], a["code"]) for a in answers.values()} == {(503, "backend_not_configured")}
+    for tool, answer in answers.items():
+        variable = "DATABASE_READER_URL" if tool == "query_database" else "DATABASE_URL"
+        assert f"{variable} is not set" in answer["detail"]
+
+
+async def test_a_missing_reader_stops_queries_only(cluster: Cluster) -> None:
+    without_reader = settings_for(cluster.database.url)
+    async with (
+        cluster.running(),
+        serve(create_app([DatabaseMCPServer], Settings(), [without_reader])) as served,
+    ):
+        answers = await call_all(served, "rest")
+    assert [tool for tool, answer in answers.items() if not answer["success"]] == ["query_database"]
+    problem = answers["query_database"]
+    assert (problem["status"], problem["code"]) == (503, "backend_not_configured")
+    assert "DATABASE_READER_URL is not set" in problem["detail"]
+
+
+async def test_a_wrong_password_is_not_configured_and_is_not_shown(cluster: Cluster) -> None:
+    wrong = settings_for(
+        f"postgresql://postgres:hunter2@127.0.0.1:{cluster.port}/postgres",
+        f"postgresql://switchboard_reader_login:hunter2@127.0.0.1:{cluster.port}/postgres",
+    )
+    async with cluster.running(), serve(create_app([DatabaseMCPServer], Settings(), [wrong])) as served:
+        answers = await call_all(served, "rest")
+    assert {(a["status"], a["code"]) for a in answers.values()} == {(503, "backend_not_configured")}, answers
+    assert "hunter2" not in str(answers)
+
+
+async def test_a_database_without_tables_says_what_to_run(cluster: Cluster) -> None:
+    empty = settings_for(f"{cluster.database.url.rpartition('/')[0]}/template1")
+    async with (
+        cluster.running(),
+        serve(create_app([DatabaseMCPServer], Settings(), [empty])) as served,
+        client_of(served) as http,
+    ):
+        answer = await http.post("/mcp/database/tools/get_customer_context", json=CALLS["get_customer_context"])
+    assert answer.status_code == 503
+    assert "switchboard migrate" in answer.json()["detail"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.local.process import accepts_connections, child_process, free_port
+from app.local.process import StartFailed, accepts_connections, child_process, free_port
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ async def run_kafka(data_dir: Path, *, port: int | None = None) -> AsyncGenerato
     data_dir.mkdir(parents=True, exist_ok=True)
     data_dir = data_dir.resolve()
     port = port or free_port()
+    if await accepts_connections(port):
+        # Or else the other one would be taken for ours.
+        raise StartFailed(f"port {port} is taken; stop what listens there or choose another port")
     # The wheel's own command is a Python process that leaves the broker behind when it is ended.
     program = resources.files("noida_db") / "noida-db"
     command = [str(program), "start", "--data-dir", str(data_dir), "--host", "127.0.0.1"]

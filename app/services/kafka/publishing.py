@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import random
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, cast
 
 from aiokafka import AIOKafkaProducer, errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import RecordMetadata
 
 from app.errors import BackendTimeout, Conflict
@@ -44,6 +48,32 @@ class Outgoing:
     partition: int | None
     timestamp_ms: int | None
 
+    def digest(self) -> bytes:
+        """Return what tells it from other messages, without keeping it."""
+        return hashlib.sha256(repr(astuple(self)).encode()).digest()
+
+
+class _Client(AIOKafkaClient):
+    """The producer's client, whose questions about topics neither create them nor grow with the cluster.
+
+    aiokafka's own lets brokers create each topic that it asks about, so that a deleted one would come back,
+    and asks about all topics while it has sent nothing. This one also finds a cluster that has moved.
+    """
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        this = cast("Any", self)
+        request = MetadataRequest(list(topics), False)
+        for broker in random.sample(nodes := list(this.cluster.brokers()), len(nodes)):
+            with contextlib.suppress(errors.KafkaError, OSError):
+                cluster_metadata.update_metadata(await this.send(broker.nodeId, request))
+                return True
+        try:
+            await this.bootstrap()
+        except (errors.KafkaError, OSError):
+            cluster_metadata.failed_update(None)
+            return False
+        return True
+
 
 class Publisher:
     """Sends messages by one producer, which is started by the first message."""
@@ -53,7 +83,7 @@ class Publisher:
         self._producer: Any = None
         self._starting = asyncio.Lock()
         self._stopping: set[asyncio.Task[None]] = set()
-        self._by_key: OrderedDict[tuple[str, str], tuple[Outgoing, asyncio.Task[RecordMetadata]]] = OrderedDict()
+        self._by_key: OrderedDict[tuple[str, str], tuple[bytes, asyncio.Task[RecordMetadata]]] = OrderedDict()
 
     async def publish(self, message: Outgoing, idempotency_key: str | None) -> tuple[RecordMetadata, bool]:
         """Send a message and return where it is stored, and whether an earlier call had sent it.
@@ -69,22 +99,15 @@ class Publisher:
         """
         if idempotency_key is None:
             return await self._within_time(self._begin(message)), False
-        message = Outgoing(
-            message.topic,
-            message.value,
-            message.key,
-            [*message.headers, (IDEMPOTENCY_HEADER, idempotency_key.encode())],
-            message.partition,
-            message.timestamp_ms,
-        )
-        place = message.topic, idempotency_key
+        place, digest = (message.topic, idempotency_key), message.digest()
         earlier = self._by_key.get(place)
         if earlier is not None:
-            if earlier[0] != message:
+            if earlier[0] != digest:
                 raise Conflict("idempotency_key was used for another message on this topic; choose a new one")
             return await self._within_time(earlier[1]), True
-        sending = self._begin(message)
-        self._by_key[place] = message, sending
+        header = IDEMPOTENCY_HEADER, idempotency_key.encode()
+        sending = self._begin(replace(message, headers=(*message.headers, header)))
+        self._by_key[place] = digest, sending
         sending.add_done_callback(lambda done: self._forget_failed(place, done))
         while len(self._by_key) > _KEYS_REMEMBERED:
             self._by_key.popitem(last=False)
@@ -164,6 +187,7 @@ class Publisher:
                     compression_type=None if compression == "none" else compression,
                     **self._settings.connection_options(),
                 )
+                producer.client.__class__ = _Client  # AIOKafkaProducer takes no client of ours.
                 try:
                     async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
                         await producer.start()

@@ -12,11 +12,11 @@ from aiokafka import errors
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from pydantic import AfterValidator, BaseModel, Field, JsonValue
 
-from app.errors import Conflict, Forbidden, InvalidArguments, NotFound
+from app.errors import BackendTimeout, Conflict, Forbidden, InvalidArguments, NotFound
 from app.results import Result
 from app.services.kafka.cluster import Cluster, Topic
 from app.services.kafka.connections import Connections
-from app.services.kafka.failures import answers, translated
+from app.services.kafka.failures import MOVED, answers, translated
 from app.services.kafka.groups import GroupWork
 from app.services.kafka.messages import (
     ConsumedMessages,
@@ -267,8 +267,13 @@ class KafkaService:
                 known = await self._create(topic, -1, -1, {}, if_not_exists=True)
             chosen_partitions(known, partition)
         # The publisher keeps its own, longer time.
-        async with answers(self._settings.delivery_timeout_ms / 1000 + 1, topic=topic):
-            placed, duplicate = await self._publisher.publish(outgoing, idempotency_key)
+        async with answers(self._settings.delivery_timeout_ms / 1000 + self._within, topic=topic):
+            try:
+                placed, duplicate = await self._publisher.publish(outgoing, idempotency_key)
+            except (BackendTimeout, *MOVED):
+                # A topic that was deleted meanwhile is the better reason.
+                await self._cluster.topic(topic, fresh=True)
+                raise
         return PublishedMessage(
             topic=topic,
             partition=placed.partition,

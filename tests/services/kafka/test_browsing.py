@@ -3,13 +3,17 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from app.errors import InvalidArguments, NotFound
+from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService
 from app.services.kafka.reading import FromOffset, FromTail, FromTimestamp
-from tests.services.kafka.conftest import browse, values
+from tests.services.kafka.conftest import browse, values, work
 
 
 def an_hour_ago() -> int:
@@ -185,3 +189,44 @@ async def test_a_cursor_of_another_topic_is_refused(kafka: KafkaService, topic: 
 async def test_an_unknown_topic_is_not_found(kafka: KafkaService, topic_name: str) -> None:
     with pytest.raises(NotFound):
         await browse(kafka, topic_name, timeout_ms=5000)
+
+
+async def delete_before(broker: LocalKafka, topic: str, offset: int) -> None:
+    """Remove a topic's oldest messages, as retention does."""
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(offset)})
+    finally:
+        await admin.close()
+
+
+async def test_what_retention_has_removed_is_told(kafka: KafkaService, kafka_broker: LocalKafka, numbered: str) -> None:
+    page = await browse(kafka, numbered, max_messages=3)
+    await delete_before(kafka_broker, numbered, 10)
+    after = await browse(kafka, numbered, cursor=page.next_cursor, max_messages=3)
+    assert (values(after), after.skipped) == ([10, 11, 12], 7)
+    assert values(await browse(kafka, numbered, start="earliest", max_messages=1)) == [10]
+    stream = await kafka.stream(numbered, start="latest", cursor=page.next_cursor)
+    events = [await anext(stream), await anext(stream)]
+    await stream.aclose()
+    assert [(event.kind, event.skipped) for event in events] == [("skipped", 7), ("message", 0)]
+
+
+async def test_messages_of_an_aborted_transaction_are_not_read(
+    kafka: KafkaService, kafka_broker: LocalKafka, topic: str, group_id: str
+) -> None:
+    producer: Any = AIOKafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers, transactional_id=topic)
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"aborted")
+        await producer.abort_transaction()
+        async with producer.transaction():
+            await producer.send_and_wait(topic, b"committed")
+    finally:
+        await producer.stop()
+    page = await browse(kafka, topic, timeout_ms=2000)
+    assert values(page) == ["committed"]
+    assert values(await work(kafka, topic, group_id)) == ["committed"]
+    assert values(await browse(kafka, topic, cursor=page.next_cursor)) == []

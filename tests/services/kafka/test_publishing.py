@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from app.errors import Conflict, InvalidArguments, NotFound
 from app.local.kafka import LocalKafka
@@ -135,6 +136,26 @@ async def test_an_unknown_topic_is_created_if_a_setting_says_so(kafka_broker: Lo
         assert [topic.name for topic in (await kafka.topics(topic_name)).topics] == [topic_name]
 
 
+async def test_a_topic_that_is_deleted_does_not_come_back(
+    kafka: KafkaService, kafka_broker: LocalKafka, topic: str
+) -> None:
+    await kafka.publish(topic, "x")
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap_servers)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+    finally:
+        await admin.close()
+    with pytest.raises(NotFound):
+        await asyncio.wait_for(_publish_until_refused(kafka, topic), 20)
+    assert (await kafka.topics(topic)).topics == []
+
+
+async def _publish_until_refused(kafka: KafkaService, topic: str) -> None:
+    while True:
+        await kafka.publish(topic, "y")
+
+
 async def test_a_repeat_with_the_same_key_is_stored_once(kafka: KafkaService, topic: str) -> None:
     first = await kafka.publish(topic, "pay", idempotency_key="order-1")
     again = await kafka.publish(topic, "pay", idempotency_key="order-1")
@@ -144,6 +165,8 @@ async def test_a_repeat_with_the_same_key_is_stored_once(kafka: KafkaService, to
     assert stored.headers == {"idempotency-key": "order-1"}
     with pytest.raises(Conflict):
         await kafka.publish(topic, "pay twice", idempotency_key="order-1")
+    with pytest.raises(InvalidArguments):
+        await kafka.publish(topic, "pay", idempotency_key="order-2", headers={"idempotency-key": "order-1"})
 
 
 async def test_repeats_at_the_same_moment_share_one_answer(kafka: KafkaService, topic: str) -> None:

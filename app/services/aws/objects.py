@@ -8,11 +8,10 @@ import logging
 import mimetypes
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -23,6 +22,7 @@ from app.results import Result
 from app.services.aws.clients import Connection
 from app.services.aws.failures import aws_failures
 from app.services.aws.names import BucketAllowlist
+from app.services.aws.parts import MAX_PARTS, CountedStream, Part, chained, first, in_parts, part_sizes
 from app.services.aws.settings import AwsSettings
 
 if TYPE_CHECKING:
@@ -33,15 +33,11 @@ log = logging.getLogger(__name__)
 ContentEncoding = Literal["text", "base64"]
 PresignedMethod = Literal["GET", "PUT", "HEAD"]
 
-_MAX_PARTS = 10_000
 _PARTS_IN_FLIGHT = 2
 _READ_BYTES = 256 * 1024
 _LINK_SECONDS = 900
 """How long the address is good for that stands in for a content too large to return."""
 _ABORT_WITHIN = 30.0
-_WRITE_WITHIN = 60.0
-_SLOWEST_BYTES_A_SECOND = 64 * 1024
-"""A write may take `_WRITE_WITHIN` seconds and what its bytes need at this pace: aiohttp limits reads only."""
 _MAX_METADATA_BYTES = 2048
 _METADATA_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(?:\s*;[\x20-\x7e]*)?", re.ASCII)
@@ -266,7 +262,7 @@ class ObjectStore:
             )
         writing = _writing(bucket, key, content_type, metadata, if_none_match=if_none_match, text=encoding == "text")
         if idempotency_key is None:
-            return await self._put(writing, BytesIO(body))
+            return await self._put(writing, Part.of(body))
         return await self._put_unless_done(writing, body, idempotency_key)
 
     async def download(
@@ -464,7 +460,8 @@ class ObjectStore:
         """Write an object of any size from a stream, in flat memory.
 
         What fits into one part goes up as one request. More becomes a multipart upload, of which three parts are
-        in memory at a time: two on their way and one that fills. If anything fails, the caller's going away
+        held at a time, two on their way and one that fills: in memory, or on disk if S3's limit of ten thousand
+        parts makes them larger than 16 MiB. If anything fails, the caller's going away
         included, the upload is aborted and S3 keeps nothing.
 
         Args:
@@ -477,27 +474,25 @@ class ObjectStore:
         """
         self._allowed.check(bucket, key)
         writing = _writing(bucket, key, content_type, metadata, if_none_match=if_none_match, text=False)
-        counted = _Counted(chunks, declared_size)
-        async with aclosing(_in_parts(counted, _part_sizes(self._part_bytes, declared_size))) as parts:
+        counted = CountedStream(chunks, declared_size)
+        async with aclosing(in_parts(counted, part_sizes(self._part_bytes, declared_size))) as parts:
             # Two parts are looked at: only then is it sure that one request is not enough.
-            ahead = deque([part async for part in _first(2, parts)])
+            ahead = deque([part async for part in first(2, parts)])
             if len(ahead) < 2:
-                return await self._put(writing, ahead.popleft() if ahead else BytesIO())
+                return await self._put(writing, ahead.popleft() if ahead else Part.of(b""))
             async with self._multipart(writing) as upload_id:
-                done = await self._send_parts(writing, upload_id, _chained(ahead, parts))
+                done = await self._send_parts(writing, upload_id, chained(ahead, parts))
                 return await self._complete(writing, upload_id, done, counted.size)
 
-    async def _send_parts(
-        self, writing: _Writing, upload_id: str, parts: AsyncIterator[BytesIO]
-    ) -> list[dict[str, Any]]:
+    async def _send_parts(self, writing: _Writing, upload_id: str, parts: AsyncIterator[Part]) -> list[dict[str, Any]]:
         done: list[dict[str, Any]] = []
         in_flight: deque[asyncio.Task[dict[str, Any]]] = deque()
         number = 0
         try:
             async for part in parts:
                 number += 1
-                if number > _MAX_PARTS:
-                    raise InvalidArguments(f"The stream is longer than {_MAX_PARTS:,} parts, which S3 does not take.")
+                if number > MAX_PARTS:
+                    raise InvalidArguments(f"The stream is longer than {MAX_PARTS:,} parts, which S3 does not take.")
                 if len(in_flight) == _PARTS_IN_FLIGHT:
                     done.append(await in_flight.popleft())
                 in_flight.append(asyncio.create_task(self._send_part(writing, upload_id, number, part)))
@@ -510,16 +505,16 @@ class ObjectStore:
             await asyncio.gather(*in_flight, return_exceptions=True)
         return done
 
-    async def _send_part(self, writing: _Writing, upload_id: str, number: int, part: BytesIO) -> dict[str, Any]:
+    async def _send_part(self, writing: _Writing, upload_id: str, number: int, part: Part) -> dict[str, Any]:
         clients = await self._connection.clients()
         with aws_failures("s3:PutObject", bucket=writing.bucket):
-            async with _time_to_write(part):
+            async with part.sending():
                 answer = await clients.s3.upload_part(
                     Bucket=writing.bucket,
                     Key=writing.key,
                     UploadId=upload_id,
                     PartNumber=number,
-                    Body=part,
+                    Body=part.file,
                     ChecksumAlgorithm="CRC32",
                 )
         checksum = {"ChecksumCRC32": answer["ChecksumCRC32"]} if "ChecksumCRC32" in answer else {}
@@ -602,18 +597,18 @@ class ObjectStore:
 
     # Single requests
 
-    async def _put(self, writing: _Writing, body: BytesIO, condition: dict[str, Any] | None = None) -> UploadedObject:
+    async def _put(self, writing: _Writing, body: Part, condition: dict[str, Any] | None = None) -> UploadedObject:
         clients = await self._connection.clients()
         condition = condition or ({"IfNoneMatch": "*"} if writing.if_none_match else {})
         # Repeated after its answer was lost, a conditional write would find its own object in the way.
         client = clients.s3_once if condition else clients.s3
-        digest = base64.b64encode(hashlib.sha256(body.getbuffer()).digest()).decode()
+        digest = base64.b64encode(body.sha256()).decode()
         with aws_failures("s3:PutObject", bucket=writing.bucket, missing="The object was deleted meanwhile."):
-            async with _time_to_write(body):
+            async with body.sending():
                 answer = await client.put_object(
                     Bucket=writing.bucket,
                     Key=writing.key,
-                    Body=body,
+                    Body=body.file,
                     ContentType=writing.content_type,
                     Metadata=writing.metadata,
                     ChecksumAlgorithm="SHA256",
@@ -625,7 +620,7 @@ class ObjectStore:
             key=writing.key,
             etag=answer["ETag"].strip('"'),
             version_id=answer.get("VersionId"),
-            size=body.getbuffer().nbytes,
+            size=body.size,
             checksum=Checksum(algorithm="SHA256", value=digest, type="FULL_OBJECT"),
         )
 
@@ -657,10 +652,13 @@ class ObjectStore:
                 raise Conflict("An object exists already at this key.")
             try:
                 return await self._put(
-                    marked, BytesIO(body), {"IfMatch": current["ETag"]} if current else {"IfNoneMatch": "*"}
+                    marked, Part.of(body), {"IfMatch": current["ETag"]} if current else {"IfNoneMatch": "*"}
                 )
-            except (Conflict, NotFound):
+            except Conflict:
                 continue
+            except NotFound:
+                if current is None:
+                    raise  # it is the bucket that is missing, and not the object that was there a moment ago
         raise Conflict("Others write to the same key at the same moment. Repeat with the same idempotency_key.")
 
     async def _head(self, bucket: str, key: str) -> Any:
@@ -674,75 +672,6 @@ class ObjectStore:
 
 _AFTER = "after:"
 """Marks a cursor of our own, for stores that do not page their buckets."""
-
-
-class _Counted:
-    """Counts the bytes of a stream and holds them against what was declared."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], declared: int | None) -> None:
-        self._chunks = chunks
-        self._declared = declared
-        self.size = 0
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._chunks:
-            self.size += len(chunk)
-            yield chunk
-        if self._declared is not None and self.size != self._declared:
-            raise InvalidArguments(f"The body has {self.size:,} bytes and Content-Length says {self._declared:,}.")
-
-
-def _part_sizes(base: int, declared: int | None) -> Iterator[int]:
-    """Yield the sizes of the parts, so that ten thousand of them are enough.
-
-    Of a stream of unknown length the first thousand parts have the base size and each further thousand
-    twice the size before, up to S3's largest object.
-    """
-    if declared is not None:
-        size = max(base, -(-declared // _MAX_PARTS))
-        while True:
-            yield size
-    for number in range(_MAX_PARTS + 1):
-        yield min(base * 2 ** (number // 1000), 5 * 1024**3)
-
-
-async def _in_parts(chunks: "_Counted", sizes: Iterator[int]) -> AsyncGenerator[BytesIO]:
-    """Cut a stream into parts, the last of which may be short.
-
-    They are files, since aiohttp writes a file piece by piece and copies bytes into its buffers at once.
-    """
-    part, size = BytesIO(), next(sizes)
-    async for chunk in chunks:
-        rest = memoryview(chunk)
-        while rest:
-            taken = part.write(rest[: size - part.tell()])
-            rest = rest[taken:]
-            if part.tell() == size:
-                part.seek(0)
-                yield part
-                part, size = BytesIO(), next(sizes)
-    if part.tell():
-        part.seek(0)
-        yield part
-
-
-def _time_to_write(body: BytesIO) -> asyncio.Timeout:
-    return asyncio.timeout(_WRITE_WITHIN + body.getbuffer().nbytes / _SLOWEST_BYTES_A_SECOND)
-
-
-async def _first(count: int, parts: AsyncIterator[BytesIO]) -> AsyncGenerator[BytesIO]:
-    for _ in range(count):
-        if (part := await anext(parts, None)) is None:
-            return
-        yield part
-
-
-async def _chained(ahead: deque[BytesIO], rest: AsyncIterator[BytesIO]) -> AsyncGenerator[BytesIO]:
-    """Yield what was looked at already, keeping none of it, and then the rest."""
-    while ahead:
-        yield ahead.popleft()
-    async for part in rest:
-        yield part
 
 
 def _writing(

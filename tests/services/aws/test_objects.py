@@ -13,6 +13,7 @@ from app.errors import Conflict, Forbidden, InvalidArguments, NotFound, RangeNot
 from app.local.aws import LocalAws
 from app.services.aws.clients import Connection
 from app.services.aws.objects import ObjectStore
+from app.services.aws.parts import part_sizes
 from app.services.aws.service import AwsService, open_aws
 from tests.fixtures.aws import AwsBehindTheGateway, settings_for_aws
 
@@ -199,6 +200,7 @@ async def test_what_is_missing_is_named(aws: AwsService, bucket: str) -> None:
         ("no-such-bucket", aws.objects.download("no-such-bucket", "k")),
         ("no-such-bucket", aws.objects.list_objects("no-such-bucket")),
         ("no-such-bucket", aws.objects.upload("no-such-bucket", "k", "x")),
+        ("no-such-bucket", aws.objects.upload("no-such-bucket", "k", "x", idempotency_key="call-1")),
         ("no-such-bucket", aws.objects.delete("no-such-bucket", "k")),
         ("no-such-bucket", aws.objects.describe_bucket("no-such-bucket", "", None, 5)),
         ("no/such/key", aws.objects.download(bucket, "no/such/key")),
@@ -299,6 +301,30 @@ async def test_a_range_of_a_stream_is_read_across_parts(small_parts: ObjectStore
     async with await small_parts.open(bucket, "k", byte_range=f"bytes={PART - 10}-{PART + 9}") as stream:
         assert await stream.read() == body[PART - 10 : PART + 10]
     assert stream.content_range == f"bytes {PART - 10}-{PART + 9}/{len(body)}"
+
+
+async def test_parts_beyond_what_memory_holds_go_through_the_disk(
+    small_parts: ObjectStore, behind: AwsBehindTheGateway, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.aws.parts._LARGEST_IN_MEMORY", 1024)
+    body = EVERY_BYTE * (2 * PART // 256 + 1)
+
+    await small_parts.upload_stream(bucket, "k", in_chunks(body))
+
+    assert await behind.body(bucket, "k") == body
+
+
+def test_ten_thousand_parts_are_enough_for_any_object() -> None:
+    largest = 5 * 1024**4
+    undeclared = list(part_sizes(8 * 1024**2, None))
+
+    assert undeclared[0] == 8 * 1024**2
+    assert sum(undeclared[:10_000]) >= largest
+    assert max(undeclared) <= 5 * 1024**3
+    for declared in (0, 8 * 1024**2, 80 * 1024**3, 100 * 1024**3 + 1, largest):
+        size = next(part_sizes(8 * 1024**2, declared))
+        assert size >= 8 * 1024**2
+        assert size * 10_000 >= declared
 
 
 class BrokeOff(Exception):

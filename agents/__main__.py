@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import uvicorn
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gateway = {"gateway": {"uri": options.gateway or [_GATEWAY], "token": os.environ.get("GATEWAY_TOKEN")}}
     if options.command == "demo":
         question = " ".join(options.question) or QUESTION
-        return asyncio.run(run_demo(gateway, question, options.customer))
+        with suppress(KeyboardInterrupt):
+            return asyncio.run(run_demo(gateway, question, options.customer))
+        return 130
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # One line for each request of the client would drown the agents' own.
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import httpx
@@ -19,6 +20,8 @@ _EMPTY_WORDS = frozenset(
     _WORD.findall("and are can did does for from have how may not our that the this was what when who why with you")
 )
 
+FROM_ARTICLES = "articles"
+"""Who has written an answer that is in the words of the articles."""
 NOTHING_FOUND = "I found no article that answers this. A colleague will look at your question."
 NOTHING_REACHED = "I can't look into the knowledge base at the moment. A colleague will answer as soon as possible."
 
@@ -50,6 +53,16 @@ class Article(Source):
         return Source(id=self.id, slug=self.slug, title=self.title, score=self.score)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it rests on."""
+
+    text: str
+    written_by: str
+    """`articles`, or the name of the language model."""
+    used: Sequence[Article] = ()
+
+
 class AnswerFailed(Exception):
     """A writer could not write; the message says why."""
 
@@ -57,10 +70,13 @@ class AnswerFailed(Exception):
 class AnswerWriter(Protocol):
     """Writes an answer to a question from the articles that were found, which are at least one."""
 
-    name: str
-
-    async def write(self, question: str, articles: Sequence[Article], customer: Mapping[str, Any] | None) -> str:
+    async def write(self, question: str, articles: Sequence[Article], customer: Mapping[str, Any] | None) -> Answer:
         """Return the answer.
+
+        Args:
+            question: as the customer typed it.
+            articles: best first.
+            customer: as the database knows them, if it is known who asks.
 
         Raises:
             AnswerFailed: it could not be written.
@@ -71,14 +87,12 @@ class AnswerWriter(Protocol):
 class ArticleWriter:
     """Answers in the words of the best article: its introduction and the section that fits the question."""
 
-    name = "articles"
-
-    async def write(self, question: str, articles: Sequence[Article], customer: Mapping[str, Any] | None) -> str:
+    async def write(self, question: str, articles: Sequence[Article], customer: Mapping[str, Any] | None) -> Answer:
         best = articles[0]
         passage = fitting_passage(best.body, question, best.snippet) if best.body else _MARK.sub(r"\1", best.snippet)
         first_name = str((customer or {}).get("name") or "").partition(" ")[0]
         greeting = f"Hello {first_name},\n\n" if first_name else ""
-        return f"{greeting}{passage}"
+        return Answer(f"{greeting}{passage}", FROM_ARTICLES, [best])
 
 
 class ModelWriter:
@@ -92,16 +106,16 @@ class ModelWriter:
     """
 
     def __init__(self, model: str, url: str, key: str | None = None, *, seconds: float = 30.0) -> None:
-        self.name = model
+        self._model = model
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._seconds = seconds
 
-    async def write(self, question: str, articles: Sequence[Article], customer: Mapping[str, Any] | None) -> str:
+    async def write(self, question: str, articles: Sequence[Article], customer: Mapping[str, Any] | None) -> Answer:
         known = {name: (customer or {}).get(name) for name in ("name", "plan", "language")}
         texts = "\n\n".join(f"# {a.title}\n{(a.body or a.snippet)[:_LONGEST_ARTICLE]}" for a in articles)
         body = {
-            "model": self.name,
+            "model": self._model,
             "messages": [
                 {"role": "system", "content": f"{_INSTRUCTIONS}\n\nArticles:\n\n{texts}"},
                 {"role": "user", "content": f"Customer: {known}\n\nQuestion: {question}"},
@@ -116,7 +130,7 @@ class ModelWriter:
             raise AnswerFailed(f"The answer model did not answer ({type(error).__name__}).") from error
         if not written:
             raise AnswerFailed("The answer model answered nothing.")
-        return written
+        return Answer(written, self._model, articles)
 
 
 class _CompletionMessage(BaseModel):

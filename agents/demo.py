@@ -4,11 +4,10 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
 from typing import TextIO
 
 from agents.base import A2AAgent, McpConfig, Step
-from agents.errors import CallFailed
+from agents.errors import CallFailed, ConnectionFailed
 from agents.query import QueryAgent, QueryResult
 
 QUESTION = "how do i reset my pasword"
@@ -32,16 +31,22 @@ class Screen:
 
     def line(self, text: str = "", *styles: str) -> None:
         """Write a line; what came from outside can't move the cursor with it."""
-        shown = "".join(c for c in text if c.isprintable())
-        if styles and self._colours:
-            shown = f"\x1b[{';'.join(styles)}m{shown}\x1b[0m"
-        print(shown, file=self._out, flush=True)
+        print(self._styled(text.rstrip(), *styles), file=self._out, flush=True)
 
-    def paragraphs(self, text: str, indent: str) -> None:
-        """Write a text in lines that fit."""
+    def paragraphs(self, text: str) -> None:
+        """Write a Markdown text in lines that fit, its **strong** words in bold."""
+        strong = False
         for line in text.splitlines():
-            for part in textwrap.wrap(line, _WIDTH - len(indent), subsequent_indent=" " * _hanging(line)) or [""]:
-                self.line(indent + part)
+            for part in textwrap.wrap(line, _WIDTH, subsequent_indent=" " * _hanging(line)) or [""]:
+                shown = ""
+                for number, piece in enumerate(part.split("**")):
+                    strong = strong != (number > 0)
+                    shown += self._styled(piece, _BOLD) if strong else self._styled(piece)
+                print(f"  {shown}".rstrip(), file=self._out, flush=True)
+
+    def _styled(self, text: str, *styles: str) -> str:
+        shown = "".join(c for c in text if c.isprintable())
+        return f"\x1b[{';'.join(styles)}m{shown}\x1b[0m" if styles and self._colours and shown else shown
 
     async def step(self, step: Step) -> None:
         """Write one step; agents report to this."""
@@ -107,21 +112,20 @@ def _show(result: QueryResult, screen: Screen) -> None:
     screen.line()
     screen.line(f"  ── Answer {'─' * (_WIDTH - 12)}", _BOLD)
     screen.line()
-    screen.paragraphs(result.answer, "  ")
+    screen.paragraphs(result.answer)
     screen.line()
-    if result.sources:
-        screen.line("  Sources", _BOLD)
-        for number, source in enumerate(result.sources, 1):
-            screen.line(f"  {number}. {source.title} (db://knowledge_articles/{source.id})", _CYAN)
-        screen.line()
-    _show_degraded([f"{entry.step}: {entry.message} ({entry.code})" for entry in result.degraded], screen)
-
-
-def _show_degraded(missing: Sequence[str], screen: Screen) -> None:
-    if missing:
+    for heading, sources in (("Source", result.sources), ("Related", result.related)):
+        if sources:
+            screen.line(f"  {heading}", _BOLD)
+            for source in sources:
+                screen.line(f"  {source.title} (db://knowledge_articles/{source.id})", _CYAN)
+            screen.line()
+    if result.degraded:
         screen.line("  Answered without", _RED)
-        for entry in missing:
-            screen.paragraphs(entry, "  - ")
+        for entry in result.degraded:
+            screen.paragraphs(f"- {entry.step}: {entry.message} ({entry.code})")
+        if all(entry.code == ConnectionFailed.code for entry in result.degraded):
+            screen.line("  Is the gateway running? `make run` starts it.", _YELLOW)
         screen.line()
 
 

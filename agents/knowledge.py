@@ -6,7 +6,17 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ValidationError
 
-from agents.answers import NOTHING_FOUND, AnswerFailed, AnswerWriter, Article, ArticleWriter, Source, configured_writer
+from agents.answers import (
+    FROM_ARTICLES,
+    NOTHING_FOUND,
+    Answer,
+    AnswerFailed,
+    AnswerWriter,
+    Article,
+    ArticleWriter,
+    Source,
+    configured_writer,
+)
 from agents.base import A2AAgent, AgentReply, AgentRequest, Degradation, McpConfig, Report, Skill, no_report
 from agents.client import MCPClient
 from agents.errors import CallFailed, MalformedAnswer
@@ -23,6 +33,9 @@ class KnowledgeResult(BaseModel):
     answered_by: str
     """`articles`, or the name of the language model that wrote the answer."""
     sources: list[Source]
+    """The articles that the answer rests on."""
+    related: list[Source] = []
+    """Other articles that were found."""
     degraded: list[Degradation] = []
     """What was missing; empty if all went well."""
 
@@ -70,15 +83,24 @@ async def write_answer(
     articles: Sequence[Article],
     customer: dict[str, object] | None,
     degraded: list[Degradation],
-) -> tuple[str, str]:
-    """Return an answer and the name of who wrote it; the articles themselves speak where the writer fails."""
+) -> Answer:
+    """Return an answer; the articles themselves speak where the writer fails."""
     if not articles:
-        return NOTHING_FOUND, ArticleWriter.name
+        return Answer(NOTHING_FOUND, FROM_ARTICLES)
     try:
-        return await writer.write(question, articles, customer), writer.name
+        return await writer.write(question, articles, customer)
     except AnswerFailed as failure:
         degraded.append(Degradation(step="answer", code="answer_failed", message=str(failure)))
-        return await ArticleWriter().write(question, articles, customer), ArticleWriter.name
+        return await ArticleWriter().write(question, articles, customer)
+
+
+def sources_of(answer: Answer, articles: Sequence[Article]) -> tuple[list[Source], list[Source]]:
+    """Return the articles that an answer rests on, and the others that were found."""
+    used = [article.id for article in answer.used]
+    return (
+        [article.source for article in articles if article.id in used],
+        [article.source for article in articles if article.id not in used],
+    )
 
 
 class KnowledgeAgent(A2AAgent):
@@ -133,10 +155,12 @@ class KnowledgeAgent(A2AAgent):
             outcome.text = f"Found {len(articles)} articles"
             outcome.data = {"articles": [article.source.model_dump() for article in articles]}
         async with self.step(report, "answer", "Writing the answer") as outcome:
-            answer, answered_by = await write_answer(self.writer, question, articles, None, degraded)
-            outcome.text = f"Answer written from {answered_by}"
-        sources = [article.source for article in articles]
-        return KnowledgeResult(answer=answer, answered_by=answered_by, sources=sources, degraded=degraded)
+            answer = await write_answer(self.writer, question, articles, None, degraded)
+            outcome.text = f"Written by {answer.written_by}"
+        sources, related = sources_of(answer, articles)
+        return KnowledgeResult(
+            answer=answer.text, answered_by=answer.written_by, sources=sources, related=related, degraded=degraded
+        )
 
     async def _answer_question(self, request: AgentRequest) -> AgentReply:
         language = request.data.get("language")

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from agents.answers import NOTHING_REACHED, AnswerWriter, Article, ArticleWriter, Source, configured_writer
+from agents.answers import FROM_ARTICLES, NOTHING_REACHED, Answer, AnswerWriter, Article, Source, configured_writer
 from agents.base import (
     A2AAgent,
     AgentReply,
@@ -20,7 +20,7 @@ from agents.base import (
     unless_down,
 )
 from agents.client import MCPClient
-from agents.knowledge import KnowledgeBase, write_answer
+from agents.knowledge import KnowledgeBase, sources_of, write_answer
 from agents.transports import JsonObject
 
 CUSTOMER_QUERIES = "customer-queries"
@@ -49,6 +49,9 @@ class QueryResult(BaseModel):
     answered_by: str
     """`articles`, or the name of the language model that wrote the answer."""
     sources: list[Source]
+    """The articles that the answer rests on."""
+    related: list[Source] = []
+    """Other articles that were found."""
     customer: dict[str, Any] | None
     """The customer as the database knows them; None if it could not be asked."""
     published: Published | None
@@ -123,15 +126,15 @@ class QueryAgent(A2AAgent):
             unless_down(self._publish(message, customer_id, query_id, report), "publish", degraded)
         )
         try:
-            answer, answered_by = await self._answer(query, articles, customer, report, degraded)
+            answer = await self._answer(query, articles, customer, report, degraded)
             published = await publishing
         finally:
             publishing.cancel()
-        sources = [article.source for article in articles or ()]
+        sources, related = sources_of(answer, articles or ())
         interaction = {
             "customer_id": customer_id,
             "query_text": query,
-            "agent_response": answer,
+            "agent_response": answer.text,
             "agent_id": self.agent_id,
             "metadata": {"query_id": query_id, "sources": [source.slug for source in sources]},
             "idempotency_key": query_id,
@@ -140,9 +143,10 @@ class QueryAgent(A2AAgent):
         return QueryResult(
             query_id=query_id,
             customer_id=customer_id,
-            answer=answer,
-            answered_by=answered_by,
+            answer=answer.text,
+            answered_by=answer.written_by,
             sources=sources,
+            related=related,
             customer=customer,
             published=published,
             interaction_id=interaction_id,
@@ -164,7 +168,8 @@ class QueryAgent(A2AAgent):
             arguments = {"customer_id": customer_id, "ticket_limit": 5, "interaction_limit": 5}
             context = await self.call_mcp_tool("mcp_database", "get_customer_context", arguments)
             customer, tickets = context["customer"], context["figures"]["tickets_by_status"]
-            outcome.text = f"{customer['name']}, {customer['plan']} plan, {tickets['open']} open tickets"
+            unsolved = sum(tickets[status] for status in ("open", "pending", "escalated"))
+            outcome.text = f"{customer['name']}, {customer['plan']} plan, unsolved tickets: {unsolved}"
             outcome.data = {"customer": customer, "figures": context["figures"]}
         return context
 
@@ -192,15 +197,15 @@ class QueryAgent(A2AAgent):
         customer: JsonObject | None,
         report: Report,
         degraded: list[Degradation],
-    ) -> tuple[str, str]:
+    ) -> Answer:
         async with self.step(report, "answer", "Writing the answer") as outcome:
             if articles is None:
                 outcome.text = "No article can be reached"
-                return NOTHING_REACHED, ArticleWriter.name
-            answer, answered_by = await write_answer(self.writer, query, articles, customer, degraded)
-            outcome.text = f"Answer written from {answered_by}"
-            outcome.data = {"answer": answer}
-        return answer, answered_by
+                return Answer(NOTHING_REACHED, FROM_ARTICLES)
+            answer = await write_answer(self.writer, query, articles, customer, degraded)
+            outcome.text = f"Written from {answer.used[0].title!r}" if answer.used else "Nothing fits"
+            outcome.data = {"answer": answer.text, "written_by": answer.written_by}
+        return answer
 
     async def _save(self, interaction: JsonObject, report: Report) -> int:
         async with self.step(report, "save", "Saving the interaction") as outcome:

@@ -31,6 +31,7 @@ BODY = """Introduction.
 Cards take 5 days.
 """
 ARTICLE = Article(id=1, slug="refund", title="Refunds", score=2.0, snippet="Press the **button**", body=BODY)
+OTHER = Article(id=2, slug="other", title="Other", score=1.0)
 
 
 @pytest.fixture
@@ -54,16 +55,19 @@ def test_the_section_that_fits_the_question_is_taken() -> None:
 
 async def test_an_answer_greets_a_customer_who_is_known() -> None:
     writer = ArticleWriter()
-    assert (await writer.write("button", [ARTICLE], {"name": "Ada Lovelace"})).startswith("Hello Ada,\n\nIntroduction.")
+    answer = await writer.write("button", [ARTICLE, OTHER], {"name": "Ada Lovelace"})
+    assert answer.text.startswith("Hello Ada,\n\nIntroduction.")
+    assert [article.slug for article in answer.used] == ["refund"], "what was found but not used is no source"
     snippet_only = ARTICLE.model_copy(update={"body": ""})
-    assert await writer.write("button", [snippet_only], None) == "Press the button"
+    assert (await writer.write("button", [snippet_only], None)).text == "Press the button"
 
 
 async def test_a_model_is_shown_the_articles_and_only_what_it_needs_of_the_customer(model: respx.Route) -> None:
     model.respond(json=completion(" Press it. "))
     writer = ModelWriter("small", "http://model/v1/", "secret")
     customer = {"name": "Ada", "plan": "pro", "language": "en", "email": "ada@example.com"}
-    assert await writer.write("Where?", [ARTICLE], customer) == "Press it."
+    answer = await writer.write("Where?", [ARTICLE, OTHER], customer)
+    assert (answer.text, answer.written_by, len(answer.used)) == ("Press it.", "small", 2)
     request = model.calls.last.request
     assert request.headers["authorization"] == "Bearer secret"
     sent = json.loads(request.content)
@@ -93,17 +97,17 @@ async def test_where_a_model_fails_the_articles_speak(
     with pytest.raises(AnswerFailed):
         await writer.write("Where?", [ARTICLE], None)
     degraded: list[Degradation] = []
-    written, by = await write_answer(writer, "how long?", [ARTICLE], None, degraded)
-    assert (by, "Cards take 5 days." in written) == ("articles", True)
+    answer = await write_answer(writer, "how long?", [ARTICLE], None, degraded)
+    assert (answer.written_by, "Cards take 5 days." in answer.text) == ("articles", True)
     assert [entry.code for entry in degraded] == ["answer_failed"]
 
 
 async def test_no_article_no_answer() -> None:
-    assert await write_answer(ModelWriter("small", "http://model"), "?", [], None, []) == (NOTHING_FOUND, "articles")
+    assert (await write_answer(ModelWriter("small", "http://model"), "?", [], None, [])).text == NOTHING_FOUND
 
 
 def test_the_writer_is_configured_by_the_environment() -> None:
-    assert configured_writer({}).name == "articles"
-    assert configured_writer({"ANSWER_MODEL": "small", "ANSWER_MODEL_URL": "http://model/v1"}).name == "small"
+    assert isinstance(configured_writer({}), ArticleWriter)
+    assert isinstance(configured_writer({"ANSWER_MODEL": "small", "ANSWER_MODEL_URL": "http://model/v1"}), ModelWriter)
     with pytest.raises(ValueError, match="ANSWER_MODEL_URL"):
         configured_writer({"ANSWER_MODEL": "small"})

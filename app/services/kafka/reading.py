@@ -29,6 +29,10 @@ GRACE = 0.3
 """Seconds beyond the caller's time that an answer which is on its way gets."""
 
 
+_LARGEST = 2**63 - 1
+Offset = Annotated[int, Field(ge=0, le=_LARGEST)]
+
+
 def _milliseconds(moment: Any) -> int:
     """Read a time as callers write it."""
     if isinstance(moment, str):
@@ -36,8 +40,8 @@ def _milliseconds(moment: Any) -> int:
         if parsed.tzinfo is None:
             raise ValueError("an ISO 8601 time needs its offset from UTC, such as `Z`")
         moment = int(parsed.timestamp() * 1000)
-    if isinstance(moment, bool) or not isinstance(moment, int):
-        raise ValueError("expected an ISO 8601 time or milliseconds since 1970")
+    if isinstance(moment, bool) or not isinstance(moment, int) or not 0 <= moment <= _LARGEST:
+        raise ValueError("expected an ISO 8601 time or milliseconds, and none before 1970")
     return moment
 
 
@@ -57,7 +61,7 @@ class FromOffset(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    offset: int = Field(ge=0, lt=2**63)
+    offset: Offset
 
 
 class FromTimestamp(BaseModel):
@@ -105,7 +109,7 @@ class Cursor(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     topic: str = Field(alias="t")
-    offsets: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = Field(alias="o")
+    offsets: dict[Annotated[int, Field(ge=0)], Offset] = Field(alias="o")
     whole: bool = Field(alias="w")
     """All partitions are read, so that one which is added later is read from its beginning."""
 

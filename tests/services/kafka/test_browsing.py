@@ -1,7 +1,9 @@
 """Browsing: from anywhere, with the cursor as all the state, and no trace on the cluster."""
 
 import asyncio
+import json
 import time
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -178,6 +180,12 @@ async def test_a_cursor_that_is_none_is_refused(kafka: KafkaService, topic: str,
     with pytest.raises(InvalidArguments) as refused:
         await browse(kafka, topic, cursor=cursor)
     assert refused.value.errors[0].field == "cursor"
+
+
+async def test_a_cursor_with_an_offset_that_kafka_can_not_write_is_refused(kafka: KafkaService, topic: str) -> None:
+    made_up = urlsafe_b64encode(json.dumps({"t": topic, "o": {"0": 2**70}, "w": True}).encode()).decode()
+    with pytest.raises(InvalidArguments):
+        await browse(kafka, topic, cursor=made_up)
 
 
 async def test_a_cursor_of_another_topic_is_refused(kafka: KafkaService, topic: str, wide_topic: str) -> None:

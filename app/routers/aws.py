@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Self
 from urllib.parse import quote, unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -82,11 +82,8 @@ _UPLOAD_OPENAPI: JsonObject = {
     "responses": {
         "200": {
             "description": "The object as it was written.",
-            "content": {
-                "application/json": {
-                    "schema": cast("JsonValue", UploadedObject.model_json_schema(mode="serialization"))
-                }
-            },
+            # s3_upload_file brings the schema along.
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/UploadedObject"}}},
         }
     },
 }

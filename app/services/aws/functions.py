@@ -42,7 +42,7 @@ class FunctionSummary(BaseModel):
     function_arn: str
     version: str
     description: str
-    runtime: str | None = Field(description="None for a container image.")
+    runtime: str | None = Field(description="Null for a container image.")
     handler: str | None
     memory_size: int | None = Field(description="MiB.")
     timeout: int | None = Field(description="Seconds.")

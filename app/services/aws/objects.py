@@ -64,7 +64,7 @@ class UploadedObject(Result):
     bucket: str
     key: str
     etag: str
-    version_id: str | None = Field(description="None where the bucket keeps no versions.")
+    version_id: str | None = Field(description="Null where the bucket keeps no versions.")
     size: int = Field(description="Bytes.")
     checksum: Checksum | None = None
 

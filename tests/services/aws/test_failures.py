@@ -26,7 +26,7 @@ from app.local.process import free_port
 from app.services.aws.failures import aws_failures
 from app.services.aws.service import open_aws
 from app.services.aws.settings import AwsSettings
-from tests.fixtures.aws import settings_for_aws
+from tests.fixtures.aws import clients_of, deploy, settings_for_aws
 
 SECRET = "AKIAXXXX-hidden"
 
@@ -191,6 +191,23 @@ async def test_calls_work_again_once_aws_is_back_without_a_restart(tmp_path: Pat
             async with run_aws(tmp_path / "two", port=port, durable=False):
                 assert (await aws.objects.list_objects(DEMO_BUCKET)).objects
                 assert (await aws.functions.invoke(DEMO_FUNCTION, {"feedback": "good"})).status_code == 200
+
+
+async def test_a_call_that_aws_dies_in_answers_503(tmp_path: Path) -> None:
+    running = tmp_path / "running"
+    source = "import time\ndef handler(event, context):\n    open(event['tell'], 'w').close()\n    time.sleep(60)\n"
+    async with run_aws(tmp_path / "stack", durable=False) as stack, clients_of(stack) as behind:
+        await deploy(behind, "slow", source)
+        async with open_aws(settings_for_aws(stack)) as aws:
+            call = asyncio.create_task(aws.functions.invoke("slow", {"tell": str(running)}))
+            async with asyncio.timeout(30):
+                while not running.exists():
+                    await asyncio.wait([call], timeout=0.01)
+            stack.process.kill()
+            with pytest.raises(BackendUnavailable) as failure:
+                await call
+
+    assert failure.value.status in (503, 504)
 
 
 # An AWS that answers as a test wants it to

@@ -1,8 +1,6 @@
 """Lambda: functions really run, and their failures are results."""
 
 import asyncio
-import io
-import zipfile
 
 import pytest
 from pydantic import JsonValue
@@ -12,23 +10,7 @@ from app.local.aws import DEMO_FUNCTION
 from app.services.aws.clients import Connection
 from app.services.aws.functions import Functions
 from app.services.aws.service import AwsService
-from tests.fixtures.aws import AwsBehindTheGateway, settings_for_aws
-
-
-async def deploy(behind: AwsBehindTheGateway, name: str, source: str) -> None:
-    """Create a function from the source of its module."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as files:
-        files.writestr("main.py", source)
-    await behind.functions.create_function(
-        FunctionName=name,
-        Runtime="python3.12",
-        Role="arn:aws:iam::000000000000:role/test",
-        Handler="main.handler",
-        Timeout=60,
-        Code={"ZipFile": archive.getvalue()},
-        Environment={"Variables": {"PASSWORD": "hunter2-in-the-environment"}},
-    )
+from tests.fixtures.aws import AwsBehindTheGateway, deploy, settings_for_aws
 
 
 async def test_the_demo_function_scores_feedback(aws: AwsService) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -14,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from agents.balancing import RetryPolicy
+from tests.fixtures.postgres import TestDatabase
 
 
 @dataclass
@@ -82,7 +84,7 @@ async def serve_at(app: FastAPI, port: int) -> AsyncGenerator[None]:
 
 @dataclass(frozen=True)
 class GatewayProcess:
-    """A gateway with the clock server, in a process of its own that can be killed."""
+    """A gateway in a process of its own that can be killed."""
 
     process: asyncio.subprocess.Process
     port: int
@@ -102,11 +104,16 @@ class GatewayProcess:
 
 
 @contextlib.asynccontextmanager
-async def gateway_processes(number: int) -> AsyncGenerator[list[GatewayProcess]]:
-    """Start gateways as processes on free ports."""
+async def gateway_processes(number: int, database: TestDatabase) -> AsyncGenerator[list[GatewayProcess]]:
+    """Start gateways as processes on free ports, all on one database."""
+    environment = {**os.environ, "DATABASE_URL": database.url, "DATABASE_READER_URL": database.reader_url}
     processes = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.agents.clock_gateway", stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "tests.agents.clock_gateway",
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
         )
         for _ in range(number)
     ]

@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as websocket_serve
 
 import agents
+from agents.balancing import RetryPolicy
 from agents.client import MCPClient
 from agents.errors import (
     BackendTimeout,
@@ -18,9 +22,11 @@ from agents.errors import (
     CallTimeout,
     Conflict,
     ConnectionFailed,
+    ConnectionLost,
     Forbidden,
     GatewayFailed,
     InvalidArguments,
+    MalformedAnswer,
     NotFound,
     NotRun,
     ResourceNotFound,
@@ -30,9 +36,10 @@ from agents.errors import (
 from app.main import create_app
 from app.servers import tool
 from app.settings import Settings
-from tests.agents.faults import FakeTime, gateway_processes, serve_at
+from tests.agents.faults import TOOLS, FakeTime, gateway_processes, serve_at
 from tests.clock import ClockMCPServer, ClockTime
 from tests.fixtures.gateway import Served, serve
+from tests.fixtures.postgres import TestDatabase
 
 WAYS = ("base http", "base ws", "server http", "server http root", "server ws", "server ws root", "two bases")
 
@@ -267,18 +274,28 @@ async def test_calls_are_spread_over_the_addresses(scheme: str) -> None:
     assert (first.calls, second.calls) == (10, 10)
 
 
-async def test_what_is_safe_to_repeat_survives_the_kill_of_one_of_two_gateways_under_load() -> None:
-    """REST, WebSocket and batches at once, since each pair of processes takes seconds to start."""
-    async with gateway_processes(2) as (first, second), contextlib.AsyncExitStack() as stack:
+async def test_what_is_safe_to_repeat_survives_the_kill_of_one_of_two_gateways_under_load(
+    demo_database: TestDatabase,
+) -> None:
+    """Reads and writes over REST, WebSocket and in batches at once, since the processes take seconds to start."""
+    async with gateway_processes(2, demo_database) as (first, second), contextlib.AsyncExitStack() as stack:
         rest = await stack.enter_async_context(MCPClient([first.url, second.url]))
         websocket = await stack.enter_async_context(MCPClient([first.websocket_url, second.websocket_url]))
-        under_load = asyncio.Barrier(11)
+        under_load = asyncio.Barrier(15)
 
-        async def call_often(client: MCPClient, worker: int) -> None:
+        async def read_often(client: MCPClient, worker: int) -> None:
             for n in range(40):
                 zone = f"{worker}-{n}"
                 assert (await client.call_tool("clock", "get_time", {"zone": zone}))["zone"] == zone
                 if n == 10:
+                    await under_load.wait()
+
+        async def write_often(client: MCPClient, worker: str) -> None:
+            for n in range(20):
+                interaction = {"customer_id": "12345", "query_text": f"{worker} {n}", "agent_id": "survivor"}
+                saved = await client.call_tool("database", "save_interaction", interaction)
+                assert saved["interaction"]["query_text"] == f"{worker} {n}"
+                if n == 5:
                     await under_load.wait()
 
         async def send_often() -> None:
@@ -292,15 +309,88 @@ async def test_what_is_safe_to_repeat_survives_the_kill_of_one_of_two_gateways_u
 
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for worker in range(4):
-                group.create_task(call_often(rest, worker))
-                group.create_task(call_often(websocket, worker))
-            for _ in range(2):
+                group.create_task(read_often(rest, worker))
+                group.create_task(read_often(websocket, worker))
+            for worker in range(2):
+                group.create_task(write_often(rest, f"rest {worker}"))
+                group.create_task(write_often(websocket, f"websocket {worker}"))
                 group.create_task(send_often())
             await under_load.wait()
             await first.kill()
         with pytest.raises(ConnectionFailed):
             async with MCPClient(first.url, retry=FakeTime().policy()) as dead:
                 await dead.call_tool("clock", "get_time")
+    async with demo_database.connect() as connection:
+        stored = await connection.fetch(
+            "SELECT query_text, count(*) FROM interactions WHERE agent_id = 'survivor' GROUP BY 1"
+        )
+    assert len(stored) == 80
+    assert {row["count"] for row in stored} == {1}, "each write is stored once, however often it was sent"
+
+
+class Script:
+    """What a WebSocket does with one request after another."""
+
+    def __init__(self, *answers: str | None) -> None:
+        self.answers = list(answers)
+
+    async def __call__(self, socket: ServerConnection) -> None:
+        async for text in socket:
+            request = json.loads(text)
+            if request["method"] == "tools/list":
+                result = {"tools": TOOLS}
+                await socket.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}))
+                continue
+            answer = self.answers.pop(0)
+            if answer is None:
+                return
+            await socket.send(answer.replace("ID", str(request["id"])))
+
+
+GOOD = '{"jsonrpc":"2.0","id":ID,"result":{"structuredContent":{"success":true},"isError":false}}'
+
+
+@contextlib.asynccontextmanager
+async def scripted_websocket(*answers: str | None, retry: RetryPolicy | None = None) -> AsyncGenerator[MCPClient]:
+    async with websocket_serve(Script(*answers), "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        config = {"servers": {"things": {"uri": f"ws://127.0.0.1:{port}"}}}
+        async with MCPClient(config, retry=retry or FakeTime().policy()) as client:
+            yield client
+
+
+async def test_a_websocket_that_closes_in_mid_call_is_a_lost_connection() -> None:
+    async with scripted_websocket(None, GOOD, None) as client:
+        assert await client.call_tool("things", "look") == {"success": True}
+        with pytest.raises(ConnectionLost):
+            await client.call_tool("things", "shoot")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "nonsense",
+        "[]",
+        '{"jsonrpc":"2.0","id":ID}',
+        '{"jsonrpc":"2.0","id":ID,"error":{"code":-32603,"message":"Internal error"}}',
+        '{"jsonrpc":"2.0","id":ID,"result":{}}',
+        '{"jsonrpc":"2.0","id":ID,"result":{"structuredContent":[1]}}',
+        '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"It failed."}],"isError":true}}',
+    ],
+)
+async def test_a_websocket_that_talks_nonsense_is_no_gateway(answer: str) -> None:
+    async with scripted_websocket(answer, GOOD) as client:
+        with pytest.raises(MalformedAnswer):
+            await client.call_tool("things", "look")
+        assert await client.call_tool("things", "look") == {"success": True}, "and the next call has a new chance"
+
+
+async def test_notices_and_answers_that_nobody_waits_for_are_passed_over() -> None:
+    notice = '{"jsonrpc":"2.0","method":"notifications/message","params":{}}'
+    async with scripted_websocket(notice, GOOD.replace("ID", "99"), retry=RetryPolicy()) as client:
+        for _ in range(2):
+            with pytest.raises(CallTimeout):
+                await client.call_tool("things", "look", timeout=0.2)
 
 
 def test_the_package_is_typed_and_stands_alone() -> None:

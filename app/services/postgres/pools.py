@@ -1,6 +1,5 @@
 """The connections to PostgreSQL, opened when first needed, and the one place that translates its errors."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,18 +23,8 @@ from app.errors import (
     GatewayError,
     InvalidArguments,
 )
+from app.services.postgres.read_pool import FixedReads
 from app.services.postgres.settings import PostgresSettings
-
-_CONNECTION_LOST = (
-    ConnectionError,
-    asyncpg.InterfaceError,
-    # What asyncpg raises where the server ends the connection between two messages of one operation.
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-)
-"""How a connection that the server has closed shows itself."""
 
 _MARGIN = 2.0
 """Seconds by which we wait longer than the server's own limit, so that its answer comes first if it can answer."""
@@ -146,48 +135,32 @@ class Statement:
 _PING = Statement(select(func.to_json(literal_column("1"))))
 
 
-class _FixedStatements(asyncpg.Connection):  # type: ignore[type-arg] - generic in its stubs only
-    """A connection that runs only fixed reads, which leave nothing behind to be reset.
+class ReadPool:
+    """Runs `Statement`s on connections of their own.
 
-    The reset would be a second round trip, a tenth of a short read.
+    Args:
+        settings: where the database is.
+        size: most connections at a time.
     """
 
-    def get_reset_query(self) -> str:
-        return ""
-
-
-@dataclass(frozen=True)
-class ReadPool:
-    """A small pool for fixed reading statements, each of which is one round trip."""
-
-    _pool: "asyncpg.Pool[asyncpg.Record] | None"
-    _settings: PostgresSettings
+    def __init__(self, settings: PostgresSettings, size: int) -> None:
+        options = _connection_options(settings)
+        # A statement that reads one customer's rows gains nothing from compilation, and a wrong guess costs much.
+        options["server_settings"] |= {"default_transaction_read_only": "on", "jit": "off"}
+        self._reads = FixedReads(lambda: asyncpg.connect(settings.require_url(), **options), size)
 
     async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
         """Run a statement and return the JSON that it answers, None if there is no row.
 
         A read that meets a connection which the server has closed is repeated once, on a new connection.
         """
-        arguments = statement.arguments(values)
         with postgres_errors():
-            try:
-                text = await self._fetch(statement.sql, arguments)
-            except _CONNECTION_LOST:
-                # The others in the pool are likely as dead as this one.
-                await self._open_pool.expire_connections()
-                text = await self._fetch(statement.sql, arguments)
-        return None if text is None else text.encode()
+            text = await self._reads.fetch_value(statement.sql, statement.arguments(values))
+        return None if text is None else cast("str", text).encode()
 
-    async def _fetch(self, sql: str, arguments: list[Any]) -> str | None:
-        async with self._open_pool.acquire() as connection:
-            return cast("str | None", await connection.fetchval(sql, *arguments))
-
-    @property
-    def _open_pool(self) -> "asyncpg.Pool[asyncpg.Record]":
-        if self._pool is None:
-            self._settings.require_url()
-            raise AssertionError("a pool without an address")
-        return self._pool
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._reads.close()
 
 
 @dataclass(frozen=True)
@@ -230,46 +203,18 @@ async def open_database(settings: PostgresSettings) -> AsyncGenerator[Database]:
         # A write can't be repeated blindly, so a dead connection has to be found before it is used.
         pool_pre_ping=True,
     )
+    reads, reports = ReadPool(settings, settings.read_pool_size), ReadPool(settings, settings.report_pool_size)
     try:
-        async with (
-            _read_pool(settings, settings.read_pool_size) as reads,
-            _read_pool(settings, settings.report_pool_size) as reports,
-        ):
-            yield Database(settings, reads, reports, async_sessionmaker(engine, expire_on_commit=False))
+        yield Database(settings, reads, reports, async_sessionmaker(engine, expire_on_commit=False))
     finally:
+        await reads.close()
+        await reports.close()
         await engine.dispose()
 
 
 async def connect(settings: PostgresSettings) -> "asyncpg.Connection[asyncpg.Record]":
     """Open one connection to `DATABASE_URL`, outside of any pool."""
     return await asyncpg.connect(settings.require_url(), **_connection_options(settings))
-
-
-@asynccontextmanager
-async def _read_pool(settings: PostgresSettings, size: int) -> AsyncGenerator[ReadPool]:
-    if settings.url is None:
-        yield ReadPool(None, settings)
-        return
-    options = _connection_options(settings)
-    # A statement that reads one customer's rows gains nothing from compilation, and a wrong guess costs much.
-    options["server_settings"] |= {"default_transaction_read_only": "on", "jit": "off"}
-    pool = asyncpg.create_pool(
-        settings.require_url(), min_size=0, max_size=size, connection_class=_FixedStatements, **options
-    )
-    await pool
-    try:
-        yield ReadPool(pool, settings)
-    finally:
-        await _close(pool)
-
-
-async def _close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    """Close a pool, politely for a moment and then for certain."""
-    try:
-        async with asyncio.timeout(_MARGIN):
-            await pool.close()
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        pool.terminate()
 
 
 def _connection_options(settings: PostgresSettings) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""A pool for short reading statements, each of which is one round trip.
+
+asyncpg's own pool takes as long to lend a connection (a proxy, a task for its return) as such a statement
+takes us otherwise; `benchmarks/` has the numbers. What it is for, resetting what a caller left behind, has no
+object here: the statements are fixed, and leave nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from asyncpg.prepared_stmt import PreparedStatement
+
+_IDLE_FOR_LONG = 300.0
+"""Seconds after which an unused connection is not trusted: firewalls forget silent ones without a word."""
+
+_CLOSE_WITHIN = 2.0
+
+LOST = (
+    ConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InvalidCachedStatementError,
+)
+"""How a connection shows itself that the server has closed, or whose prepared statements a migration has outdated."""
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+@dataclass(eq=False)
+class _Member:
+    """A connection with the statements that it has prepared."""
+
+    connection: "Connection"
+    generation: int
+    used_at: float = 0.0
+    prepared: "dict[str, PreparedStatement[asyncpg.Record]]" = field(
+        default_factory=dict[str, "PreparedStatement[asyncpg.Record]"]
+    )
+
+    async def fetch_value(self, sql: str, arguments: list[Any]) -> Any:
+        statement = self.prepared.get(sql)
+        if statement is None:
+            statement = self.prepared[sql] = await self.connection.prepare(sql)
+        return await statement.fetchval(*arguments)
+
+
+class FixedReads:
+    """Runs fixed reading statements on a few connections.
+
+    Args:
+        connect: opens a connection; called when one is needed, so that the server need not be up before.
+        size: most connections at a time. Callers beyond wait for their turn, the longest first.
+    """
+
+    def __init__(self, connect: "Callable[[], Awaitable[Connection]]", size: int) -> None:
+        self._connect = connect
+        self._size = size
+        self._idle: list[_Member] = []
+        self._waiting: deque[asyncio.Future[_Member | None]] = deque()
+        self._open = 0
+        self._generation = 0
+
+    async def fetch_value(self, sql: str, arguments: list[Any]) -> Any:
+        """Return the first column of the first row, None if there is no row.
+
+        A read that meets a connection which the server has closed is repeated once, on a new one.
+        """
+        try:
+            return await self._fetch(sql, arguments)
+        except LOST:
+            # The others are likely as dead as this one.
+            self._generation += 1
+            return await self._fetch(sql, arguments)
+
+    async def close(self) -> None:
+        """Close every connection, politely for a moment and then for certain."""
+        self._generation += 1
+        members, self._idle = self._idle, []
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                for member in members:
+                    await member.connection.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            for member in members:
+                member.connection.terminate()
+
+    async def _fetch(self, sql: str, arguments: list[Any]) -> Any:
+        member = await self._take()
+        try:
+            return await member.fetch_value(sql, arguments)
+        except (TimeoutError, *LOST):
+            # Whatever it is still busy with is nothing for the next caller.
+            member.connection.terminate()
+            raise
+        finally:
+            self._give_back(member)
+
+    async def _take(self) -> _Member:
+        while True:
+            while self._idle:
+                member = self._idle.pop()
+                if self._is_good(member):
+                    return member
+                self._drop(member)
+            if self._open < self._size:
+                return await self._open_member()
+            if (member := await self._wait_in_line()) is not None:
+                return member
+
+    async def _open_member(self) -> _Member:
+        self._open += 1
+        generation = self._generation
+        try:
+            return _Member(await self._connect(), generation)
+        except BaseException:
+            self._open -= 1
+            self._serve_next(None)
+            raise
+
+    async def _wait_in_line(self) -> _Member | None:
+        """Return a connection, or None when there is room for a new one."""
+        turn: asyncio.Future[_Member | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # The turn came together with the cancellation: it is the next one's.
+                member = turn.result()
+                if member is None:
+                    self._serve_next(None)
+                else:
+                    self._give_back(member)
+            raise
+
+    def _give_back(self, member: _Member) -> None:
+        member.used_at = asyncio.get_running_loop().time()
+        if not self._is_good(member):
+            self._drop(member)
+            self._serve_next(None)
+        elif not self._serve_next(member):
+            self._idle.append(member)
+
+    def _serve_next(self, member: _Member | None) -> bool:
+        """Hand a connection, or the room for one, to whoever has waited longest; tell whether anybody waits."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(member)
+                return True
+        return False
+
+    def _is_good(self, member: _Member) -> bool:
+        silent = asyncio.get_running_loop().time() - member.used_at
+        return member.generation == self._generation and silent < _IDLE_FOR_LONG and not member.connection.is_closed()
+
+    def _drop(self, member: _Member) -> None:
+        self._open -= 1
+        if not member.connection.is_closed():
+            member.connection.terminate()

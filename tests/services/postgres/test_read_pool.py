@@ -1,0 +1,104 @@
+"""The pool of fixed reads: turns, dead connections, cancellation. What callers see of it is in `test_pools.py`."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import asyncpg
+import pytest
+
+from app.services.postgres.read_pool import FixedReads
+from tests.fixtures.postgres import TestDatabase
+
+WHO = "SELECT pg_backend_pid()"
+SLOW = "SELECT count(*) FROM generate_series(1, 1000000000)"
+
+
+@pytest.fixture
+async def pool(database: TestDatabase) -> AsyncGenerator[FixedReads]:
+    reads = FixedReads(lambda: asyncpg.connect(database.url), size=2)
+    yield reads
+    await reads.close()
+
+
+async def _until_running(database: TestDatabase, query: str, count: int) -> None:
+    async with asyncio.timeout(10), database.connect() as connection:
+        while await _running(connection, query) != count:
+            await asyncio.wait([asyncio.ensure_future(connection.fetchval("SELECT 1"))])
+
+
+async def _running(connection: "asyncpg.Connection[asyncpg.Record]", query: str) -> int:
+    return await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1", query
+    )
+
+
+async def test_many_callers_share_a_few_connections(pool: FixedReads) -> None:
+    backends = await asyncio.gather(*(pool.fetch_value(WHO, []) for _ in range(40)))
+    assert 1 <= len(set(backends)) <= 2
+
+
+async def test_a_connection_is_used_again(pool: FixedReads) -> None:
+    assert await pool.fetch_value(WHO, []) == await pool.fetch_value(WHO, [])
+
+
+async def test_a_caller_who_gives_up_leaves_the_connection_to_the_next(
+    pool: FixedReads, database: TestDatabase
+) -> None:
+    slow = [asyncio.ensure_future(pool.fetch_value(SLOW, [])) for _ in range(2)]
+    await _until_running(database, SLOW, 2)
+    waiting = asyncio.ensure_future(pool.fetch_value(WHO, []))
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    async with asyncio.timeout(10):
+        assert await waiting
+    await _until_running(database, SLOW, 0)
+
+
+async def test_a_caller_who_gives_up_in_the_line_takes_no_turn(pool: FixedReads, database: TestDatabase) -> None:
+    slow = [asyncio.ensure_future(pool.fetch_value(SLOW, [])) for _ in range(2)]
+    await _until_running(database, SLOW, 2)
+    impatient = asyncio.ensure_future(pool.fetch_value(WHO, []))
+    patient = asyncio.ensure_future(pool.fetch_value(WHO, []))
+    await asyncio.wait([impatient], timeout=0.01)
+    impatient.cancel()
+    slow[0].cancel()
+    async with asyncio.timeout(10):
+        assert await patient
+    slow[1].cancel()
+    await asyncio.wait(slow)
+
+
+async def test_dead_connections_are_replaced_without_the_callers_noticing(
+    pool: FixedReads, database: TestDatabase
+) -> None:
+    before = set(await asyncio.gather(*(pool.fetch_value(WHO, []) for _ in range(8))))
+    async with database.connect() as connection:
+        for backend in before:
+            await connection.execute("SELECT pg_terminate_backend($1)", backend)
+    after = set(await asyncio.gather(*(pool.fetch_value(WHO, []) for _ in range(8))))
+    assert not before & after
+
+
+async def test_a_failure_to_connect_frees_the_place_for_others() -> None:
+    attempts = 0
+
+    async def refuse() -> "asyncpg.Connection[asyncpg.Record]":
+        nonlocal attempts
+        attempts += 1
+        raise ConnectionRefusedError
+
+    reads = FixedReads(refuse, size=1)
+    answers = await asyncio.gather(*(reads.fetch_value(WHO, []) for _ in range(5)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ConnectionRefusedError] * 5
+    assert attempts == 10
+
+
+async def test_statements_that_a_migration_outdated_are_prepared_again(
+    pool: FixedReads, database: TestDatabase
+) -> None:
+    async with database.connect() as connection:
+        await connection.execute("CREATE TABLE shapes AS SELECT 1::int AS sides")
+        assert await pool.fetch_value("SELECT * FROM shapes", []) == 1
+        await connection.execute("ALTER TABLE shapes ALTER COLUMN sides TYPE text")
+        assert await pool.fetch_value("SELECT * FROM shapes", []) == "1"

@@ -337,6 +337,8 @@ class Script:
     async def __call__(self, socket: ServerConnection) -> None:
         async for text in socket:
             request = json.loads(text)
+            if "id" not in request:
+                continue
             if request["method"] == "tools/list":
                 result = {"tools": TOOLS}
                 await socket.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}))

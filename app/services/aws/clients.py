@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LOOKUP_LIMIT = 5.0
 """Seconds in which credentials must be found; a machine without a role would otherwise be asked for long."""
 
-_RETRY_LOOKUP_AFTER = 5.0
+_RETRY_LOOKUP_AFTER = 15.0
 """Seconds; until then a failed search for credentials is not made again."""
 
 

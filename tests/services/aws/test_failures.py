@@ -162,6 +162,32 @@ async def test_the_usual_chain_of_credentials_is_followed(monkeypatch: pytest.Mo
             await aws.objects.presign("bucket", "b/key", "GET", 60)
 
 
+@pytest.mark.usefixtures("no_environment")
+async def test_credentials_that_come_late_need_no_restart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.services.aws.clients._RETRY_LOOKUP_AFTER", 0.0)
+    async with open_aws(settings_for_aws(None, region="eu-central-1")) as aws:
+        with pytest.raises(BackendNotConfigured):
+            await aws.objects.presign("bucket", "key", "GET", 60)
+
+        (tmp_path / "credentials").write_text("[default]\naws_access_key_id = AKIALATE\naws_secret_access_key = x\n")
+
+        assert "AKIALATE" in (await aws.objects.presign("bucket", "key", "GET", 60)).url
+
+
+@pytest.mark.usefixtures("no_environment")
+async def test_a_silent_metadata_service_delays_start_and_calls_by_seconds_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with scripted_aws(lambda before, line: None) as (silent, seen):
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", str(silent.endpoint_url))
+        async with asyncio.timeout(10), open_aws(settings_for_aws(None, region="eu-central-1")) as aws:
+            with pytest.raises(BackendUnavailable, match="credentials"):
+                await aws.ping()
+
+    assert seen
+
+
 async def test_an_aws_that_is_not_there_answers_503() -> None:
     nowhere = settings_for_aws(
         None,

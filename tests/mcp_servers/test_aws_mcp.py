@@ -15,7 +15,7 @@ from app.main import create_app
 from app.routers.aws import AWSMCPServer
 from app.services.aws.parameters import MASK
 from app.settings import Settings
-from tests.fixtures.aws import AwsBehindTheGateway, settings_for_aws
+from tests.fixtures.aws import AwsBehindTheGateway, scripted_aws, settings_for_aws
 from tests.fixtures.gateway import Call, Served, mcp_client, serve
 
 PART = 5 * 1024 * 1024
@@ -342,6 +342,18 @@ async def test_a_caller_who_goes_away_leaves_no_parts(
         while await behind.uploads(bucket):
             pass
     assert await behind.keys(bucket) == []
+
+
+async def test_a_download_that_breaks_off_breaks_the_connection() -> None:
+    head = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\netag: x\r\nlast-modified: Sun, 22 Nov 2026 14:22:49 GMT"
+
+    async with (
+        scripted_aws(lambda before, line: f"{head}\r\n\r\nhalf") as (settings, _),
+        serve(create_app([AWSMCPServer], Settings(), [settings])) as served,
+        httpx.AsyncClient(base_url=served.url) as http,
+    ):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get("/mcp/aws/s3/bucket/key")
 
 
 async def test_a_stream_to_a_missing_bucket_is_404(http: httpx.AsyncClient) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +24,7 @@ from app.local.process import free_port
 from app.services.aws.failures import aws_failures
 from app.services.aws.service import open_aws
 from app.services.aws.settings import AwsSettings
-from tests.fixtures.aws import clients_of, deploy, settings_for_aws
+from tests.fixtures.aws import clients_of, deploy, http_answer, s3_error, scripted_aws, settings_for_aws
 
 SECRET = "AKIAXXXX-hidden"
 
@@ -237,69 +235,6 @@ async def test_a_call_that_aws_dies_in_answers_503(tmp_path: Path) -> None:
 
 
 # An AWS that answers as a test wants it to
-
-
-@asynccontextmanager
-async def scripted_aws(
-    answer: Callable[[int, str], str | None], *, takes_bodies: bool = True
-) -> AsyncGenerator[tuple[AwsSettings, list[str]]]:
-    """Serve an endpoint whose answers are scripted.
-
-    Args:
-        answer: given how many requests came before and the request's first line; returns a raw HTTP answer, or
-            None to stay silent.
-        takes_bodies: False leaves a client waiting that asks before it sends its body.
-    """
-    seen: list[str] = []
-    ended = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = next((line[15:] for line in head.lower().splitlines() if line.startswith("content-length:")), "0")
-            if "expect: 100-continue" in head.lower() and takes_bodies:
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            await reader.readexactly(int(length))
-            line = head.splitlines()[0]
-            seen.append(line)
-            text = answer(len(seen) - 1, line)
-            if text is None:
-                await ended.wait()
-            else:
-                writer.write(text.encode())
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield (
-            settings_for_aws(
-                None,
-                endpoint_url=f"http://127.0.0.1:{port}",
-                region="us-east-1",
-                access_key_id="a",
-                secret_access_key="b",
-                read_timeout=0.5,
-                lambda_timeout=0.5,
-            ),
-            seen,
-        )
-    finally:
-        ended.set()
-        server.close()
-        await server.wait_closed()
-
-
-def http_answer(status: str, body: str = "", headers: str = "") -> str:
-    return f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n{headers}\r\n{body}"
-
-
-def s3_error(code: str) -> str:
-    return f"<Error><Code>{code}</Code><Message>no</Message></Error>"
 
 
 async def test_a_read_is_repeated_after_a_failure_of_aws() -> None:

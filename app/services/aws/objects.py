@@ -461,8 +461,8 @@ class ObjectStore:
 
         What fits into one part goes up as one request. More becomes a multipart upload, of which three parts are
         held at a time, two on their way and one that fills: in memory, or on disk if S3's limit of ten thousand
-        parts makes them larger than 16 MiB. If anything fails, the caller's going away
-        included, the upload is aborted and S3 keeps nothing.
+        parts makes them larger than 16 MiB. If anything fails, the caller's going away included, the upload is
+        aborted and S3 keeps nothing.
 
         Args:
             chunks: the bytes; an exception of theirs ends the upload and is passed on.
@@ -497,8 +497,7 @@ class ObjectStore:
                     done.append(await in_flight.popleft())
                 in_flight.append(asyncio.create_task(self._send_part(writing, upload_id, number, part)))
             while in_flight:
-                done.append(await in_flight[0])
-                in_flight.popleft()
+                done.append(await in_flight.popleft())
         finally:
             for task in in_flight:
                 task.cancel()

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,6 +15,8 @@ from app.servers import JsonObject
 from tests.fixtures.gateway import Served
 
 ERAS = ("2025-11-25", "2026-07-28")
+STARTS_WITHIN = 30.0
+"""Seconds that a process of our own may take to its first answer."""
 WITHIN = 10.0
 """Seconds in which everything that a test waits for happens, or the test fails."""
 
@@ -78,6 +81,53 @@ async def exchange(served: Served, path: str, body: bytes, fields: dict[str, str
     writer.close()
     head, _, content = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), content
+
+
+class Pipe:
+    """The JSON-RPC messages, a line each, of a process that speaks over its standard input and output."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process, self.stdin, self.stdout = process, process.stdin, process.stdout
+
+    async def send(self, message: Any) -> None:
+        self.stdin.write((message if isinstance(message, str) else json.dumps(message)).encode() + b"\n")
+        await self.stdin.drain()
+
+    async def receive(self) -> dict[str, Any]:
+        async with asyncio.timeout(STARTS_WITHIN):
+            message: dict[str, Any] = json.loads(await self.stdout.readline())
+            return message
+
+    async def ask(self, message: JsonObject) -> dict[str, Any]:
+        """Send a request and return its answer; what comes before it is dropped."""
+        await self.send(message)
+        while (answer := await self.receive()).get("id") != message["id"]:
+            pass
+        return answer
+
+    async def call(self, era: str, tool: str, number: int) -> dict[str, Any]:
+        """Call a tool without arguments and return its result object."""
+        answer = await self.ask(request(era, "tools/call", {"name": tool, "arguments": {}}, number=number))
+        result: dict[str, Any] = answer["result"]["structuredContent"]
+        return result
+
+
+@asynccontextmanager
+async def launched(era: str, command: Sequence[str], **options: Any) -> AsyncGenerator[Pipe]:
+    """Launch a process as desktop clients do, with the handshake where the era has one; end it on leaving."""
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, **options)
+    pipe = Pipe(process)
+    try:
+        if era != "2026-07-28":
+            await pipe.ask(request(era, "initialize", handshake(era), number=1000))
+            await pipe.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        yield pipe
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 class Messages:

@@ -1,74 +1,18 @@
 """MCP over standard input and output: the process that a desktop client launches."""
 
 import asyncio
-import json
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from app.servers import JsonObject
-from tests.faces.raw import ERAS, handshake, request
+from tests.faces.raw import ERAS, STARTS_WITHIN, launched, request
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ["-m", "tests.faces.stdio_clock"]
-STARTS_WITHIN = 30.0
-
-
-class Pipe:
-    """JSON-RPC messages, a line each, of a process of our own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self.process, self.stdin, self.stdout = process, process.stdin, process.stdout
-
-    async def send(self, message: Any) -> None:
-        self.stdin.write((message if isinstance(message, str) else json.dumps(message)).encode() + b"\n")
-        await self.stdin.drain()
-
-    async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(STARTS_WITHIN):
-            message: dict[str, Any] = json.loads(await self.stdout.readline())
-            return message
-
-    async def ask(self, message: JsonObject) -> dict[str, Any]:
-        await self.send(message)
-        while (answer := await self.receive()).get("id") != message["id"]:
-            pass
-        return answer
-
-    async def call(self, era: str, tool: str, number: int) -> dict[str, Any]:
-        answer = await self.ask(request(era, "tools/call", {"name": tool, "arguments": {}}, number=number))
-        result: dict[str, Any] = answer["result"]["structuredContent"]
-        return result
-
-
-@asynccontextmanager
-async def launched(era: str) -> AsyncGenerator[Pipe]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *COMMAND,
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    pipe = Pipe(process)
-    try:
-        if era != "2026-07-28":
-            await pipe.ask(request(era, "initialize", handshake(era), number=1000))
-            await pipe.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        yield pipe
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
@@ -94,7 +38,7 @@ async def test_the_official_client_lists_calls_and_reads(mode: str) -> None:
 @pytest.mark.parametrize("era", ERAS)
 async def test_calls_are_cancelled_changes_arrive_and_the_process_ends_with_its_input(era: str) -> None:
     wait: JsonObject = {"name": "wait_for_cancellation", "arguments": {}}
-    async with launched(era) as pipe:
+    async with launched(era, [sys.executable, *COMMAND], cwd=ROOT) as pipe:
         await pipe.send(request(era, "tools/call", wait, number=1))
         assert (await pipe.call(era, "await_start_of_another_call", 2))["zone"] == "started"
         await pipe.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import asyncpg
@@ -36,6 +36,8 @@ MAX_ROW_BYTES = 1024 * 1024
 """A larger row is refused: it never leaves PostgreSQL."""
 
 _BATCH_ROWS = 50
+_CLEANING_UP_SECONDS = 1.0
+"""How long a PostgreSQL that hangs may keep those who have given up already."""
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""
 
@@ -43,6 +45,8 @@ _SESSION = {
     "application_name": "switchboard query_database",
     "default_transaction_read_only": "on",
     "idle_in_transaction_session_timeout": "15s",
+    # A query ends even if the gateway itself is killed in the middle of it.
+    "client_connection_check_interval": "500ms",
     # With this off, '\\'' would hide a call from the parser, which reads strings as the standard says.
     "standard_conforming_strings": "on",
     "search_path": "pg_catalog, public, pg_temp",
@@ -211,7 +215,12 @@ async def open_sql_reader(
     try:
         yield SqlReader(settings, pool, guard_class)
     finally:
-        pool.terminate()
+        # Politely at first: a query that was cancelled just now has to be ended in PostgreSQL too.
+        try:
+            async with asyncio.timeout(_CLEANING_UP_SECONDS):
+                await pool.close()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pool.terminate()
 
 
 @asynccontextmanager
@@ -220,9 +229,12 @@ async def _read_only(connection: "Connection", limit_ms: int) -> AsyncGenerator[
     try:
         yield
     finally:
-        # A lost connection has nothing to roll back, and must not hide why it was lost.
-        with suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
-            await connection.execute("ROLLBACK")
+        try:
+            async with asyncio.timeout(_CLEANING_UP_SECONDS):
+                await connection.execute("ROLLBACK")
+        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
+            # A lost connection has nothing to roll back, and must not hide why it was lost.
+            connection.terminate()
 
 
 async def _run(

@@ -1,0 +1,318 @@
+"""`switchboard` as a person, an operator or a desktop client starts it: processes of their own, ended for certain."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from click.testing import CliRunner
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from websockets.asyncio.client import connect
+
+from app.cli import main
+from app.local.postgres import LocalPostgres
+from app.local.process import free_port
+from app.routers.database import DatabaseMCPServer
+from app.servers import JsonObject
+from tests.faces.raw import ERAS, WITHIN, Messages, launched, request
+from tests.fixtures.postgres import TestDatabase, cloned_database
+from tests.mcp_servers.statements import SLOW, until_running
+
+SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
+STARTS_WITHIN = 60.0
+STOPS_WITHIN = 20.0
+_OURS = ("DATABASE_", "DB_MCP_", "KAFKA_", "AWS_", "ALLOWED_", "HOST", "PORT", "LOG_", "MAX_")
+_READY = "Stop "
+"""How the last line begins that tells a newcomer what to do."""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of the test run without what would configure a gateway, and with what is given."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | variables
+
+
+async def invoke(*arguments: str, **variables: str) -> tuple[int, str]:
+    """Run a command in this process, which is quicker; return its status and what it wrote."""
+    cleared: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_OURS)}
+    result = await asyncio.to_thread(CliRunner().invoke, main, arguments, env={**cleared, **variables})
+    return result.exit_code, result.output
+
+
+async def switchboard(directory: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Run a command as a process; return its status and what it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        SWITCHBOARD, *arguments, cwd=directory, env=environment(**variables), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+    )
+    async with asyncio.timeout(STARTS_WITHIN):
+        output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+@asynccontextmanager
+async def running(directory: Path, *arguments: str, **variables: str) -> AsyncGenerator[Process]:
+    """Run a command that serves; it is killed with its children if it outlives the block."""
+    process = await asyncio.create_subprocess_exec(
+        SWITCHBOARD, *arguments, cwd=directory, env=environment(**variables), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+        await process.communicate()
+
+
+async def stop(process: Process, number: signal.Signals) -> str:
+    """Send a signal, see the process and all its children end, and return what it still wrote."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    async with asyncio.timeout(STOPS_WITHIN):
+        output, _ = await process.communicate()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=1)
+    assert alive == []
+    return output.decode()
+
+
+async def answers(port: int) -> None:
+    """Wait until a gateway listens."""
+    async with asyncio.timeout(STARTS_WITHIN), httpx.AsyncClient(verify=False) as http:
+        while True:
+            try:
+                await http.get(f"http://127.0.0.1:{port}/health")
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+@pytest.fixture
+async def bare_database(postgres_server: LocalPostgres) -> AsyncGenerator[TestDatabase]:
+    """A database without any table."""
+    async with cloned_database(postgres_server, None) as clone:
+        yield clone
+
+
+# Commands that end
+
+
+async def test_migrating_and_seeding_twice_changes_nothing_more(bare_database: TestDatabase, tmp_path: Path) -> None:
+    for expected in ("Loaded 300 customers", "holds data already"):
+        status, output = await switchboard(
+            tmp_path, "migrate", DATABASE_URL=bare_database.url, DATABASE_READER_PASSWORD="reader"
+        )
+        assert (status, "up to date" in output) == (0, True), output
+        status, output = await switchboard(tmp_path, "seed", DATABASE_URL=bare_database.url)
+        assert (status, expected in output) == (0, True), output
+    async with bare_database.connect() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM customers") == 300
+        assert await connection.fetchval("SELECT count(*) FROM knowledge_articles") >= 60
+        assert await connection.fetchval("SELECT count(*) FROM customers WHERE id = '12345'") == 1
+
+
+@pytest.mark.parametrize("command", ["migrate", "seed"])
+async def test_a_missing_address_is_named(command: str) -> None:
+    status, output = await invoke(command)
+    assert status == 1
+    assert "DATABASE_URL is not set" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d", "can't be reached"),
+        ("mysql://u:hunter2@127.0.0.1/d", "DATABASE_URL: expected postgresql://"),
+    ],
+)
+async def test_an_address_that_does_not_work_is_explained_and_not_shown(url: str, said: str) -> None:
+    status, output = await invoke("migrate", DATABASE_URL=url)
+    assert status == 1
+    assert said in output
+    assert "hunter2" not in output
+    assert "Traceback" not in output
+
+
+async def test_an_unknown_server_is_named_beside_the_known() -> None:
+    status, output = await invoke("serve", "--server", "databse")
+    assert status == 1
+    assert "'databse'" in output
+    assert "database" in output.replace("'databse'", "")
+
+
+async def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with taken:
+        port = taken.sockets[0].getsockname()[1]
+        status, output = await switchboard(tmp_path, "serve", "--port", str(port))
+    assert status == 1
+    assert f"Can't listen on 127.0.0.1:{port}" in output
+    assert "Traceback" not in output
+
+
+# `switchboard serve`
+
+
+async def test_one_server_is_served_on_its_own_address_until_sigterm(
+    demo_database: TestDatabase, tmp_path: Path
+) -> None:
+    port = free_port()
+    variables = {
+        "DATABASE_URL": demo_database.url,
+        "DATABASE_READER_URL": demo_database.reader_url,
+        "DB_MCP_HOST": "127.0.0.1",
+        "DB_MCP_PORT": str(port),
+        "PORT": "1",
+    }
+    async with running(tmp_path, "serve", "--server", "database", **variables) as process:
+        await answers(port)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False) as http:
+            assert [server["id"] for server in (await http.get("/mcp")).json()["servers"]] == ["database"]
+        async with connect(f"ws://127.0.0.1:{port}") as socket:
+            messages = Messages(socket)
+            arguments: JsonObject = {"name": "get_customer_context", "arguments": {"customer_id": "12345"}}
+            answer = await messages.ask(request("2026-07-28", "tools/call", arguments))
+            assert answer["result"]["structuredContent"]["customer"]["id"] == "12345"
+            # A query that runs and a socket that is open keep nobody from stopping.
+            slow: JsonObject = {"name": "query_database", "arguments": {"query": SLOW}}
+            await messages.send(request("2026-07-28", "tools/call", slow, number=2))
+            await until_running(demo_database, 1)
+            started = time.monotonic()
+            output = await stop(process, signal.SIGTERM)
+            assert time.monotonic() - started < WITHIN
+        await until_running(demo_database, 0)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+
+
+async def test_a_gateway_is_served_with_nothing_configured(tmp_path: Path) -> None:
+    port = free_port()
+    async with running(tmp_path, "serve", "--port", str(port)) as process:
+        await answers(port)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False) as http:
+            problem = (await http.post("/mcp/database/tools/get_analytics")).json()
+            assert problem["code"] == "backend_not_configured"
+            assert "DATABASE_URL" in problem["detail"]
+        output = await stop(process, signal.SIGTERM)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+
+
+# `switchboard stdio`
+
+
+async def test_a_desktop_client_launches_the_database_server(demo_database: TestDatabase, tmp_path: Path) -> None:
+    variables = environment(DATABASE_URL=demo_database.url, DATABASE_READER_URL=demo_database.reader_url)
+    parameters = StdioServerParameters(command=SWITCHBOARD, args=["stdio", "database"], env=variables, cwd=tmp_path)
+    with (tmp_path / "log").open("w") as log:
+        async with Client(stdio_client(parameters, errlog=log)) as client:
+            assert [tool.name for tool in (await client.list_tools()).tools] == list(DatabaseMCPServer.tools)
+            for name, tool in DatabaseMCPServer.tools.items():
+                result = await client.call_tool(name, tool.example or {})
+                assert not result.is_error, result
+            [content] = (await client.read_resource("db://customers/12345")).contents
+            assert '"id":"12345"' in content.text  # type: ignore[union-attr]
+    assert "face=stdio" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_query_over_stdio_ends_with_a_notification_and_with_the_input(
+    demo_database: TestDatabase, tmp_path: Path, era: str
+) -> None:
+    variables = environment(DATABASE_URL=demo_database.url, DATABASE_READER_URL=demo_database.reader_url)
+    slow: JsonObject = {"name": "query_database", "arguments": {"query": SLOW}}
+    cancel: JsonObject = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    async with launched(era, [SWITCHBOARD, "stdio", "database"], env=variables, cwd=tmp_path) as pipe:
+        await pipe.send(request(era, "tools/call", slow, number=1))
+        await until_running(demo_database, 1, within=STARTS_WITHIN)
+        await pipe.send(cancel)
+        await until_running(demo_database, 0, within=1.0)
+        await pipe.send(request(era, "tools/call", {**slow, "arguments": {"query": SLOW, "timeout_ms": 200}}, number=2))
+        while (answer := await pipe.receive()).get("id") != 2:
+            pass
+        assert "backend_timeout" in answer["result"]["content"][0]["text"]
+        await until_running(demo_database, 0, within=1.0)
+        await pipe.send(request(era, "tools/call", slow, number=3))
+        await until_running(demo_database, 1)
+        pipe.stdin.close()
+        await until_running(demo_database, 0, within=1.0)
+        async with asyncio.timeout(STOPS_WITHIN):
+            assert await pipe.process.wait() == 0
+
+
+async def test_a_query_ends_when_the_gateway_is_killed(demo_database: TestDatabase, tmp_path: Path) -> None:
+    variables = environment(DATABASE_READER_URL=demo_database.reader_url)
+    slow: JsonObject = {"name": "query_database", "arguments": {"query": SLOW}}
+    async with launched(ERAS[0], [SWITCHBOARD, "stdio", "database"], env=variables, cwd=tmp_path) as pipe:
+        await pipe.send(request(ERAS[0], "tools/call", slow))
+        await until_running(demo_database, 1, within=STARTS_WITHIN)
+        pipe.process.kill()
+        await until_running(demo_database, 0, within=5.0)
+
+
+# `switchboard dev`
+
+
+async def _welcome(process: Process) -> str:
+    """Return what a newcomer reads, to its last line."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(STARTS_WITHIN):
+        while not (lines and lines[-1].strip().startswith(_READY)):
+            line = await process.stdout.readline()
+            assert line, "".join(lines)
+            lines.append(line.decode())
+    return "".join(lines)
+
+
+async def _verbatim(command: str) -> dict[str, Any]:
+    """Run a command as it was printed, in a shell; return the JSON that it answers."""
+    shell = await asyncio.create_subprocess_exec("bash", "-c", command, stdout=PIPE)
+    async with asyncio.timeout(WITHIN):
+        output, _ = await shell.communicate()
+    answer: dict[str, Any] = httpx.Response(200, content=output).json()
+    return answer
+
+
+@pytest.mark.timeout(240)
+async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
+    postgres_directory: Path, tmp_path: Path
+) -> None:
+    command = ("dev", "--port", "0", "--data-dir", str(postgres_directory))
+    told = {"customer_id": "12345", "query_text": "Will you remember this?", "idempotency_key": "a-newcomer"}
+    saved: list[Any] = []
+    for _ in range(2):
+        started = time.monotonic()
+        async with running(tmp_path, *command) as process:
+            welcome = await _welcome(process)
+            took = time.monotonic() - started
+            found = re.search(r"curl -s .*\\\n.*", welcome)
+            assert found, welcome
+            articles = (await _verbatim(found[0]))["articles"]
+            assert "password" in articles[0]["title"].lower()
+            address = re.search(r"http://127\.0\.0\.1:(\d+)/docs", welcome)
+            assert address, welcome
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}", verify=False) as http:
+                assert (await http.get("/docs")).status_code == 200
+                # The key is known from the first time: it answers what was stored then.
+                answer = await http.post("/mcp/database/tools/save_interaction", json=told)
+                saved.append(answer.json()["interaction"])
+            assert psutil.Process(process.pid).children(), "the stack runs in processes of its own"
+            output = await stop(process, signal.SIGINT)
+        assert process.returncode == 0, output
+        assert "Traceback" not in welcome + output
+    assert saved[0] == saved[1]
+    assert took < STARTS_WITHIN / 2, f"the second start took {took:.1f} s"

@@ -1,0 +1,131 @@
+"""What is asked of the database server beyond its limits is turned away, in time and in words."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import httpx
+import pytest
+
+from app.local.postgres import LocalPostgres
+from app.main import create_app
+from app.routers.database import DatabaseMCPServer
+from app.servers import JsonObject
+from app.settings import Settings
+from tests.faces.raw import client_of, request, websocket
+from tests.fixtures.gateway import FACES, Served, caller, serve
+from tests.fixtures.postgres import TestDatabase, cloned_database, settings_for
+from tests.mcp_servers.statements import SLOW, until_running
+
+QUERY = "/mcp/database/tools/query_database"
+LOOKUP = "/mcp/database/tools/get_customer_context"
+AT_ONCE = 1.0
+"""Seconds in which a refusal that needs no database is there."""
+IN_FLIGHT = 2
+
+
+@pytest.fixture(scope="module")
+async def desk(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[TestDatabase]:
+    """An empty support database, for this module alone."""
+    async with cloned_database(postgres_server, postgres_template) as clone:
+        yield clone
+
+
+@pytest.fixture(scope="module")
+async def gateway(desk: TestDatabase) -> AsyncGenerator[Served]:
+    limits = Settings(max_calls_in_flight=IN_FLIGHT, max_request_bytes=2048)
+    async with serve(create_app([DatabaseMCPServer], limits, [desk.settings])) as served:
+        yield served
+
+
+async def test_calls_beyond_the_limit_are_turned_away_at_once_on_every_face(
+    gateway: Served, desk: TestDatabase
+) -> None:
+    async with client_of(gateway) as http, asyncio.TaskGroup() as tasks:
+        slow = [tasks.create_task(http.post(QUERY, json={"query": SLOW, "timeout_ms": 8000})) for _ in range(IN_FLIGHT)]
+        await until_running(desk, IN_FLIGHT)
+        started = time.monotonic()
+        answer = await http.post(LOOKUP, json={"customer_id": "12345"})
+        assert time.monotonic() - started < AT_ONCE
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        for face in FACES:
+            async with caller(gateway, face) as call:
+                started = time.monotonic()
+                problem = await call("database", "get_analytics")
+            assert (problem["status"], problem["code"]) == (429, "too_many_requests")
+            assert problem["retry_after"] == 1
+        read = await http.get("/mcp/database/resources/read", params={"uri": "db://customers"})
+        assert read.status_code == 429
+        for task in slow:
+            task.cancel()
+        await until_running(desk, 0)
+        async with asyncio.timeout(AT_ONCE):
+            answer = await http.post(LOOKUP, json={"customer_id": "12345"})
+        assert answer.json()["code"] == "not_found"
+
+
+async def test_a_request_that_is_too_large_is_refused(gateway: Served) -> None:
+    arguments: JsonObject = {"query": "SELECT 1 -- " + "x" * 4096}
+    async with client_of(gateway) as http:
+        for path, body in {
+            QUERY: arguments,
+            "/mcp/database": request("2025-11-25", "tools/call", {"name": "query_database", "arguments": arguments}),
+        }.items():
+            answer = await http.post(path, json=body, headers={"accept": "application/json, text/event-stream"})
+            assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
+    async with websocket(gateway, "2026-07-28", "/mcp/database/ws") as messages:
+        await messages.send(request("2026-07-28", "tools/call", {"name": "query_database", "arguments": arguments}))
+        await messages.socket.wait_closed()
+        assert messages.socket.close_code == 1009
+
+
+async def test_a_statement_that_is_too_large_is_refused_before_it_is_parsed(desk: TestDatabase) -> None:
+    # A parser that recurses would not survive these: the process has to.
+    terms = "SELECT " + "1-" * 200_000 + "1"
+    nested = "SELECT " + "(" * 15_000 + "1" + ")" * 15_000
+    async with (
+        serve(create_app([DatabaseMCPServer], Settings(), [desk.settings])) as served,
+        client_of(served) as http,
+    ):
+        for query in (terms, nested):
+            answer = await http.post(QUERY, json={"query": query})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_arguments"), answer.text
+        assert (await http.post(QUERY, json={"query": "SELECT 1 AS one"})).json()["rows"] == [{"one": 1}]
+
+
+async def test_an_exhausted_pool_of_the_reader_answers_in_time_and_stops_no_other_tool(desk: TestDatabase) -> None:
+    own = settings_for(desk.url, desk.reader_url, reader_pool_size=1, connect_timeout=0.5)
+    async with serve(create_app([DatabaseMCPServer], Settings(), [own])) as served, client_of(served) as http:
+        async with asyncio.TaskGroup() as tasks:
+            slow = tasks.create_task(http.post(QUERY, json={"query": SLOW, "timeout_ms": 8000}))
+            await until_running(desk, 1)
+            started = time.monotonic()
+            waiting = await http.post(QUERY, json={"query": "SELECT 1"})
+            assert time.monotonic() - started < 0.5 + AT_ONCE
+            assert waiting.status_code in (503, 504)
+            assert (await http.post(LOOKUP, json={"customer_id": "nobody"})).status_code == 404
+            slow.cancel()
+        await until_running(desk, 0)
+        assert (await http.post(QUERY, json={"query": "SELECT 1"})).status_code == 200
+
+
+@pytest.mark.parametrize("tool", ["get_customer_context", "save_interaction", "get_analytics"])
+async def test_an_exhausted_pool_answers_in_time(desk: TestDatabase, tool: str) -> None:
+    small = {"read_pool_size": 1, "report_pool_size": 1, "write_pool_size": 1}
+    own = settings_for(desk.url, **{**small, "connect_timeout": 0.5, "statement_timeout": 2})
+    arguments = DatabaseMCPServer.tools[tool].example
+    async with (
+        desk.connect() as administrator,
+        serve(create_app([DatabaseMCPServer], Settings(), [own])) as served,
+        httpx.AsyncClient(base_url=served.url, verify=False, timeout=15) as http,
+    ):
+        async with administrator.transaction():
+            await administrator.execute("LOCK TABLE customers, tickets, interactions IN ACCESS EXCLUSIVE MODE")
+            started = time.monotonic()
+            answers = await asyncio.gather(
+                *(http.post(f"/mcp/database/tools/{tool}", json=arguments) for _ in range(3))
+            )
+        assert time.monotonic() - started < 10
+        assert {answer.status_code for answer in answers} <= {503, 504}
+        recovered = await http.post(f"/mcp/database/tools/{tool}", json=arguments)
+        assert recovered.status_code in (200, 404)

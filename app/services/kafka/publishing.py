@@ -16,6 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import RecordMetadata
 
 from app.errors import BackendTimeout, Conflict
+from app.services.kafka.failures import MOVED, UNREACHABLE
 from app.services.kafka.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,18 @@ _KEYS_REMEMBERED = 10_000
 _STOP_WITHIN = 10.0
 
 _SENDS_AT_MOST = 3
+_UNCERTAIN = (
+    "Kafka did not acknowledge the message in time; it may be stored now or later. "
+    "Repeat with the same idempotency_key to store it once"
+)
+
+_NO_ANSWER: tuple[type[Exception], ...] = (
+    *MOVED,
+    *UNREACHABLE,
+    errors.RequestTimedOutError,
+    errors.KafkaTimeoutError,
+)
+"""aiokafka gave a batch up, perhaps after an attempt whose answer was lost."""
 
 _NOT_STORED_FOR_ANOTHERS_SAKE: tuple[type[Exception], ...] = (
     errors.ProducerClosed,
@@ -134,10 +147,7 @@ class Publisher:
         """Wait for a message's place. A caller who gives up does not call the message back."""
         done, _ = await asyncio.wait([sending], timeout=self._settings.delivery_timeout_ms / 1000)
         if not done:
-            raise BackendTimeout(
-                "Kafka did not acknowledge the message in time; it may be stored now or later. "
-                "Repeat with the same idempotency_key to learn its offset"
-            )
+            raise BackendTimeout(_UNCERTAIN)
         return sending.result()
 
     async def _send(self, message: Outgoing) -> RecordMetadata:
@@ -164,6 +174,8 @@ class Publisher:
                 # A batch that is refused leaves a gap in the sequence numbers, for which the brokers then
                 # refuse whatever this producer sends after it.
                 self._retire(producer)
+                if isinstance(error, _NO_ANSWER):
+                    raise BackendTimeout(_UNCERTAIN) from error
                 if not left or not isinstance(error, _NOT_STORED_FOR_ANOTHERS_SAKE):
                     raise
         raise errors.ProducerClosed

@@ -5,7 +5,7 @@ import fnmatch
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Literal, Self
 
 from aiokafka import errors
@@ -16,7 +16,7 @@ from app.errors import BackendTimeout, Conflict, Forbidden, InvalidArguments, No
 from app.results import Result
 from app.services.kafka.cluster import Cluster, Topic
 from app.services.kafka.connections import Connections
-from app.services.kafka.failures import MOVED, answers, translated
+from app.services.kafka.failures import MOVED, UNREACHABLE, answers, translated
 from app.services.kafka.groups import GroupWork
 from app.services.kafka.messages import (
     ConsumedMessages,
@@ -270,9 +270,10 @@ class KafkaService:
         async with answers(self._settings.delivery_timeout_ms / 1000 + self._within, topic=topic):
             try:
                 placed, duplicate = await self._publisher.publish(outgoing, idempotency_key)
-            except (BackendTimeout, *MOVED):
+            except BackendTimeout:
                 # A topic that was deleted meanwhile is the better reason.
-                await self._cluster.topic(topic, fresh=True)
+                with suppress(*MOVED, *UNREACHABLE, errors.RequestTimedOutError):
+                    await self._cluster.topic(topic, fresh=True)
                 raise
         return PublishedMessage(
             topic=topic,

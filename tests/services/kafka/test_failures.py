@@ -82,7 +82,7 @@ async def test_somebody_listens_who_never_answers() -> None:
 
 
 async def test_a_broker_is_killed_and_comes_back_in_mid_call(
-    run_broker: RunBroker, tmp_path: Path, topic_name: str, group_id: str
+    run_broker: RunBroker, sudden_end: signal.Signals, tmp_path: Path, topic_name: str, group_id: str
 ) -> None:
     port = free_port()
     async with KafkaService.open(settings_for_kafka(f"127.0.0.1:{port}", request_timeout_ms=3000)) as kafka:
@@ -94,7 +94,7 @@ async def test_a_broker_is_killed_and_comes_back_in_mid_call(
             await work(kafka, topic_name, group_id, max_messages=0, ack=page.ack)
             waiting = asyncio.create_task(browse(kafka, topic_name, start="latest", timeout_ms=50_000))
             await asyncio.wait([waiting], timeout=0.5)
-            broker.process.send_signal(signal.SIGKILL)
+            broker.process.send_signal(sudden_end)
             await broker.process.wait()
             for attempt in (
                 kafka.publish(topic_name, "while it is down"),

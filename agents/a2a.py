@@ -22,6 +22,7 @@ from a2a.helpers import (
     new_text_part,
 )
 from a2a.server.agent_execution import AgentExecutor, RequestContext
+from a2a.server.context import ServerCallContext
 from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
@@ -79,6 +80,27 @@ def agent_card(agent: A2AAgent, url: str) -> AgentCard:
             for skill in agent.skills
         ],
     )
+
+
+class RecentTasks(InMemoryTaskStore):
+    """Keeps the tasks that changed last, so that an agent that runs for months does not grow.
+
+    Args:
+        limit: how many.
+    """
+
+    def __init__(self, limit: int = 1000) -> None:
+        super().__init__()
+        self._limit = limit
+        self._kept: dict[str, ServerCallContext] = {}
+
+    async def save(self, task: Task, context: ServerCallContext) -> None:
+        await super().save(task, context)
+        self._kept.pop(task.id, None)
+        self._kept[task.id] = context
+        while len(self._kept) > self._limit:
+            oldest = next(iter(self._kept))
+            await self.delete(oldest, self._kept.pop(oldest))
 
 
 class AgentTask(AgentExecutor):
@@ -212,7 +234,7 @@ def serve_agents(agents: Mapping[str, A2AAgent], url: str, *, allowed_hosts: Seq
     # The root comes last: it would take what belongs to the others.
     for path, agent in sorted(agents.items(), reverse=True):
         card = agent_card(agent, f"{url}{path}/")
-        handler = DefaultRequestHandler(AgentTask(agent), InMemoryTaskStore(), card)
+        handler = DefaultRequestHandler(AgentTask(agent), RecentTasks(), card)
         handlers.append(handler)
         own: list[BaseRoute] = [
             *create_agent_card_routes(card),

@@ -39,6 +39,7 @@ McpConfig = str | Sequence[str] | Mapping[str, Any] | ClientConfig
 """As `MCPClient` takes it."""
 
 _T = TypeVar("_T")
+_U = TypeVar("_U")
 
 _HEALTH_CHECK_SECONDS = 2.0
 _OUTAGES = (
@@ -328,6 +329,17 @@ class A2AAgent:
             raise
         seconds = time.perf_counter() - started
         await report(Step(name=name, state="done", text=outcome.text, data=outcome.data, seconds=seconds))
+
+
+async def side_by_side(first: Coroutine[Any, Any, _T], second: Coroutine[Any, Any, _U]) -> tuple[_T, _U]:
+    """Run two things at the same time; if one fails, the other is stopped before the failure goes on."""
+    tasks = asyncio.create_task(first), asyncio.create_task(second)
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def unless_down(work: Awaitable[_T], step: str, degraded: list[Degradation]) -> _T | None:

@@ -193,6 +193,7 @@ class MCPClient:
         for server in self._servers.values():
             if server.listing is not None:
                 server.listing.cancel()
+                await asyncio.wait([server.listing])
             for endpoint in server.balancer.endpoints:
                 await endpoint.transport.close()
         await self._http.aclose()

@@ -1,6 +1,5 @@
 """The query agent: a customer's question in, an answer with its sources out, all of it on record."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -17,6 +16,7 @@ from agents.base import (
     Report,
     Skill,
     no_report,
+    side_by_side,
     unless_down,
 )
 from agents.client import MCPClient
@@ -112,7 +112,10 @@ class QueryAgent(A2AAgent):
         """
         query_id = uuid4().hex
         degraded: list[Degradation] = []
-        context, articles = await self._side_by_side(query, customer_id, report, degraded)
+        context, articles = await side_by_side(
+            unless_down(self._context(customer_id, report), "context", degraded),
+            unless_down(self._search(query, report), "articles", degraded),
+        )
         customer = context["customer"] if context else None
         message = {
             "query_id": query_id,
@@ -122,14 +125,10 @@ class QueryAgent(A2AAgent):
             "asked_at": datetime.now(UTC).isoformat(),
             "articles": [article.slug for article in articles or ()],
         }
-        publishing = asyncio.create_task(
-            unless_down(self._publish(message, customer_id, query_id, report), "publish", degraded)
+        answer, published = await side_by_side(
+            self._answer(query, articles, customer, report, degraded),
+            unless_down(self._publish(message, customer_id, query_id, report), "publish", degraded),
         )
-        try:
-            answer = await self._answer(query, articles, customer, report, degraded)
-            published = await publishing
-        finally:
-            publishing.cancel()
         sources, related = sources_of(answer, articles or ())
         interaction = {
             "customer_id": customer_id,
@@ -152,16 +151,6 @@ class QueryAgent(A2AAgent):
             interaction_id=interaction_id,
             degraded=degraded,
         )
-
-    async def _side_by_side(
-        self, query: str, customer_id: str, report: Report, degraded: list[Degradation]
-    ) -> tuple[JsonObject | None, list[Article] | None]:
-        searching = asyncio.create_task(unless_down(self._search(query, report), "articles", degraded))
-        try:
-            context = await unless_down(self._context(customer_id, report), "context", degraded)
-            return context, await searching
-        finally:
-            searching.cancel()
 
     async def _context(self, customer_id: str, report: Report) -> JsonObject:
         async with self.step(report, "context", f"Looking up customer {customer_id}") as outcome:

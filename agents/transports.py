@@ -135,7 +135,7 @@ class WebSocketTransport:
     Args:
         url: the WebSocket's address.
         headers: sent with the handshake.
-        connect_timeout: seconds that the handshake may take.
+        connect_timeout: seconds that the handshake may take, and the farewell.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], connect_timeout: float) -> None:
@@ -196,6 +196,7 @@ class WebSocketTransport:
                 additional_headers=self._headers,
                 user_agent_header=self._user_agent,
                 open_timeout=self._connect_timeout,
+                close_timeout=self._connect_timeout,
                 max_size=_LARGEST_MESSAGE,
             )
         except InvalidStatus as error:

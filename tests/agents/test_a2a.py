@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from a2a.client import ClientConfig, create_client
 from a2a.helpers import get_artifact_text, get_data_parts, get_message_text, new_data_part, new_message, new_text_part
+from a2a.server.context import ServerCallContext
 from a2a.types import (
     CancelTaskRequest,
     GetTaskRequest,
@@ -18,11 +19,12 @@ from a2a.types import (
     Role,
     SendMessageConfiguration,
     SendMessageRequest,
+    Task,
     TaskState,
 )
 
 from agents.__main__ import application, command_line
-from agents.a2a import RemoteAgent, serve_agents
+from agents.a2a import RecentTasks, RemoteAgent, serve_agents
 from agents.base import A2AAgent, AgentReply, AgentRequest, Skill, Step
 from agents.client import MCPClient
 from agents.errors import CallFailed, ConnectionFailed
@@ -200,6 +202,13 @@ async def test_a_task_can_be_cancelled(unused_port: int) -> None:
             assert task.status.state == TaskState.TASK_STATE_CANCELED
             with anyio.fail_after(10):
                 await dreamer.woken.wait()
+
+
+async def test_only_the_tasks_that_changed_last_are_kept() -> None:
+    tasks, context = RecentTasks(limit=2), ServerCallContext()
+    for name in ("a", "b", "a", "c"):
+        await tasks.save(Task(id=name), context)
+    assert [name for name in "abc" if await tasks.get(name, context)] == ["a", "c"]
 
 
 async def test_pages_of_other_sites_are_refused(query_agent: str) -> None:

@@ -8,7 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from agents.answers import NOTHING_REACHED
-from agents.base import A2AAgent, AgentReply, AgentRequest, Degradation, Skill, Step, unless_down
+from agents.base import A2AAgent, AgentReply, AgentRequest, Degradation, Skill, Step, side_by_side, unless_down
 from agents.client import MCPClient
 from agents.coordinator import CoordinatorAgent
 from agents.errors import BackendUnavailable, CallFailed, ConnectionFailed, NotFound, ToolNotFound
@@ -319,6 +319,25 @@ async def test_only_outages_are_passed_over() -> None:
     assert [entry.code for entry in degraded] == ["backend_unavailable", "connection_failed"]
     with pytest.raises(NotFound):
         await unless_down(fail(NotFound("nobody")), "save", degraded)
+
+
+async def test_of_two_things_side_by_side_none_outlives_the_failure_of_the_other() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fail() -> None:
+        await begun.wait()
+        raise NotFound("nobody")
+
+    with pytest.raises(NotFound):
+        await side_by_side(fail(), wait())
+    assert ended.is_set()
 
 
 async def test_the_gateways_log_names_the_agent(support_gateway: Served, caplog: pytest.LogCaptureFixture) -> None:

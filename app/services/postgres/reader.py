@@ -225,8 +225,8 @@ async def open_sql_reader(
 
 @asynccontextmanager
 async def _read_only(connection: "Connection", limit_ms: int) -> AsyncGenerator[None]:
-    await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {limit_ms}")
     try:
+        await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {limit_ms}")
         yield
     finally:
         try:

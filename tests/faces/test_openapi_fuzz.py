@@ -76,8 +76,8 @@ async def test_no_generated_request_meets_an_answer_that_is_not_documented(
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 async def test_the_database_server_answers_generated_requests_as_documented(
-    database: TestDatabase, mode: GenerationMode
+    demo_database: TestDatabase, mode: GenerationMode
 ) -> None:
-    async with serve(create_app([DatabaseMCPServer], Settings(), [database.settings])) as served:
+    async with serve(create_app([DatabaseMCPServer], Settings(), [demo_database.settings])) as served:
         called = await asyncio.to_thread(fuzz, served.url, mode, "/mcp/database/tools")
     assert called >= {f"/mcp/database/tools/{name}" for name in DatabaseMCPServer.tools}

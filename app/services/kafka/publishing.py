@@ -70,7 +70,7 @@ class _Client(AIOKafkaClient):
     """The producer's client, whose questions about topics neither create them nor grow with the cluster.
 
     aiokafka's own lets brokers create each topic that it asks about, so that a deleted one would come back,
-    and asks about all topics while it has sent nothing. This one also finds a cluster that has moved.
+    and asks about all topics while it has sent nothing.
     """
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
@@ -80,12 +80,8 @@ class _Client(AIOKafkaClient):
             with contextlib.suppress(errors.KafkaError, OSError):
                 cluster_metadata.update_metadata(await this.send(broker.nodeId, request))
                 return True
-        try:
-            await this.bootstrap()
-        except (errors.KafkaError, OSError):
-            cluster_metadata.failed_update(None)
-            return False
-        return True
+        cluster_metadata.failed_update(None)
+        return False
 
 
 class Publisher:
@@ -147,6 +143,9 @@ class Publisher:
         """Wait for a message's place. A caller who gives up does not call the message back."""
         done, _ = await asyncio.wait([sending], timeout=self._settings.delivery_timeout_ms / 1000)
         if not done:
+            # The brokers may have moved away altogether: a new producer looks for them where the settings say.
+            if self._producer is not None:
+                self._retire(self._producer)
             raise BackendTimeout(_UNCERTAIN)
         return sending.result()
 
@@ -221,5 +220,5 @@ class Publisher:
                 _log.warning("messages that no broker took in time are given up; none was answered with an offset")
                 # What stop() would have done after the flush, which does not end.
                 await producer._sender.close()
-                producer._message_accumulator.fail_all(errors.ProducerClosed())
+                producer._message_accumulator.fail_all(errors.KafkaTimeoutError())
                 await producer.client.close()

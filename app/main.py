@@ -9,11 +9,11 @@ from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.faces.batch import add_batch_route
+from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
 from app.faces.rest import (
     ToolLane,
     add_rest_routes,
-    document,
     list_servers,
     show_server,
     speak_problem_json,

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body
-from fastapi.routing import APIRoute
+from fastapi import APIRouter
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -34,13 +33,14 @@ from app.errors import (
 )
 from app.faces.http import (
     JSON,
-    PROBLEM_JSON,
     CancelWhenCallerGoes,
     call_context,
     read_body,
+    require_json,
     send_bytes,
     send_problem,
 )
+from app.faces.openapi import answered_by, problem_responses, takes
 from app.gateway import Gateway
 from app.servers import CallContext
 
@@ -143,7 +143,7 @@ class BatchEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "batch")
         try:
-            _require_json(scope)
+            require_json(scope)
             batch = self._parse(await read_body(scope, receive, self._gateway.settings.max_request_bytes))
             with CancelWhenCallerGoes(receive):
                 run = self._in_order if batch.mode == "sequential" else self._side_by_side
@@ -209,19 +209,9 @@ def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
     request_model = create_model("BatchRequest", __base__=BatchRequest, calls=(calls, ...))
     endpoint = BatchEndpoint(gateway, request_model)
 
-    class BatchRoute(APIRoute):
-        """FastAPI documents it, the endpoint answers. `handle` stays: it checks the method."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.app = endpoint
-
-    async def documented(batch: Any) -> None: ...
-
-    documented.__annotations__["batch"] = Annotated[request_model, Body()]
     router.add_api_route(
         "/mcp/batch",
-        documented,
+        takes(request_model, None),
         methods=["POST"],
         tags=["batch"],
         operation_id="batch",
@@ -231,14 +221,8 @@ def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
             "and counts as a call of its own; the batch itself answers 200 whenever it could be read."
         ),
         response_model=BatchAnswer,
-        responses={
-            error.status: {
-                "description": f"{error.title} (`{error.code}`)",
-                "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            }
-            for error in _MAY_ANSWER
-        },
-        route_class_override=BatchRoute,
+        responses=problem_responses(*_MAY_ANSWER),
+        route_class_override=answered_by(endpoint),
     )
 
 
@@ -254,13 +238,3 @@ def _answer(calls: Sequence[BatchCall], outcomes: Sequence[_Outcome], request_id
             written.append(b'{"success":true,"id":%b,"result":%b}' % (name, outcome))
     failed = sum(isinstance(outcome, GatewayError) for outcome in outcomes)
     return b'{"success":true,"results":[%b],"failed":%d}' % (b",".join(written), failed)
-
-
-def _require_json(scope: Scope) -> None:
-    """Refuse a body that says it is something else: browsers send forms without asking the gateway first."""
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
-            if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
-                raise UnsupportedMediaType("Send the batch as JSON: -H 'content-type: application/json'.")
-            return

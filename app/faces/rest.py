@@ -8,11 +8,9 @@ the very same endpoint.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Body, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -30,7 +28,6 @@ from app.errors import (
     MisdirectedRequest,
     NotFound,
     OriginRefused,
-    Problem,
     RequestTooLarge,
     TooManyRequests,
     UnknownTool,
@@ -48,6 +45,7 @@ from app.faces.http import (
     send_problem,
 )
 from app.faces.listing import describe_resources, describe_server, describe_tool
+from app.faces.openapi import answered_by, documented_by_others, problem_responses, takes
 from app.gateway import Gateway
 from app.servers import HttpRoute, JsonObject, ServerKind, Tool
 
@@ -189,12 +187,12 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         for route in kind.routes.values():
             _add_http_route(router, kind, route, RouteEndpoint(gateway, kind.server_id, route))
 
-    @router.get("/mcp/{server}/tools", tags=["servers"], responses=_problems(NotFound))
+    @router.get("/mcp/{server}/tools", tags=["servers"], responses=problem_responses(NotFound))
     async def list_tools(server: str) -> ToolListing:
         """List a server's tools with their schemas."""
         return ToolListing(tools=[describe_tool(tool) for tool in gateway.kind(server).tools.values()])
 
-    @router.get("/mcp/{server}/resources", tags=["servers"], responses=_problems(NotFound))
+    @router.get("/mcp/{server}/resources", tags=["servers"], responses=problem_responses(NotFound))
     async def list_resources(server: str) -> ResourceListing:
         """List a server's resources and resource templates."""
         resources, templates = describe_resources(gateway.kind(server))
@@ -204,7 +202,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         "/mcp/{server}/resources/read",
         tags=["servers"],
         response_class=Response,
-        responses={200: {"content": {JSON: {}}}, **_problems(*_READING_MAY_ANSWER)},
+        responses={200: {"content": {JSON: {}}}, **problem_responses(*_READING_MAY_ANSWER)},
     )
     async def read_resource(
         server: str,
@@ -224,10 +222,10 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
 
     router.add_api_route(
         "/mcp/{server}/tools/{tool}",
-        _documented_by_others,
+        documented_by_others,
         methods=["POST"],
         include_in_schema=False,
-        route_class_override=_route_class(other_spelling),
+        route_class_override=answered_by(other_spelling),
     )
 
 
@@ -261,35 +259,6 @@ def speak_problem_json(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
-def document(app: FastAPI) -> None:
-    """Complete the OpenAPI document: every failure is a `Problem` under its own media type."""
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title,
-                version=app.version,
-                description=app.description,
-                routes=app.routes,
-                tags=app.openapi_tags,
-            )
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            components = schema.setdefault("components", {}).setdefault("schemas", {})
-            components.update(problem.pop("$defs", {}))
-            components["Problem"] = problem
-            for unused in ("HTTPValidationError", "ValidationError"):
-                components.pop(unused, None)
-            refused = _problems(InvalidArguments)[InvalidArguments.status]
-            for operations in schema["paths"].values():
-                for operation in operations.values():
-                    if "HTTPValidationError" in str(operation["responses"].get("422")):
-                        operation["responses"]["422"] = refused
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi
-
-
 def _from_http_exception(error: HTTPException, request: Request) -> GatewayError:
     if error.status_code == 404:
         return NotFound(f"Nothing is at {request.url.path[:200]}. GET /mcp lists the servers, /docs the routes.")
@@ -299,42 +268,17 @@ def _from_http_exception(error: HTTPException, request: Request) -> GatewayError
     return MalformedRequest(str(error.detail)) if error.status_code < 500 else InternalError()
 
 
-async def _documented_by_others() -> None:
-    """Stands where FastAPI wants a function; the route's own application answers."""
-
-
-def _takes(arguments: type[BaseModel], example: JsonObject | None) -> Callable[..., Any]:
-    """Return a function whose body parameter FastAPI documents."""
-
-    async def documented_by_others(arguments: Any) -> None: ...
-
-    examples: Any = {"example": {"value": example}} if example is not None else None
-    documented_by_others.__annotations__["arguments"] = Annotated[arguments, Body(openapi_examples=examples)]
-    return documented_by_others
-
-
-def _route_class(asgi: ASGIApp) -> type[APIRoute]:
-    """Return a route that FastAPI documents and `asgi` answers. `handle` stays: it checks the method."""
-
-    class GatewayRoute(APIRoute):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.app = asgi
-
-    return GatewayRoute
-
-
 def _add_tool_route(router: APIRouter, kind: ServerKind, tool: Tool, endpoint: ToolEndpoint) -> None:
-    endpoint_shape: Callable[..., Any] = _documented_by_others
+    endpoint_shape: Callable[..., Any] = documented_by_others
     openapi_extra: dict[str, Any] = {}
     if tool.arguments is not None:
-        endpoint_shape = _takes(tool.arguments, tool.example)
+        endpoint_shape = takes(tool.arguments, tool.example)
     else:
         content: JsonObject = {"schema": tool.input_schema}
         if tool.example is not None:
             content["example"] = tool.example
         openapi_extra["requestBody"] = {"required": True, "content": {JSON: content}}
-    responses = _problems(*_EVERY_TOOL_MAY_ANSWER, *tool.errors)
+    responses = problem_responses(*_EVERY_TOOL_MAY_ANSWER, *tool.errors)
     if tool.result is None:
         responses[200] = {"content": {JSON: {"schema": tool.output_schema or {"type": "object"}}}}
     router.add_api_route(
@@ -348,7 +292,7 @@ def _add_tool_route(router: APIRouter, kind: ServerKind, tool: Tool, endpoint: T
         response_model=tool.result,
         responses=responses,
         openapi_extra=openapi_extra,
-        route_class_override=_route_class(endpoint),
+        route_class_override=answered_by(endpoint),
     )
 
 
@@ -356,29 +300,14 @@ def _add_http_route(router: APIRouter, kind: ServerKind, route: HttpRoute, endpo
     for method in route.methods:
         router.add_api_route(
             f"/mcp/{kind.server_id}{route.path}",
-            _documented_by_others,
+            documented_by_others,
             methods=[method],
             tags=[kind.server_id],
             operation_id=f"{kind.server_id}_{route.name}_{method.lower()}",
             summary=route.name.replace("_", " ").capitalize(),
             description=route.description,
             response_class=Response,
-            responses=_problems(*_EVERY_TOOL_MAY_ANSWER),
+            responses=problem_responses(*_EVERY_TOOL_MAY_ANSWER),
             openapi_extra=dict(route.openapi),
-            route_class_override=_route_class(endpoint),
+            route_class_override=answered_by(endpoint),
         )
-
-
-def _problems(*errors: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
-    """Document failures; several may share a status."""
-    schema: JsonValue = {"$ref": "#/components/schemas/Problem"}
-    by_status: dict[int, list[type[GatewayError]]] = {}
-    for error in dict.fromkeys(errors):
-        by_status.setdefault(error.status, []).append(error)
-    return {
-        status: {
-            "description": " or ".join(f"{error.title} (`{error.code}`)" for error in sharing),
-            "content": {PROBLEM_JSON: {"schema": schema}},
-        }
-        for status, sharing in sorted(by_status.items())
-    }

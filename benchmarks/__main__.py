@@ -25,10 +25,11 @@ from app.services.postgres.pools import open_database
 from app.services.postgres.search import KnowledgeSearch
 from app.services.postgres.settings import PostgresSettings
 from app.services.postgres.support import CUSTOMER_CONTEXT
-from benchmarks.data import ARTICLES, CUSTOMERS, load, set_articles
+from benchmarks.data import CUSTOMERS, load_articles, load_desk
 from benchmarks.load import JSON_HEADERS, Request, Sample, http_load, websocket_load
 
 _DATABASE = "bench"
+_ARTICLES = (5_000, 100_000)
 _PGBENCH_CLIENTS = 10
 _SERVER_SETTINGS = (
     "shared_buffers=2GB",
@@ -121,10 +122,10 @@ async def _pgbench(server: LocalPostgres, seconds: float, scratch: Path) -> Samp
     return Sample(float(found[1]), quantiles[49], quantiles[98])
 
 
-async def _search_times(url: str, settings: PostgresSettings) -> Sample:
+async def _search_times(url: str) -> Sample:
     """Return PostgreSQL's own milliseconds over the questions: the median, and the greatest where p99 stands."""
     times: list[float] = []
-    async with open_database(settings) as database:
+    async with open_database(PostgresSettings.model_validate({"url": url})) as database:
         search = KnowledgeSearch(database.reads)
         statistics_of = await asyncpg.connect(url)
         try:
@@ -185,7 +186,9 @@ async def main() -> None:
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = await stack.enter_async_context(run_postgres(options.data_dir / "postgres", settings=_SERVER_SETTINGS))
-        url = await _prepare(server)
+        url = await _database(server, _DATABASE)
+        _progress("loading 2,600,000 rows (once)")
+        await load_desk(url)
         reader = url.replace("//postgres:", "//switchboard_reader_login:").replace(server.password, "bench")
         environment = {"DATABASE_URL": url, "DATABASE_READER_URL": reader}
         product, process = await stack.enter_async_context(_gateway("product", environment, scratch))
@@ -223,25 +226,25 @@ async def main() -> None:
             peak = max(peak, process.memory_info().rss)
         print(f"\nMemory of the gateway: {before >> 20} MiB before, {peak >> 20} MiB at most over {done} further calls")
 
-        settings = PostgresSettings.model_validate({"url": url})
         print("\nSearch, milliseconds in PostgreSQL           median  slowest")
-        for count in (5_000, ARTICLES):
-            await set_articles(url, count)
-            times = await _search_times(url, settings)
+        for count in _ARTICLES:
+            knowledge = await _database(server, f"articles_{count}")
+            _progress(f"loading {count} articles (once)")
+            await load_articles(knowledge, count)
+            _progress("")
+            times = await _search_times(knowledge)
             print(f"  {count:>7} articles                         {times.p50:>8.1f} {times.p99:>8.1f}")
 
 
-async def _prepare(server: LocalPostgres) -> str:
-    """Return the address of the filled database."""
+async def _database(server: LocalPostgres, name: str) -> str:
+    """Return the address of a database, which is created if it is missing."""
     connection = await asyncpg.connect(server.url())
     try:
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", _DATABASE):
-            await connection.execute(f"CREATE DATABASE {_DATABASE}")
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name):
+            await connection.execute(f"CREATE DATABASE {name}")
     finally:
         await connection.close()
-    _progress("loading 2,600,000 rows (once)")
-    await load(server.url(_DATABASE))
-    return server.url(_DATABASE)
+    return server.url(name)
 
 
 if __name__ == "__main__":

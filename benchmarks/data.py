@@ -1,11 +1,14 @@
 """A support database of the size of a busy company's, generated where it lies."""
 # ruff: noqa: E501 - SQL reads best in its own lines
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 import asyncpg
 
 from app.services.postgres.migrations import ensure_reader_login, migrate
 
-CUSTOMERS, TICKETS, INTERACTIONS, ARTICLES = 100_000, 500_000, 2_000_000, 100_000
+CUSTOMERS, TICKETS, INTERACTIONS = 100_000, 500_000, 2_000_000
 
 _LOAD = f"""
 INSERT INTO customers (id, name, email, company, plan, created_at)
@@ -31,7 +34,7 @@ FROM generate_series(1, {INTERACTIONS}) n;
 
 _ARTICLES = """
 INSERT INTO knowledge_articles (slug, title, body, tags, status)
-SELECT 'article-' || n, initcap(words(n, 6)), words(n * 7, 120), ARRAY['tag' || n % 50], 'published'
+SELECT 'article-' || n, initcap(pg_temp.words(n, 6)), pg_temp.words(n * 7, 120), ARRAY['tag' || n % 50], 'published'
 FROM generate_series($1::int, $2::int) n
 """
 
@@ -47,37 +50,37 @@ $$
 """
 
 
-async def load(url: str) -> None:
-    """Migrate a database and fill it, unless it is full already."""
+async def load_desk(url: str) -> None:
+    """Migrate a database and fill it with customers, tickets and interactions, unless it is full already."""
     await migrate(url)
     await ensure_reader_login(url, "bench")
-    connection = await asyncpg.connect(url)
-    try:
+    async with _connected(url) as connection:
         if await connection.fetchval("SELECT count(*) FROM interactions") == INTERACTIONS:
             return
-        await connection.execute(
-            "TRUNCATE customers, tickets, interactions, knowledge_articles RESTART IDENTITY CASCADE"
-        )
+        await connection.execute("TRUNCATE customers, tickets, interactions RESTART IDENTITY CASCADE")
+        # The triggers tell watchers of changes, and nobody watches.
+        await connection.execute("SET session_replication_role = replica")
         await connection.execute(_LOAD)
-        await connection.execute("VACUUM ANALYZE customers")
-        await connection.execute("VACUUM ANALYZE tickets")
-        await connection.execute("VACUUM ANALYZE interactions")
-    finally:
-        await connection.close()
+        for table in ("customers", "tickets", "interactions"):
+            await connection.execute(f"VACUUM ANALYZE {table}")
 
 
-async def set_articles(url: str, count: int) -> None:
-    """Leave exactly so many articles in the knowledge base."""
+async def load_articles(url: str, count: int) -> None:
+    """Migrate a database and fill its knowledge base, unless it is full already."""
+    await migrate(url)
+    async with _connected(url) as connection:
+        await connection.execute(_WORDS)
+        first = 1 + await connection.fetchval("SELECT count(*) FROM knowledge_articles")
+        for start in range(first, count + 1, 10_000):
+            await connection.execute(_ARTICLES, start, min(start + 9_999, count))
+        if first <= count:
+            await connection.execute("VACUUM ANALYZE")
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncGenerator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(url)
     try:
-        have = await connection.fetchval("SELECT count(*) FROM knowledge_articles")
-        if have == count:
-            return
-        await connection.execute("TRUNCATE knowledge_articles RESTART IDENTITY")
-        await connection.execute(_WORDS)
-        statement = _ARTICLES.replace("words(", "pg_temp.words(")
-        for first in range(1, count + 1, 10_000):
-            await connection.execute(statement, first, min(first + 9_999, count))
-        await connection.execute("VACUUM ANALYZE knowledge_articles")
+        yield connection
     finally:
         await connection.close()

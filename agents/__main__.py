@@ -6,14 +6,15 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, cast
 
 import uvicorn
+from pydantic import ValidationError
 from starlette.applications import Starlette
 
 from agents.a2a import RemoteAgent, serve_agents
 from agents.base import A2AAgent, Answering
+from agents.client import ServerConfig
 from agents.coordinator import CoordinatorAgent, Role
 from agents.demo import CUSTOMER, QUESTION, run_demo
 from agents.knowledge import KnowledgeAgent
@@ -34,10 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_line().parse_args(arguments)
     gateway = {"gateway": {"uri": options.gateway or [_GATEWAY], "token": os.environ.get("GATEWAY_TOKEN")}}
     if options.command == "demo":
-        question = " ".join(options.question) or QUESTION
-        with suppress(KeyboardInterrupt):
-            return asyncio.run(run_demo(gateway, question, options.customer))
-        return 130
+        return _show_demo(gateway, " ".join(options.question) or QUESTION, options.customer)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # One line for each request of the client would drown the agents' own.
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -51,6 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=_STOPPING_SECONDS,
     )
     return 0
+
+
+def _show_demo(gateway: Mapping[str, Any], question: str, customer_id: str) -> int:
+    output: Any = sys.stdout
+    # A terminal without Unicode sees question marks, not a traceback.
+    output.reconfigure(errors="replace")
+    try:
+        return asyncio.run(run_demo(gateway, question, customer_id))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The viewer has left (`| head`). What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return 141
 
 
 def application(options: argparse.Namespace, gateway: Mapping[str, Any]) -> Starlette:
@@ -112,10 +124,19 @@ def _add_gateway(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--gateway",
         action="append",
+        type=_gateway,
         metavar="URL",
         help=f"the gateway's base URL ({_GATEWAY}); give it several times for several equally good gateways. "
         "A token is read from GATEWAY_TOKEN.",
     )
+
+
+def _gateway(text: str) -> str:
+    try:
+        ServerConfig.model_validate({"uri": text})
+    except ValidationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an http(s):// or ws(s):// address") from None
+    return text
 
 
 def _peer(text: str) -> tuple[str, str]:

@@ -274,7 +274,13 @@ async def test_the_coordinator_leads_agents_that_run_elsewhere(query_agent: str,
 
 @pytest.mark.parametrize(
     "arguments",
-    [["coordinator"], ["coordinator", "--peer", "cook=http://127.0.0.1:1"], ["query", "--peer", "query=http://x"], []],
+    [
+        ["coordinator"],
+        ["coordinator", "--peer", "cook=http://127.0.0.1:1"],
+        ["query", "--peer", "query=http://x"],
+        ["query", "--gateway", "localhost:8000"],
+        [],
+    ],
 )
 def test_a_command_line_that_makes_no_sense_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):

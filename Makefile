@@ -26,6 +26,12 @@ run: $(READY) ## Serve the gateway on the local stack (PORT=8000)
 test: $(READY) ## Run every test
 	@$(BIN)/pytest
 
+demo: $(READY) ## With `make run` in another shell: a customer's question, step by step (QUESTION="…")
+	@$(BIN)/python -m agents demo --gateway http://127.0.0.1:$(PORT) $(if $(QUESTION),"$(QUESTION)")
+
+test-kafka: $(READY) ## Run the Kafka tests against Apache Kafka itself (needs Java 17 and Maven)
+	@KAFKA_BROKER=apache $(BIN)/pytest tests/services/kafka tests/mcp_servers/test_kafka_mcp.py
+
 check: $(READY) ## Check format, style, types, layers and migrations
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .

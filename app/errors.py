@@ -16,7 +16,8 @@
     │   ├── UnknownTool         404  unknown_tool
     │   └── UnknownResource     404  unknown_resource
     ├── Conflict                409  conflict
-    │   └── AckExpired          409  ack_expired
+    │   ├── AckExpired          409  ack_expired
+    │   └── NotRun              409  not_run
     ├── InvalidArguments        422  invalid_arguments
     │   └── RangeNotSatisfiable 416  range_not_satisfiable
     ├── TooManyRequests         429  too_many_requests
@@ -181,6 +182,12 @@ class AckExpired(Conflict):
     """Messages were not acknowledged in time and are delivered again."""
 
     code, title = "ack_expired", "Acknowledgement expired"
+
+
+class NotRun(Conflict):
+    """An earlier call of the batch failed, and the caller had asked to stop then."""
+
+    code, title = "not_run", "Not run"
 
 
 class InvalidArguments(GatewayError):

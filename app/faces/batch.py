@@ -20,12 +20,12 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import (
     CallerGone,
-    Conflict,
     GatewayError,
     InternalError,
     InvalidArguments,
     MalformedRequest,
     MisdirectedRequest,
+    NotRun,
     OriginRefused,
     Problem,
     RequestTooLarge,
@@ -60,12 +60,6 @@ _MAY_ANSWER: tuple[type[GatewayError], ...] = (
 
 _Outcome = bytes | GatewayError
 """What became of a call: its result as the tool's own route would answer it, or its failure."""
-
-
-class NotRun(Conflict):
-    """An earlier call of the batch failed, and the caller had asked to stop then."""
-
-    code, title = "not_run", "Not run"
 
 
 class BatchCall(BaseModel):

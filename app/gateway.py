@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue
@@ -25,6 +26,8 @@ from app.errors import (
     UnknownServer,
     UnknownTool,
 )
+from app.logs import CallRecord
+from app.lookout import Lookout
 from app.results import RawResult, Result
 from app.servers import BaseMCPServer, CallContext, Resource, ServerKind, Tool, Update
 from app.settings import Settings
@@ -32,10 +35,6 @@ from app.settings import Settings
 ToolResult = Result | RawResult[Any] | Mapping[str, JsonValue]
 
 _CLIENT_PREFIX = "mcp_"
-_LOG_LINE = (
-    "server=%(server)s operation=%(operation)s face=%(face)s caller=%(caller)s "
-    "outcome=%(outcome)s ms=%(ms).1f request_id=%(request_id)s"
-)
 
 
 class Gateway:
@@ -53,8 +52,10 @@ class Gateway:
         self.settings = settings
         self.kinds: dict[str, ServerKind] = {}
         self._servers: dict[str, BaseMCPServer] = {}
-        self._in_flight: dict[str, int] = {}
+        self.in_flight: dict[str, int] = {}
         self._watchers = 0
+        self.lookout = Lookout()
+        """Sets up what only slow calls need."""
         self.closing = asyncio.Event()
         """Set when the process stops: streams that would never end by themselves end then."""
         self._logs: dict[str, logging.Logger] = {}
@@ -68,7 +69,7 @@ class Gateway:
                     raise ValueError(f"{kind.name} and {owners[claim]} both claim the {claim}")
                 owners[claim] = kind.name
             self.kinds[kind.server_id] = kind
-            self._in_flight[kind.server_id] = 0
+            self.in_flight[kind.server_id] = 0
             self._logs[kind.server_id] = logging.getLogger(f"MCP.{kind.name}")
         self._tool_owner = {name: kind.server_id for kind in kinds for name in kind.tools}
         self._scheme_owner = {r.scheme: kind.server_id for kind in kinds for r in kind.resources.values()}
@@ -81,6 +82,7 @@ class Gateway:
             service_settings: settings to use in place of what a server reads from the environment.
         """
         self.closing.clear()
+        self.lookout = Lookout()
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
             for server_id, kind in self.kinds.items():
@@ -95,6 +97,10 @@ class Gateway:
             finally:
                 self.closing.set()
                 self._servers.clear()
+
+    def logger(self, server_id: str) -> logging.Logger:
+        """Return the log of a server: `MCP.<its name>`."""
+        return self._logs[server_id]
 
     @property
     def servers(self) -> Mapping[str, BaseMCPServer]:
@@ -224,10 +230,9 @@ class Gateway:
         finally:
             self._watchers -= 1
 
-    @asynccontextmanager
-    async def admit(
+    def admit(
         self, server: str, operation: str, context: CallContext, *, time_limit: float | None = None
-    ) -> AsyncGenerator[BaseMCPServer]:
+    ) -> "Admission":
         """Let one operation of a server run: the first half of `call`, shared with streaming routes.
 
         Args:
@@ -236,61 +241,92 @@ class Gateway:
             context: who calls, and how.
             time_limit: seconds; None for a stream, whose length nobody can know.
 
-        Raises:
-            TooManyRequests: the server works on as many calls as it may.
-            BackendTimeout: the time is up.
-            InternalError: something unforeseen; the log has its trace under the request id.
+        Returns:
+            An async context manager that gives the open server. Entering it raises `TooManyRequests` if the server
+            works on as many calls as it may. Leaving it turns what went wrong within into a `GatewayError`:
+            `BackendTimeout` when the time is up, `InternalError` for anything unforeseen, whose trace is logged
+            under the request id.
         """
-        server_id = self.kind(server).server_id
-        opened = self._servers[server_id]
-        log = self._logs[server_id]
-        started = time.perf_counter()
-        outcome = "ok"
-        if self._in_flight[server_id] >= self.settings.max_calls_in_flight:
-            log.warning(_LOG_LINE, _log_fields(server_id, operation, context, TooManyRequests.code, started))
-            raise TooManyRequests(
-                f"{opened.name} works on {self.settings.max_calls_in_flight} calls already. Repeat in a moment."
-            )
-        limit = asyncio.timeout(time_limit)
-        self._in_flight[server_id] += 1
+        return Admission(self, self.kind(server).server_id, operation, context, time_limit)
+
+
+class Admission:
+    """One operation while it runs: counted, timed, and logged when it ends.
+
+    A class, where a generator would read shorter, because every call passes here.
+    """
+
+    __slots__ = ("_context", "_deadline", "_gateway", "_limit", "_operation", "_seconds", "_server_id", "_started")
+
+    def __init__(
+        self, gateway: Gateway, server_id: str, operation: str, context: CallContext, seconds: float | None
+    ) -> None:
+        self._gateway = gateway
+        self._server_id = server_id
+        self._operation = operation
+        self._context = context
+        self._seconds = seconds
+
+    async def __aenter__(self) -> BaseMCPServer:
+        gateway, server_id = self._gateway, self._server_id
+        server = gateway.servers[server_id]
+        self._started = time.perf_counter()
+        most = gateway.settings.max_calls_in_flight
+        if gateway.in_flight[server_id] >= most:
+            self._log(TooManyRequests.code)
+            raise TooManyRequests(f"{server.name} works on {most} calls already. Repeat in a moment.")
+        # The clock is set by `overdue`: most calls end before they need one.
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
+        if self._seconds is not None:
+            self._deadline = asyncio.get_running_loop().time() + self._seconds
+            gateway.lookout.add(self)
+        gateway.in_flight[server_id] += 1
+        return server
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gateway.in_flight[self._server_id] -= 1
+        self._gateway.lookout.remove(self)
+        outcome: type[GatewayError] | None = None
         try:
-            async with limit:
-                yield opened
-        except GatewayError as error:
-            outcome = error.code
-            raise
-        except TimeoutError as error:
-            if not limit.expired():
-                outcome = InternalError.code
-                log.exception("request_id=%s: a time-out nobody translated", context.request_id)
-                raise InternalError from error
-            outcome = BackendTimeout.code
-            raise BackendTimeout(f"{operation} took longer than {time_limit:g} s and was stopped.") from error
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except Exception as error:
-            outcome = InternalError.code
-            log.exception("request_id=%s: unforeseen failure", context.request_id)
+            await self._limit.__aexit__(kind, error, trace)
+        except TimeoutError:
+            outcome = BackendTimeout
+        if outcome is BackendTimeout:
+            self._log(BackendTimeout.code)
+            raise BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped.") from error
+        if error is None:
+            self._log("ok")
+        elif isinstance(error, GatewayError):
+            self._log(error.code)
+        elif isinstance(error, Exception):
+            self._gateway.logger(self._server_id).error(
+                "request_id=%s: unforeseen failure", self._context.request_id, exc_info=error
+            )
+            self._log(InternalError.code)
             raise InternalError from error
-        finally:
-            self._in_flight[server_id] -= 1
-            log.info(_LOG_LINE, _log_fields(server_id, operation, context, outcome, started))
+        else:
+            self._log("cancelled")
 
+    def overdue(self) -> None:
+        """Set the clock."""
+        self._limit.reschedule(self._deadline)
 
-def _log_fields(
-    server_id: str, operation: str, context: CallContext, outcome: str, started: float
-) -> dict[str, object]:
-    """Return the fields of a call's one log line, which a JSON log shows apart."""
-    return {
-        "server": server_id,
-        "operation": operation,
-        "face": context.face,
-        "caller": context.caller,
-        "outcome": outcome,
-        "ms": (time.perf_counter() - started) * 1e3,
-        "request_id": context.request_id,
-    }
+    def _log(self, outcome: str) -> None:
+        logger = self._gateway.logger(self._server_id)
+        if logger.isEnabledFor(logging.INFO):
+            fields = {
+                "server": self._server_id,
+                "operation": self._operation,
+                "face": self._context.face,
+                "caller": self._context.caller,
+                "outcome": outcome,
+                "ms": round((time.perf_counter() - self._started) * 1e3, 1),
+                "request_id": self._context.request_id,
+            }
+            logger.handle(CallRecord(logger.name, fields))
 
 
 def _quoted(name: str, limit: int = 100) -> str:

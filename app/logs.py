@@ -4,12 +4,45 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+import time
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
+
+
+_SAME_FOR_EVERY_CALL: dict[str, Any] = {
+    **logging.makeLogRecord({}).__dict__,
+    "levelno": logging.INFO,
+    "levelname": "INFO",
+    "args": (),
+}
+
+
+class CallRecord(logging.LogRecord):
+    """The one line of a call, made for a tenth of what the general record costs.
+
+    Where in the code and in which thread it was written is not found out, since every call's line is the same one's.
+
+    Args:
+        logger: name of the logger.
+        fields: what the line says; a JSON log shows them apart.
+    """
+
+    def __init__(self, logger: str, fields: dict[str, Any]) -> None:
+        # Not calling super().__init__() is the point: formatters read the instance's dictionary.
+        created = time.time()
+        message = " ".join([f"{name}={value}" for name, value in fields.items()])
+        self.__dict__ = {
+            **_SAME_FOR_EVERY_CALL,
+            "name": logger,
+            "created": created,
+            "msecs": created % 1 * 1000,
+            "msg": message,
+            "fields": fields,
+        }
+
+    fields: dict[str, Any]
 
 
 class TextFormatter(logging.Formatter):
@@ -32,8 +65,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if isinstance(record.args, Mapping):
-            event.update(cast("Mapping[str, Any]", record.args))
+        if isinstance(record, CallRecord):
+            event.update(record.fields)
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return hide_passwords(json.dumps(event, default=str, ensure_ascii=False))
@@ -50,14 +83,16 @@ class _StandardError(logging.Handler):
         return True
 
 
+_second: tuple[int, str] = (0, "")
+
+
 def _time(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
-
-
-@lru_cache(maxsize=2)
-def _second(timestamp: int) -> str:
-    """Return a second in ISO 8601; thousands of lines share one."""
-    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    """Return an event's time in ISO 8601; thousands of lines share a second."""
+    global _second  # noqa: PLW0603 - a memory of one entry, in the hottest line of the log
+    second = int(record.created)
+    if _second[0] != second:
+        _second = (second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+    return f"{_second[1]}.{int(record.msecs):03d}Z"
 
 
 def hide_passwords(text: str) -> str:

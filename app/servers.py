@@ -12,6 +12,7 @@ description, in REST, MCP, WebSocket and stdio alike. `docs/adding-a-server.md` 
 """
 
 import inspect
+import itertools
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -41,9 +42,13 @@ _SERVER_ID = re.compile(r"[a-z][a-z0-9_]*")
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
+_PROCESS = os.urandom(8).hex()
+_requests = itertools.count(1)
+
+
 def new_request_id() -> str:
-    """Return an id for a request whose caller sent none."""
-    return os.urandom(16).hex()
+    """Return an id for a request whose caller sent none: unique, not secret."""
+    return f"{_PROCESS}{next(_requests):08x}"
 
 
 class ReportProgress(Protocol):

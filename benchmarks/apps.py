@@ -27,6 +27,10 @@ class Echo(Result):
     items: list[str]
 
 
+_CONSTANT = Echo(customer_id="1", items=_WORDS).model_dump_json().encode()
+_CONSTANT_HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(_CONSTANT)).encode())]
+
+
 class TrivialMCPServer(BaseMCPServer):
     """One tool that needs no backend: what remains is the gateway's own cost."""
 
@@ -54,10 +58,8 @@ def crowd(tools: int) -> type[BaseMCPServer]:
 
 async def _constant(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
-    body = Echo(customer_id="1", items=_WORDS).model_dump_json().encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": 200, "headers": _CONSTANT_HEADERS})
+    await send({"type": "http.response.body", "body": _CONSTANT})
 
 
 def constant_app() -> FastAPI:

@@ -139,7 +139,7 @@ class BatchEndpoint:
         try:
             require_json(scope)
             batch = self._parse(await read_body(scope, receive, self._gateway.settings.max_request_bytes))
-            with CancelWhenCallerGoes(receive):
+            with CancelWhenCallerGoes(receive, self._gateway.lookout):
                 run = self._in_order if batch.mode == "sequential" else self._side_by_side
                 outcomes = await run(batch, context)
         except CallerGone:

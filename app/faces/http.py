@@ -9,13 +9,11 @@ from typing import Self
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, RequestTooLarge, TooManyRequests, UnsupportedMediaType
+from app.lookout import Lookout
 from app.servers import CallContext, Face, new_request_id
 
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
-
-_WATCH_AFTER = 0.02
-"""Seconds before a watch for the caller's going away is armed: quick calls never pay for it."""
 
 
 def call_context(scope: Scope, face: Face) -> CallContext:
@@ -81,10 +79,15 @@ class CancelWhenCallerGoes:
 
     Leaving the block swallows that cancellation, and no other, and raises `CallerGone` in its place.
     A FastAPI route and the MCP SDK's JSON mode run a tool to its end for nobody; this is why we don't.
+
+    Args:
+        receive: of the connection, whose body must have been read.
+        lookout: starts the watch if the task takes a while.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, lookout: Lookout) -> None:
         self._receive = receive
+        self._lookout = lookout
         self._watcher: asyncio.Task[None] | None = None
         self._gone = False
 
@@ -92,13 +95,13 @@ class CancelWhenCallerGoes:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER, self._arm)
+        self._lookout.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        self._lookout.remove(self)
         if self._watcher is not None:
             self._watcher.cancel()
         if self._gone:
@@ -106,7 +109,8 @@ class CancelWhenCallerGoes:
             if kind is None or issubclass(kind, asyncio.CancelledError):
                 raise CallerGone from error
 
-    def _arm(self) -> None:
+    def overdue(self) -> None:
+        """Start to watch."""
         self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
@@ -116,14 +120,16 @@ class CancelWhenCallerGoes:
         self._task.cancel()
 
 
-async def run_cancellably(app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, body: bytes) -> None:
+async def run_cancellably(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, body: bytes, lookout: Lookout
+) -> None:
     """Run an ASGI app on a body that was read already; cancel it when the caller goes away."""
 
     async def never() -> Message:
         # The watch below owns the connection's own messages; the app is cancelled rather than told.
         return await asyncio.get_running_loop().create_future()
 
-    with suppress(CallerGone), CancelWhenCallerGoes(receive):
+    with suppress(CallerGone), CancelWhenCallerGoes(receive, lookout):
         await app(scope, replay(body, never), send)
 
 

@@ -100,7 +100,7 @@ class ToolEndpoint:
         try:
             require_json(scope)
             body = await read_body(scope, receive, self._gateway.settings.max_request_bytes)
-            with CancelWhenCallerGoes(receive):
+            with CancelWhenCallerGoes(receive, self._gateway.lookout):
                 result = await self._gateway.call(self._server_id, self._name, body, context)
         except CallerGone:
             return
@@ -210,7 +210,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         request: Request,
     ) -> Response:
         """Return a resource's content."""
-        with CancelWhenCallerGoes(request.receive):
+        with CancelWhenCallerGoes(request.receive, gateway.lookout):
             media_type, content = await gateway.read(server, uri, call_context(request.scope, "rest"))
         return Response(content, media_type=media_type)
 

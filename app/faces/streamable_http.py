@@ -81,7 +81,9 @@ class StreamableHTTP:
         if self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS):
             await self._events.handle_request(scope, replay(body, receive), send)
         else:
-            await run_cancellably(self._json.handle_request, scope, receive, send, body=body)
+            await run_cancellably(
+                self._json.handle_request, scope, receive, send, body=body, lookout=self._gateway.lookout
+            )
 
     @asynccontextmanager
     async def _manager(self, *, json_response: bool) -> AsyncGenerator[StreamableHTTPSessionManager]:

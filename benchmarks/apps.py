@@ -17,17 +17,15 @@ from app.servers import BaseMCPServer, tool
 from app.serving import serve
 from app.settings import Settings
 
-_WORDS = ["twenty letters here.."] * 20
-
 
 class Echo(Result):
-    """Half a kilobyte, like a small tool's answer."""
+    """A small answer."""
 
     customer_id: str
-    items: list[str]
+    limit: int
 
 
-_CONSTANT = Echo(customer_id="1", items=_WORDS).model_dump_json().encode()
+_CONSTANT = Echo(customer_id="1", limit=10).model_dump_json().encode()
 _CONSTANT_HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(_CONSTANT)).encode())]
 
 
@@ -39,7 +37,7 @@ class TrivialMCPServer(BaseMCPServer):
         self, customer_id: Annotated[str, Field(min_length=1)], limit: Annotated[int, Field(ge=1, le=100)] = 10
     ) -> Echo:
         """Answer at once."""
-        return Echo(customer_id=customer_id, items=_WORDS)
+        return Echo(customer_id=customer_id, limit=limit)
 
 
 def crowd(tools: int) -> type[BaseMCPServer]:
@@ -47,7 +45,7 @@ def crowd(tools: int) -> type[BaseMCPServer]:
 
     def echo(number: int) -> Any:
         async def method(self: BaseMCPServer, customer_id: Annotated[str, Field(min_length=1)]) -> Echo:
-            return Echo(customer_id=customer_id, items=_WORDS)
+            return Echo(customer_id=customer_id, limit=number)
 
         method.__name__ = f"echo_{number}"
         method.__doc__ = "Answer at once."

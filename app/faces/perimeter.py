@@ -1,7 +1,7 @@
 """The outermost layer: names each request, and refuses hosts and origins that are not ours."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -24,6 +24,8 @@ class Perimeter:
     - Answers 421 to a Host that is not ours (DNS rebinding) and 403 to an Origin that is not allowed, on
       WebSockets too, to which browsers apply no CORS.
     - Strips white space around header values, which the HTTP parser leaves and MCP's comparisons trip over.
+
+    It hands coroutines on instead of awaiting them, so that a call pays for no frame of ours in between.
     """
 
     def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]) -> None:
@@ -39,10 +41,9 @@ class Perimeter:
         self._hosts = _Patterns(allowed_hosts)
         self._origins = _Patterns(allowed_origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         host = origin = request_id = caller = ""
         padded = False
         for name, value in scope["headers"]:
@@ -64,19 +65,18 @@ class Perimeter:
         state["caller"] = caller if _SANE_CALLER.fullmatch(caller) else "anonymous"
         header = (b"x-request-id", request_id.encode())
 
-        async def send_named(message: Message) -> None:
+        def send_named(message: Message) -> Awaitable[None]:
             if message["type"] in ("http.response.start", "websocket.accept"):
                 message["headers"] = [*message.get("headers", ()), header]
-            await send(message)
+            return send(message)
 
         refusal = self._refusal(scope, host.lower(), origin.lower())
         if refusal is None:
             app = self._app_for_browsers if origin else self._app
-            await app(scope, receive, send_named)
-        elif scope["type"] == "http":
-            await send_problem(send_named, refusal, request_id)
-        else:
-            await send({"type": "websocket.close", "code": 1008, "reason": refusal.title})
+            return app(scope, receive, send_named)
+        if scope["type"] == "http":
+            return send_problem(send_named, refusal, request_id)
+        return send({"type": "websocket.close", "code": 1008, "reason": refusal.title})
 
     def _refusal(self, scope: Scope, host: str, origin: str) -> GatewayError | None:
         if not self._hosts.match(host) and scope["path"] not in _ANY_HOST:

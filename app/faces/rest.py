@@ -5,7 +5,7 @@ of it, so that the cost of a call does not grow with the number of tools; the ro
 the very same endpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -117,13 +117,12 @@ class ToolLane:
         self._app = app
         self._endpoints = endpoints
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and scope["method"] == "POST":
             endpoint = self._endpoints.get(scope["path"])
             if endpoint is not None:
-                await endpoint(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return endpoint(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class RouteEndpoint:

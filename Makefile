@@ -23,8 +23,8 @@ $(READY): requirements-dev.lock pyproject.toml
 run: $(READY) ## Serve the gateway on the local stack (PORT=8000)
 	@exec $(BIN)/switchboard dev --port $(PORT)
 
-test: $(READY) ## Run every test
-	@$(BIN)/pytest
+test: $(READY) ## Run every test (ARGS="-n 2" in parallel, ARGS="tests/faces" a part)
+	@$(BIN)/pytest $(ARGS)
 
 demo: $(READY) ## With `make run` in another shell: a customer's question, step by step (QUESTION="…")
 	@$(BIN)/python -m agents demo --gateway http://127.0.0.1:$(PORT) $(if $(QUESTION),"$(QUESTION)")

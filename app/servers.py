@@ -42,7 +42,7 @@ _SERVER_ID = re.compile(r"[a-z][a-z0-9_]*")
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-_PROCESS = os.urandom(8).hex()
+_PROCESS = os.urandom(12).hex()
 _requests = itertools.count(1)
 
 

@@ -53,7 +53,7 @@ class Gateway:
         self.kinds: dict[str, ServerKind] = {}
         self._servers: dict[str, BaseMCPServer] = {}
         self.in_flight: dict[str, int] = {}
-        self._watchers = 0
+        self.subscriptions = 0
         self.lookout = Lookout()
         """Sets up what only slow calls need."""
         self.closing = asyncio.Event()
@@ -215,9 +215,7 @@ class Gateway:
         server_id, resource, variables = self.resource(server, uri)
         if resource.watcher is None:
             raise InvalidArguments.of("uri", f"{_quoted(uri)} can't be subscribed to")
-        if self._watchers >= self.settings.max_subscriptions:
-            raise TooManyRequests(f"This gateway serves at most {self.settings.max_subscriptions} subscriptions.")
-        self._watchers += 1
+        self.begin_subscription()
         try:
             keywords = resource.parse(variables)
             async with AsyncExitStack() as stack:
@@ -228,10 +226,26 @@ class Gateway:
                     updates = await stack.enter_async_context(resource.watcher(opened, **keywords))
                 yield updates
         finally:
-            self._watchers -= 1
+            self.subscriptions -= 1
+
+    def begin_subscription(self) -> None:
+        """Count a subscription, or an endless stream; whoever began it takes it off `subscriptions` again.
+
+        Raises:
+            TooManyRequests: the process serves as many as it may.
+        """
+        if self.subscriptions >= self.settings.max_subscriptions:
+            raise TooManyRequests(f"This gateway serves at most {self.settings.max_subscriptions} subscriptions.")
+        self.subscriptions += 1
 
     def admit(
-        self, server: str, operation: str, context: CallContext, *, time_limit: float | None = None
+        self,
+        server: str,
+        operation: str,
+        context: CallContext,
+        *,
+        time_limit: float | None = None,
+        endless: bool = False,
     ) -> "Admission":
         """Let one operation of a server run: the first half of `call`, shared with streaming routes.
 
@@ -240,6 +254,7 @@ class Gateway:
             operation: what is done, for the log.
             context: who calls, and how.
             time_limit: seconds; None for a stream, whose length nobody can know.
+            endless: it ends only with its caller, so it is a subscription and not a call in flight.
 
         Returns:
             An async context manager that gives the open server. Entering it raises `TooManyRequests` if the server
@@ -247,7 +262,7 @@ class Gateway:
             `BackendTimeout` when the time is up, `InternalError` for anything unforeseen, whose trace is logged
             under the request id.
         """
-        return Admission(self, self.kind(server).server_id, operation, context, time_limit)
+        return Admission(self, self.kind(server).server_id, operation, context, time_limit, endless)
 
 
 class Admission:
@@ -256,38 +271,55 @@ class Admission:
     A class, where a generator would read shorter, because every call passes here.
     """
 
-    __slots__ = ("_context", "_deadline", "_gateway", "_limit", "_operation", "_seconds", "_server_id", "_started")
+    __slots__ = (
+        "_context",
+        "_deadline",
+        "_endless",
+        "_gateway",
+        "_limit",
+        "_operation",
+        "_seconds",
+        "_server_id",
+        "_started",
+    )
 
     def __init__(
-        self, gateway: Gateway, server_id: str, operation: str, context: CallContext, seconds: float | None
+        self,
+        gateway: Gateway,
+        server_id: str,
+        operation: str,
+        context: CallContext,
+        seconds: float | None,
+        endless: bool,
     ) -> None:
         self._gateway = gateway
         self._server_id = server_id
         self._operation = operation
         self._context = context
         self._seconds = seconds
+        self._endless = endless
 
     async def __aenter__(self) -> BaseMCPServer:
         gateway, server_id = self._gateway, self._server_id
         server = gateway.servers[server_id]
         self._started = time.perf_counter()
-        most = gateway.settings.max_calls_in_flight
-        if gateway.in_flight[server_id] >= most:
+        try:
+            self._take_place(server)
+        except TooManyRequests:
             self._log(TooManyRequests.code)
-            raise TooManyRequests(f"{server.name} works on {most} calls already. Repeat in a moment.")
+            raise
         # The clock is set by `overdue`: most calls end before they need one.
         self._limit = asyncio.timeout(None)
         await self._limit.__aenter__()
         if self._seconds is not None:
             self._deadline = asyncio.get_running_loop().time() + self._seconds
             gateway.lookout.add(self)
-        gateway.in_flight[server_id] += 1
         return server
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._gateway.in_flight[self._server_id] -= 1
+        self._leave_place()
         self._gateway.lookout.remove(self)
         outcome: type[GatewayError] | None = None
         try:
@@ -309,6 +341,22 @@ class Admission:
             raise InternalError from error
         else:
             self._log("cancelled")
+
+    def _take_place(self, server: BaseMCPServer) -> None:
+        gateway = self._gateway
+        if self._endless:
+            gateway.begin_subscription()
+            return
+        most = gateway.settings.max_calls_in_flight
+        if gateway.in_flight[self._server_id] >= most:
+            raise TooManyRequests(f"{server.name} works on {most} calls already. Repeat in a moment.")
+        gateway.in_flight[self._server_id] += 1
+
+    def _leave_place(self) -> None:
+        if self._endless:
+            self._gateway.subscriptions -= 1
+        else:
+            self._gateway.in_flight[self._server_id] -= 1
 
     def overdue(self) -> None:
         """Set the clock."""

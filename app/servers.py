@@ -359,6 +359,7 @@ class HttpRoute:
     description: str
     method: Callable[..., Awaitable[Response]]
     openapi: JsonObject
+    endless: bool
 
 
 Update = Mapping[str, JsonValue]
@@ -424,7 +425,9 @@ def resource(template: str, *, title: str | None = None) -> Callable[[_Method], 
     return declare
 
 
-def route(path: str, *, methods: Sequence[str], openapi: JsonObject | None = None) -> Callable[[_Method], _Method]:
+def route(
+    path: str, *, methods: Sequence[str], openapi: JsonObject | None = None, endless: bool = False
+) -> Callable[[_Method], _Method]:
     """Offer a method as a plain HTTP route below `/mcp/<server>`.
 
     The method takes `(request: Request, context: CallContext)` and returns a Starlette `Response`, which may
@@ -434,11 +437,13 @@ def route(path: str, *, methods: Sequence[str], openapi: JsonObject | None = Non
         path: in Starlette's notation, such as `/s3/{bucket}/{key:path}`.
         methods: HTTP methods.
         openapi: what OpenAPI says of the operation beyond its summary: parameters, bodies, responses.
+        endless: the response ends only with its caller, or when the gateway stops; it takes a place among the
+            subscriptions, not among the calls in flight.
     """
 
     def declare(method: _Method) -> _Method:
         method.__declared__ = HttpRoute(  # type: ignore[attr-defined]
-            tuple(methods), path, method.__name__, inspect.getdoc(method) or "", method, dict(openapi or {})
+            tuple(methods), path, method.__name__, inspect.getdoc(method) or "", method, dict(openapi or {}), endless
         )
         return method
 

@@ -5,6 +5,7 @@ of it, so that the cost of a call does not grow with the number of tools; the ro
 the very same endpoint.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, cast
 
@@ -143,10 +144,12 @@ class RouteEndpoint:
             await send(message)
 
         try:
-            async with self._gateway.admit(self._server_id, self._route.name, context) as server:
+            endless = self._route.endless
+            async with self._gateway.admit(self._server_id, self._route.name, context, endless=endless) as server:
                 try:
                     response = await self._route.method(server, Request(scope, receive), context)
-                    await response(scope, receive, send_noting_start)
+                    answering = response(scope, receive, send_noting_start)
+                    await (self._until_closing(answering) if endless else answering)
                 except ClientDisconnect as error:
                     raise CallerGone from error
         except CallerGone:
@@ -156,6 +159,18 @@ class RouteEndpoint:
                 # The status is on the wire: only a broken connection can still say that the body is not whole.
                 raise
             await send_problem(send, error, context.request_id)
+
+    async def _until_closing(self, answering: Awaitable[None]) -> None:
+        """Answer until the caller goes or the gateway stops, which would wait for an endless stream in vain."""
+        tasks = [asyncio.ensure_future(answering), asyncio.ensure_future(self._gateway.closing.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not tasks[0].cancelled():
+            tasks[0].result()
 
 
 def tool_endpoints(gateway: Gateway) -> dict[str, ToolEndpoint]:

@@ -326,7 +326,7 @@ class KafkaMCPServer(BaseMCPServer):
         """The brokers of the cluster and which of them is the controller."""
         return await self.kafka.brokers()
 
-    @route("/topics/{topic}/stream", methods=("GET",), openapi=_STREAM_OPENAPI)
+    @route("/topics/{topic}/stream", methods=("GET",), openapi=_STREAM_OPENAPI, endless=True)
     async def topic_stream(self, request: Request, context: CallContext) -> Response:
         """Stream a topic's messages as server-sent events, for browsers and plain clients.
 

@@ -37,7 +37,7 @@ class KafkaSettings(BaseSettings):
     delivery_timeout_ms: Milliseconds = Field(20_000, description="How long a publish waits for its acknowledgement.")
     metadata_max_age_ms: Milliseconds = Field(5_000, description="How long partitions and leaders are remembered.")
     max_request_size: int = Field(1_048_576, ge=1024, description="Largest message in bytes that is sent to a broker.")
-    compression_type: Literal["none", "gzip"] = "none"
+    compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     isolation_level: Literal["read_committed", "read_uncommitted"] = Field(
         "read_committed", description="`read_committed` hides messages of transactions that are open or were aborted."
     )

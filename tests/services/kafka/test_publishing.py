@@ -209,3 +209,12 @@ async def test_ten_thousand_messages_are_read_back_complete_and_in_order(kafka: 
     for partition in range(3):
         offsets = [offset for found, offset, _ in read if found == partition]
         assert offsets == list(range(len(offsets)))
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_compressed_messages_come_back_whole(
+    kafka_broker: LocalKafka, kafka: KafkaService, topic: str, codec: str
+) -> None:
+    async with KafkaService.open(settings_for_kafka(kafka_broker, compression_type=codec)) as compressing:
+        await asyncio.gather(*(compressing.publish(topic, f"{codec} " * 200) for _ in range(20)))
+    assert values(await browse(kafka, topic, max_messages=20)) == [f"{codec} " * 200] * 20

@@ -97,6 +97,15 @@ def _bind(settings: Settings) -> socket.socket:
     return listener
 
 
+def require_free_port(settings: Settings) -> None:
+    """Find out early, before slow preparations.
+
+    Raises:
+        PortInUse: the address is taken.
+    """
+    _bind(settings).close()
+
+
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

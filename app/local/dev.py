@@ -12,6 +12,7 @@ import asyncpg
 import click
 from pydantic_settings import BaseSettings
 
+from app.errors import GatewayError
 from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, run_aws
 from app.local.kafka import create_topics, run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
@@ -22,7 +23,7 @@ from app.services.kafka.settings import KafkaSettings
 from app.services.postgres.demo.world import seed
 from app.services.postgres.migrations import ensure_reader_login, migrate
 from app.services.postgres.settings import PostgresSettings
-from app.serving import serve
+from app.serving import require_free_port, serve
 from app.settings import Settings
 
 _DATABASE = "customer_support"
@@ -44,8 +45,10 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
     """Start every backend, serve until a signal comes, and stop what was started.
 
     Raises:
+        PortInUse: the gateway's address is taken.
         click.ClickException: a backend did not start; the message ends with the tail of its log.
     """
+    require_free_port(settings)
     data_dir = data_dir.resolve()
     for chatty in ("alembic", "uvicorn.error"):
         # The lines below say it shorter.
@@ -53,14 +56,20 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
     click.echo(f"Starting the local stack on {data_dir}", err=True)
     try:
         async with AsyncExitStack() as stack:
-            starts = (_start(stack, name, run(data_dir / name)) for name, run in _BACKENDS.items())
-            backends = await asyncio.gather(*starts)
+            async with asyncio.TaskGroup() as group:
+                starting = [
+                    group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()
+                ]
+            backends = [task.result() for task in starting]
             _write_environment(data_dir / "env", backends)
             app = create_app(settings=settings, service_settings=[backend.settings for backend in backends])
             await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
             click.echo("Stopping the local stack …", err=True)
-    except StartFailed as error:
-        raise click.ClickException(str(error)) from None
+    except BaseExceptionGroup as failures:
+        expected, others = failures.split((StartFailed, GatewayError))
+        if others is not None or expected is None:
+            raise
+        raise click.ClickException("\n".join(str(failure) for failure in expected.exceptions)) from None
     click.echo("Stopped. The data stays where it is.", err=True)
 
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from itertools import combinations
 from typing import Annotated
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from sqlalchemy import text
 
 from app.errors import InvalidArguments
@@ -56,6 +56,9 @@ _CHATTER = frozenset(
 )
 
 
+OneLine = Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
+
+
 class ArticleHit(BaseModel):
     """A published article that fits the question."""
 
@@ -63,7 +66,7 @@ class ArticleHit(BaseModel):
     slug: str = Field(description="Stable name of the article, as in its address.")
     title: str
     score: float = Field(description="How well it fits; comparable within one answer only.")
-    snippet: str = Field(description="The passage that fits best; the words that were found stand in **…**.")
+    snippet: OneLine = Field(description="The passage that fits best; the words that were found stand in **…**.")
     tags: list[str]
     language: str
     updated_at: datetime

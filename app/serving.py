@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Generator
@@ -75,6 +76,9 @@ async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None
             while not server.started and not running.done():
                 await asyncio.wait([running], timeout=0.02)
             if not running.done():
+                # What is there now stays: the collector need not look at it again in the middle of calls.
+                gc.collect()
+                gc.freeze()
                 on_ready(listener.getsockname()[1])
             await running
     finally:

@@ -13,10 +13,13 @@ help: ## Show this list
 
 # One environment, made anew when the lock file changes.
 $(READY): requirements-dev.lock pyproject.toml
-	@echo "Setting up the environment in $(VENV) (once; about a minute) …"
 	@$(PYTHON) -c 'import sys; sys.exit("Switchboard needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV), once:"
+	@echo "  1/3 a virtual environment …"
 	@$(PYTHON) -m venv $(VENV)
+	@echo "  2/3 $$(grep -c == requirements-dev.lock) pinned packages, about a minute …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@echo "  3/3 Switchboard itself …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -127,15 +127,13 @@ class Gateway:
             UnknownServer, UnknownTool: the message lists the names that exist.
         """
         if server is None:
-            server_id = self._tool_owner.get(name)
-            tools: Mapping[str, Tool] = self.kinds[server_id].tools if server_id else self._tool_owner  # type: ignore[assignment]
+            owner, where, names = self._tool_owner.get(name), "this gateway", self._tool_owner.keys()
         else:
             kind = self.kind(server)
-            server_id, tools = kind.server_id, kind.tools
-        if server_id is None or name not in tools:
-            where = server_id or "this gateway"
-            raise UnknownTool(f"There is no tool {_quoted(name)} on {where}. Tools: {', '.join(tools)}.")
-        return server_id, tools[name]
+            owner, where, names = kind.server_id if name in kind.tools else None, kind.server_id, kind.tools.keys()
+        if owner is None:
+            raise UnknownTool(f"There is no tool {_quoted(name)} on {where}. Tools: {', '.join(names)}.")
+        return owner, self.kinds[owner].tools[name]
 
     def resource(self, server: str | None, uri: str) -> tuple[str, Resource, dict[str, str]]:
         """Return the owner's id, the declaration and the variables of a resource's URI.

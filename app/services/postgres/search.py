@@ -24,7 +24,7 @@ from app.services.postgres.synonyms import MAX_PHRASE, SYNONYMS, key_of
 
 SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
-_CANDIDATES = 300
+_CANDIDATES = 400
 """Articles that are fetched and ranked at most for one source of candidates: it bounds the time of a search."""
 _SCANNED = 4000
 """The newest articles that are looked through where each word of the question is too common for the index."""

@@ -123,13 +123,3 @@ class ClockMCPServer(BaseMCPServer):
                 yield f"{n + 1} {received}\n".encode()
 
         return StreamingResponse(strikes(), media_type="text/plain")
-
-    @route("/pendulum", methods=["GET"], endless=True)
-    async def pendulum(self, request: Request, context: CallContext) -> Response:
-        """Swing until somebody stops it."""
-
-        async def swings() -> AsyncGenerator[bytes]:
-            yield b"tick\n"
-            await asyncio.Event().wait()
-
-        return StreamingResponse(swings(), media_type="text/plain")

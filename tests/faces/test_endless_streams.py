@@ -5,17 +5,36 @@ from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from app.main import create_app
+from app.servers import CallContext, route
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.fixtures.gateway import Served, serve
 
 
+class PendulumMCPServer(ClockMCPServer):
+    """A clock with a stream that never ends; the clock itself has none, for its routes are all fuzzed."""
+
+    server_id = "clock"
+
+    @route("/pendulum", methods=["GET"], endless=True)
+    async def pendulum(self, request: Request, context: CallContext) -> Response:
+        """Swing until somebody stops it."""
+
+        async def swings() -> AsyncGenerator[bytes]:
+            yield b"tick\n"
+            await asyncio.Event().wait()
+
+        return StreamingResponse(swings(), media_type="text/plain")
+
+
 @pytest.fixture
 async def gateway() -> AsyncGenerator[Served]:
     settings = Settings(max_calls_in_flight=1, max_subscriptions=1)
-    async with serve(create_app([ClockMCPServer()], settings)) as served:
+    async with serve(create_app([PendulumMCPServer()], settings)) as served:
         yield served
 
 

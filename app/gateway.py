@@ -167,8 +167,7 @@ class Gateway:
             GatewayError: the only exception, beside cancellation, that leaves this method.
         """
         server_id, tool = self.tool(server, name)
-        limit = tool.timeout or self.settings.tool_timeout
-        async with self.admit(server_id, name, context, time_limit=limit) as opened:
+        async with self._admit_tool(server_id, tool, context) as opened:
             return tool.dump(await tool.run(opened, tool.parse(arguments), context))
 
     async def call_undeclared(
@@ -180,8 +179,7 @@ class Gateway:
         faces can carry; otherwise as `call`.
         """
         server_id, tool = self.tool(server, name)
-        limit = tool.timeout or self.settings.tool_timeout
-        async with self.admit(server_id, name, context, time_limit=limit) as opened:
+        async with self._admit_tool(server_id, tool, context) as opened:
             return cast("ToolResult | BaseModel", await tool.run(opened, tool.parse(arguments), context))
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
@@ -225,6 +223,9 @@ class Gateway:
                 yield updates
         finally:
             self.subscriptions -= 1
+
+    def _admit_tool(self, server_id: str, tool: Tool, context: CallContext) -> "Admission":
+        return self.admit(server_id, tool.name, context, time_limit=tool.timeout or self.settings.tool_timeout)
 
     def begin_subscription(self) -> None:
         """Count a subscription, or an endless stream; whoever began it takes it off `subscriptions` again.
@@ -319,12 +320,9 @@ class Admission:
     ) -> None:
         self._leave_place()
         self._gateway.lookout.remove(self)
-        outcome: type[GatewayError] | None = None
         try:
             await self._limit.__aexit__(kind, error, trace)
         except TimeoutError:
-            outcome = BackendTimeout
-        if outcome is BackendTimeout:
             self._log(BackendTimeout.code)
             raise BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped.") from error
         if error is None:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
@@ -26,8 +27,8 @@ from app.errors import (
     UnknownServer,
     UnknownTool,
 )
-from app.logs import CallRecord
-from app.lookout import Lookout
+from app.logs import CallLog
+from app.lookout import Interruptible, Lookout
 from app.results import RawResult, Result
 from app.servers import BaseMCPServer, CallContext, Resource, ServerKind, Tool, Update
 from app.settings import Settings
@@ -35,6 +36,18 @@ from app.settings import Settings
 ToolResult = Result | RawResult[Any] | Mapping[str, JsonValue]
 
 _CLIENT_PREFIX = "mcp_"
+
+
+@dataclass(slots=True)
+class _Serving:
+    """A server in this process."""
+
+    kind: ServerKind
+    log: logging.Logger
+    server: BaseMCPServer | None = None
+    """The open server; None while the gateway is not open."""
+    in_flight: int = 0
+    """Calls that it works on."""
 
 
 class Gateway:
@@ -51,14 +64,15 @@ class Gateway:
     def __init__(self, kinds: Sequence[ServerKind], settings: Settings) -> None:
         self.settings = settings
         self.kinds: dict[str, ServerKind] = {}
-        self._servers: dict[str, BaseMCPServer] = {}
-        self.in_flight: dict[str, int] = {}
         self.subscriptions = 0
-        self.lookout = Lookout()
-        """Sets up what only slow calls need."""
+        self.log: CallLog
+        self.lookout: Lookout
+        """Interrupts calls that take too long or have lost their caller, while the gateway is open."""
         self.closing = asyncio.Event()
         """Set when the process stops: streams that would never end by themselves end then."""
-        self._logs: dict[str, logging.Logger] = {}
+        self._serving: dict[str, _Serving] = {}
+        self._tools: dict[tuple[str | None, str], tuple[_Serving, Tool]] = {}
+        """By server and name, and by name alone."""
         owners: dict[str, str] = {}
         for kind in kinds:
             claims = [f"server name {kind.server_id!r}"]
@@ -69,9 +83,10 @@ class Gateway:
                     raise ValueError(f"{kind.name} and {owners[claim]} both claim the {claim}")
                 owners[claim] = kind.name
             self.kinds[kind.server_id] = kind
-            self.in_flight[kind.server_id] = 0
-            self._logs[kind.server_id] = logging.getLogger(f"MCP.{kind.name}")
-        self._tool_owner = {name: kind.server_id for kind in kinds for name in kind.tools}
+            serving = _Serving(kind, logging.getLogger(f"MCP.{kind.name}"))
+            self._serving[kind.server_id] = serving
+            for name, tool in kind.tools.items():
+                self._tools[kind.server_id, name] = self._tools[None, name] = serving, tool
         self._scheme_owner = {r.scheme: kind.server_id for kind in kinds for r in kind.resources.values()}
 
     @asynccontextmanager
@@ -82,30 +97,29 @@ class Gateway:
             service_settings: settings to use in place of what a server reads from the environment.
         """
         self.closing.clear()
+        self.log = CallLog()
         self.lookout = Lookout()
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
-            for server_id, kind in self.kinds.items():
-                if isinstance(kind, BaseMCPServer):
-                    self._servers[server_id] = kind
+            for serving in self._serving.values():
+                if isinstance(serving.kind, BaseMCPServer):
+                    serving.server = serving.kind
                     continue
-                wanted = kind.settings_class
+                wanted = serving.kind.settings_class
                 settings = (given.get(wanted) or wanted()) if wanted else None
-                self._servers[server_id] = await stack.enter_async_context(kind.open(settings))
+                serving.server = await stack.enter_async_context(serving.kind.open(settings))
             try:
                 yield
             finally:
                 self.closing.set()
-                self._servers.clear()
-
-    def logger(self, server_id: str) -> logging.Logger:
-        """Return the log of a server: `MCP.<its name>`."""
-        return self._logs[server_id]
+                self.log.flush()
+                for serving in self._serving.values():
+                    serving.server = None
 
     @property
     def servers(self) -> Mapping[str, BaseMCPServer]:
         """The open servers by their id."""
-        return self._servers
+        return {server_id: serving.server for server_id, serving in self._serving.items() if serving.server}
 
     # Look-up
 
@@ -126,14 +140,20 @@ class Gateway:
         Raises:
             UnknownServer, UnknownTool: the message lists the names that exist.
         """
+        serving, tool = self._find(server, name)
+        return serving.kind.server_id, tool
+
+    def _find(self, server: str | None, name: str) -> tuple[_Serving, Tool]:
+        if found := self._tools.get((server, name)):
+            return found
         if server is None:
-            owner, where, names = self._tool_owner.get(name), "this gateway", self._tool_owner.keys()
+            where, names = "this gateway", [name for owner, name in self._tools if owner is None]
         else:
             kind = self.kind(server)
-            owner, where, names = kind.server_id if name in kind.tools else None, kind.server_id, kind.tools.keys()
-        if owner is None:
-            raise UnknownTool(f"There is no tool {_quoted(name)} on {where}. Tools: {', '.join(names)}.")
-        return owner, self.kinds[owner].tools[name]
+            if found := self._tools.get((kind.server_id, name)):
+                return found
+            where, names = kind.server_id, list(kind.tools)
+        raise UnknownTool(f"There is no tool {_quoted(name)} on {where}. Tools: {', '.join(names)}.")
 
     def resource(self, server: str | None, uri: str) -> tuple[str, Resource, dict[str, str]]:
         """Return the owner's id, the declaration and the variables of a resource's URI.
@@ -166,8 +186,8 @@ class Gateway:
         Raises:
             GatewayError: the only exception, beside cancellation, that leaves this method.
         """
-        server_id, tool = self.tool(server, name)
-        async with self._admit_tool(server_id, tool, context) as opened:
+        serving, tool = self._find(server, name)
+        with self._admit_tool(serving, tool, context) as opened:
             return tool.dump(await tool.run(opened, tool.parse(arguments), context))
 
     async def call_undeclared(
@@ -178,8 +198,8 @@ class Gateway:
         It may be a result of the protocol itself, with images or questions to the caller in it, which only MCP's
         faces can carry; otherwise as `call`.
         """
-        server_id, tool = self.tool(server, name)
-        async with self._admit_tool(server_id, tool, context) as opened:
+        serving, tool = self._find(server, name)
+        with self._admit_tool(serving, tool, context) as opened:
             return cast("ToolResult | BaseModel", await tool.run(opened, tool.parse(arguments), context))
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
@@ -189,7 +209,7 @@ class Gateway:
             GatewayError: as for `call`.
         """
         server_id, resource, variables = self.resource(server, uri)
-        async with self.admit(server_id, resource.template, context, time_limit=self.settings.tool_timeout) as opened:
+        with self.admit(server_id, resource.template, context, time_limit=self.settings.tool_timeout) as opened:
             if resource.method is None:
                 content = await opened.get_resource(uri, context)
             else:
@@ -216,7 +236,7 @@ class Gateway:
             keywords = resource.parse(variables)
             async with AsyncExitStack() as stack:
                 # Admission covers the start; afterwards a subscription costs no place among the calls in flight.
-                async with self.admit(
+                with self.admit(
                     server_id, f"watch {resource.template}", context, time_limit=self.settings.tool_timeout
                 ) as opened:
                     updates = await stack.enter_async_context(resource.watcher(opened, **keywords))
@@ -224,8 +244,8 @@ class Gateway:
         finally:
             self.subscriptions -= 1
 
-    def _admit_tool(self, server_id: str, tool: Tool, context: CallContext) -> "Admission":
-        return self.admit(server_id, tool.name, context, time_limit=tool.timeout or self.settings.tool_timeout)
+    def _admit_tool(self, serving: _Serving, tool: Tool, context: CallContext) -> "Admission":
+        return Admission(self, serving, tool.name, context, tool.timeout or self.settings.tool_timeout, endless=False)
 
     def begin_subscription(self) -> None:
         """Count a subscription, or an endless stream; whoever began it takes it off `subscriptions` again.
@@ -256,121 +276,104 @@ class Gateway:
             endless: it ends only with its caller, so it is a subscription and not a call in flight.
 
         Returns:
-            An async context manager that gives the open server. Entering it raises `TooManyRequests` if the server
+            A context manager that gives the open server. Entering it raises `TooManyRequests` if the server
             works on as many calls as it may. Leaving it turns what went wrong within into a `GatewayError`:
             `BackendTimeout` when the time is up, `InternalError` for anything unforeseen, whose trace is logged
             under the request id.
         """
-        return Admission(self, self.kind(server).server_id, operation, context, time_limit, endless)
+        return Admission(self, self._serving[self.kind(server).server_id], operation, context, time_limit, endless)
 
 
-class Admission:
+class Admission(Interruptible):
     """One operation while it runs: counted, timed, and logged when it ends.
 
     A class, where a generator would read shorter, because every call passes here.
     """
 
-    __slots__ = (
-        "_context",
-        "_deadline",
-        "_endless",
-        "_gateway",
-        "_limit",
-        "_operation",
-        "_seconds",
-        "_server_id",
-        "_started",
-    )
+    __slots__ = ("_context", "_endless", "_gateway", "_operation", "_seconds", "_serving", "_started", "_timer")
 
     def __init__(
         self,
         gateway: Gateway,
-        server_id: str,
+        serving: _Serving,
         operation: str,
         context: CallContext,
         seconds: float | None,
         endless: bool,
     ) -> None:
         self._gateway = gateway
-        self._server_id = server_id
+        self._serving = serving
         self._operation = operation
         self._context = context
         self._seconds = seconds
         self._endless = endless
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> BaseMCPServer:
-        gateway, server_id = self._gateway, self._server_id
-        server = gateway.servers[server_id]
+    def __enter__(self) -> BaseMCPServer:
+        gateway, serving = self._gateway, self._serving
+        assert serving.server is not None, "the gateway is not open"
         self._started = time.perf_counter()
         try:
-            self._take_place(server)
+            if self._endless:
+                gateway.begin_subscription()
+            elif serving.in_flight < (most := gateway.settings.max_calls_in_flight):
+                serving.in_flight += 1
+            else:
+                raise TooManyRequests(f"{serving.server.name} works on {most} calls already. Repeat in a moment.")
         except TooManyRequests:
             self._log(TooManyRequests.code)
             raise
-        # The clock is set by `overdue`: most calls end before they need one.
-        self._limit = asyncio.timeout(None)
-        await self._limit.__aenter__()
-        if self._seconds is not None:
-            self._deadline = asyncio.get_running_loop().time() + self._seconds
-            gateway.lookout.add(self)
-        return server
+        self.begin(gateway.lookout)
+        return serving.server
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_place()
-        self._gateway.lookout.remove(self)
-        try:
-            await self._limit.__aexit__(kind, error, trace)
-        except TimeoutError:
-            self._log(BackendTimeout.code)
-            raise BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped.") from error
+        if self._endless:
+            self._gateway.subscriptions -= 1
+        else:
+            self._serving.in_flight -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+        reason = self.end(error)
         if error is None:
             self._log("ok")
+        elif reason is not None:
+            self._log(BackendTimeout.code)
+            raise reason from error
         elif isinstance(error, GatewayError):
             self._log(error.code)
         elif isinstance(error, Exception):
-            self._gateway.logger(self._server_id).error(
-                "request_id=%s: unforeseen failure", self._context.request_id, exc_info=error
-            )
+            self._serving.log.error("request_id=%s: unforeseen failure", self._context.request_id, exc_info=error)
             self._log(InternalError.code)
             raise InternalError from error
         else:
             self._log("cancelled")
 
-    def _take_place(self, server: BaseMCPServer) -> None:
-        gateway = self._gateway
-        if self._endless:
-            gateway.begin_subscription()
-            return
-        most = gateway.settings.max_calls_in_flight
-        if gateway.in_flight[self._server_id] >= most:
-            raise TooManyRequests(f"{server.name} works on {most} calls already. Repeat in a moment.")
-        gateway.in_flight[self._server_id] += 1
-
-    def _leave_place(self) -> None:
-        if self._endless:
-            self._gateway.subscriptions -= 1
-        else:
-            self._gateway.in_flight[self._server_id] -= 1
-
     def overdue(self) -> None:
-        """Set the clock."""
-        self._limit.reschedule(self._deadline)
+        """Set the clock, which most calls end too early to need."""
+        if self._seconds is not None:
+            left = self._started + self._seconds - time.perf_counter()
+            self._timer = self._gateway.lookout.loop.call_later(left, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self.interrupt(BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped."))
 
     def _log(self, outcome: str) -> None:
-        logger = self._gateway.logger(self._server_id)
-        if logger.isEnabledFor(logging.INFO):
-            fields = {
-                "server": self._server_id,
-                "operation": self._operation,
-                "face": self._context.face,
-                "caller": self._context.caller,
-                "outcome": outcome,
-                "ms": round((time.perf_counter() - self._started) * 1e3, 1),
-                "request_id": self._context.request_id,
-            }
-            logger.handle(CallRecord(logger.name, fields))
+        context = self._context
+        ms = (time.perf_counter() - self._started) * 1e3
+        self._gateway.log.add(
+            self._serving.log,
+            (
+                self._serving.kind.server_id,
+                self._operation,
+                context.face,
+                context.caller,
+                outcome,
+                ms,
+                context.request_id,
+            ),
+        )
 
 
 def _quoted(name: str, limit: int = 100) -> str:

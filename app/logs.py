@@ -1,21 +1,28 @@
 """How the process writes its log: text for people, JSON for machines, secrets in neither."""
 
+import asyncio
 import json
 import logging
 import re
 import sys
+import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
 
 
+CallFields = tuple[str, str, str, str, str, float, str]
+"""What the line of a call says: server, operation, face, caller, outcome, milliseconds, request id."""
+
+_CALL_FIELDS = ("server", "operation", "face", "caller", "outcome", "ms", "request_id")
 _SAME_FOR_EVERY_CALL: dict[str, Any] = {
     **logging.makeLogRecord({}).__dict__,
     "levelno": logging.INFO,
     "levelname": "INFO",
-    "args": (),
+    "msg": " ".join("ms=%.1f" if name == "ms" else f"{name}=%s" for name in _CALL_FIELDS),
 }
 
 
@@ -26,23 +33,49 @@ class CallRecord(logging.LogRecord):
 
     Args:
         logger: name of the logger.
-        fields: what the line says; a JSON log shows them apart.
+        ended: when the call ended, in seconds since 1970.
+        fields: what the line says.
     """
 
-    def __init__(self, logger: str, fields: dict[str, Any]) -> None:
+    def __init__(self, logger: str, ended: float, fields: CallFields) -> None:
         # Not calling super().__init__() is the point: formatters read the instance's dictionary.
-        created = time.time()
-        message = " ".join([f"{name}={value}" for name, value in fields.items()])
         self.__dict__ = {
             **_SAME_FOR_EVERY_CALL,
             "name": logger,
-            "created": created,
-            "msecs": created % 1 * 1000,
-            "msg": message,
-            "fields": fields,
+            "created": ended,
+            "msecs": ended % 1 * 1000,
+            "args": fields,
         }
 
-    fields: dict[str, Any]
+    def fields(self) -> dict[str, Any]:
+        """Return what the line says, by name."""
+        fields = dict(zip(_CALL_FIELDS, cast("CallFields", self.args), strict=True))
+        return {**fields, "ms": round(cast("float", fields["ms"]), 1)}
+
+
+class CallLog:
+    """Writes the lines of calls, those of one turn of the event loop together.
+
+    A caller waits for what is done before the answer, not for what is done after it; and many lines in a row take a
+    third of the time that they take one by one.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended: list[tuple[logging.Logger, float, CallFields]] = []
+
+    def add(self, logger: logging.Logger, fields: CallFields) -> None:
+        """Log a call that ends now."""
+        if logger.isEnabledFor(logging.INFO):
+            if not self._ended:
+                self._loop.call_soon(self.flush)
+            self._ended.append((logger, time.time(), fields))
+
+    def flush(self) -> None:
+        """Hand the lines to their loggers."""
+        ended, self._ended = self._ended, []
+        for logger, when, fields in ended:
+            logger.handle(CallRecord(logger.name, when, fields))
 
 
 class TextFormatter(logging.Formatter):
@@ -66,21 +99,53 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if isinstance(record, CallRecord):
-            event.update(record.fields)
+            event.update(record.fields())
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return hide_passwords(json.dumps(event, default=str, ensure_ascii=False))
 
 
-class _StandardError(logging.Handler):
-    """Writes a line in one piece. The standard handler locks, writes and flushes one after the other."""
+class BatchingHandler(logging.Handler):
+    """Writes the lines of one turn of the event loop in one piece, and a warning at once with all before it.
+
+    The standard handler locks, writes and flushes for every line.
+
+    Args:
+        stream: where the lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: list[str] = []
+        self._due = False
+        self._writing = threading.Lock()
 
     def handle(self, record: logging.LogRecord) -> bool:
         try:
-            sys.stderr.write(self.format(record) + "\n")
-        except (OSError, ValueError):
+            self._lines.append(self.format(record))
+        except (TypeError, ValueError, LookupError):  # a message that does not fit its arguments
             self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self.flush()
+        elif not self._due:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+                self._due = True
+            except RuntimeError:  # no loop: a command of the CLI, or another thread
+                self.flush()
         return True
+
+    def flush(self) -> None:
+        """Write what there is; `logging.shutdown` calls it too."""
+        self._due = False
+        with self._writing:
+            # Other threads may add lines meanwhile, but only behind these.
+            lines = self._lines[:]
+            with suppress(OSError, ValueError):  # the stream is closed: nobody to tell
+                self._stream.write("".join([f"{line}\n" for line in lines]))
+                self._stream.flush()
+            del self._lines[: len(lines)]
 
 
 _second: tuple[int, str] = (0, "")
@@ -107,7 +172,7 @@ def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
         level: the least severe level to show, such as `INFO`.
         form: `text` for people, `json` for machines.
     """
-    handler = _StandardError()
+    handler = BatchingHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     # What no line of ours shows need not be found out for each: the standard library's advice on speed.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -1,50 +1,88 @@
-"""One timer for all that only slow calls need.
+"""Ends what takes too long or has lost its caller, at no cost for what is quick.
 
-A time limit and a watch for the caller's going away cost a timer each, which most calls cancel unused before a
-millisecond has passed: a fifth of what the gateway does for a quick call. So they are set up late, by a tick that
-looks every 20 ms at what still runs.
+A time limit and a watch for the caller's going away cost a timer and a task each, which most calls would cancel
+unused before a millisecond has passed: a fifth of what the gateway does for a quick call. So they are set up late, by
+one tick that looks every 20 ms at what still runs.
 """
 
 import asyncio
-from typing import Protocol
 
 TICK = 0.02
 """Seconds between two looks. Whoever waits is called one to two ticks after the start."""
-
-
-class Waiting(Protocol):
-    """Something that wants to be called if it still runs after a while."""
-
-    def overdue(self) -> None: ...
 
 
 class Lookout:
     """Calls `overdue()` once on whatever was added and not removed within one to two ticks."""
 
     def __init__(self) -> None:
-        self._new: dict[Waiting, None] = {}
-        self._seen: dict[Waiting, None] = {}
+        self.loop = asyncio.get_running_loop()
+        """Kept, since asking for the running loop is a system call on Python 3.11."""
+        self._new: dict[Interruptible, None] = {}
+        self._seen: dict[Interruptible, None] = {}
         self._ticking = False
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: "Interruptible") -> None:
         """Look after something from now on."""
         self._new[waiting] = None
         if not self._ticking:
             self._ticking = True
-            asyncio.get_running_loop().call_later(TICK, self._tick)
+            self.loop.call_later(TICK, self._tick)
 
-    def remove(self, waiting: Waiting) -> None:
+    def remove(self, waiting: "Interruptible") -> None:
         """Forget something; it may have been called already."""
         if waiting in self._new:
             del self._new[waiting]
         else:
             self._seen.pop(waiting, None)
 
+    @property
+    def watching(self) -> bool:
+        """Whether the timer runs."""
+        return self._ticking
+
     def _tick(self) -> None:
         overdue, self._seen, self._new = self._seen, self._new, {}
         if self._seen:
-            asyncio.get_running_loop().call_later(TICK, self._tick)
+            self.loop.call_later(TICK, self._tick)
         else:
             self._ticking = False
         for waiting in overdue:
             waiting.overdue()
+
+
+class Interruptible:
+    """A `with` block that may be interrupted for a reason, by cancelling the task that is in it.
+
+    Where the block ends by that cancellation, and no other, the reason is raised in its place. This is
+    `asyncio.timeout` for any reason, and for reasons that are looked for late.
+    """
+
+    __slots__ = ("_cancellations", "_lookout", "_reason", "_task")
+
+    def begin(self, lookout: Lookout) -> None:
+        """Enter the block. `overdue` is called if it takes a while."""
+        task = asyncio.current_task(lookout.loop)
+        assert task is not None
+        self._task = task
+        self._cancellations = task.cancelling()
+        self._reason: Exception | None = None
+        self._lookout = lookout
+        lookout.add(self)
+
+    def overdue(self) -> None:
+        """Set up what may interrupt the block."""
+        raise NotImplementedError
+
+    def interrupt(self, reason: Exception) -> None:
+        """Cancel the block, once."""
+        if self._reason is None:
+            self._reason = reason
+            self._task.cancel()
+
+    def end(self, error: BaseException | None) -> Exception | None:
+        """Leave the block; return the reason if it was interrupted and that is how it ended."""
+        self._lookout.remove(self)
+        if self._reason is None:
+            return None
+        others = self._task.uncancel() > self._cancellations
+        return self._reason if isinstance(error, asyncio.CancelledError) and not others else None

@@ -243,18 +243,18 @@ class Tool:
             return result.__pydantic_serializer__.to_json(result)
         return to_json({"success": True, **result})
 
-    async def run(self, server: "BaseMCPServer", arguments: BaseModel | JsonObject, context: CallContext) -> Any:
+    def run(self, server: "BaseMCPServer", arguments: BaseModel | JsonObject, context: CallContext) -> Awaitable[Any]:
         """Call the method with checked arguments."""
         if self.method is None or not isinstance(arguments, BaseModel):
             assert isinstance(arguments, dict)
-            return await server.call_tool(self.name, arguments, context)
+            return server.call_tool(self.name, arguments, context)
         if self.whole_model:
             keywords: dict[str, Any] = {self.whole_model: arguments}
         else:
             keywords = dict(arguments.__dict__)
         if self.context_parameter:
             keywords[self.context_parameter] = context
-        return await self.method(server, **keywords)
+        return self.method(server, **keywords)
 
 
 @dataclass(frozen=True)

@@ -204,9 +204,8 @@ async def test_names_that_nobody_has_are_refused_with_those_that_exist() -> None
 async def test_a_stream_takes_a_place_among_the_calls_in_flight() -> None:
     gateway = Gateway([ClockMCPServer()], Settings(max_calls_in_flight=1))
     async with gateway.open():
-        async with gateway.admit("clock", "stream", CONTEXT):
-            with pytest.raises(TooManyRequests):
-                await gateway.call("clock", "get_time", b"", CONTEXT)
+        with gateway.admit("clock", "stream", CONTEXT), pytest.raises(TooManyRequests):
+            await gateway.call("clock", "get_time", b"", CONTEXT)
         await gateway.call("clock", "get_time", b"", CONTEXT)
 
 

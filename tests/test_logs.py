@@ -1,5 +1,6 @@
 """The log: one line an event, fields apart for machines, passwords in neither form."""
 
+import asyncio
 import io
 import json
 import logging
@@ -7,9 +8,19 @@ from typing import Any
 
 import pytest
 
-from app.logs import CallRecord, JsonFormatter, TextFormatter
+from app.logs import BatchingHandler, CallLog, CallRecord, JsonFormatter, TextFormatter
 
-FIELDS: dict[str, Any] = {"server": "clock", "operation": "get_time", "outcome": "ok", "ms": 1.2, "request_id": "abc"}
+FIELDS: dict[str, Any] = {
+    "server": "clock",
+    "operation": "get_time",
+    "face": "rest",
+    "caller": "curl/8",
+    "outcome": "ok",
+    "ms": 1.2,
+    "request_id": "abc",
+}
+RECORD = CallRecord("MCP.Clock MCP Server", 1_800_000_000.5, ("clock", "get_time", "rest", "curl/8", "ok", 1.2, "abc"))
+LINE = "server=clock operation=get_time face=rest caller=curl/8 outcome=ok ms=1.2 request_id=abc"
 
 
 def _failure() -> logging.LogRecord:
@@ -21,15 +32,15 @@ def _failure() -> logging.LogRecord:
 
 
 def test_a_call_is_one_line_of_text() -> None:
-    line = TextFormatter().format(CallRecord("MCP.Clock MCP Server", FIELDS))
+    line = TextFormatter().format(RECORD)
     time, rest = line.split(" ", 1)
     assert time.endswith("Z")
     assert "T" in time
-    assert rest == ("INFO    MCP.Clock MCP Server server=clock operation=get_time outcome=ok ms=1.2 request_id=abc")
+    assert rest == f"INFO    MCP.Clock MCP Server {LINE}"
 
 
 def test_a_call_is_one_json_object_with_its_fields_apart() -> None:
-    event = json.loads(JsonFormatter().format(CallRecord("MCP.Clock MCP Server", FIELDS)))
+    event = json.loads(JsonFormatter().format(RECORD))
     assert FIELDS.items() <= event.items()
     assert (event["level"], event["logger"]) == ("INFO", "MCP.Clock MCP Server")
 
@@ -45,6 +56,90 @@ def test_formatters_of_others_can_show_a_call() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(filename)s:%(lineno)d %(process)s %(message)s"))
-    handler.handle(CallRecord("MCP.Clock MCP Server", FIELDS))
+    handler.handle(RECORD)
     assert "INFO MCP.Clock MCP Server" in stream.getvalue()
-    assert stream.getvalue().endswith("server=clock operation=get_time outcome=ok ms=1.2 request_id=abc\n")
+    assert stream.getvalue().endswith(f"{LINE}\n")
+
+
+class Pieces(io.StringIO):
+    """A stream, in the pieces in which it was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return len(text)
+
+
+@pytest.fixture
+def stream() -> Pieces:
+    return Pieces()
+
+
+@pytest.fixture
+def written(stream: Pieces) -> list[str]:
+    return stream.pieces
+
+
+@pytest.fixture
+def log(stream: Pieces) -> logging.Logger:
+    logger = logging.Logger("MCP.Clock MCP Server", logging.INFO)
+    logger.addHandler(BatchingHandler(stream))
+    return logger
+
+
+async def test_the_lines_of_one_turn_are_written_in_one_piece(log: logging.Logger, written: list[str]) -> None:
+    log.info("one")
+    log.info("two")
+    assert written == []
+    await asyncio.sleep(0)
+    assert written == ["one\ntwo\n"]
+    log.info("three")
+    await asyncio.sleep(0)
+    assert written[1:] == ["three\n"]
+
+
+async def test_a_warning_is_written_at_once_and_all_before_it(log: logging.Logger, written: list[str]) -> None:
+    log.info("one")
+    log.warning("two")
+    assert "".join(written) == "one\ntwo\n"
+
+
+def test_without_a_loop_a_line_is_written_at_once(log: logging.Logger, written: list[str]) -> None:
+    log.info("one")
+    assert written == ["one\n"]
+
+
+async def test_lines_of_other_threads_are_written_too(log: logging.Logger, written: list[str]) -> None:
+    await asyncio.to_thread(log.info, "elsewhere")
+    assert written == ["elsewhere\n"]
+
+
+def test_a_message_that_does_not_fit_its_arguments_stops_nothing(
+    log: logging.Logger, written: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.info("%d", "not a number")
+    log.info("next")
+    assert "not a number" in capsys.readouterr().err
+    assert written[-1] == "next\n"
+
+
+async def test_calls_are_logged_a_turn_later_in_their_order(log: logging.Logger, written: list[str]) -> None:
+    calls = CallLog()
+    for operation in ("first", "second"):
+        calls.add(log, ("clock", operation, "rest", "curl/8", "ok", 0.04, "abc"))
+    assert written == []
+    calls.flush()
+    await asyncio.sleep(0)
+    assert [line.split()[1] for line in "".join(written).splitlines()] == ["operation=first", "operation=second"]
+    assert "ms=0.0 " in written[0]
+
+
+async def test_calls_cost_nothing_where_their_lines_are_not_wanted(log: logging.Logger, written: list[str]) -> None:
+    log.setLevel(logging.WARNING)
+    calls = CallLog()
+    calls.add(log, ("clock", "get_time", "rest", "curl/8", "ok", 0.04, "abc"))
+    calls.flush()
+    assert written == []

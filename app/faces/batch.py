@@ -35,8 +35,7 @@ from app.faces.http import (
     JSON,
     CancelWhenCallerGoes,
     call_context,
-    read_body,
-    require_json,
+    read_json,
     send_bytes,
     send_problem,
 )
@@ -137,8 +136,7 @@ class BatchEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "batch")
         try:
-            require_json(scope)
-            batch = self._parse(await read_body(scope, receive, self._gateway.settings.max_request_bytes))
+            batch = self._parse(await read_json(scope, receive, self._gateway.settings.max_request_bytes))
             with CancelWhenCallerGoes(receive, self._gateway.lookout):
                 run = self._in_order if batch.mode == "sequential" else self._side_by_side
                 outcomes = await run(batch, context)

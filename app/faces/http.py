@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, RequestTooLarge, TooManyRequests, UnsupportedMediaType
-from app.lookout import Lookout
-from app.servers import CallContext, Face, new_request_id
+from app.lookout import Interruptible, Lookout
+from app.servers import CallContext, Face
 
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
@@ -18,66 +19,56 @@ JSON = "application/json"
 
 def call_context(scope: Scope, face: Face) -> CallContext:
     """Return the context of a request that came through the `Perimeter`."""
-    state = scope.get("state", {})
-    return CallContext(
-        request_id=state.get("request_id") or new_request_id(), face=face, caller=state.get("caller", "anonymous")
-    )
+    state = scope["state"]
+    return CallContext(state["request_id"], face, state["caller"])
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return a request's whole body.
-
-    Raises:
-        RequestTooLarge: it is, or says it is, larger than `limit` bytes.
-        CallerGone: the caller left before its end.
-    """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise _too_large(limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message["type"] != "http.disconnect" and message.get("more_body"):
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise _too_large(limit)
-    if message["type"] == "http.disconnect":
-        raise CallerGone
-    if len(body) > limit:
-        raise _too_large(limit)
-    return body
-
-
-def require_json(scope: Scope, *, stated: bool = False) -> None:
-    """Refuse a body that says it is something else: browsers send forms without asking the gateway first.
+async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool = False) -> bytes:
+    """Return a request's whole body, which is said to be JSON; whether it is, nobody has looked.
 
     Args:
-        scope: of the request.
+        scope: of a request that came through the `Perimeter`.
+        receive: of the request.
+        limit: the most bytes that are taken.
         stated: refuse a body that does not say what it is, too.
 
     Raises:
-        UnsupportedMediaType: it is not JSON.
+        UnsupportedMediaType: it says it is something else, as forms do, which browsers send without asking first.
+        RequestTooLarge: it is, or says it is, larger than the limit.
+        CallerGone: the caller left before its end.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            media_type = value.partition(b";")[0].strip().lower()
-            if media_type == b"application/json" or media_type.endswith(b"+json") or not (media_type or stated):
-                return
-            break
-    else:
-        if not stated:
-            return
-    raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
+    headers: dict[bytes, bytes] = scope["state"]["headers"]
+    media_type = headers.get(b"content-type", b"")
+    if not _is_json(media_type) if media_type else stated:
+        raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        if not message.get("more_body"):
+            return body
+
+
+@lru_cache(64)
+def _is_json(content_type: bytes) -> bool:
+    media_type = content_type.partition(b";")[0].strip().lower()
+    return media_type in (b"application/json", b"") or media_type.endswith(b"+json")
 
 
 def _too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request body is larger than {limit} bytes (MAX_REQUEST_BYTES).")
 
 
-class CancelWhenCallerGoes:
-    """Cancel the task within when the HTTP caller closes the connection.
+class CancelWhenCallerGoes(Interruptible):
+    """Interrupt the block with `CallerGone` when the HTTP caller closes the connection.
 
-    Leaving the block swallows that cancellation, and no other, and raises `CallerGone` in its place.
     A FastAPI route and the MCP SDK's JSON mode run a tool to its end for nobody; this is why we don't.
 
     Args:
@@ -85,29 +76,24 @@ class CancelWhenCallerGoes:
         lookout: starts the watch if the task takes a while.
     """
 
+    __slots__ = ("_receive", "_starting", "_watcher")
+
     def __init__(self, receive: Receive, lookout: Lookout) -> None:
         self._receive = receive
-        self._lookout = lookout
+        self._starting = lookout
         self._watcher: asyncio.Task[None] | None = None
-        self._gone = False
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._lookout.add(self)
+        self.begin(self._starting)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lookout.remove(self)
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._gone:
-            self._task.uncancel()
-            if kind is None or issubclass(kind, asyncio.CancelledError):
-                raise CallerGone from error
+        if (reason := self.end(error)) is not None:
+            raise reason from error
 
     def overdue(self) -> None:
         """Start to watch."""
@@ -116,8 +102,7 @@ class CancelWhenCallerGoes:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone = True
-        self._task.cancel()
+        self.interrupt(CallerGone())
 
 
 async def run_cancellably(
@@ -149,8 +134,9 @@ async def send_bytes(
     send: Send, status: int, media_type: str, body: bytes, headers: Mapping[str, str] | None = None
 ) -> None:
     """Answer with a whole body."""
-    fields = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
-    fields += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    fields = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
+    if headers:
+        fields += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -15,6 +16,8 @@ _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 _SANE_CALLER = re.compile(r"[!-~]{1,64}")
 _ANY_HOST = ("/health", "/ready")
 """Probes ask by address, which no operator lists."""
+_REMEMBERED = 256
+"""Hosts and callers whose check is remembered, since nearly every request names the same few."""
 
 
 class Perimeter:
@@ -23,7 +26,6 @@ class Perimeter:
     - Gives each request an id: the caller's `X-Request-ID` if it is sane, or a new one. Responses repeat it.
     - Answers 421 to a Host that is not ours (DNS rebinding) and 403 to an Origin that is not allowed, on
       WebSockets too, to which browsers apply no CORS.
-    - Strips white space around header values, which the HTTP parser leaves and MCP's comparisons trip over.
 
     It hands coroutines on instead of awaiting them, so that a call pays for no frame of ours in between.
     """
@@ -38,31 +40,27 @@ class Perimeter:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "www-authenticate"],
         )
-        self._hosts = _Patterns(allowed_hosts)
+        hosts = _Patterns(allowed_hosts)
+
+        @lru_cache(_REMEMBERED)
+        def is_our_host(host: bytes) -> bool:
+            return hosts.match(_lowered(host))
+
+        self._is_our_host = is_our_host
         self._origins = _Patterns(allowed_origins)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] not in ("http", "websocket"):
             return self._app(scope, receive, send)
-        host = origin = request_id = caller = ""
-        padded = False
-        for name, value in scope["headers"]:
-            padded = padded or value.endswith((b" ", b"\t"))
-            if name == b"host":
-                host = value.decode("latin-1").strip()
-            elif name == b"origin":
-                origin = value.decode("latin-1").strip()
-            elif name == b"x-request-id":
-                request_id = value.decode("latin-1").strip()
-            elif name == b"user-agent":
-                caller = value.decode("latin-1").strip().partition(" ")[0]
-        if padded:
-            scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-        if not _SANE_REQUEST_ID.fullmatch(request_id):
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        origin = headers.get(b"origin", b"")
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1").strip()
+        if not (request_id and _SANE_REQUEST_ID.fullmatch(request_id)):
             request_id = new_request_id()
         state: dict[str, Any] = scope.setdefault("state", {})
+        state["headers"] = headers
         state["request_id"] = request_id
-        state["caller"] = caller if _SANE_CALLER.fullmatch(caller) else "anonymous"
+        state["caller"] = _caller(headers.get(b"user-agent", b""))
         header = (b"x-request-id", request_id.encode())
 
         def send_named(message: Message) -> Awaitable[None]:
@@ -70,7 +68,7 @@ class Perimeter:
                 message["headers"] = [*message.get("headers", ()), header]
             return send(message)
 
-        refusal = self._refusal(scope, host.lower(), origin.lower())
+        refusal = self._refusal(scope, headers.get(b"host", b""), origin)
         if refusal is None:
             app = self._app_for_browsers if origin else self._app
             return app(scope, receive, send_named)
@@ -78,13 +76,26 @@ class Perimeter:
             return send_problem(send_named, refusal, request_id)
         return send({"type": "websocket.close", "code": 1008, "reason": refusal.title})
 
-    def _refusal(self, scope: Scope, host: str, origin: str) -> GatewayError | None:
-        if not self._hosts.match(host) and scope["path"] not in _ANY_HOST:
+    def _refusal(self, scope: Scope, host: bytes, origin: bytes) -> GatewayError | None:
+        if not self._is_our_host(host) and scope["path"] not in _ANY_HOST:
             return MisdirectedRequest("This gateway does not answer for that Host. Operators list it in ALLOWED_HOSTS.")
-        same_origin = origin.partition("://")[2] == host
-        if origin and not same_origin and not self._origins.match(origin):
-            return OriginRefused("Pages of that origin may not call. Operators list it in ALLOWED_ORIGINS.")
+        if origin:
+            name = _lowered(origin)
+            same_origin = name.partition("://")[2] == _lowered(host)
+            if not same_origin and not self._origins.match(name):
+                return OriginRefused("Pages of that origin may not call. Operators list it in ALLOWED_ORIGINS.")
         return None
+
+
+def _lowered(value: bytes) -> str:
+    return value.decode("latin-1").strip().lower()
+
+
+@lru_cache(_REMEMBERED)
+def _caller(user_agent: bytes) -> str:
+    """Return the product that a caller says it is, fit for a line of the log."""
+    name = user_agent.decode("latin-1").strip().partition(" ")[0]
+    return name if _SANE_CALLER.fullmatch(name) else "anonymous"
 
 
 class _Patterns:

@@ -40,8 +40,7 @@ from app.faces.http import (
     CancelWhenCallerGoes,
     call_context,
     problem_headers,
-    read_body,
-    require_json,
+    read_json,
     send_bytes,
     send_problem,
 )
@@ -99,8 +98,7 @@ class ToolEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "rest")
         try:
-            require_json(scope)
-            body = await read_body(scope, receive, self._gateway.settings.max_request_bytes)
+            body = await read_json(scope, receive, self._gateway.settings.max_request_bytes)
             with CancelWhenCallerGoes(receive, self._gateway.lookout):
                 result = await self._gateway.call(self._server_id, self._name, body, context)
         except CallerGone:
@@ -145,7 +143,7 @@ class RouteEndpoint:
 
         try:
             endless = self._route.endless
-            async with self._gateway.admit(self._server_id, self._route.name, context, endless=endless) as server:
+            with self._gateway.admit(self._server_id, self._route.name, context, endless=endless) as server:
                 try:
                     response = await self._route.method(server, Request(scope, receive), context)
                     answering = response(scope, receive, send_noting_start)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, MethodNotAllowed
-from app.faces.http import JSON, read_body, replay, require_json, run_cancellably, send_bytes, send_problem
+from app.faces.http import JSON, read_json, replay, run_cancellably, send_bytes, send_problem
 from app.faces.protocol import not_a_message, protocol_server
 from app.gateway import Gateway
 
@@ -55,6 +55,8 @@ class StreamableHTTP:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["state"]["request_id"]
+        # The HTTP parser leaves white space behind values, and the SDK compares them with the body's.
+        scope["headers"] = [(name, value.strip()) for name, value in scope["headers"]]
         if scope["method"] in ("GET", "HEAD") and not _accepts_events(scope):
             await self._listing()(scope, receive, send)
             return
@@ -65,8 +67,7 @@ class StreamableHTTP:
         assert self._json is not None
         assert self._events is not None
         try:
-            require_json(scope, stated=True)
-            body = await read_body(scope, receive, self._gateway.settings.max_request_bytes)
+            body = await read_json(scope, receive, self._gateway.settings.max_request_bytes, stated=True)
         except CallerGone:
             return
         except GatewayError as error:

@@ -53,7 +53,6 @@ class Perimeter:
         if scope["type"] not in ("http", "websocket"):
             return self._app(scope, receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        origin = headers.get(b"origin", b"")
         request_id = headers.get(b"x-request-id", b"").decode("latin-1").strip()
         if not (request_id and _SANE_REQUEST_ID.fullmatch(request_id)):
             request_id = new_request_id()
@@ -68,7 +67,10 @@ class Perimeter:
                 message["headers"] = [*message.get("headers", ()), header]
             return send(message)
 
-        refusal = self._refusal(scope, headers.get(b"host", b""), origin)
+        host, origin = headers.get(b"host", b""), headers.get(b"origin")
+        if not origin and self._is_our_host(host):
+            return self._app(scope, receive, send_named)
+        refusal = self._refusal(scope, host, origin)
         if refusal is None:
             app = self._app_for_browsers if origin else self._app
             return app(scope, receive, send_named)
@@ -76,7 +78,7 @@ class Perimeter:
             return send_problem(send_named, refusal, request_id)
         return send({"type": "websocket.close", "code": 1008, "reason": refusal.title})
 
-    def _refusal(self, scope: Scope, host: bytes, origin: bytes) -> GatewayError | None:
+    def _refusal(self, scope: Scope, host: bytes, origin: bytes | None) -> GatewayError | None:
         if not self._is_our_host(host) and scope["path"] not in _ANY_HOST:
             return MisdirectedRequest("This gateway does not answer for that Host. Operators list it in ALLOWED_HOSTS.")
         if origin:

@@ -160,11 +160,12 @@ _ANALYSE = Statement(
             FROM unknown CROSS JOIN LATERAL (
                 SELECT word, articles, titles, 1 AS distance, 1.0 AS likeness
                 FROM search_words
-                WHERE language = unknown.language AND word IN (
-                    -- Two letters that changed places, which trigrams hardly recognize.
+                WHERE language = unknown.language AND word = ANY (ARRAY(
+                    -- Two letters that changed places, which trigrams hardly recognize. An array, for the planner
+                    -- believes that a series has a thousand rows, and would read all words instead of these few.
                     SELECT overlay(lexeme PLACING reverse(substr(lexeme, place, 2)) FROM place FOR 2)
                     FROM generate_series(1, length(lexeme) - 1) AS place
-                )
+                ))
                 UNION ALL
                 SELECT word, articles, titles, levenshtein(word, unknown.lexeme),
                        similarity(word, unknown.lexeme)

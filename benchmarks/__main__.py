@@ -43,7 +43,9 @@ _SEARCH_REPEATS = 5
 _SEARCHES = (
     "how do i reset my pasword", "refund", "where is my order and why is the delivery so late again this week",
     "password account order email", "w4711 w12", "webhok eror export secrity", "api key",
-    "cancel subscription refund payment",
+    "cancel subscription refund payment", "order",
+    "pasword acount ordr emial delivry refnd webhok eror exprt secrity paymnt cancl",
+    "order email account password delivery refund payment security export webhook cancel subscription",
 )  # fmt: skip
 
 _META = {

@@ -25,7 +25,13 @@ from app.services.postgres.synonyms import MAX_PHRASE, SYNONYMS, key_of
 SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 _CANDIDATES = 400
-"""Articles that are fetched and ranked at most for one source of candidates: it bounds the time of a search."""
+"""Articles that are fetched at most for one source of candidates."""
+_RANKS = 5600
+"""Ranks that are computed at most for one source, one for each article and term: they bound the time of a search."""
+_UNPACKED = 9
+"""Ranks that take the time of unpacking an article's vector, which is stored compressed."""
+_FEW_TERMS = 4
+"""So few terms are ranked quicker without unpacking the vector for all of them at once."""
 _SCANNED = 4000
 """The newest articles that are looked through where each word of the question is too common for the index."""
 _MARKER_LENGTH = 100
@@ -109,6 +115,8 @@ class _Term:
 class _Plan:
     """What the second statement is asked."""
 
+    candidates: int
+    unpacked: bool
     languages: list[str] = field(default_factory=list[str])
     contents: list[str | None] = field(default_factory=list[str | None])
     titles: list[str | None] = field(default_factory=list[str | None])
@@ -153,8 +161,9 @@ _ANALYSE = Statement(
         ), unknown AS (
             SELECT number, language, lexeme
             FROM (SELECT *, bool_or(articles IS NOT NULL) OVER (PARTITION BY number) AS is_known FROM asked) AS word
-            WHERE typed AND NOT is_known AND length(lexeme) BETWEEN 4 AND 24
-            ORDER BY length(lexeme) DESC LIMIT 8
+            -- What has a digit in it is a number or a name, and a similar one is another's.
+            WHERE typed AND NOT is_known AND length(lexeme) BETWEEN 4 AND 24 AND lexeme !~ '[0-9]'
+            ORDER BY length(lexeme) DESC LIMIT 6
         ), meant AS (
             SELECT unknown.number, unknown.language, guess.*
             FROM unknown CROSS JOIN LATERAL (
@@ -248,16 +257,19 @@ _RANK = Statement(
                 LIMIT :candidates
             ) AS found
         ), scored AS (
-            SELECT article_id,
-                   sum(best) * (1 + CAST(:agreement AS float8) * (count(*) FILTER (WHERE best > 0) - 1)) AS score
+            SELECT entry.article_id, rated.score
             FROM (
-                SELECT entry.article_id, terms.notion,
-                       max(terms.weight * ts_rank(CAST(:weights AS float4[]), entry.content, terms.query)) AS best
-                FROM candidates JOIN article_search AS entry USING (article_id)
-                JOIN terms ON terms.language = entry.language
-                GROUP BY entry.article_id, terms.notion
-            ) AS notions
-            GROUP BY article_id
+                SELECT article_id, language,
+                       CASE WHEN CAST(:unpacked AS boolean) THEN content || '' ELSE content END AS content
+                FROM candidates JOIN article_search USING (article_id)
+                OFFSET 0
+            ) AS entry CROSS JOIN LATERAL (
+                SELECT sum(best) * (1 + CAST(:agreement AS float8) * (count(*) FILTER (WHERE best > 0) - 1)) AS score
+                FROM (
+                    SELECT max(weight * ts_rank(CAST(:weights AS float4[]), entry.content, query)) AS best
+                    FROM terms WHERE language = entry.language GROUP BY notion
+                ) AS notions
+            ) AS rated
         ), page AS (
             SELECT article_id, score FROM scored WHERE score > 0
             ORDER BY score DESC, article_id LIMIT :limit OFFSET :offset
@@ -274,7 +286,7 @@ _RANK = Statement(
                                search_config(article.language),
                                regexp_replace(
                                    -- The more are asked for, the less of each is read: a headline is costly.
-                                   left(article.body, 1000 + 20000 / CAST(:limit AS integer)),
+                                   left(article.body, 800 + 21000 / CAST(:limit AS integer)),
                                    '[*`|#<>]+|^ *[-0-9]+[.]? ', '', 'gn'
                                ),
                                wanted.query,
@@ -356,7 +368,8 @@ class KnowledgeSearch:
             weights=_WEIGHTS,
             agreement=_AGREEMENT,
             tags=list(tags) if tags else None,
-            candidates=_CANDIDATES,
+            candidates=plan.candidates,
+            unpacked=plan.unpacked,
             scanned=_SCANNED,
             limit=limit,
             offset=offset,
@@ -427,11 +440,14 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis, tags: Sequence[str]
             terms[language].append(term)
     for language, known in terms.items():
         _weigh_by_rarity(known, analysis.totals[language])
-    plan = _Plan()
-    for language, all_known in terms.items():
-        known = sorted(all_known, key=lambda term: term.articles)[:_MAX_VARIANTS]
+    rarest = {
+        language: sorted(known, key=lambda term: term.articles)[:_MAX_VARIANTS] for language, known in terms.items()
+    }
+    most = max(map(len, rarest.values()), default=0)
+    plan = _Plan(candidates=min(_CANDIDATES, _RANKS // (_UNPACKED + most)), unpacked=most > _FEW_TERMS)
+    for language, known in rarest.items():
         plan.languages.append(language)
-        sources = _sources(known)
+        sources = _sources(known, plan.candidates)
         # What the index looks for as well, so that it does not fetch other languages' articles to throw them away.
         markers = [_quoted(f"#{tag[:_MARKER_LENGTH]}") for tag in tags]
         if analysis.totals[language] * 2 < everything:
@@ -482,18 +498,19 @@ def _quoted(lexeme: str) -> str:
     return f"'{escaped}'"
 
 
-def _sources(terms: Sequence[_Term]) -> tuple[str | None, str | None, str | None, str | None]:
+def _sources(terms: Sequence[_Term], candidates: int) -> tuple[str | None, str | None, str | None, str | None]:
     """Return what fetches candidates: rare words in the content, rare and common words in the title, a last resort.
 
     Args:
         terms: the rarest first.
+        candidates: articles that a source may bring.
     """
     by_title = sorted(terms, key=lambda term: term.titles)
-    content = list(_affordable((term.query, term.articles) for term in terms))
-    title = list(_affordable((term.query, term.titles) for term in by_title))
+    content = list(_affordable(((term.query, term.articles) for term in terms), candidates))
+    title = list(_affordable(((term.query, term.titles) for term in by_title), candidates))
     common: dict[int, list[_Term]] = defaultdict(list)
     for term in sorted(terms, key=lambda term: -term.weight):
-        if term.titles > _CANDIDATES:
+        if term.titles > candidates:
             common[term.group].append(term)
     # Several common notions together are rare again.
     notions = sorted(common.values(), key=lambda said: said[0].titles)[:3]
@@ -503,8 +520,8 @@ def _sources(terms: Sequence[_Term]) -> tuple[str | None, str | None, str | None
     return _any_of(content), _any_of(title), _any_of(together), _any_of(scan)
 
 
-def _affordable(queries: Iterable[tuple[str, int]]) -> Iterator[str]:
-    left = _CANDIDATES
+def _affordable(queries: Iterable[tuple[str, int]], candidates: int) -> Iterator[str]:
+    left = candidates
     for query, matches in queries:
         if 0 < matches <= left:
             left -= matches

@@ -218,6 +218,25 @@ async def test_one_common_word_finds_the_titles_with_it(database: TestDatabase, 
     assert (await search.search("guide number77")).articles[0].slug == "s77"
 
 
+async def test_letters_are_corrected_and_numbers_are_not(database: TestDatabase, search: KnowledgeSearch) -> None:
+    await add_article(database, "e-1042", "Error E10427", "The error E10427 means that the webhook is gone.")
+    assert slugs(await search.search("wbehook")) == ["e-1042"]
+    assert slugs(await search.search("e10427")) == ["e-1042"]
+    assert slugs(await search.search("e10472")) == []
+
+
+async def test_unpacking_changes_the_time_and_not_the_result(
+    demo: KnowledgeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[SearchResults] = []
+    for few in (0, 1000):
+        monkeypatch.setattr("app.services.postgres.search._FEW_TERMS", few)
+        found.append(await demo.search("how do i change the email address of my account"))
+    unpacked, packed = found
+    assert unpacked.articles
+    assert unpacked == packed
+
+
 async def test_the_reader_sees_nothing_of_the_index(database: TestDatabase) -> None:
     reader = await asyncpg.connect(database.reader_url)
     try:

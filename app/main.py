@@ -12,7 +12,7 @@ from app.faces.batch import add_batch_route
 from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
 from app.faces.rest import (
-    ToolLane,
+    FastLane,
     add_rest_routes,
     list_servers,
     show_server,
@@ -101,5 +101,5 @@ def create_app(
     app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.kinds)
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app)
-    app.put_in_front(ToolLane(app.documented, endpoints=endpoints), settings)
+    app.put_in_front(FastLane(app.documented, endpoints={**endpoints, **mcp}), settings)
     return app

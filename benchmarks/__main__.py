@@ -61,6 +61,13 @@ _MCP_HEADERS = {
 }
 
 
+_MCP_2025_HEADERS = {
+    **JSON_HEADERS,
+    "accept": "application/json, text/event-stream",
+    "mcp-protocol-version": "2025-11-25",
+}
+
+
 def _context_arguments(number: int) -> dict[str, str]:
     return {"customer_id": str(1 + number % CUSTOMERS)}
 
@@ -69,9 +76,15 @@ def _rest_body(number: int) -> bytes:
     return json.dumps(_context_arguments(number)).encode()
 
 
-def _mcp_body(number: int) -> bytes:
-    params = {"name": "get_customer_context", "arguments": _context_arguments(number), "_meta": _META}
+def _mcp_body(number: int, meta: Mapping[str, object] | None = _META) -> bytes:
+    params = {"name": "get_customer_context", "arguments": _context_arguments(number)}
+    if meta is not None:
+        params["_meta"] = meta
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}).encode()
+
+
+def _mcp_2025_body(number: int) -> bytes:
+    return _mcp_body(number, meta=None)
 
 
 @asynccontextmanager
@@ -206,6 +219,7 @@ async def main() -> None:
             f"pgbench, {_PGBENCH_CLIENTS} connections, same SQL": lambda seconds: _pgbench(server, seconds, scratch),
             "get_customer_context, REST": post(product, tools, _rest_body),
             "get_customer_context, MCP 2026-07-28": post(product, "/mcp/database", _mcp_body, _MCP_HEADERS),
+            "get_customer_context, MCP 2025-11-25": post(product, "/mcp/database", _mcp_2025_body, _MCP_2025_HEADERS),
             "get_customer_context, WebSocket": lambda seconds: websocket_load(
                 product, "/mcp/database/ws", [], _mcp_body, seconds
             ),

@@ -281,14 +281,18 @@ def _protocol_error(error: GatewayError, call: CallContext, code: int | None = N
 def _call_context(context: _Context, face: Face) -> CallContext:
     state: Mapping[str, Any] = context.request.scope.get("state", {}) if context.request is not None else {}
     client = context.session.client_params
-    caller = f"{client.client_info.name}/{client.client_info.version}" if client else state.get("caller", "anonymous")
     return CallContext(
         request_id=state.get("request_id") or new_request_id(),
         face=face,
-        caller="".join(c if c.isprintable() and c != " " else "_" for c in caller[:64]),
+        caller=caller_name(client.client_info) if client else state.get("caller", "anonymous"),
         report_progress=context.session.report_progress,
         session=context,
     )
+
+
+def caller_name(client: types.Implementation) -> str:
+    """Return who a client says it is, fit for a line of the log."""
+    return "".join(c if c.isprintable() and c != " " else "_" for c in f"{client.name}/{client.version}"[:64])
 
 
 def _refuse_cursor(params: BaseModel | None) -> None:

@@ -1,6 +1,6 @@
 """REST: `POST /mcp/<server>/tools/<tool>` with the arguments object as the body, and the listings.
 
-FastAPI owns the documentation and everything slow. Tool calls are answered by `ToolLane`, a dict in front
+FastAPI owns the documentation and everything slow. Tool calls are answered by `FastLane`, a dict in front
 of it, so that the cost of a call does not grow with the number of tools; the route that FastAPI knows runs
 the very same endpoint.
 """
@@ -109,10 +109,15 @@ class ToolEndpoint:
             await send_bytes(send, 200, JSON, result)
 
 
-class ToolLane:
-    """Answers calls of known tools; all else goes on to FastAPI."""
+class FastLane:
+    """Answers what is posted to the given paths, where tools are called; all else goes on to FastAPI.
 
-    def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ToolEndpoint]) -> None:
+    Args:
+        app: FastAPI.
+        endpoints: applications that answer a POST themselves, by path.
+    """
+
+    def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ASGIApp]) -> None:
         self._app = app
         self._endpoints = endpoints
 

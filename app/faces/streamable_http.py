@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, MethodNotAllowed
 from app.faces.http import JSON, read_json, replay, run_cancellably, send_bytes, send_problem
+from app.faces.plain_calls import PlainCalls
 from app.faces.protocol import not_a_message, protocol_server
 from app.gateway import Gateway
 
@@ -42,6 +43,9 @@ class StreamableHTTP:
         self._server = protocol_server(gateway, server, "mcp")
         # Clients of 2025 ask for log messages by another request, so any later one may be sent some.
         self._may_log = self._server.get_request_handler("logging/setLevel") is not None
+        kinds = list(gateway.kinds.values()) if server is None else [gateway.kind(server)]
+        tools = [] if self._may_log else [tool for kind in kinds for tool in kind.tools.values()]
+        self._plain_calls = PlainCalls(gateway, server, tools, self._server.server_info_stamp)
         self._json: StreamableHTTPSessionManager | None = None
         self._events: StreamableHTTPSessionManager | None = None
 
@@ -72,6 +76,9 @@ class StreamableHTTP:
             return
         except GatewayError as error:
             await send_problem(send, error, request_id)
+            return
+        if call := self._plain_calls.recognize(scope, body):
+            await self._plain_calls.answer(call, scope, receive, send)
             return
         try:
             # The SDK would answer clients of 2025 with pydantic's text, the body in it, and the wrong code.

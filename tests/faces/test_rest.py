@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from app.errors import BackendUnavailable
-from app.faces.rest import ToolLane
+from app.faces.rest import FastLane
 from app.main import create_app
 from app.servers import BaseMCPServer, CallContext, Tool, route
 from app.settings import Settings
@@ -246,7 +246,7 @@ async def test_the_lane_and_the_documented_route_answer_alike(
             passed.append(scope["path"])
             await self._app(scope, receive, send)
 
-        patched.setattr(ToolLane, "__call__", pass_on)
+        patched.setattr(FastLane, "__call__", pass_on)
         by_route = await call()
     assert passed == [f"/mcp/clock/tools/{tool}"]
     assert by_route == by_lane

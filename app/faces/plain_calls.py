@@ -1,0 +1,155 @@
+"""The plain `tools/call` over HTTP, answered without the SDK: most of MCP's traffic, at a third of its cost.
+
+Plain is a call of which nothing has to be known but the tool and its arguments: no progress is asked for, nothing is
+unusual, nothing is wrong. Whatever differs in the least goes to the SDK, which knows every case and every error of the
+protocol; so there are none here. `tests/faces/test_plain_calls.py` holds both ways to the same answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import mcp_types as types
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
+
+from app.errors import CallerGone, GatewayError
+from app.faces.http import JSON, CancelWhenCallerGoes, send_bytes
+from app.faces.protocol import caller_name
+from app.gateway import Gateway
+from app.servers import CallContext, Tool
+
+_MIRRORED_IN_A_HEADER = "x-mcp-header"
+"""An argument of which 2026-07-28 wants a copy in a header, to be compared."""
+
+
+class _Exactly(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Meta(_Exactly):
+    """What 2026-07-28 wants with each request, and nothing that it merely allows."""
+
+    version: Literal["2026-07-28"] = Field(alias="io.modelcontextprotocol/protocolVersion")
+    capabilities: types.ClientCapabilities = Field(alias="io.modelcontextprotocol/clientCapabilities")
+    client: types.Implementation | None = Field(default=None, alias="io.modelcontextprotocol/clientInfo")
+
+
+class _Params(_Exactly):
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class _ModernParams(_Params):
+    meta: _Meta = Field(alias="_meta")
+
+
+_ParamsT = TypeVar("_ParamsT", bound=_Params)
+
+
+class _Request(_Exactly, Generic[_ParamsT]):
+    jsonrpc: Literal["2.0"]
+    id: Annotated[int | str, Field(union_mode="left_to_right")]
+    method: Literal["tools/call"]
+    params: _ParamsT
+
+
+_MODERN = b"2026-07-28"
+_legacy_request = TypeAdapter(_Request[_Params])
+_REQUESTS: Mapping[bytes, TypeAdapter[Any]] = {
+    b"2025-06-18": _legacy_request,
+    b"2025-11-25": _legacy_request,
+    _MODERN: TypeAdapter(_Request[_ModernParams]),
+}
+
+
+@dataclass(slots=True)
+class PlainCall:
+    """A call that was recognized."""
+
+    id: int | str
+    name: str
+    arguments: dict[str, Any]
+    caller: str
+    modern: bool
+
+
+class PlainCalls:
+    """Recognizes and answers the plain calls of one MCP endpoint.
+
+    Args:
+        gateway: where calls go.
+        server: the server's name; None for all servers.
+        tools: of the endpoint.
+        server_info: who answers, as 2026-07-28 wants it said in every result.
+    """
+
+    def __init__(
+        self, gateway: Gateway, server: str | None, tools: Sequence[Tool], server_info: Mapping[str, Any]
+    ) -> None:
+        self._gateway = gateway
+        self._server = server
+        self._plain = {tool.name for tool in tools if _is_plain(tool)}
+        stamp = to_json({"io.modelcontextprotocol/serverInfo": server_info})
+        self._modern_end = b',"resultType":"complete","_meta":' + stamp + b"}}"
+
+    def recognize(self, scope: Scope, body: bytes) -> PlainCall | None:
+        """Return the call that a POST is, or None if it is anything but a plain one."""
+        headers: dict[bytes, bytes] = scope["state"]["headers"]
+        version = headers.get(b"mcp-protocol-version", b"")
+        if (
+            version not in _REQUESTS
+            or not _takes_either(headers.get(b"accept", b""))
+            or len(headers) < len(scope["headers"])  # one of them is there twice
+            or b"mcp-session-id" in headers
+        ):
+            return None
+        try:
+            request = _REQUESTS[version].validate_json(body)
+        except ValidationError:
+            return None
+        params = request.params
+        if params.name not in self._plain:
+            return None
+        caller: str = scope["state"]["caller"]
+        modern = version == _MODERN
+        if modern:
+            if headers.get(b"mcp-method") != b"tools/call" or headers.get(b"mcp-name") != params.name.encode():
+                return None
+            if client := params.meta.client:
+                caller = caller_name(client)
+        return PlainCall(request.id, params.name, params.arguments, caller, modern)
+
+    async def answer(self, call: PlainCall, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run a call and write its result or failure as the SDK would."""
+        context = CallContext(scope["state"]["request_id"], "mcp", call.caller)
+        arguments = to_json(call.arguments) if call.arguments else b"{}"
+        try:
+            with CancelWhenCallerGoes(receive, self._gateway.lookout):
+                body = await self._gateway.call(self._server, call.name, arguments, context)
+        except CallerGone:
+            return
+        except GatewayError as error:
+            failure = error.problem(context.request_id).model_dump_json(exclude_none=True)
+            result = b'],"isError":true'
+            text = to_json(failure)
+        else:
+            result = b'],"isError":false,"structuredContent":' + body
+            text = to_json(body.decode())
+        end = self._modern_end if call.modern else b"}}"
+        parts = (b'{"jsonrpc":"2.0","id":', to_json(call.id), b',"result":{"content":[{"type":"text","text":', text)
+        await send_bytes(send, 200, JSON, b"".join((*parts, b"}", result, end)))
+
+
+def _is_plain(tool: Tool) -> bool:
+    """Tell whether a call of the tool needs nothing of the protocol but its arguments and its result."""
+    needs_the_protocol = tool.method is None or tool.context_parameter is not None
+    return not needs_the_protocol and _MIRRORED_IN_A_HEADER not in str(tool.input_schema)
+
+
+@lru_cache(64)
+def _takes_either(accept: bytes) -> bool:
+    media_types = {part.partition(b";")[0].strip().lower() for part in accept.split(b",")}
+    return {b"application/json", b"text/event-stream"} <= media_types

@@ -1,0 +1,169 @@
+"""Plain calls over HTTP: answered without the SDK, and nobody can tell."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+
+from app.faces.plain_calls import PlainCall, PlainCalls
+from app.main import create_app
+from app.servers import JsonObject
+from app.settings import Settings
+from tests.clock import ClockMCPServer
+from tests.faces.raw import client_of, headers, request
+from tests.fixtures.gateway import Served, mcp_client, serve
+
+REVISIONS = ("2025-06-18", "2025-11-25", "2026-07-28")
+MODERN = "2026-07-28"
+CALL: JsonObject = {"name": "get_time", "arguments": {"zone": "CET"}}
+
+
+@pytest.fixture(scope="module")
+async def gateway() -> AsyncGenerator[Served]:
+    async with serve(create_app([ClockMCPServer()], Settings(max_calls_in_flight=1))) as served:
+        yield served
+
+
+@pytest.fixture
+async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
+    async with client_of(gateway) as client:
+        yield client
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> list[PlainCall]:
+    """What was recognized as a plain call."""
+    recognized: list[PlainCall] = []
+    recognize = PlainCalls.recognize
+
+    def note(*arguments: Any) -> PlainCall | None:
+        call = recognize(*arguments)
+        if call is not None:
+            recognized.append(call)
+        return call
+
+    monkeypatch.setattr(PlainCalls, "recognize", note)
+    return recognized
+
+
+async def _by_the_sdk(
+    http: httpx.AsyncClient, path: str, body: bytes, fields: dict[str, str]
+) -> tuple[int, str, JsonObject]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PlainCalls, "recognize", lambda *_: None)
+        return await _answer(http, path, body, fields)
+
+
+async def _answer(
+    http: httpx.AsyncClient, path: str, body: bytes, fields: dict[str, str]
+) -> tuple[int, str, JsonObject]:
+    answer = await http.post(path, content=body, headers={**fields, "x-request-id": "r-1"})
+    assert answer.headers["x-request-id"] == "r-1"
+    return answer.status_code, answer.headers["content-type"], answer.json()
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("path", ["/mcp/clock", "/mcp"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        CALL,
+        {"name": "get_time"},
+        {"name": "get_time", "arguments": {}},
+        {"name": "get_time", "arguments": {"zone": 'a "quoted" \\ é 漢 \u2028'}},
+        {"name": "get_raw_time", "arguments": {}},
+        {"name": "get_time", "arguments": {"zone": 5, "more": [1, {"deep": None}]}},
+        {"name": "get_time", "arguments": {"zone": "Atlantis"}},
+        {"name": "oversleep"},
+        {"name": "fail", "arguments": {"how": "down"}},
+        {"name": "fail", "arguments": {"how": "badly"}},
+    ],
+    ids=lambda params: json.dumps(params)[:60],
+)
+async def test_the_answer_is_the_sdks(
+    http: httpx.AsyncClient, plain: list[PlainCall], path: str, revision: str, params: JsonObject
+) -> None:
+    message = request(revision, "tools/call", params)
+    fields, body = headers(revision, message), json.dumps(message).encode()
+    answered = await _answer(http, path, body, fields)
+    assert len(plain) == 1
+    assert answered == await _by_the_sdk(http, path, body, fields)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, "", "a-1", "é"])
+async def test_the_id_comes_back_as_it_was(http: httpx.AsyncClient, plain: list[PlainCall], number: int | str) -> None:
+    message = {**request(MODERN, "tools/call", CALL), "id": number}
+    assert (await http.post("/mcp/clock", json=message, headers=headers(MODERN, message))).json()["id"] == number
+    assert len(plain) == 1
+
+
+def _modern(**meta: Any) -> JsonObject:
+    return request(MODERN, "tools/call", CALL, **meta)
+
+
+_LEGACY = request("2025-11-25", "tools/call", CALL)
+_FIELDS = headers(MODERN, _modern())
+_LEGACY_FIELDS = headers("2025-11-25", _LEGACY)
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (_modern(progressToken="p"), _FIELDS),
+        (_modern(**{"io.modelcontextprotocol/logLevel": "debug"}), _FIELDS),
+        (_modern(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), _FIELDS),
+        ({**_modern(), "extra": 1}, _FIELDS),
+        ({**_modern(), "jsonrpc": "1.0"}, _FIELDS),
+        ({**_modern(), "id": None}, _FIELDS),
+        ({**_modern(), "id": 1.5}, _FIELDS),
+        ({**_modern(), "id": True}, _FIELDS),
+        ({name: value for name, value in _modern().items() if name != "id"}, _FIELDS),
+        ([_modern()], _FIELDS),
+        (request(MODERN, "tools/call", {"name": "nope"}), {**_FIELDS, "mcp-name": "nope"}),
+        (request(MODERN, "tools/call", {"name": "tick", "arguments": {"ticks": 1}}), {**_FIELDS, "mcp-name": "tick"}),
+        (request(MODERN, "tools/call", {"name": "get_time", "arguments": [1]}), _FIELDS),
+        (request(MODERN, "tools/call", {"name": "get_time", "arguments": None}), _FIELDS),
+        (request(MODERN, "tools/list"), {**_FIELDS, "mcp-method": "tools/list"}),
+        (_LEGACY, _FIELDS),
+        (_modern(), {**_FIELDS, "mcp-name": "fail"}),
+        (_modern(), {**_FIELDS, "mcp-name": "=?base64?Z2V0X3RpbWU=?="}),
+        (_modern(), {**_FIELDS, "mcp-method": "tools/list"}),
+        (_modern(), {name: value for name, value in _FIELDS.items() if name != "mcp-name"}),
+        (_modern(), {**_FIELDS, "mcp-protocol-version": "2031-01-01"}),
+        (_modern(), {**_FIELDS, "accept": "text/html"}),
+        (_modern(), {**_FIELDS, "accept": "application/json"}),
+        ({**_LEGACY, "params": {**CALL, "_meta": {"progressToken": 1}}}, _LEGACY_FIELDS),
+        (_LEGACY, {**_LEGACY_FIELDS, "mcp-session-id": "s"}),
+        (_LEGACY, {name: value for name, value in _LEGACY_FIELDS.items() if name != "mcp-protocol-version"}),
+    ],
+    ids=str,
+)
+async def test_what_is_not_plain_is_the_sdks_to_answer(
+    http: httpx.AsyncClient, plain: list[PlainCall], message: Any, fields: dict[str, str]
+) -> None:
+    answer = await http.post("/mcp/clock", json=message, headers=fields)
+    assert answer.status_code < 500
+    assert plain == []
+
+
+async def test_a_header_that_is_there_twice_is_the_sdks_to_refuse(
+    http: httpx.AsyncClient, plain: list[PlainCall]
+) -> None:
+    answer = await http.post("/mcp/clock", json=_modern(), headers=[*_FIELDS.items(), ("mcp-name", "fail")])
+    assert answer.status_code == 400
+    assert plain == []
+
+
+async def test_headers_of_arguments_change_nothing(http: httpx.AsyncClient) -> None:
+    body, fields = json.dumps(_modern()).encode(), {**_FIELDS, "mcp-param-zone": "UTC"}
+    assert await _answer(http, "/mcp/clock", body, fields) == await _by_the_sdk(http, "/mcp/clock", body, fields)
+
+
+@pytest.mark.parametrize("era", ["mcp-2025-11-25", "mcp-2026-07-28"])
+async def test_the_official_clients_calls_are_plain(gateway: Served, plain: list[PlainCall], era: str) -> None:
+    async with mcp_client(gateway, era, "clock") as client:
+        result = await client.call_tool("get_time", {"zone": "CET"})
+    assert result.structured_content == {"success": True, "zone": "CET", "ticks": 0}
+    assert len(plain) == 1

@@ -7,7 +7,7 @@ a rule written here holds for REST, MCP, WebSocket and stdio alike.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings
 
 from app.errors import (
     BackendTimeout,
+    CallerGone,
     GatewayError,
     InternalError,
     InvalidArguments,
@@ -187,7 +188,8 @@ class Gateway:
             GatewayError: the only exception, beside cancellation, that leaves this method.
         """
         serving, tool = self._find(server, name)
-        with self._admit_tool(serving, tool, context) as opened:
+        limit = tool.timeout or self.settings.tool_timeout
+        with Admission(self, serving, tool.name, context, limit) as opened:
             return tool.dump(await tool.run(opened, tool.parse(arguments), context))
 
     async def call_undeclared(
@@ -199,7 +201,8 @@ class Gateway:
         faces can carry; otherwise as `call`.
         """
         serving, tool = self._find(server, name)
-        with self._admit_tool(serving, tool, context) as opened:
+        limit = tool.timeout or self.settings.tool_timeout
+        with Admission(self, serving, tool.name, context, limit) as opened:
             return cast("ToolResult | BaseModel", await tool.run(opened, tool.parse(arguments), context))
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
@@ -244,9 +247,6 @@ class Gateway:
         finally:
             self.subscriptions -= 1
 
-    def _admit_tool(self, serving: _Serving, tool: Tool, context: CallContext) -> "Admission":
-        return Admission(self, serving, tool.name, context, tool.timeout or self.settings.tool_timeout, endless=False)
-
     def begin_subscription(self) -> None:
         """Count a subscription, or an endless stream; whoever began it takes it off `subscriptions` again.
 
@@ -290,7 +290,17 @@ class Admission(Interruptible):
     A class, where a generator would read shorter, because every call passes here.
     """
 
-    __slots__ = ("_context", "_endless", "_gateway", "_operation", "_seconds", "_serving", "_started", "_timer")
+    __slots__ = (
+        "_context",
+        "_endless",
+        "_gateway",
+        "_operation",
+        "_seconds",
+        "_serving",
+        "_started",
+        "_timer",
+        "_watcher",
+    )
 
     def __init__(
         self,
@@ -299,7 +309,7 @@ class Admission(Interruptible):
         operation: str,
         context: CallContext,
         seconds: float | None,
-        endless: bool,
+        endless: bool = False,
     ) -> None:
         self._gateway = gateway
         self._serving = serving
@@ -308,6 +318,7 @@ class Admission(Interruptible):
         self._seconds = seconds
         self._endless = endless
         self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> BaseMCPServer:
         gateway, serving = self._gateway, self._serving
@@ -335,11 +346,13 @@ class Admission(Interruptible):
             self._serving.in_flight -= 1
         if self._timer is not None:
             self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         reason = self.end(error)
         if error is None:
             self._log("ok")
         elif reason is not None:
-            self._log(BackendTimeout.code)
+            self._log("cancelled" if isinstance(reason, CallerGone) else BackendTimeout.code)
             raise reason from error
         elif isinstance(error, GatewayError):
             self._log(error.code)
@@ -351,13 +364,20 @@ class Admission(Interruptible):
             self._log("cancelled")
 
     def overdue(self) -> None:
-        """Set the clock, which most calls end too early to need."""
+        """Set the clock and watch the caller, which most calls end too early to need."""
+        loop = self._gateway.lookout.loop
         if self._seconds is not None:
             left = self._started + self._seconds - time.perf_counter()
-            self._timer = self._gateway.lookout.loop.call_later(left, self._time_is_up)
+            self._timer = loop.call_later(left, self._time_is_up)
+        if self._context.gone is not None:
+            self._watcher = loop.create_task(self._watch(self._context.gone))
 
     def _time_is_up(self) -> None:
         self.interrupt(BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped."))
+
+    async def _watch(self, gone: Callable[[], Awaitable[None]]) -> None:
+        await gone()
+        self.interrupt(CallerGone())
 
     def _log(self, outcome: str) -> None:
         context = self._context

@@ -69,6 +69,8 @@ class CallContext:
     face: Face
     caller: str = "anonymous"
     report_progress: ReportProgress = _no_progress
+    gone: Callable[[], Awaitable[None]] | None = None
+    """Returns when the caller has gone, which cancels the call; None where the face sees to that itself."""
     session: Any = None
     """The MCP SDK's request context, on the faces that speak MCP; for servers that are themselves protocol fixtures."""
 

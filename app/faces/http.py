@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -17,10 +17,25 @@ PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 
 
-def call_context(scope: Scope, face: Face) -> CallContext:
-    """Return the context of a request that came through the `Perimeter`."""
+def call_context(scope: Scope, face: Face, receive: Receive | None = None) -> CallContext:
+    """Return the context of a request that came through the `Perimeter`.
+
+    Args:
+        scope: of the request.
+        face: how it came in.
+        receive: of the request, whose body must be read before the call; the call is cancelled when the caller
+            closes the connection. A FastAPI route and the MCP SDK's JSON mode run a tool to its end for nobody.
+    """
     state = scope["state"]
-    return CallContext(state["request_id"], face, state["caller"])
+    context = CallContext(state["request_id"], face, state["caller"])
+    if receive is not None:
+        context.gone = partial(_closed, receive)
+    return context
+
+
+async def _closed(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool = False) -> bytes:
@@ -69,7 +84,7 @@ def _too_large(limit: int) -> RequestTooLarge:
 class CancelWhenCallerGoes(Interruptible):
     """Interrupt the block with `CallerGone` when the HTTP caller closes the connection.
 
-    A FastAPI route and the MCP SDK's JSON mode run a tool to its end for nobody; this is why we don't.
+    For what is more than one call, or less; a call alone is cancelled by the gateway.
 
     Args:
         receive: of the connection, whose body must have been read.
@@ -100,8 +115,7 @@ class CancelWhenCallerGoes(Interruptible):
         self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        await _closed(self._receive)
         self.interrupt(CallerGone())
 
 

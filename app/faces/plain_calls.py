@@ -16,10 +16,10 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError
-from app.faces.http import JSON, CancelWhenCallerGoes, send_bytes
+from app.faces.http import JSON, call_context, send_bytes
 from app.faces.protocol import caller_name
 from app.gateway import Gateway
-from app.servers import CallContext, Tool
+from app.servers import Tool
 
 _MIRRORED_IN_A_HEADER = "x-mcp-header"
 """An argument of which 2026-07-28 wants a copy in a header, to be compared."""
@@ -124,11 +124,11 @@ class PlainCalls:
 
     async def answer(self, call: PlainCall, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a call and write its result or failure as the SDK would."""
-        context = CallContext(scope["state"]["request_id"], "mcp", call.caller)
+        context = call_context(scope, "mcp", receive)
+        context.caller = call.caller
         arguments = to_json(call.arguments) if call.arguments else b"{}"
         try:
-            with CancelWhenCallerGoes(receive, self._gateway.lookout):
-                body = await self._gateway.call(self._server, call.name, arguments, context)
+            body = await self._gateway.call(self._server, call.name, arguments, context)
         except CallerGone:
             return
         except GatewayError as error:

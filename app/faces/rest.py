@@ -37,7 +37,6 @@ from app.errors import (
 from app.faces.http import (
     JSON,
     PROBLEM_JSON,
-    CancelWhenCallerGoes,
     call_context,
     problem_headers,
     read_json,
@@ -96,11 +95,10 @@ class ToolEndpoint:
         self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = call_context(scope, "rest")
+        context = call_context(scope, "rest", receive)
         try:
             body = await read_json(scope, receive, self._gateway.settings.max_request_bytes)
-            with CancelWhenCallerGoes(receive, self._gateway.lookout):
-                result = await self._gateway.call(self._server_id, self._name, body, context)
+            result = await self._gateway.call(self._server_id, self._name, body, context)
         except CallerGone:
             return
         except GatewayError as error:
@@ -227,8 +225,8 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         request: Request,
     ) -> Response:
         """Return a resource's content."""
-        with CancelWhenCallerGoes(request.receive, gateway.lookout):
-            media_type, content = await gateway.read(server, uri, call_context(request.scope, "rest"))
+        context = call_context(request.scope, "rest", request.receive)
+        media_type, content = await gateway.read(server, uri, context)
         return Response(content, media_type=media_type)
 
     async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:

@@ -53,9 +53,8 @@ class Perimeter:
         if scope["type"] not in ("http", "websocket"):
             return self._app(scope, receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1").strip()
-        if not (request_id and _SANE_REQUEST_ID.fullmatch(request_id)):
-            request_id = new_request_id()
+        given = headers.get(b"x-request-id")
+        request_id = (_sane_request_id(given) if given else None) or new_request_id()
         state: dict[str, Any] = scope.setdefault("state", {})
         state["headers"] = headers
         state["request_id"] = request_id
@@ -87,6 +86,11 @@ class Perimeter:
             if not same_origin and not self._origins.match(name):
                 return OriginRefused("Pages of that origin may not call. Operators list it in ALLOWED_ORIGINS.")
         return None
+
+
+def _sane_request_id(value: bytes) -> str | None:
+    name = value.decode("latin-1").strip()
+    return name if _SANE_REQUEST_ID.fullmatch(name) else None
 
 
 def _lowered(value: bytes) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 from pydantic_core import to_json
 from pydantic_settings import BaseSettings
 
@@ -30,11 +30,9 @@ from app.errors import (
 )
 from app.logs import CallLog
 from app.lookout import Interruptible, Lookout
-from app.results import RawResult, Result
+from app.results import RawResult
 from app.servers import BaseMCPServer, CallContext, Resource, ServerKind, Tool, Update
 from app.settings import Settings
-
-ToolResult = Result | RawResult[Any] | Mapping[str, JsonValue]
 
 _CLIENT_PREFIX = "mcp_"
 
@@ -193,17 +191,29 @@ class Gateway:
             return tool.dump(await tool.run(opened, tool.parse(arguments), context))
 
     async def call_undeclared(
-        self, server: str | None, name: str, arguments: bytes, context: CallContext
-    ) -> "ToolResult | BaseModel":
-        """Run a tool that is known only at run time and return what it returned.
+        self,
+        server: str | None,
+        name: str,
+        arguments: bytes,
+        context: CallContext,
+        *,
+        kept: tuple[type[BaseModel], ...],
+    ) -> bytes | BaseModel:
+        """Run a tool that is known only at run time, as `call` does.
 
-        It may be a result of the protocol itself, with images or questions to the caller in it, which only MCP's
-        faces can carry; otherwise as `call`.
+        Args:
+            server: as for `call`.
+            name: as for `call`.
+            arguments: as for `call`.
+            context: as for `call`.
+            kept: results of these types are returned as they are: those of the protocol itself, with images or
+                questions to the caller in them, which only MCP's faces can carry.
         """
         serving, tool = self._find(server, name)
         limit = tool.timeout or self.settings.tool_timeout
         with Admission(self, serving, tool.name, context, limit) as opened:
-            return cast("ToolResult | BaseModel", await tool.run(opened, tool.parse(arguments), context))
+            result = await tool.run(opened, tool.parse(arguments), context)
+            return result if isinstance(result, kept) else tool.dump(result)
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
         """Return the media type and the bytes of a resource.

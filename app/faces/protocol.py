@@ -30,6 +30,8 @@ _RESOURCE_NOT_FOUND = -32002
 """The code for an unknown resource up to 2025-11-25; later revisions say -32602."""
 _COMPLETE = {"resultType": "complete"}
 """What 2026-07-28 wants in every result; the SDK leaves it out for older revisions."""
+_RESULTS = (types.CallToolResult, types.InputRequiredResult, types.ErrorData)
+"""What a tool that is known only at run time may return in the words of the protocol."""
 _LISTING_HINT = CacheHint(ttl_ms=300_000, scope="public")
 
 
@@ -117,14 +119,12 @@ def protocol_server(
             arguments = to_json(params.arguments) if params.arguments else b"{}"
             if tool.method is not None:
                 return _tool_result(await gateway.call(server, params.name, arguments, call), failed=False)
-            result = await gateway.call_undeclared(server, params.name, arguments, call)
+            result = await gateway.call_undeclared(server, params.name, arguments, call, kept=_RESULTS)
         except (UnknownTool, UnknownServer) as error:
             raise _protocol_error(error, call) from None
         except GatewayError as error:
             return _tool_result(error.problem(call.request_id).model_dump_json(exclude_none=True).encode(), failed=True)
-        if isinstance(result, (types.CallToolResult, types.InputRequiredResult, types.ErrorData)):
-            return result
-        return _tool_result(tool.dump(result), failed=False)
+        return _tool_result(result, failed=False) if isinstance(result, bytes) else result
 
     async def read_resource(context: _Context, params: types.ReadResourceRequestParams) -> Any:
         call = _call_context(context, face)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.main import create_app
+from app.servers import BaseMCPServer, CallContext, JsonObject, Tool
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import ERAS, client_of, event_stream, exchange, handshake, headers, post, request
@@ -227,3 +228,21 @@ async def test_a_client_may_say_mcp_before_the_servers_name(http: httpx.AsyncCli
     message = request(era, "tools/call", CALL)
     answer = await http.post("/mcp/mcp_clock", json=message, headers=headers(era, message))
     assert answer.json()["result"]["structuredContent"]["zone"] == "CET"
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_result_that_cannot_be_written_down_is_a_bug_of_ours(era: str) -> None:
+    class OddMCPServer(BaseMCPServer):
+        """Odd."""
+
+        async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
+            return {"password=hunter2": object()}
+
+    odd = OddMCPServer(tools=[Tool.dynamic("strange")])
+    message = request(era, "tools/call", {"name": "strange", "arguments": {}})
+    async with serve(create_app([odd], Settings())) as served, client_of(served) as http:
+        answer = await http.post("/mcp/odd", json=message, headers=headers(era, message))
+    result = answer.json()["result"]
+    assert result["isError"] is True
+    assert json.loads(result["content"][0]["text"])["code"] == "internal_error"
+    assert "hunter2" not in answer.text

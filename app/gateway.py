@@ -35,6 +35,8 @@ from app.servers import BaseMCPServer, CallContext, Resource, ServerKind, Tool, 
 from app.settings import Settings
 
 _CLIENT_PREFIX = "mcp_"
+_NOBODYS_LOG = logging.getLogger("MCP")
+"""For calls of what no server offers."""
 
 
 @dataclass(slots=True)
@@ -133,18 +135,28 @@ class Gateway:
             raise UnknownServer(f"There is no server {_quoted(server)}. Servers: {', '.join(self.kinds)}.")
         return found
 
-    def tool(self, server: str | None, name: str) -> tuple[str, Tool]:
+    def tool(self, server: str | None, name: str, context: CallContext) -> tuple[str, Tool]:
         """Return the owner's id and the declaration of a tool; `server=None` searches all servers.
 
         Raises:
-            UnknownServer, UnknownTool: the message lists the names that exist.
+            UnknownServer, UnknownTool: the message lists the names that exist. The log has a line of it.
         """
-        serving, tool = self._find(server, name)
+        serving, tool = self._find(server, name, context)
         return serving.kind.server_id, tool
 
-    def _find(self, server: str | None, name: str) -> tuple[_Serving, Tool]:
+    def _find(self, server: str | None, name: str, context: CallContext) -> tuple[_Serving, Tool]:
         if found := self._tools.get((server, name)):
             return found
+        try:
+            return self._find_otherwise(server, name)
+        except GatewayError as error:
+            where = "all" if server is None else _quoted(server)
+            fields = (where, _quoted(name), context.face, context.caller, error.code, 0.0, context.request_id)
+            self.log.add(_NOBODYS_LOG, fields)
+            raise
+
+    def _find_otherwise(self, server: str | None, name: str) -> tuple[_Serving, Tool]:
+        """Find a tool by another spelling of its server's name, or say what there is."""
         if server is None:
             where, names = "this gateway", [name for owner, name in self._tools if owner is None]
         else:
@@ -185,7 +197,7 @@ class Gateway:
         Raises:
             GatewayError: the only exception, beside cancellation, that leaves this method.
         """
-        serving, tool = self._find(server, name)
+        serving, tool = self._find(server, name, context)
         limit = tool.timeout or self.settings.tool_timeout
         with Admission(self, serving, tool.name, context, limit) as opened:
             return tool.dump(await tool.run(opened, tool.parse(arguments), context))
@@ -209,7 +221,7 @@ class Gateway:
             kept: results of these types are returned as they are: those of the protocol itself, with images or
                 questions to the caller in them, which only MCP's faces can carry.
         """
-        serving, tool = self._find(server, name)
+        serving, tool = self._find(server, name, context)
         limit = tool.timeout or self.settings.tool_timeout
         with Admission(self, serving, tool.name, context, limit) as opened:
             result = await tool.run(opened, tool.parse(arguments), context)

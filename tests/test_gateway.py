@@ -183,6 +183,16 @@ async def test_a_call_is_logged_once_and_says_what_happened(caplog: pytest.LogCa
     assert "hunter2" not in caplog.text
 
 
+@pytest.mark.parametrize("face", FACES)
+async def test_a_call_of_what_nobody_offers_is_logged(face: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with serve(create_app([ClockMCPServer()], Settings())) as served, caller(served, face) as call:
+        assert (await call("clock", "nope"))["code"] == "unknown_tool"
+    [line] = [r.getMessage() for r in caplog.records if r.name == "MCP"]
+    assert "operation='nope'" in line
+    assert "outcome=unknown_tool" in line
+
+
 async def test_one_logger_governs_all_servers(caplog: pytest.LogCaptureFixture) -> None:
     gateway = Gateway([ClockMCPServer()], Settings())
     caplog.set_level(logging.INFO)

@@ -115,7 +115,7 @@ def protocol_server(
     async def call_tool(context: _Context, params: types.CallToolRequestParams) -> Any:
         call = _call_context(context, face)
         try:
-            _, tool = gateway.tool(server, params.name)
+            _, tool = gateway.tool(server, params.name, call)
             arguments = to_json(params.arguments) if params.arguments else b"{}"
             if tool.method is not None:
                 return _tool_result(await gateway.call(server, params.name, arguments, call), failed=False)

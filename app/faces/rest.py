@@ -232,7 +232,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
     async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:
         """Serve `mcp_database` for `database`, and name what exists to callers of what does not."""
         parameters = scope["path_params"]
-        server_id, tool = gateway.tool(parameters["server"], parameters["tool"])
+        server_id, tool = gateway.tool(parameters["server"], parameters["tool"], call_context(scope, "rest"))
         await endpoints[tool_path(server_id, tool.name)](scope, receive, send)
 
     router.add_api_route(

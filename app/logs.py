@@ -7,8 +7,11 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, TextIO, cast
 
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
@@ -18,11 +21,12 @@ CallFields = tuple[str, str, str, str, str, float, str]
 """What the line of a call says: server, operation, face, caller, outcome, milliseconds, request id."""
 
 _CALL_FIELDS = ("server", "operation", "face", "caller", "outcome", "ms", "request_id")
+_CALL_MESSAGE = " ".join("ms=%.1f" if name == "ms" else f"{name}=%s" for name in _CALL_FIELDS)
 _SAME_FOR_EVERY_CALL: dict[str, Any] = {
     **logging.makeLogRecord({}).__dict__,
     "levelno": logging.INFO,
     "levelname": "INFO",
-    "msg": " ".join("ms=%.1f" if name == "ms" else f"{name}=%s" for name in _CALL_FIELDS),
+    "msg": _CALL_MESSAGE,
 }
 
 
@@ -47,11 +51,6 @@ class CallRecord(logging.LogRecord):
             "args": fields,
         }
 
-    def fields(self) -> dict[str, Any]:
-        """Return what the line says, by name."""
-        fields = dict(zip(_CALL_FIELDS, cast("CallFields", self.args), strict=True))
-        return {**fields, "ms": round(cast("float", fields["ms"]), 1)}
-
 
 class CallLog:
     """Writes the lines of calls, those of one turn of the event loop together.
@@ -74,15 +73,23 @@ class CallLog:
     def flush(self) -> None:
         """Hand the lines to their loggers."""
         ended, self._ended = self._ended, []
-        for logger, when, fields in ended:
-            logger.handle(CallRecord(logger.name, when, fields))
+        for logger, calls in groupby(ended, itemgetter(0)):
+            if (handler := _only_handler(logger)) is not None:
+                handler.write_calls(logger.name, ((when, fields) for _, when, fields in calls))
+            else:
+                for _, when, fields in calls:
+                    logger.handle(CallRecord(logger.name, when, fields))
 
 
 class TextFormatter(logging.Formatter):
     """`time level logger message`, one line an event."""
 
+    def format_call(self, logger: str, ended: float, fields: CallFields) -> str:
+        """Return what `format` returns for a `CallRecord` of the same."""
+        return hide_passwords(f"{_time(ended)} INFO    {logger} {_CALL_MESSAGE % fields}")
+
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname:<7} {record.name} {record.getMessage()}"
+        line = f"{_time(record.created)} {record.levelname:<7} {record.name} {record.getMessage()}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return hide_passwords(line)
@@ -91,15 +98,20 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; a call's fields stand beside `message`."""
 
+    def format_call(self, logger: str, ended: float, fields: CallFields) -> str:
+        """Return what `format` returns for a `CallRecord` of the same."""
+        return self.format(CallRecord(logger, ended, fields))
+
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, Any] = {
-            "time": _time(record),
+            "time": _time(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
         if isinstance(record, CallRecord):
-            event.update(record.fields())
+            fields = dict(zip(_CALL_FIELDS, cast("CallFields", record.args), strict=True))
+            event.update({**fields, "ms": round(cast("float", fields["ms"]), 1)})
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return hide_passwords(json.dumps(event, default=str, ensure_ascii=False))
@@ -112,14 +124,27 @@ class BatchingHandler(logging.Handler):
 
     Args:
         stream: where the lines go.
+        formatter: puts events into words.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, formatter: TextFormatter | JsonFormatter) -> None:
         super().__init__()
+        self.setFormatter(formatter)
         self._stream = stream
+        self._formatter = formatter
         self._lines: list[str] = []
         self._due = False
         self._writing = threading.Lock()
+
+    def write_calls(self, logger: str, calls: Iterable[tuple[float, CallFields]]) -> None:
+        """Write the lines of calls, as `handle` would those of their records, without making any.
+
+        Args:
+            logger: name of the logger.
+            calls: when each ended, in seconds since 1970, and what its line says.
+        """
+        self._lines += [self._formatter.format_call(logger, ended, fields) for ended, fields in calls]
+        self.flush()
 
     def handle(self, record: logging.LogRecord) -> bool:
         try:
@@ -148,13 +173,28 @@ class BatchingHandler(logging.Handler):
             del self._lines[: len(lines)]
 
 
+def _only_handler(logger: logging.Logger) -> BatchingHandler | None:
+    """Return the handler that alone would get every event of a logger, if it is one of ours."""
+    found: BatchingHandler | None = None
+    asked: logging.Logger | None = logger
+    if logger.disabled or logger.filters:
+        return None
+    while asked is not None:
+        for handler in asked.handlers:
+            if found is not None or not isinstance(handler, BatchingHandler) or handler.level > logging.INFO:
+                return None
+            found = handler
+        asked = asked.parent if asked.propagate else None
+    return found
+
+
 _millisecond: tuple[int, str] = (-1, "")
 
 
-def _time(record: logging.LogRecord) -> str:
-    """Return an event's time in ISO 8601; many lines share a millisecond."""
+def _time(seconds: float) -> str:
+    """Return a time in ISO 8601; many lines share a millisecond."""
     global _millisecond  # noqa: PLW0603 - a memory of one entry, in the hottest line of the log
-    since_1970 = int(record.created * 1000)
+    since_1970 = int(seconds * 1000)
     if _millisecond[0] != since_1970:
         moment = datetime.fromtimestamp(since_1970 / 1000, UTC)
         _millisecond = (since_1970, moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
@@ -173,8 +213,7 @@ def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
         level: the least severe level to show, such as `INFO`.
         form: `text` for people, `json` for machines.
     """
-    handler = BatchingHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler = BatchingHandler(sys.stderr, JsonFormatter() if form == "json" else TextFormatter())
     # What no line of ours shows need not be found out for each: the standard library's advice on speed.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as its manual has it

@@ -247,15 +247,12 @@ class Tool:
 
     def run(self, server: "BaseMCPServer", arguments: BaseModel | JsonObject, context: CallContext) -> Awaitable[Any]:
         """Call the method with checked arguments."""
-        if self.method is None or not isinstance(arguments, BaseModel):
+        if self.method is None:
             assert isinstance(arguments, dict)
             return server.call_tool(self.name, arguments, context)
-        if self.whole_model:
-            keywords: dict[str, Any] = {self.whole_model: arguments}
-        else:
-            keywords = dict(arguments.__dict__)
+        keywords = {self.whole_model: arguments} if self.whole_model else arguments.__dict__
         if self.context_parameter:
-            keywords[self.context_parameter] = context
+            keywords = {**keywords, self.context_parameter: context}
         return self.method(server, **keywords)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.logs import BatchingHandler, CallLog, CallRecord, JsonFormatter, TextFormatter
+from app.logs import BatchingHandler, CallFields, CallLog, CallRecord, JsonFormatter, TextFormatter
 
 FIELDS: dict[str, Any] = {
     "server": "clock",
@@ -86,8 +86,12 @@ def written(stream: Pieces) -> list[str]:
 @pytest.fixture
 def log(stream: Pieces) -> logging.Logger:
     logger = logging.Logger("MCP.Clock MCP Server", logging.INFO)
-    logger.addHandler(BatchingHandler(stream))
+    logger.addHandler(BatchingHandler(stream, TextFormatter()))
     return logger
+
+
+def _messages(written: list[str]) -> list[str]:
+    return [line.partition("MCP.Clock MCP Server ")[2] for line in "".join(written).splitlines()]
 
 
 async def test_the_lines_of_one_turn_are_written_in_one_piece(log: logging.Logger, written: list[str]) -> None:
@@ -95,26 +99,26 @@ async def test_the_lines_of_one_turn_are_written_in_one_piece(log: logging.Logge
     log.info("two")
     assert written == []
     await asyncio.sleep(0)
-    assert written == ["one\ntwo\n"]
+    assert len(written) == 1
     log.info("three")
     await asyncio.sleep(0)
-    assert written[1:] == ["three\n"]
+    assert _messages(written) == ["one", "two", "three"]
 
 
 async def test_a_warning_is_written_at_once_and_all_before_it(log: logging.Logger, written: list[str]) -> None:
     log.info("one")
     log.warning("two")
-    assert "".join(written) == "one\ntwo\n"
+    assert _messages(written) == ["one", "two"]
 
 
 def test_without_a_loop_a_line_is_written_at_once(log: logging.Logger, written: list[str]) -> None:
     log.info("one")
-    assert written == ["one\n"]
+    assert _messages(written) == ["one"]
 
 
 async def test_lines_of_other_threads_are_written_too(log: logging.Logger, written: list[str]) -> None:
     await asyncio.to_thread(log.info, "elsewhere")
-    assert written == ["elsewhere\n"]
+    assert _messages(written) == ["elsewhere"]
 
 
 def test_a_message_that_does_not_fit_its_arguments_stops_nothing(
@@ -123,23 +127,61 @@ def test_a_message_that_does_not_fit_its_arguments_stops_nothing(
     log.info("%d", "not a number")
     log.info("next")
     assert "not a number" in capsys.readouterr().err
-    assert written[-1] == "next\n"
+    assert _messages(written) == ["next"]
+
+
+CALLS: list[CallFields] = [
+    ("clock", "first", "rest", "curl/8", "ok", 0.04, "abc"),
+    ("clock", "second", "mcp", "https://bot:hunter2@desk", "not_found", 12.34, "def"),
+]
 
 
 async def test_calls_are_logged_a_turn_later_in_their_order(log: logging.Logger, written: list[str]) -> None:
     calls = CallLog()
-    for operation in ("first", "second"):
-        calls.add(log, ("clock", operation, "rest", "curl/8", "ok", 0.04, "abc"))
+    log.info("before")
+    for fields in CALLS:
+        calls.add(log, fields)
     assert written == []
+    await asyncio.sleep(0)
+    assert _messages(written) == [
+        "before",
+        "server=clock operation=first face=rest caller=curl/8 outcome=ok ms=0.0 request_id=abc",
+        "server=clock operation=second face=mcp caller=https://bot:***@desk outcome=not_found ms=12.3 request_id=def",
+    ]
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+async def test_calls_read_the_same_whoever_listens_beside(formatter: TextFormatter | JsonFormatter) -> None:
+    alone, shared = Pieces(), Pieces()
+    calls = CallLog()
+    for stream in (alone, shared):
+        logger = logging.Logger("MCP.Clock MCP Server", logging.INFO)
+        logger.addHandler(BatchingHandler(stream, formatter))
+        if stream is shared:
+            logger.addHandler(logging.NullHandler())
+        for fields in CALLS:
+            calls.add(logger, fields)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    lines, others = "".join(alone.pieces).splitlines(), "".join(shared.pieces).splitlines()
+    assert len(lines) == len(others) == len(CALLS)
+    for line, other in zip(lines, others, strict=True):
+        assert line.partition("Z")[2] == other.partition("Z")[2]
+
+
+async def test_loggers_that_others_have_set_up_are_asked(log: logging.Logger, written: list[str]) -> None:
+    log.addFilter(lambda record: "operation=second" in record.getMessage())
+    calls = CallLog()
+    for fields in CALLS:
+        calls.add(log, fields)
     calls.flush()
     await asyncio.sleep(0)
-    assert [line.split()[1] for line in "".join(written).splitlines()] == ["operation=first", "operation=second"]
-    assert "ms=0.0 " in written[0]
+    assert [message.split()[1] for message in _messages(written)] == ["operation=second"]
 
 
 async def test_calls_cost_nothing_where_their_lines_are_not_wanted(log: logging.Logger, written: list[str]) -> None:
     log.setLevel(logging.WARNING)
     calls = CallLog()
-    calls.add(log, ("clock", "get_time", "rest", "curl/8", "ok", 0.04, "abc"))
+    calls.add(log, CALLS[0])
     calls.flush()
     assert written == []

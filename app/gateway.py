@@ -7,7 +7,7 @@ a rule written here holds for REST, MCP, WebSocket and stdio alike.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -134,6 +134,14 @@ class Gateway:
         if found is None:
             raise UnknownServer(f"There is no server {_quoted(server)}. Servers: {', '.join(self.kinds)}.")
         return found
+
+    def kinds_of(self, server: str | None) -> list[ServerKind]:
+        """Return the declaration of one server, or of all for None.
+
+        Raises:
+            UnknownServer: as for `kind`.
+        """
+        return list(self.kinds.values()) if server is None else [self.kind(server)]
 
     def tool(self, server: str | None, name: str, context: CallContext) -> tuple[str, Tool]:
         """Return the owner's id and the declaration of a tool; `server=None` searches all servers.
@@ -321,7 +329,6 @@ class Admission(Interruptible):
         "_serving",
         "_started",
         "_timer",
-        "_watcher",
     )
 
     def __init__(
@@ -340,7 +347,6 @@ class Admission(Interruptible):
         self._seconds = seconds
         self._endless = endless
         self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> BaseMCPServer:
         gateway, serving = self._gateway, self._serving
@@ -368,8 +374,6 @@ class Admission(Interruptible):
             self._serving.in_flight -= 1
         if self._timer is not None:
             self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
         reason = self.end(error)
         if error is None:
             self._log("ok")
@@ -387,19 +391,14 @@ class Admission(Interruptible):
 
     def overdue(self) -> None:
         """Set the clock and watch the caller, which most calls end too early to need."""
-        loop = self._gateway.lookout.loop
         if self._seconds is not None:
             left = self._started + self._seconds - time.perf_counter()
-            self._timer = loop.call_later(left, self._time_is_up)
+            self._timer = self._lookout.loop.call_later(left, self._time_is_up)
         if self._context.gone is not None:
-            self._watcher = loop.create_task(self._watch(self._context.gone))
+            self.interrupt_after(self._context.gone, CallerGone())
 
     def _time_is_up(self) -> None:
         self.interrupt(BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped."))
-
-    async def _watch(self, gone: Callable[[], Awaitable[None]]) -> None:
-        await gone()
-        self.interrupt(CallerGone())
 
     def _log(self, outcome: str) -> None:
         context = self._context

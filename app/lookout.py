@@ -6,6 +6,7 @@ one tick that looks every 20 ms at what still runs.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 TICK = 0.02
 """Seconds between two looks. Whoever waits is called one to two ticks after the start."""
@@ -57,7 +58,7 @@ class Interruptible:
     `asyncio.timeout` for any reason, and for reasons that are looked for late.
     """
 
-    __slots__ = ("_cancellations", "_lookout", "_reason", "_task")
+    __slots__ = ("_cancellations", "_lookout", "_reason", "_task", "_watcher")
 
     def begin(self, lookout: Lookout) -> None:
         """Enter the block. `overdue` is called if it takes a while."""
@@ -66,6 +67,7 @@ class Interruptible:
         self._task = task
         self._cancellations = task.cancelling()
         self._reason: Exception | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._lookout = lookout
         lookout.add(self)
 
@@ -79,9 +81,20 @@ class Interruptible:
             self._reason = reason
             self._task.cancel()
 
+    def interrupt_after(self, event: Callable[[], Awaitable[None]], reason: Exception) -> None:
+        """Cancel the block if `event` returns before its end."""
+
+        async def watch() -> None:
+            await event()
+            self.interrupt(reason)
+
+        self._watcher = self._lookout.loop.create_task(watch())
+
     def end(self, error: BaseException | None) -> Exception | None:
         """Leave the block; return the reason if it was interrupted and that is how it ended."""
         self._lookout.remove(self)
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._reason is None:
             return None
         others = self._task.uncancel() > self._cancellations

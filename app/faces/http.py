@@ -53,8 +53,8 @@ async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool 
         CallerGone: the caller left before its end.
     """
     headers: dict[bytes, bytes] = scope["state"]["headers"]
-    media_type = headers.get(b"content-type", b"")
-    if not _is_json(media_type) if media_type else stated:
+    media_type = _media_type(headers.get(b"content-type", b""))
+    if not (media_type == b"application/json" or media_type.endswith(b"+json") or not (media_type or stated)):
         raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
@@ -72,9 +72,8 @@ async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool 
 
 
 @lru_cache(64)
-def _is_json(content_type: bytes) -> bool:
-    media_type = content_type.partition(b";")[0].strip().lower()
-    return media_type in (b"application/json", b"") or media_type.endswith(b"+json")
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
 
 
 def _too_large(limit: int) -> RequestTooLarge:
@@ -91,32 +90,25 @@ class CancelWhenCallerGoes(Interruptible):
         lookout: starts the watch if the task takes a while.
     """
 
-    __slots__ = ("_receive", "_starting", "_watcher")
+    __slots__ = ("_receive",)
 
     def __init__(self, receive: Receive, lookout: Lookout) -> None:
         self._receive = receive
-        self._starting = lookout
-        self._watcher: asyncio.Task[None] | None = None
+        self._lookout = lookout
 
     def __enter__(self) -> Self:
-        self.begin(self._starting)
+        self.begin(self._lookout)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
         if (reason := self.end(error)) is not None:
             raise reason from error
 
     def overdue(self) -> None:
         """Start to watch."""
-        self._watcher = asyncio.ensure_future(self._watch())
-
-    async def _watch(self) -> None:
-        await _closed(self._receive)
-        self.interrupt(CallerGone())
+        self.interrupt_after(partial(_closed, self._receive), CallerGone())
 
 
 async def run_cancellably(

@@ -89,7 +89,7 @@ def protocol_server(
         face: how calls come in, for the log.
         subscriptions: of the connection, where the transport can carry `resources/subscribe`.
     """
-    kinds = list(gateway.kinds.values()) if server is None else [gateway.kind(server)]
+    kinds = gateway.kinds_of(server)
     tools = [describe_tool(tool) for kind in kinds for tool in kind.tools.values()]
     schemas = {tool.name: tool.input_schema for kind in kinds for tool in kind.tools.values()}
     resources: list[JsonObject] = []

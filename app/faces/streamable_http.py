@@ -43,8 +43,7 @@ class StreamableHTTP:
         self._server = protocol_server(gateway, server, "mcp")
         # Clients of 2025 ask for log messages by another request, so any later one may be sent some.
         self._may_log = self._server.get_request_handler("logging/setLevel") is not None
-        kinds = list(gateway.kinds.values()) if server is None else [gateway.kind(server)]
-        tools = [] if self._may_log else [tool for kind in kinds for tool in kind.tools.values()]
+        tools = [] if self._may_log else [tool for kind in gateway.kinds_of(server) for tool in kind.tools.values()]
         self._plain_calls = PlainCalls(gateway, server, tools, self._server.server_info_stamp)
         self._json: StreamableHTTPSessionManager | None = None
         self._events: StreamableHTTPSessionManager | None = None

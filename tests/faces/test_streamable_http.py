@@ -200,7 +200,7 @@ async def test_listings_may_be_kept_and_contents_not(gateway: Served) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "", ";"])
 async def test_a_body_that_does_not_say_it_is_json_is_refused(
     http: httpx.AsyncClient, era: str, media_type: str
 ) -> None:

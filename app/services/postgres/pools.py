@@ -29,6 +29,9 @@ from app.services.postgres.settings import PostgresSettings
 _MARGIN = 2.0
 """Seconds by which we wait longer than the server's own limit, so that its answer comes first if it can answer."""
 
+CLIENT_CHECK_INTERVAL = "500ms"
+"""A statement ends within this if its connection does: at a lost cancellation, or if the gateway itself is killed."""
+
 
 @contextmanager
 def postgres_errors() -> Generator[None]:
@@ -224,6 +227,7 @@ def _connection_options(settings: PostgresSettings) -> dict[str, Any]:
         "server_settings": {
             "application_name": "switchboard",
             "timezone": "UTC",
+            "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
             "statement_timeout": str(int(settings.statement_timeout * 1000)),
         },
     }

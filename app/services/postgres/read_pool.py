@@ -21,6 +21,9 @@ _IDLE_FOR_LONG = 300.0
 
 _CLOSE_WITHIN = 2.0
 
+_CANCEL_WITHIN = 0.4
+"""Seconds that PostgreSQL has to acknowledge a cancellation before the connection is given up."""
+
 LOST = (
     ConnectionError,
     asyncpg.InterfaceError,
@@ -51,6 +54,24 @@ class _Member:
         if statement is None:
             statement = self.prepared[sql] = await self.connection.prepare(sql)
         return await statement.fetchval(*arguments)
+
+    async def settle(self) -> None:
+        """Wait until PostgreSQL has ended the statement that was cancelled; close the connection if it does not.
+
+        It overlooks a request that reaches it between two messages of a statement. The statement then goes on until
+        PostgreSQL notices that its client has gone (`client_connection_check_interval`).
+        """
+        settled = False
+        try:
+            async with asyncio.timeout(_CANCEL_WITHIN):
+                # Whatever is sent next, asyncpg waits for the acknowledgement first.
+                await self.connection.execute("SELECT 1")
+            settled = True
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pass  # Nobody waits for this answer any more.
+        finally:
+            if not settled:
+                self.connection.terminate()
 
 
 class FixedReads:
@@ -100,6 +121,9 @@ class FixedReads:
         except (TimeoutError, *LOST):
             # Whatever it is still busy with is nothing for the next caller.
             member.connection.terminate()
+            raise
+        except asyncio.CancelledError:
+            await member.settle()
             raise
         finally:
             self._give_back(member)

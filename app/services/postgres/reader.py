@@ -20,7 +20,7 @@ from app.services.postgres.json_forms import (
     size_expression,
     unique_names,
 )
-from app.services.postgres.pools import postgres_errors
+from app.services.postgres.pools import CLIENT_CHECK_INTERVAL, postgres_errors
 from app.services.postgres.settings import PostgresSettings
 from app.services.postgres.sql_guard import Catalog, ReadingStatement, SqlGuard
 
@@ -36,7 +36,7 @@ MAX_ROW_BYTES = 1024 * 1024
 """A larger row is refused: it never leaves PostgreSQL."""
 
 _BATCH_ROWS = 50
-_CLEANING_UP_SECONDS = 1.0
+_CLEANING_UP_SECONDS = 0.4
 """How long a PostgreSQL that hangs may keep those who have given up already."""
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""
@@ -45,8 +45,7 @@ _SESSION = {
     "application_name": "switchboard query_database",
     "default_transaction_read_only": "on",
     "idle_in_transaction_session_timeout": "15s",
-    # A query ends even if the gateway itself is killed in the middle of it.
-    "client_connection_check_interval": "500ms",
+    "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
     # With this off, '\\'' would hide a call from the parser, which reads strings as the standard says.
     "standard_conforming_strings": "on",
     "search_path": "pg_catalog, public, pg_temp",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import cast, func, literal_column, select, text
+from sqlalchemy import bindparam, cast, func, literal_column, select, text
 from sqlalchemy.types import Text
 
 from app.errors import (
@@ -132,6 +132,39 @@ async def test_a_cancelled_read_ends_in_the_database_too(database: TestDatabase)
                 await nap
             while await connection.fetchval(query):
                 pass
+
+
+async def test_a_read_ends_even_if_postgresql_overlooks_its_cancellation(database: TestDatabase):
+    # It drops a request that meets it before it has read the statement's next message. A stopped backend gets both
+    # at once.
+    nap = Statement(select(cast(func.pg_sleep(bindparam("seconds")), Text)))
+    async with (
+        open_database(settings_for(database.url, read_pool_size=1)) as pools,
+        database.connect() as connection,
+        asyncio.timeout(BOUND),
+    ):
+        await pools.reads.fetch_json(nap, seconds=0)
+        backend = int(await pools.reads.fetch_json(WHO) or 0)
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            task = asyncio.create_task(pools.reads.fetch_json(nap, seconds=60))
+            await asyncio.sleep(0)
+            task.cancel()
+            while not _has_pending(backend, signal.SIGINT):
+                await connection.execute("SELECT 1")
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert int(await pools.reads.fetch_json(WHO) or 0) != backend
+        while await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", backend):
+            pass
+
+
+def _has_pending(process: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{process}/status").read_text().splitlines()
+    masks = dict(line.split(":", 1) for line in status)
+    return bool((int(masks["SigPnd"], 16) | int(masks["ShdPnd"], 16)) & 1 << (number - 1))
 
 
 async def test_reads_can_not_write(desk: TestDatabase):

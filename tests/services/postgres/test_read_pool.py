@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 import asyncpg
 import pytest
 
+from app.services.postgres.pools import connect
 from app.services.postgres.read_pool import FixedReads
 from tests.fixtures.postgres import TestDatabase
 
@@ -15,7 +16,7 @@ SLOW = "SELECT count(*) FROM generate_series(1, 1000000000)"
 
 @pytest.fixture
 async def pool(database: TestDatabase) -> AsyncGenerator[FixedReads]:
-    reads = FixedReads(lambda: asyncpg.connect(database.url), size=2)
+    reads = FixedReads(lambda: connect(database.settings), size=2)
     yield reads
     await reads.close()
 

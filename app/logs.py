@@ -37,23 +37,23 @@ class CallRecord(logging.LogRecord):
 
     Args:
         logger: name of the logger.
-        ended: when the call ended, in seconds since 1970.
+        when: the line's time, in seconds since 1970.
         fields: what the line says.
     """
 
-    def __init__(self, logger: str, ended: float, fields: CallFields) -> None:
+    def __init__(self, logger: str, when: float, fields: CallFields) -> None:
         # Not calling super().__init__() is the point: formatters read the instance's dictionary.
         self.__dict__ = {
             **_SAME_FOR_EVERY_CALL,
             "name": logger,
-            "created": ended,
-            "msecs": ended % 1 * 1000,
+            "created": when,
+            "msecs": when % 1 * 1000,
             "args": fields,
         }
 
 
 class CallLog:
-    """Writes the lines of calls, those of one turn of the event loop together.
+    """Writes the lines of calls, those of one turn of the event loop together and with the time of its end.
 
     A caller waits for what is done before the answer, not for what is done after it; and many lines in a row take a
     third of the time that they take one by one.
@@ -61,32 +61,35 @@ class CallLog:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ended: list[tuple[logging.Logger, float, CallFields]] = []
+        self._ended: list[tuple[logging.Logger, CallFields]] = []
 
     def add(self, logger: logging.Logger, fields: CallFields) -> None:
         """Log a call that ends now."""
         if logger.isEnabledFor(logging.INFO):
             if not self._ended:
                 self._loop.call_soon(self.flush)
-            self._ended.append((logger, time.time(), fields))
+            self._ended.append((logger, fields))
 
     def flush(self) -> None:
         """Hand the lines to their loggers."""
         ended, self._ended = self._ended, []
-        for logger, calls in groupby(ended, itemgetter(0)):
+        now = time.time()
+        for logger, group in groupby(ended, itemgetter(0)):
+            calls = [fields for _, fields in group]
             if (handler := _only_handler(logger)) is not None:
-                handler.write_calls(logger.name, ((when, fields) for _, when, fields in calls))
+                handler.write_calls(logger.name, now, calls)
             else:
-                for _, when, fields in calls:
-                    logger.handle(CallRecord(logger.name, when, fields))
+                for fields in calls:
+                    logger.handle(CallRecord(logger.name, now, fields))
 
 
 class TextFormatter(logging.Formatter):
     """`time level logger message`, one line an event."""
 
-    def format_call(self, logger: str, ended: float, fields: CallFields) -> str:
-        """Return what `format` returns for a `CallRecord` of the same."""
-        return hide_passwords(f"{_time(ended)} INFO    {logger} {_CALL_MESSAGE % fields}")
+    def format_calls(self, logger: str, when: float, calls: Iterable[CallFields]) -> str:
+        """Return what `format` returns for `CallRecord`s of the same, a line each."""
+        prefix = f"{_time(when)} INFO    {logger} "
+        return hide_passwords("\n".join([prefix + _CALL_MESSAGE % fields for fields in calls]))
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_time(record.created)} {record.levelname:<7} {record.name} {record.getMessage()}"
@@ -98,9 +101,9 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; a call's fields stand beside `message`."""
 
-    def format_call(self, logger: str, ended: float, fields: CallFields) -> str:
-        """Return what `format` returns for a `CallRecord` of the same."""
-        return self.format(CallRecord(logger, ended, fields))
+    def format_calls(self, logger: str, when: float, calls: Iterable[CallFields]) -> str:
+        """Return what `format` returns for `CallRecord`s of the same, a line each."""
+        return "\n".join([self.format(CallRecord(logger, when, fields)) for fields in calls])
 
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, Any] = {
@@ -136,14 +139,15 @@ class BatchingHandler(logging.Handler):
         self._due = False
         self._writing = threading.Lock()
 
-    def write_calls(self, logger: str, calls: Iterable[tuple[float, CallFields]]) -> None:
+    def write_calls(self, logger: str, when: float, calls: Iterable[CallFields]) -> None:
         """Write the lines of calls, as `handle` would those of their records, without making any.
 
         Args:
             logger: name of the logger.
-            calls: when each ended, in seconds since 1970, and what its line says.
+            when: the lines' time, in seconds since 1970.
+            calls: what they say.
         """
-        self._lines += [self._formatter.format_call(logger, ended, fields) for ended, fields in calls]
+        self._lines.append(self._formatter.format_calls(logger, when, calls))
         self.flush()
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -188,17 +192,9 @@ def _only_handler(logger: logging.Logger) -> BatchingHandler | None:
     return found
 
 
-_millisecond: tuple[int, str] = (-1, "")
-
-
 def _time(seconds: float) -> str:
-    """Return a time in ISO 8601; many lines share a millisecond."""
-    global _millisecond  # noqa: PLW0603 - a memory of one entry, in the hottest line of the log
-    since_1970 = int(seconds * 1000)
-    if _millisecond[0] != since_1970:
-        moment = datetime.fromtimestamp(since_1970 / 1000, UTC)
-        _millisecond = (since_1970, moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
-    return _millisecond[1]
+    """Return a time in ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def hide_passwords(text: str) -> str:

@@ -13,40 +13,29 @@ TICK = 0.02
 
 
 class Lookout:
-    """Calls `overdue()` once on whatever was added and not removed within one to two ticks."""
+    """Calls `overdue()` once on whatever is still under way one to two ticks after it began."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         """Kept, since asking for the running loop is a system call on Python 3.11."""
-        self._new: dict[Interruptible, None] = {}
-        self._seen: dict[Interruptible, None] = {}
-        self._ticking = False
-
-    def add(self, waiting: "Interruptible") -> None:
-        """Look after something from now on."""
-        self._new[waiting] = None
-        if not self._ticking:
-            self._ticking = True
-            self.loop.call_later(TICK, self._tick)
-
-    def remove(self, waiting: "Interruptible") -> None:
-        """Forget something; it may have been called already."""
-        if waiting in self._new:
-            del self._new[waiting]
-        else:
-            self._seen.pop(waiting, None)
-
-    @property
-    def watching(self) -> bool:
+        self.under_way: set[Interruptible] = set()
+        """What is looked after: a block puts itself in and takes itself out. What was called is not in it any more."""
+        self.watching = False
         """Whether the timer runs."""
-        return self._ticking
+        self._seen: set[Interruptible] = set()
+
+    def watch(self) -> None:
+        """Look again in a tick, and on, while anything is under way."""
+        self.watching = True
+        self.loop.call_later(TICK, self._tick)
 
     def _tick(self) -> None:
-        overdue, self._seen, self._new = self._seen, self._new, {}
+        overdue = self._seen & self.under_way
+        self.under_way -= overdue
+        self._seen = self.under_way.copy()
+        self.watching = False
         if self._seen:
-            self.loop.call_later(TICK, self._tick)
-        else:
-            self._ticking = False
+            self.watch()
         for waiting in overdue:
             waiting.overdue()
 
@@ -69,7 +58,9 @@ class Interruptible:
         self._reason: Exception | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._lookout = lookout
-        lookout.add(self)
+        lookout.under_way.add(self)
+        if not lookout.watching:
+            lookout.watch()
 
     def overdue(self) -> None:
         """Set up what may interrupt the block."""
@@ -92,7 +83,7 @@ class Interruptible:
 
     def end(self, error: BaseException | None) -> Exception | None:
         """Leave the block; return the reason if it was interrupted and that is how it ended."""
-        self._lookout.remove(self)
+        self._lookout.under_way.discard(self)
         if self._watcher is not None:
             self._watcher.cancel()
         if self._reason is None:

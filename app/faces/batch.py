@@ -145,7 +145,7 @@ class BatchEndpoint:
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
         else:
-            await send_bytes(send, 200, JSON, _answer(batch.calls, outcomes, context.request_id))
+            await send_bytes(send, 200, JSON, _answer(batch.calls, outcomes, context.request_id), context.request_id)
 
     def _parse(self, body: bytes) -> BatchRequest:
         try:

@@ -1,7 +1,7 @@
 """What every HTTP face shares: who calls, the body, the caller who goes away, failures on the wire."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from types import TracebackType
@@ -136,11 +136,40 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
+class Naming:
+    """ASGI middleware that writes `X-Request-ID` into the responses of applications that do not know it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        request_id: str = scope["state"]["request_id"]
+        header = (b"x-request-id", request_id.encode())
+
+        def send_named(message: Message) -> Awaitable[None]:
+            if message["type"] in ("http.response.start", "websocket.accept"):
+                headers = message.get("headers", ())
+                if header not in headers:
+                    message["headers"] = [*headers, header]
+            return send(message)
+
+        return self._app(scope, receive, send_named)
+
+
 async def send_bytes(
-    send: Send, status: int, media_type: str, body: bytes, headers: Mapping[str, str] | None = None
+    send: Send,
+    status: int,
+    media_type: str,
+    body: bytes,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Answer with a whole body."""
-    fields = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
+    """Answer with a whole body, under the request's id."""
+    fields = [
+        (b"content-type", media_type.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode()),
+    ]
     if headers:
         fields += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": fields})
@@ -148,11 +177,11 @@ async def send_bytes(
 
 
 async def send_problem(
-    send: Send, error: GatewayError, request_id: str | None, headers: Mapping[str, str] | None = None
+    send: Send, error: GatewayError, request_id: str, headers: Mapping[str, str] | None = None
 ) -> None:
     """Answer with a failure, as RFC 9457 wants it."""
     body = error.problem(request_id).model_dump_json(exclude_none=True).encode()
-    await send_bytes(send, error.status, PROBLEM_JSON, body, {**problem_headers(error), **(headers or {})})
+    await send_bytes(send, error.status, PROBLEM_JSON, body, request_id, {**problem_headers(error), **(headers or {})})
 
 
 def problem_headers(error: GatewayError) -> dict[str, str]:

@@ -6,10 +6,10 @@ from functools import lru_cache
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import GatewayError, MisdirectedRequest, OriginRefused
-from app.faces.http import send_problem
+from app.faces.http import Naming, send_problem
 from app.servers import new_request_id
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
@@ -23,7 +23,8 @@ _REMEMBERED = 256
 class Perimeter:
     """ASGI middleware in front of every face.
 
-    - Gives each request an id: the caller's `X-Request-ID` if it is sane, or a new one. Responses repeat it.
+    - Gives each request an id: the caller's `X-Request-ID` if it is sane, or a new one. Responses repeat it, since
+      `send_bytes` and `Naming` write it.
     - Answers 421 to a Host that is not ours (DNS rebinding) and 403 to an Origin that is not allowed, on
       WebSockets too, to which browsers apply no CORS.
 
@@ -33,12 +34,14 @@ class Perimeter:
     def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]) -> None:
         self._app = app
         # Only pages of browsers send an Origin, so only they pay for CORS.
-        self._app_for_browsers = CORSMiddleware(
-            app,
-            allow_origin_regex=".*",  # the perimeter has checked it
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after", "www-authenticate"],
+        self._app_for_browsers = Naming(
+            CORSMiddleware(
+                app,
+                allow_origin_regex=".*",  # the perimeter has checked it
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after", "www-authenticate"],
+            )
         )
         hosts = _Patterns(allowed_hosts)
 
@@ -59,22 +62,15 @@ class Perimeter:
         state["headers"] = headers
         state["request_id"] = request_id
         state["caller"] = _caller(headers.get(b"user-agent", b""))
-        header = (b"x-request-id", request_id.encode())
-
-        def send_named(message: Message) -> Awaitable[None]:
-            if message["type"] in ("http.response.start", "websocket.accept"):
-                message["headers"] = [*message.get("headers", ()), header]
-            return send(message)
-
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
         if not origin and self._is_our_host(host):
-            return self._app(scope, receive, send_named)
+            return self._app(scope, receive, send)
         refusal = self._refusal(scope, host, origin)
         if refusal is None:
             app = self._app_for_browsers if origin else self._app
-            return app(scope, receive, send_named)
+            return app(scope, receive, send)
         if scope["type"] == "http":
-            return send_problem(send_named, refusal, request_id)
+            return send_problem(send, refusal, request_id)
         return send({"type": "websocket.close", "code": 1008, "reason": refusal.title})
 
     def _refusal(self, scope: Scope, host: bytes, origin: bytes | None) -> GatewayError | None:

@@ -140,7 +140,7 @@ class PlainCalls:
             text = to_json(body.decode())
         end = self._modern_end if call.modern else b"}}"
         parts = (b'{"jsonrpc":"2.0","id":', to_json(call.id), b',"result":{"content":[{"type":"text","text":', text)
-        await send_bytes(send, 200, JSON, b"".join((*parts, b"}", result, end)))
+        await send_bytes(send, 200, JSON, b"".join((*parts, b"}", result, end)), context.request_id)
 
 
 def _is_plain(tool: Tool) -> bool:

@@ -37,6 +37,7 @@ from app.errors import (
 from app.faces.http import (
     JSON,
     PROBLEM_JSON,
+    Naming,
     call_context,
     problem_headers,
     read_json,
@@ -104,7 +105,7 @@ class ToolEndpoint:
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
         else:
-            await send_bytes(send, 200, JSON, result)
+            await send_bytes(send, 200, JSON, result, context.request_id)
 
 
 class FastLane:
@@ -112,11 +113,11 @@ class FastLane:
 
     Args:
         app: FastAPI.
-        endpoints: applications that answer a POST themselves, by path.
+        endpoints: applications that answer a POST themselves, under the request's id, by path.
     """
 
     def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ASGIApp]) -> None:
-        self._app = app
+        self._app = Naming(app)
         self._endpoints = endpoints
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

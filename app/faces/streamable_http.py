@@ -11,10 +11,10 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, MethodNotAllowed
-from app.faces.http import JSON, read_json, replay, run_cancellably, send_bytes, send_problem
+from app.faces.http import JSON, Naming, read_json, replay, run_cancellably, send_bytes, send_problem
 from app.faces.plain_calls import PlainCalls
 from app.faces.protocol import not_a_message, protocol_server
 from app.gateway import Gateway
@@ -45,15 +45,15 @@ class StreamableHTTP:
         self._may_log = self._server.get_request_handler("logging/setLevel") is not None
         tools = [] if self._may_log else [tool for kind in gateway.kinds_of(server) for tool in kind.tools.values()]
         self._plain_calls = PlainCalls(gateway, server, tools, self._server.server_info_stamp)
-        self._json: StreamableHTTPSessionManager | None = None
-        self._events: StreamableHTTPSessionManager | None = None
+        self._json: ASGIApp | None = None
+        self._events: ASGIApp | None = None
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
         """Serve for as long as the context is open. A session manager lives once, so each run makes its own."""
         async with AsyncExitStack() as stack:
-            self._json = await stack.enter_async_context(self._manager(json_response=True))
-            self._events = await stack.enter_async_context(self._manager(json_response=False))
+            self._json = await stack.enter_async_context(self._transport(json_response=True))
+            self._events = await stack.enter_async_context(self._transport(json_response=False))
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,17 +83,15 @@ class StreamableHTTP:
             # The SDK would answer clients of 2025 with pydantic's text, the body in it, and the wrong code.
             types.jsonrpc_message_adapter.validate_json(body, by_name=False)
         except ValidationError as error:
-            await send_bytes(send, 400, JSON, to_json(not_a_message(error)))
+            await send_bytes(send, 400, JSON, to_json(not_a_message(error)), request_id)
             return
         if self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS):
-            await self._events.handle_request(scope, replay(body, receive), send)
+            await self._events(scope, replay(body, receive), send)
         else:
-            await run_cancellably(
-                self._json.handle_request, scope, receive, send, body=body, lookout=self._gateway.lookout
-            )
+            await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
 
     @asynccontextmanager
-    async def _manager(self, *, json_response: bool) -> AsyncGenerator[StreamableHTTPSessionManager]:
+    async def _transport(self, *, json_response: bool) -> AsyncGenerator[ASGIApp]:
         manager = StreamableHTTPSessionManager(
             self._server,
             json_response=json_response,
@@ -102,7 +100,7 @@ class StreamableHTTP:
             max_request_body_size=self._gateway.settings.max_request_bytes,
         )
         async with manager.run():
-            yield manager
+            yield Naming(manager.handle_request)
 
 
 def mcp_route(path: str, endpoint: StreamableHTTP) -> Route:

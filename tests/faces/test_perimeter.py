@@ -1,6 +1,7 @@
 """Who may call at all, and how every request is named."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -121,10 +122,45 @@ async def test_a_websocket_of_an_allowed_origin_opens(gateway: Served) -> None:
         assert socket.response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", [TIME, "/mcp", "/nowhere", "/mcp/clock/tools/nope", "/openapi.json"])
-async def test_the_callers_request_id_is_kept(http: httpx.AsyncClient, path: str) -> None:
-    answer = await http.post(path, headers={"x-request-id": "desk-7:ab/c="})
-    assert answer.headers["x-request-id"] == "desk-7:ab/c="
+MCP_CLIENT = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+PAGE = {"origin": "https://desk.example"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "fields", "body"),
+    [
+        ("POST", TIME, {}, ""),
+        ("POST", TIME, PAGE, ""),
+        ("OPTIONS", TIME, {**PAGE, "access-control-request-method": "POST"}, ""),
+        ("POST", "/mcp/mcp_clock/tools/get_time", {}, ""),
+        ("POST", "/mcp/clock/tools/nope", {}, ""),
+        ("POST", "/mcp/batch", {}, '{"calls": [{"server": "clock", "tool": "get_time"}]}'),
+        ("POST", "/mcp", {}, ""),
+        ("POST", "/mcp", MCP_CLIENT, "no message"),
+        ("DELETE", "/mcp", MCP_CLIENT, ""),
+        ("GET", "/mcp", {}, ""),
+        *[
+            (
+                "POST",
+                path,
+                {**MCP_CLIENT, "mcp-protocol-version": "2025-11-25", **more},
+                json.dumps({"jsonrpc": "2.0", "id": 1, "method": asked, "params": {"name": "get_time", "_meta": meta}}),
+            )
+            for path in ("/mcp/clock", "/mcp/mcp_clock")
+            for more in ({}, PAGE)
+            for asked, meta in (("tools/call", {}), ("tools/list", {}), ("tools/call", {"progressToken": 7}))
+        ],
+        ("GET", "/health", {}, ""),
+        ("GET", "/openapi.json", {}, ""),
+        ("POST", "/openapi.json", {}, ""),
+        ("POST", "/nowhere", {}, ""),
+    ],
+)
+async def test_every_answer_repeats_the_callers_request_id_once(
+    http: httpx.AsyncClient, method: str, path: str, fields: dict[str, str], body: str
+) -> None:
+    answer = await http.request(method, path, content=body, headers={"x-request-id": "desk-7:ab/c=", **fields})
+    assert answer.headers.get_list("x-request-id") == ["desk-7:ab/c="]
     if answer.headers["content-type"] == "application/problem+json":
         assert answer.json()["request_id"] == "desk-7:ab/c="
 

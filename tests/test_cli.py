@@ -27,7 +27,7 @@ from app.routers.database import DatabaseMCPServer
 from app.servers import JsonObject
 from tests.faces.raw import ERAS, WITHIN, Messages, launched, request
 from tests.fixtures.postgres import TestDatabase, cloned_database
-from tests.mcp_servers.statements import SLOW, until_running
+from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running
 
 SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
 STARTS_WITHIN = 60.0
@@ -137,6 +137,7 @@ async def test_a_missing_address_is_named(command: str) -> None:
         (f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d", "can't be reached"),
         ("mysql://u:hunter2@127.0.0.1/d", "DATABASE_URL: expected postgresql://"),
     ],
+    ids=["nobody listens", "another database"],  # the port is another one each time
 )
 async def test_an_address_that_does_not_work_is_explained_and_not_shown(url: str, said: str) -> None:
     status, output = await invoke("migrate", DATABASE_URL=url)
@@ -239,16 +240,16 @@ async def test_a_query_over_stdio_ends_with_a_notification_and_with_the_input(
         await pipe.send(request(era, "tools/call", slow, number=1))
         await until_running(demo_database, 1, within=STARTS_WITHIN)
         await pipe.send(cancel)
-        await until_running(demo_database, 0, within=1.0)
+        await until_running(demo_database, 0, within=GONE_WITHIN)
         await pipe.send(request(era, "tools/call", {**slow, "arguments": {"query": SLOW, "timeout_ms": 200}}, number=2))
         while (answer := await pipe.receive()).get("id") != 2:
             pass
         assert "backend_timeout" in answer["result"]["content"][0]["text"]
-        await until_running(demo_database, 0, within=1.0)
+        await until_running(demo_database, 0, within=GONE_WITHIN)
         await pipe.send(request(era, "tools/call", slow, number=3))
         await until_running(demo_database, 1)
         pipe.stdin.close()
-        await until_running(demo_database, 0, within=1.0)
+        await until_running(demo_database, 0, within=GONE_WITHIN)
         async with asyncio.timeout(STOPS_WITHIN):
             assert await pipe.process.wait() == 0
 

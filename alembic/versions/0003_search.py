@@ -120,8 +120,8 @@ def create_triggers() -> None:
                    -- A tsvector holds at most a megabyte.
                    || to_tsvector(config, left(body, 200000))
             FROM new_rows,
-                 LATERAL (SELECT search_config(language) AS config),
-                 LATERAL (SELECT to_tsvector(config, left(title, 2000)) AS vector_of_title),
+                 LATERAL (SELECT search_config(language) AS config) AS configured,
+                 LATERAL (SELECT to_tsvector(config, left(title, 2000)) AS vector_of_title) AS titled,
                  -- "@en" and "#billing": no word of a text begins like that. They let one index look for all at once.
                  LATERAL (
                     SELECT array_to_tsvector(array_agg(marker)) AS markers
@@ -129,11 +129,11 @@ def create_triggers() -> None:
                         SELECT '@' || language UNION SELECT '#' || left(tag, 100) FROM unnest(tags) AS tag
                     ) AS both_kinds (marker)
                     WHERE marker IS NOT NULL
-                 ),
+                 ) AS marked,
                  LATERAL (
                     SELECT left(string_agg(line[1], ' '), 20000) AS headings
                     FROM regexp_matches(left(body, 200000), '^#+ +(.+)$', 'gn') AS line
-                 )
+                 ) AS headed
             WHERE status = 'published';
             -- Pending changes make a load quick and each search slow, so they are merged when the statement is done.
             PERFORM gin_clean_pending_list(oid) FROM pg_class

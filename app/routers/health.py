@@ -1,15 +1,17 @@
 """`/health` says that the process lives, `/ready` which backends answer."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from app.errors import BackendTimeout, GatewayError
+from app.errors import BackendTimeout, GatewayError, InternalError
 from app.servers import BaseMCPServer
 
+_log = logging.getLogger(__name__)
 _PING_WITHIN = 2.0
 
 
@@ -53,13 +55,22 @@ def health_router(servers: Callable[[], Mapping[str, BaseMCPServer]], version: s
     async def ready(response: Response) -> Readiness:
         """Ask every backend, each for at most two seconds. 503 only if none answers."""
         opened = servers()
-        states = dict(zip(opened, await asyncio.gather(*map(_ask, opened.values())), strict=True))
+        answers = await asyncio.gather(*map(_ask, opened.values()), return_exceptions=True)
+        states = {name: _state(name, answer) for name, answer in zip(opened, answers, strict=True)}
         if states and not any(state.ready for state in states.values()):
             response.status_code = 503
         all_ready = all(state.ready for state in states.values())
         return Readiness(status="ready" if all_ready else "degraded", servers=states)
 
     return router
+
+
+def _state(server_id: str, answer: ServerReadiness | BaseException) -> ServerReadiness:
+    """Return a server's answer, or what to say of a mistake in its `ping`, which is no reason to hide the others."""
+    if isinstance(answer, ServerReadiness):
+        return answer
+    _log.error("server %s: unforeseen failure of its ping", server_id, exc_info=answer)
+    return ServerReadiness(ready=False, code=InternalError.code, detail="Its ping failed; the log says how.")
 
 
 async def _ask(server: BaseMCPServer) -> ServerReadiness:

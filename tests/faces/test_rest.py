@@ -377,3 +377,18 @@ async def test_the_documentation_can_be_read_in_a_browser(http: httpx.AsyncClien
 async def test_the_process_tells_that_it_lives(http: httpx.AsyncClient) -> None:
     assert (await http.get("/health")).json()["status"] == "ok"
     assert (await http.get("/ready")).json()["status"] == "ready"
+
+
+async def test_a_mistake_in_one_servers_ping_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class MistakenMCPServer(BaseMCPServer):
+        """Can't tell how it is."""
+
+        async def ping(self) -> None:
+            raise ZeroDivisionError
+
+    async with serve(create_app([ClockMCPServer(), MistakenMCPServer()])) as served, client_of(served) as http:
+        answer = await http.get("/ready")
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["servers"]["clock"]["ready"] is True
+    assert answer.json()["servers"]["mistaken"]["code"] == "internal_error"
+    assert "ZeroDivisionError" in caplog.text

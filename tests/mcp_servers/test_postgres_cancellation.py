@@ -15,18 +15,21 @@ from app.settings import Settings
 from tests.faces.raw import ERAS, WITHIN, client_of, headers, request, send_and_hold, websocket
 from tests.fixtures.gateway import Call, Served, serve
 from tests.fixtures.postgres import TestDatabase, cloned_database
-from tests.mcp_servers.statements import SLOW, until_running
+from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running, until_waiting
 
 QUERY: JsonObject = {"query": SLOW}
 CALL: JsonObject = {"name": "query_database", "arguments": QUERY}
-PROMISED = 1.0
-"""Seconds after which nothing of a query is left in PostgreSQL."""
 
 
 @pytest.fixture(scope="module")
 async def desk(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[TestDatabase]:
-    """An empty support database, for this module alone."""
+    """A support database of one article, without which a search ends early, for this module alone."""
     async with cloned_database(postgres_server, postgres_template) as clone:
+        async with clone.connect() as administrator:
+            await administrator.execute(
+                "INSERT INTO knowledge_articles (slug, title, body, status) "
+                "VALUES ('reset', 'Reset your password', 'Open the page of your account.', 'published')"
+            )
         yield clone
 
 
@@ -51,7 +54,7 @@ async def test_a_rest_caller_who_closes_the_connection(
     _, held = await send_and_hold(gateway, path, json.dumps(body).encode(), fields)
     await until_running(desk, 2 if "calls" in body else 1)
     held.close()
-    await until_running(desk, 0, within=PROMISED)
+    await until_running(desk, 0, within=GONE_WITHIN)
 
 
 @pytest.mark.parametrize("meta", [{}, {"progressToken": "p"}], ids=["json", "event-stream"])
@@ -63,7 +66,7 @@ async def test_an_mcp_caller_who_closes_the_connection(
     _, held = await send_and_hold(gateway, "/mcp/database", json.dumps(message).encode(), headers(era, message))
     await until_running(desk, 1)
     held.close()
-    await until_running(desk, 0, within=PROMISED)
+    await until_running(desk, 0, within=GONE_WITHIN)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -72,7 +75,7 @@ async def test_a_websocket_that_closes(gateway: Served, desk: TestDatabase, era:
         for number in (1, 2):
             await messages.send(request(era, "tools/call", CALL, number=number))
         await until_running(desk, 2)
-    await until_running(desk, 0, within=PROMISED)
+    await until_running(desk, 0, within=GONE_WITHIN)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -83,9 +86,9 @@ async def test_a_cancel_notification_over_websocket(gateway: Served, desk: TestD
         await until_running(desk, 2)
         await messages.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}})
         # The other one runs on.
-        await until_running(desk, 1, within=PROMISED)
+        await until_running(desk, 1, within=GONE_WITHIN)
         await messages.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 8}})
-        await until_running(desk, 0, within=PROMISED)
+        await until_running(desk, 0, within=GONE_WITHIN)
         one: JsonObject = {"name": "query_database", "arguments": {"query": "SELECT 1 AS one"}}
         answer = await messages.ask(request(era, "tools/call", one, number=9))
         assert answer["result"]["structuredContent"]["rows"] == [{"one": 1}]
@@ -94,10 +97,10 @@ async def test_a_cancel_notification_over_websocket(gateway: Served, desk: TestD
 async def test_a_query_that_ran_into_the_callers_time_limit(call: Call, desk: TestDatabase) -> None:
     started = time.monotonic()
     problem = await call("database", "query_database", {**QUERY, "timeout_ms": 200})
-    assert time.monotonic() - started < 0.2 + PROMISED
+    assert time.monotonic() - started < 0.2 + GONE_WITHIN
     assert (problem["status"], problem["code"]) == (504, "backend_timeout")
     assert "timeout_ms" in problem["detail"]
-    await until_running(desk, 0, within=PROMISED)
+    await until_running(desk, 0, within=GONE_WITHIN)
 
 
 async def test_a_query_that_ran_into_the_gateways_time_limit(desk: TestDatabase) -> None:
@@ -105,7 +108,7 @@ async def test_a_query_that_ran_into_the_gateways_time_limit(desk: TestDatabase)
     async with serve(create_app([DatabaseMCPServer], settings, [desk.settings])) as served, client_of(served) as http:
         answer = await http.post("/mcp/database/tools/query_database", json=QUERY)
         assert answer.json()["code"] == "backend_timeout"
-        await until_running(desk, 0, within=PROMISED)
+        await until_running(desk, 0, within=GONE_WITHIN)
 
 
 @pytest.mark.parametrize("tool", ["get_customer_context", "search_knowledge_base", "save_interaction", "get_analytics"])
@@ -119,9 +122,9 @@ async def test_a_tool_that_waits_for_a_lock_ends_with_its_caller(
         async with administrator.transaction():
             await administrator.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             _, held = await send_and_hold(gateway, path, body, {"content-type": "application/json"})
-            await until_running(desk, 1)
+            await until_waiting(desk, 1)
             held.close()
-            await until_running(desk, 0, within=PROMISED)
+            await until_running(desk, 0, within=GONE_WITHIN)
         assert await administrator.fetchval("SELECT count(*) FROM interactions") == 0
     # The connection that was cancelled is as good as before.
     async with client_of(gateway) as http, asyncio.timeout(WITHIN):

@@ -14,11 +14,15 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.errors import BackendNotConfigured
 from app.services.postgres.pools import postgres_errors
 from app.services.postgres.settings import asyncpg_dsn
 
 READER_LOGIN = "switchboard_reader_login"
 """The login that `switchboard dev` and the tests make; operators may choose another name."""
+
+_OLDEST = (15,)
+"""The oldest version of PostgreSQL on which the tests have passed."""
 
 _PROJECT = Path(__file__).resolve().parents[3]
 
@@ -43,7 +47,7 @@ async def migrate(url: str, revision: str = "head") -> None:
         revision: where to stop.
 
     Raises:
-        GatewayError: the server can't be reached, or the login may not do it.
+        GatewayError: the server can't be reached or is too old, or the login may not do it.
     """
     await _run_alembic(url, lambda config: command.upgrade(config, revision))
 
@@ -80,6 +84,10 @@ async def _run_alembic(url: str, run: Callable[[Config], None]) -> None:
         run(config)
 
     async with migration_connection(url) as connection:
+        version = connection.dialect.server_version_info or ()
+        if version < _OLDEST:
+            wanted, found = (".".join(map(str, numbers)) for numbers in (_OLDEST, version))
+            raise BackendNotConfigured(f"Switchboard needs PostgreSQL {wanted} or newer; DATABASE_URL leads to {found}")
         await connection.run_sync(on_connection)
 
 

@@ -21,7 +21,7 @@ _IDLE_FOR_LONG = 300.0
 
 _CLOSE_WITHIN = 2.0
 
-_CANCEL_WITHIN = 0.4
+_CANCEL_WITHIN = 0.25
 """Seconds that PostgreSQL has to acknowledge a cancellation before the connection is given up."""
 
 LOST = (

@@ -36,7 +36,7 @@ MAX_ROW_BYTES = 1024 * 1024
 """A larger row is refused: it never leaves PostgreSQL."""
 
 _BATCH_ROWS = 50
-_CLEANING_UP_SECONDS = 0.4
+_CLEANING_UP_SECONDS = 0.25
 """How long a PostgreSQL that hangs may keep those who have given up already."""
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from app.errors import BackendUnavailable
+from app.errors import BackendNotConfigured, BackendUnavailable
 from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from app.models import Base
@@ -51,6 +51,12 @@ async def test_the_models_and_the_migrations_agree(database: TestDatabase):
 
     async with migration_connection(database.url) as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_a_postgresql_that_is_too_old_is_named(database: TestDatabase, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("app.services.postgres.migrations._OLDEST", (99, 1))
+    with pytest.raises(BackendNotConfigured, match=r"needs PostgreSQL 99\.1 or newer; DATABASE_URL leads to \d+\.\d+"):
+        await migrate(database.url)
 
 
 async def test_a_downgrade_leaves_nothing_and_an_upgrade_brings_the_same_again(database: TestDatabase):

@@ -84,7 +84,9 @@ async def test_an_id_of_any_letters_survives_the_cursor(pools: Database, desk: T
 
 
 @pytest.mark.parametrize(
-    ("listing", "row_id"), [(CUSTOMERS, "12345"), (TICKETS, 2), (ARTICLES, 3), (INTERACTIONS, 2)], ids=str
+    ("listing", "row_id"),
+    [(CUSTOMERS, "12345"), (TICKETS, 2), (ARTICLES, 3), (INTERACTIONS, 2)],
+    ids=lambda given: getattr(given, "name", None),
 )
 async def test_one_row_is_what_its_model_says(pools: Database, listing: Listing[Any, Any], row_id: Any):
     raw = (await SupportRecords(pools).row(listing, row_id)).json
@@ -96,7 +98,9 @@ async def test_one_row_is_what_its_model_says(pools: Database, listing: Listing[
 
 
 @pytest.mark.parametrize(
-    ("listing", "row_id"), [(CUSTOMERS, "nobody"), (TICKETS, 999), (ARTICLES, 999), (INTERACTIONS, 999)]
+    ("listing", "row_id"),
+    [(CUSTOMERS, "nobody"), (TICKETS, 999), (ARTICLES, 999), (INTERACTIONS, 999)],
+    ids=lambda given: getattr(given, "name", None),
 )
 async def test_a_row_that_is_not_there_is_not_found(pools: Database, listing: Listing[Any, Any], row_id: Any):
     with pytest.raises(NotFound, match=str(row_id)):

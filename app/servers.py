@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl
 from jsonschema import Draft202012Validator
 from mcp.shared.uri_template import UriTemplate
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_model
-from pydantic_core import SchemaValidator, from_json, to_json
+from pydantic_core import SchemaSerializer, SchemaValidator, from_json, to_json
 from pydantic_settings import BaseSettings
 from starlette.responses import Response
 
@@ -204,6 +204,11 @@ class Tool:
         return validator
 
     @cached_property
+    def _serializer(self) -> SchemaSerializer:
+        assert self.result is not None
+        return self.result.__pydantic_serializer__
+
+    @cached_property
     def _schema_validator(self) -> Draft202012Validator:
         return Draft202012Validator(self.dynamic_input_schema)
 
@@ -239,6 +244,8 @@ class Tool:
 
     def dump(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
         """Serialize a result, once."""
+        if type(result) is self.result:  # as nearly always; isinstance would ask pydantic's metaclass
+            return self._serializer.to_json(result)
         if isinstance(result, RawResult):
             return result.json
         if isinstance(result, BaseModel):

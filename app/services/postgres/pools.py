@@ -49,12 +49,9 @@ def postgres_errors() -> Generator[None]:
     """
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        if (failure := _translated(error)) is None:
-            raise
-        raise failure from error
-    except DBAPIError as error:
-        if (failure := _translated(_driver_error(error))) is None:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, DBAPIError) as error:
+        failure = _translated(_driver_error(error) if isinstance(error, DBAPIError) else error)
+        if failure is None:
             raise
         raise failure from error
     except (TimeoutError, NoFreeConnection) as error:

@@ -29,9 +29,9 @@ from app.services.postgres.pages import (
     TicketRow,
 )
 from app.services.postgres.pools import Database, open_database
-from app.services.postgres.reader import QueryResult, SqlQuery, SqlReader, open_sql_reader
 from app.services.postgres.search import KnowledgeSearch, SearchResults, SearchTerm
 from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.sql.reader import QueryResult, SqlQuery, SqlReader, open_sql_reader
 from app.services.postgres.support import (
     CustomerContext,
     CustomerId,

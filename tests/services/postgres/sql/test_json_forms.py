@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.local.postgres import LocalPostgres
-from app.services.postgres.json_forms import unique_names
-from app.services.postgres.reader import SqlReader, open_sql_reader
+from app.services.postgres.sql.json_forms import unique_names
+from app.services.postgres.sql.reader import SqlReader, open_sql_reader
 from tests.fixtures.postgres import cloned_database
 
 

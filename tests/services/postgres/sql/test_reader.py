@@ -17,9 +17,9 @@ from app.errors import (
     InvalidArguments,
 )
 from app.local.process import free_port
-from app.services.postgres.reader import MAX_RESULT_BYTES, SqlQuery, SqlReader, open_sql_reader
 from app.services.postgres.settings import PostgresSettings
-from app.services.postgres.sql_guard import ReadingStatement, SqlGuard
+from app.services.postgres.sql.guard import ReadingStatement, SqlGuard
+from app.services.postgres.sql.reader import MAX_RESULT_BYTES, SqlQuery, SqlReader, open_sql_reader
 from tests.fixtures.postgres import TestDatabase, settings_for
 
 _END_OTHER_SESSIONS = (

@@ -1,4 +1,4 @@
-"""Runs the SQL of callers, who may only read. `sql_guard` says what may run; this says how."""
+"""Runs the SQL of callers, who may only read. `guard` says what may run; this says how."""
 
 import asyncio
 import json
@@ -13,16 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, InvalidArguments
 from app.results import Result
-from app.services.postgres.json_forms import (
+from app.services.postgres.pools import CLIENT_CHECK_INTERVAL, postgres_errors
+from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.sql.guard import Catalog, ReadingStatement, SqlGuard
+from app.services.postgres.sql.json_forms import (
     json_expression,
     json_reader,
     parameters_as_text,
     size_expression,
     unique_names,
 )
-from app.services.postgres.pools import CLIENT_CHECK_INTERVAL, postgres_errors
-from app.services.postgres.settings import PostgresSettings
-from app.services.postgres.sql_guard import Catalog, ReadingStatement, SqlGuard
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]

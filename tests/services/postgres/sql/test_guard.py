@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import BackendUnavailable, Forbidden, InvalidArguments
 from app.local.postgres import LocalPostgres
-from app.services.postgres.sql_guard import MAX_BYTES, Catalog, SqlGuard
+from app.services.postgres.sql.guard import MAX_BYTES, Catalog, SqlGuard
 from tests.fixtures.postgres import TestDatabase, cloned_database
 
 _OBJECTS_OF_OTHERS = """

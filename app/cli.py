@@ -14,7 +14,7 @@ from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
 from app.logs import set_up_logging
 from app.main import SERVERS, create_app
-from app.servers import ServerKind
+from app.servers.base import ServerKind
 from app.services.postgres.demo.world import seed as seed_demo
 from app.services.postgres.migrations import READER_LOGIN, ensure_reader_login
 from app.services.postgres.migrations import migrate as migrate_database

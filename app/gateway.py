@@ -31,7 +31,9 @@ from app.errors import (
 from app.logs import CallLog
 from app.lookout import Interruptible, Lookout
 from app.results import RawResult
-from app.servers import BaseMCPServer, CallContext, Resource, ServerKind, Tool, Update
+from app.servers.base import BaseMCPServer, ServerKind
+from app.servers.calls import CallContext
+from app.servers.declaring import Resource, Tool, Update
 from app.settings import Settings
 
 _CLIENT_PREFIX = "mcp_"

@@ -26,7 +26,7 @@ from app.routers.aws import AWSMCPServer
 from app.routers.database import DatabaseMCPServer
 from app.routers.health import health_router
 from app.routers.kafka import KafkaMCPServer
-from app.servers import ServerKind
+from app.servers.base import ServerKind
 from app.settings import Settings
 from app.version import VERSION
 

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from app.logs import set_up_logging
 from app.main import create_app
 from app.results import Result
-from app.servers import BaseMCPServer, tool
+from app.servers.base import BaseMCPServer
+from app.servers.declaring import tool
 from app.serving import serve
 from app.settings import Settings
 

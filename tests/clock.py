@@ -11,7 +11,9 @@ from starlette.responses import Response, StreamingResponse
 
 from app.errors import BackendUnavailable, Conflict, NotFound
 from app.results import RawResult, Result
-from app.servers import BaseMCPServer, CallContext, Update, resource, route, tool, watch
+from app.servers.base import BaseMCPServer
+from app.servers.calls import CallContext
+from app.servers.declaring import Update, resource, route, tool, watch
 
 
 class ClockTime(Result):

@@ -24,7 +24,7 @@ from app.cli import main
 from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from app.routers.database import DatabaseMCPServer
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from tests.faces.raw import ERAS, WITHIN, Messages, launched, request
 from tests.fixtures.postgres import TestDatabase, cloned_database
 from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running

@@ -12,7 +12,9 @@ from app.errors import GatewayError, InternalError, NotFound, TooManyRequests, U
 from app.gateway import Gateway
 from app.main import create_app
 from app.results import Result
-from app.servers import BaseMCPServer, CallContext, JsonObject, Resource, Tool, resource, tool, watch
+from app.servers.base import BaseMCPServer
+from app.servers.calls import CallContext, JsonObject
+from app.servers.declaring import Resource, Tool, resource, tool, watch
 from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
 from tests.fixtures.gateway import FACES, Served, caller, mcp_client, serve

@@ -41,7 +41,7 @@ from app.faces.http import (
 )
 from app.faces.openapi import answered_by, problem_responses, takes
 from app.gateway import Gateway
-from app.servers import CallContext
+from app.servers.calls import CallContext
 
 _AT_ONCE = 16
 """Calls of one batch that run at the same time: enough to keep a backend busy, too few to take it from others."""

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, RequestTooLarge, TooManyRequests, UnsupportedMediaType
 from app.lookout import Interruptible, Lookout
-from app.servers import CallContext, Face
+from app.servers.calls import CallContext, Face
 
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"

@@ -1,6 +1,8 @@
 """How servers, tools and resources are described: the words of MCP, on every face the same."""
 
-from app.servers import JsonObject, Resource, ServerKind, Tool
+from app.servers.base import ServerKind
+from app.servers.calls import JsonObject
+from app.servers.declaring import Resource, Tool
 
 
 def describe_tool(tool: Tool) -> JsonObject:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from app.errors import GatewayError, InvalidArguments, Problem
 from app.faces.http import PROBLEM_JSON
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 
 
 async def documented_by_others() -> None:

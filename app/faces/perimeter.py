@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import GatewayError, MisdirectedRequest, OriginRefused
 from app.faces.http import Naming, send_problem
-from app.servers import new_request_id
+from app.servers.calls import new_request_id
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 _SANE_CALLER = re.compile(r"[!-~]{1,64}")

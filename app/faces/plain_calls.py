@@ -19,7 +19,7 @@ from app.errors import CallerGone, GatewayError
 from app.faces.http import JSON, call_context, send_bytes
 from app.faces.protocol import caller_name
 from app.gateway import Gateway
-from app.servers import Tool
+from app.servers.declaring import Tool
 
 _MIRRORED_IN_A_HEADER = "x-mcp-header"
 """An argument of which 2026-07-28 wants a copy in a header, to be compared."""

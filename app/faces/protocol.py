@@ -21,7 +21,8 @@ from pydantic_core import from_json, to_json
 from app.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, GatewayError, NotFound, UnknownServer, UnknownTool
 from app.faces.listing import describe_resources, describe_tool
 from app.gateway import Gateway
-from app.servers import CallContext, Face, JsonObject, Update, new_request_id
+from app.servers.calls import CallContext, Face, JsonObject, new_request_id
+from app.servers.declaring import Update
 from app.version import VERSION
 
 _Context = ServerRequestContext[Any, Any]

@@ -47,7 +47,9 @@ from app.faces.http import (
 from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, problem_responses, takes
 from app.gateway import Gateway
-from app.servers import HttpRoute, JsonObject, ServerKind, Tool
+from app.servers.base import ServerKind
+from app.servers.calls import JsonObject
+from app.servers.declaring import HttpRoute, Tool
 
 _EVERY_TOOL_MAY_ANSWER: tuple[type[GatewayError], ...] = (
     MalformedRequest,

@@ -19,7 +19,9 @@ from app.errors import (
     TooManyRequests,
     UnsupportedMediaType,
 )
-from app.servers import BaseMCPServer, CallContext, JsonObject, resource, route, tool
+from app.servers.base import BaseMCPServer
+from app.servers.calls import CallContext, JsonObject
+from app.servers.declaring import resource, route, tool
 from app.services.aws.functions import FunctionList, FunctionVersions, Invocation, InvocationType, LogType
 from app.services.aws.names import BucketName, FunctionName, ObjectKey, ParameterName, ParameterPath, Qualifier
 from app.services.aws.objects import (

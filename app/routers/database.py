@@ -8,7 +8,8 @@ from pydantic import Field
 
 from app.errors import Conflict, Forbidden, NotFound
 from app.results import RawResult
-from app.servers import BaseMCPServer, Update, resource, tool, watch
+from app.servers.base import BaseMCPServer
+from app.servers.declaring import Update, resource, tool, watch
 from app.services.postgres.analytics import Analytics, GroupBy, Period, SupportAnalytics
 from app.services.postgres.changes import TicketChanges
 from app.services.postgres.pages import (

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from app.errors import BackendTimeout, GatewayError, InternalError
-from app.servers import BaseMCPServer
+from app.servers.base import BaseMCPServer
 
 _log = logging.getLogger(__name__)
 _PING_WITHIN = 2.0

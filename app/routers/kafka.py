@@ -17,7 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from app.errors import AckExpired, Conflict, GatewayError, InvalidArguments, NotFound
-from app.servers import BaseMCPServer, CallContext, JsonObject, Update, resource, route, tool, watch
+from app.servers.base import BaseMCPServer
+from app.servers.calls import CallContext, JsonObject
+from app.servers.declaring import Update, resource, route, tool, watch
 from app.services.kafka import KafkaService
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage
 from app.services.kafka.reading import MAX_MESSAGES, Milliseconds, Start

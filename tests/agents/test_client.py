@@ -34,7 +34,7 @@ from agents.errors import (
     ToolNotFound,
 )
 from app.main import create_app
-from app.servers import tool
+from app.servers.declaring import tool
 from app.settings import Settings
 from tests.agents.faults import TOOLS, FakeTime, gateway_processes, serve_at
 from tests.clock import ClockMCPServer, ClockTime

@@ -18,7 +18,9 @@ from mcp import MCPDeprecationWarning, MCPError
 from mcp.shared.message import ServerMessageMetadata
 
 from app.errors import UnknownResource
-from app.servers import BaseMCPServer, CallContext, JsonObject, Resource, Tool, Update
+from app.servers.base import BaseMCPServer
+from app.servers.calls import CallContext, JsonObject
+from app.servers.declaring import Resource, Tool, Update
 
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
 AUDIO = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAAB9AAACABAAZGF0YQIAAAA="

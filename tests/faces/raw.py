@@ -11,7 +11,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from tests.fixtures.gateway import Served
 
 ERAS = ("2025-11-25", "2026-07-28")

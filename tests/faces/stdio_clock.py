@@ -5,7 +5,7 @@ import logging
 
 from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
-from app.servers import tool
+from app.servers.declaring import tool
 from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
 

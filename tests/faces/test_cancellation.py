@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from app.main import create_app
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import ERAS, WITHIN, client_of, headers, request, send_and_hold, websocket

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from app.main import create_app
-from app.servers import CallContext, route
+from app.servers.calls import CallContext
+from app.servers.declaring import route
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.fixtures.gateway import Served, serve

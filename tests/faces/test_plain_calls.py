@@ -9,7 +9,7 @@ import pytest
 
 from app.faces.plain_calls import PlainCall, PlainCalls
 from app.main import create_app
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import client_of, headers, request

@@ -14,7 +14,9 @@ from starlette.responses import Response, StreamingResponse
 from app.errors import BackendUnavailable
 from app.faces.rest import FastLane
 from app.main import create_app
-from app.servers import BaseMCPServer, CallContext, Tool, route
+from app.servers.base import BaseMCPServer
+from app.servers.calls import CallContext
+from app.servers.declaring import Tool, route
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import WITHIN, client_of, send_and_hold

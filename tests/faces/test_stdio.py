@@ -8,7 +8,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from tests.faces.raw import ERAS, STARTS_WITHIN, launched, request
 
 ROOT = Path(__file__).parents[2]

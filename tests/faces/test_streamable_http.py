@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from app.main import create_app
-from app.servers import BaseMCPServer, CallContext, JsonObject, Tool
+from app.servers.base import BaseMCPServer
+from app.servers.calls import CallContext, JsonObject
+from app.servers.declaring import Tool
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import ERAS, client_of, event_stream, exchange, handshake, headers, post, request

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.main import create_app
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import WITHIN, event_stream, handshake, initialize, post, request, websocket

@@ -10,7 +10,7 @@ import pytest
 from app.local.postgres import LocalPostgres
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from app.settings import Settings
 from tests.faces.raw import ERAS, WITHIN, client_of, headers, request, send_and_hold, websocket
 from tests.fixtures.gateway import Call, Served, serve

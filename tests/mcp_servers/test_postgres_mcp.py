@@ -13,7 +13,7 @@ from mcp import MCPError
 from app.local.postgres import LocalPostgres
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
-from app.servers import JsonObject
+from app.servers.calls import JsonObject
 from app.settings import Settings
 from tests.faces.raw import WITHIN, client_of, event_stream, request, websocket
 from tests.fixtures.gateway import FACES, Call, Served, caller, mcp_client, serve

@@ -1,0 +1,44 @@
+"""One call: who makes it, and by which face."""
+
+import itertools
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import JsonValue
+
+Face = Literal["rest", "mcp", "websocket", "stdio", "batch", "stream", "internal"]
+JsonObject = dict[str, JsonValue]
+
+_PROCESS = os.urandom(12).hex()
+_requests = itertools.count(1)
+
+
+def new_request_id() -> str:
+    """Return an id for a request whose caller sent none: unique, not secret."""
+    return f"{_PROCESS}{next(_requests):08x}"
+
+
+class ReportProgress(Protocol):
+    """Tells the caller how far a call is. It costs nothing where the caller did not ask."""
+
+    async def __call__(self, progress: float, total: float | None = None, message: str | None = None) -> None: ...
+
+
+async def _no_progress(progress: float, total: float | None = None, message: str | None = None) -> None:
+    return
+
+
+@dataclass(slots=True)  # not frozen: one is made for every call, and freezing doubles what that costs
+class CallContext:
+    """Who calls, by which face. A tool that wants it declares a parameter of this type."""
+
+    request_id: str
+    face: Face
+    caller: str = "anonymous"
+    report_progress: ReportProgress = _no_progress
+    gone: Callable[[], Awaitable[None]] | None = None
+    """Returns when the caller has gone, which cancels the call; None where the face sees to that itself."""
+    session: Any = None
+    """The MCP SDK's request context, on the faces that speak MCP; for servers that are themselves protocol fixtures."""

@@ -15,10 +15,10 @@ from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from app.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, GatewayError, NotFound, UnknownServer, UnknownTool
+from app.errors import INVALID_PARAMS, GatewayError, NotFound, UnknownServer, UnknownTool
 from app.faces.listing import describe_resources, describe_tool
 from app.gateway import Gateway
 from app.servers.calls import CallContext, Face, JsonObject, new_request_id
@@ -265,13 +265,6 @@ def _tool_result(body: bytes, *, failed: bool) -> dict[str, Any]:
     if not failed:
         result["structuredContent"] = from_json(body)
     return result
-
-
-def not_a_message(error: ValidationError) -> JsonObject:
-    """Return the JSON-RPC answer to what `jsonrpc_message_adapter` refused; it repeats nothing of it."""
-    code = PARSE_ERROR if error.errors(include_input=False)[0]["type"] == "json_invalid" else INVALID_REQUEST
-    reason = "Not JSON" if code == PARSE_ERROR else "Not one JSON-RPC 2.0 message"
-    return {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": reason}}
 
 
 def _protocol_error(error: GatewayError, call: CallContext, code: int | None = None, **data: Any) -> MCPError:

@@ -3,11 +3,8 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import mcp_types as types
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import ValidationError
-from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,8 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, MethodNotAllowed
 from app.faces.http import JSON, Naming, read_json, replay, run_cancellably, send_bytes, send_problem
+from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
-from app.faces.protocol import not_a_message, protocol_server
+from app.faces.protocol import protocol_server
 from app.gateway import Gateway
 
 _CHECKED_BY_THE_PERIMETER = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -81,9 +79,9 @@ class StreamableHTTP:
             return
         try:
             # The SDK would answer clients of 2025 with pydantic's text, the body in it, and the wrong code.
-            types.jsonrpc_message_adapter.validate_json(body, by_name=False)
-        except ValidationError as error:
-            await send_bytes(send, 400, JSON, to_json(not_a_message(error)), request_id)
+            read_message(body)
+        except NotAMessage as error:
+            await send_bytes(send, 400, JSON, error.answer, request_id)
             return
         if self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS):
             await self._events(scope, replay(body, receive), send)

@@ -8,16 +8,15 @@ import asyncio
 from contextlib import suppress
 
 import anyio
-import mcp_types as types
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared.message import SessionMessage
-from pydantic import ValidationError
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.errors import UnknownServer
-from app.faces.protocol import Subscriptions, not_a_message, protocol_server
+from app.faces.jsonrpc import NotAMessage, read_message
+from app.faces.protocol import Subscriptions, protocol_server
 from app.gateway import Gateway
 
 _SUBPROTOCOL = "mcp"
@@ -97,9 +96,9 @@ class WebSocketFace:
                     await socket.close(_TOO_BIG, f"Messages have at most {limit} bytes")
                     return
                 try:
-                    parsed = types.jsonrpc_message_adapter.validate_json(text, by_name=False)
-                except ValidationError as error:
-                    await socket.send_json(not_a_message(error))
+                    parsed = read_message(text)
+                except NotAMessage as error:
+                    await socket.send_text(error.answer.decode())
                     continue
                 await incoming.send(SessionMessage(parsed))
 

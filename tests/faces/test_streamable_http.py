@@ -146,7 +146,7 @@ async def test_a_body_that_is_no_request_is_refused(http: httpx.AsyncClient, era
     answer = await http.post("/mcp/clock", content=body, headers=fields)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     assert answer.json()["id"] is None
-    assert answer.json()["error"]["message"] in ("Not JSON", "Not one JSON-RPC 2.0 message")
+    assert not {"nope", "hello", "tools/list"} & set(answer.text.split('"'))
 
 
 @pytest.mark.parametrize("era", ERAS)

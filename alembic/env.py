@@ -7,8 +7,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from app.models import Base
+from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.migrations import migration_connection
-from app.services.postgres.settings import PostgresSettings
 
 # Two processes that start at the same moment migrate one after the other.
 LOCK = "SELECT pg_advisory_xact_lock(7286459018241)"

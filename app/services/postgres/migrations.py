@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.errors import BackendNotConfigured
-from app.services.postgres.pools import postgres_errors
-from app.services.postgres.settings import asyncpg_dsn
+from app.services.postgres.connections.pools import postgres_errors
+from app.services.postgres.connections.settings import asyncpg_dsn
 
 READER_LOGIN = "switchboard_reader_login"
 """The login that `switchboard dev` and the tests make; operators may choose another name."""

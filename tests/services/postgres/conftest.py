@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.services.postgres.pools import Database, open_database
+from app.services.postgres.connections.pools import Database, open_database
 from tests.fixtures.postgres import TestDatabase
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)

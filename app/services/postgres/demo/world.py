@@ -11,9 +11,9 @@ from typing import Any
 
 import asyncpg
 
+from app.services.postgres.connections.pools import postgres_errors
+from app.services.postgres.connections.settings import asyncpg_dsn
 from app.services.postgres.demo.topics import Script, Topic, read_script
-from app.services.postgres.pools import postgres_errors
-from app.services.postgres.settings import asyncpg_dsn
 
 _ARTICLES = Path(__file__).parent / "articles"
 _SEED = 20_260_301

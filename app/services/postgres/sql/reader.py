@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, InvalidArguments
 from app.results import Result
-from app.services.postgres.pools import CLIENT_CHECK_INTERVAL, postgres_errors
-from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL, postgres_errors
+from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.guard import Catalog, ReadingStatement, SqlGuard
 from app.services.postgres.sql.json_forms import (
     json_expression,

@@ -17,7 +17,7 @@ from app.errors import (
     InvalidArguments,
 )
 from app.local.process import free_port
-from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.guard import ReadingStatement, SqlGuard
 from app.services.postgres.sql.reader import MAX_RESULT_BYTES, SqlQuery, SqlReader, open_sql_reader
 from tests.fixtures.postgres import TestDatabase, settings_for

@@ -23,8 +23,8 @@ from app.errors import (
     GatewayError,
     InvalidArguments,
 )
-from app.services.postgres.read_pool import FixedReads
-from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.connections.fixed_reads import FixedReads
+from app.services.postgres.connections.settings import PostgresSettings
 
 _MARGIN = 2.0
 """Seconds by which we wait longer than the server's own limit, so that its answer comes first if it can answer."""

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from app.errors import Conflict, InvalidArguments, NotFound
 from app.models import TicketStatus
-from app.services.postgres.pools import Database
-from app.services.postgres.support import CUSTOMER_CONTEXT, CustomerContext, NewInteraction, SupportDesk
+from app.services.postgres.connections.pools import Database
+from app.services.postgres.desk.support import CUSTOMER_CONTEXT, CustomerContext, NewInteraction, SupportDesk
 from tests.fixtures.postgres import TestDatabase
 
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 import asyncpg
 import pytest
 
-from app.services.postgres.pools import connect
-from app.services.postgres.read_pool import FixedReads
+from app.services.postgres.connections.fixed_reads import FixedReads
+from app.services.postgres.connections.pools import connect
 from tests.fixtures.postgres import TestDatabase
 
 WHO = "SELECT pg_backend_pid()"

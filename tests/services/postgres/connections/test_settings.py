@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.errors import BackendNotConfigured
-from app.services.postgres.settings import PostgresSettings, asyncpg_dsn
+from app.services.postgres.connections.settings import PostgresSettings, asyncpg_dsn
 
 
 @pytest.mark.parametrize(

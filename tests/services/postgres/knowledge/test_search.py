@@ -10,9 +10,9 @@ import pytest
 
 from app.errors import InvalidArguments
 from app.local.postgres import LocalPostgres
+from app.services.postgres.connections.pools import open_database
 from app.services.postgres.demo.world import seed
-from app.services.postgres.pools import open_database
-from app.services.postgres.search import KnowledgeSearch, SearchResults
+from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults
 from tests.fixtures.postgres import TestDatabase, cloned_database
 
 QUESTIONS = json.loads((Path(__file__).parent / "search_questions.json").read_text())
@@ -230,7 +230,7 @@ async def test_unpacking_changes_the_time_and_not_the_result(
 ) -> None:
     found: list[SearchResults] = []
     for few in (0, 1000):
-        monkeypatch.setattr("app.services.postgres.search._FEW_TERMS", few)
+        monkeypatch.setattr("app.services.postgres.knowledge.search._FEW_TERMS", few)
         found.append(await demo.search("how do i change the email address of my account"))
     unpacked, packed = found
     assert unpacked.articles

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidArguments, NotFound
-from app.services.postgres.pages import ARTICLES, CUSTOMERS, INTERACTIONS, TICKETS, Listing, SupportRecords
-from app.services.postgres.pools import Database, open_database
+from app.services.postgres.connections.pools import Database, open_database
+from app.services.postgres.desk.pages import ARTICLES, CUSTOMERS, INTERACTIONS, TICKETS, Listing, SupportRecords
 from tests.fixtures.postgres import TestDatabase
 
 LISTINGS = [CUSTOMERS, TICKETS, ARTICLES, INTERACTIONS]

@@ -19,8 +19,8 @@ from sqlalchemy import text
 
 from app.errors import InvalidArguments
 from app.results import Result
-from app.services.postgres.pools import ReadPool, Statement
-from app.services.postgres.synonyms import MAX_PHRASE, SYNONYMS, key_of
+from app.services.postgres.connections.pools import ReadPool, Statement
+from app.services.postgres.knowledge.synonyms import MAX_PHRASE, SYNONYMS, key_of
 
 SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 

@@ -30,8 +30,8 @@ from sqlalchemy import (
 from app.errors import InvalidArguments
 from app.models import Channel, Interaction, Priority, Ticket, TicketStatus
 from app.results import RawResult, Result
-from app.services.postgres.pools import Database, Statement
-from app.services.postgres.records import json_object, json_row, json_rows, literal
+from app.services.postgres.connections.pools import Database, Statement
+from app.services.postgres.desk.records import json_object, json_row, json_rows, literal
 
 LONGEST_PERIOD = timedelta(days=3660)
 DEFAULT_PERIOD = "30 days"

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, bindparam, case, func, select
 from app.errors import InvalidArguments, NotFound
 from app.models import Article, ArticleStatus, Base, Customer, Interaction, Ticket
 from app.results import RawResult, Result
-from app.services.postgres.pools import Database, Statement
-from app.services.postgres.records import (
+from app.services.postgres.connections.pools import Database, Statement
+from app.services.postgres.desk.records import (
     ArticleRecord,
     CustomerRecord,
     InteractionRecord,

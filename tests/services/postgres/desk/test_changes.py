@@ -9,9 +9,9 @@ import pytest
 
 from app.errors import BackendUnavailable
 from app.local.process import free_port
-from app.services.postgres.changes import TicketChanges
-from app.services.postgres.pools import open_database
-from app.services.postgres.support import NewInteraction, SupportDesk
+from app.services.postgres.connections.pools import open_database
+from app.services.postgres.desk.changes import TicketChanges
+from app.services.postgres.desk.support import NewInteraction, SupportDesk
 from tests.fixtures.postgres import TestDatabase, settings_for
 
 BOUND = 10.0

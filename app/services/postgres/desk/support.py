@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.errors import Conflict, NotFound
 from app.models import Channel, Customer, Direction, Interaction, Ticket, TicketStatus
 from app.results import RawResult, Result
-from app.services.postgres.pools import Database, Statement
-from app.services.postgres.records import (
+from app.services.postgres.connections.pools import Database, Statement
+from app.services.postgres.desk.records import (
     CustomerRecord,
     InteractionRecord,
     TicketRecord,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidArguments
-from app.services.postgres.analytics import Analytics, GroupBy, Period, SupportAnalytics
-from app.services.postgres.pools import Database
+from app.services.postgres.connections.pools import Database
+from app.services.postgres.desk.analytics import Analytics, GroupBy, Period, SupportAnalytics
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 DAYS_2_TO_5 = Period(datetime(2026, 3, 2, tzinfo=UTC), datetime(2026, 3, 6, tzinfo=UTC))

@@ -23,9 +23,9 @@ from app.errors import (
 )
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import free_port
+from app.services.postgres.connections.pools import Database, Statement, open_database, postgres_errors
+from app.services.postgres.desk.support import NewInteraction, SupportDesk
 from app.services.postgres.migrations import migrate
-from app.services.postgres.pools import Database, Statement, open_database, postgres_errors
-from app.services.postgres.support import NewInteraction, SupportDesk
 from tests.fixtures.postgres import TestDatabase, cloned_database, settings_for
 
 NAP = Statement(select(cast(func.pg_sleep(60), Text)))

@@ -9,8 +9,8 @@ from typing import Any
 import asyncpg
 
 from app.errors import BackendUnavailable
-from app.services.postgres.pools import connect, postgres_errors
-from app.services.postgres.settings import PostgresSettings
+from app.services.postgres.connections.pools import connect, postgres_errors
+from app.services.postgres.connections.settings import PostgresSettings
 
 CHANNEL = "switchboard_tickets"
 """Where the triggers of migration 0001 send ticket ids, or `*` after a change of very many."""

@@ -23,7 +23,7 @@ from app.servers.declaring import Update, resource, route, tool, watch
 from app.services.kafka import KafkaService
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage
 from app.services.kafka.reading import MAX_MESSAGES, Milliseconds, Start
-from app.services.kafka.service import (
+from app.services.kafka.schemas import (
     BrokerList,
     ConsumerGroup,
     ConsumerGroupLag,

@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import InvalidArguments, NotFound
 from app.services.kafka import KafkaService
-from app.services.kafka.service import StreamEvent
+from app.services.kafka.schemas import StreamEvent
 from tests.services.kafka.conftest import browse, values
 
 WITHIN = 10.0

@@ -381,9 +381,9 @@ class MCPClient:
         if server.listed_at is None or self._retry.clock() - server.listed_at > _LISTING_LIFETIME:
             await self._learn(server, deadline)
         described = server.tools.get(tool, {})
-        if described.get("annotations", {}).get("readOnlyHint") is True:
+        if _part(described, "annotations").get("readOnlyHint") is True:
             return ready, True
-        if "idempotency_key" in described.get("inputSchema", {}).get("properties", {}):
+        if "idempotency_key" in _part(_part(described, "inputSchema"), "properties"):
             if ready.get("idempotency_key") is None:
                 ready["idempotency_key"] = uuid4().hex
             return ready, True
@@ -543,6 +543,12 @@ def _passing(failure: CallFailed) -> bool:
     return failure.code == "http_500" or isinstance(
         failure, ConnectionFailed | ConnectionLost | CallTimeout | TooManyRequests | BackendUnavailable
     )
+
+
+def _part(described: JsonObject, name: str) -> JsonObject:
+    """Return an object within an object; an empty one for whatever a server may send in its place."""
+    part = described.get(name)
+    return cast("JsonObject", part) if isinstance(part, dict) else {}
 
 
 def _outcome_of(entry: JsonObject) -> Outcome:

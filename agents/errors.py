@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import inf
 from typing import Any, cast
 
 
@@ -235,18 +236,20 @@ def failure_of_problem(problem: Mapping[str, Any], retry_after: float | None = N
         problem: as in RFC 9457, with the gateway's `code`.
         retry_after: seconds, from the header, if the object itself names none.
     """
+    # It is another process's word: a field of another type than promised is one that is not there.
     code, status = str(problem.get("code", "")), problem.get("status")
-    number = status if isinstance(status, int) else 500
+    number = status if type(status) is int else 500
     listed: list[Any] = cast("list[Any]", problem.get("errors")) if isinstance(problem.get("errors"), list) else []
-    wait = problem.get("retry_after")
+    fields = [cast("Mapping[str, Any]", entry) for entry in listed if isinstance(entry, Mapping)]
+    wait = _seconds(problem.get("retry_after"))
     request_id = problem.get("request_id")
     return _kind(code, number)(
         str(problem.get("detail") or problem.get("title") or code),
         code=code,
         status=number,
         request_id=str(request_id) if request_id is not None else None,
-        retry_after=float(wait) if isinstance(wait, int | float) else retry_after,
-        errors=[FieldError(str(e.get("field", "")), str(e.get("message", ""))) for e in listed],
+        retry_after=retry_after if wait is None else wait,
+        errors=[FieldError(str(field.get("field", "")), str(field.get("message", ""))) for field in fields],
     )
 
 
@@ -264,13 +267,26 @@ def seconds_to_wait(header: str | None) -> float | None:
     """Read a `Retry-After` header, which holds seconds or a date; None if there is none that makes sense."""
     if header is None:
         return None
-    if header.strip().isdigit():
-        return float(header)
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return _seconds(float(text))
     try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
+        date = parsedate_to_datetime(text)
+        wait = (date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+    return max(0.0, wait.total_seconds())
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a number of seconds that can be waited for, or None for anything else."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        seconds = float(value)
+    except OverflowError:
+        return None
+    return seconds if 0 <= seconds < inf else None
 
 
 def _kind(code: str, status: int) -> type[CallFailed]:

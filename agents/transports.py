@@ -7,6 +7,7 @@ anything: which failures are worth another attempt, and where, is decided in `ag
 import asyncio
 import base64
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
@@ -119,7 +120,7 @@ class HttpTransport:
             return response
         retry_after = seconds_to_wait(response.headers.get("retry-after"))
         try:
-            problem = from_json(response.content)
+            problem = _parsed(response.content)
         except ValueError:
             problem = None
         if isinstance(problem, dict) and "code" in problem:
@@ -172,7 +173,12 @@ class WebSocketTransport:
             raise MalformedAnswer(f"{self._url} answered {len(contents)} contents for one resource.")
         [content] = contents
         if "blob" in content:
-            return base64.b64decode(str(content["blob"]))
+            try:
+                return base64.b64decode(str(content["blob"]))
+            except ValueError as error:
+                raise MalformedAnswer(
+                    f"The resource that {self._url} answered is not the base64 that it says."
+                ) from error
         return _content(str(content.get("mimeType", "")), str(content.get("text", "")).encode(), self._url)
 
     async def close(self) -> None:
@@ -218,7 +224,8 @@ class _Link:
 
     @property
     def is_open(self) -> bool:
-        return self._connection.state is State.OPEN
+        """Whether a request sent now could be answered: without a reader nobody would ever hear of it."""
+        return self._connection.state is State.OPEN and not self._reader.done()
 
     async def request(self, method: str, params: JsonObject) -> JsonObject:
         number = next(self._numbers)
@@ -262,16 +269,30 @@ class _Link:
         except MalformedAnswer as error:
             failure = error
         finally:
+            # However the reader ends, nobody waits for what it would have read.
             for answer in self._waiting.values():
                 if not answer.done():
                     answer.set_exception(failure)
         await self._connection.close()
 
     def _take(self, text: str | bytes) -> None:
+        """Hand an answer to who waits for it.
+
+        Raises:
+            MalformedAnswer: it is no message, or an answer that does not say to which request. Whoever it was meant for
+                can't be told, so the whole link has failed.
+        """
         message = _object(text, self._url)
-        answer = self._waiting.get(message.get("id", 0))
+        if "method" in message and not message.keys() & {"result", "error"}:
+            # A notice, or a question of the server: nothing here subscribes to anything or answers questions.
+            return
+        number = message.get("id")
+        # Not isinstance: True is 1 to Python, and would answer the first request.
+        if type(number) is not int:
+            raise MalformedAnswer(f"{self._url} answered without the number of a request.")
+        answer = self._waiting.get(number)
         if answer is None or answer.done():
-            # A notice, or the answer to a request that nobody waits for any more.
+            # Nobody waits for it any more.
             return
         result = message.get("result")
         if isinstance(result, dict):
@@ -305,9 +326,27 @@ def _json(value: Mapping[str, Any]) -> bytes:
         raise InvalidArguments(f"The arguments can't be written as JSON: {error}.") from error
 
 
+def _parsed(content: bytes | str) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: it is none, or nested deeper than anybody reads.
+    """
+    try:
+        return from_json(content)
+    except ValueError as error:
+        if "recursion limit" not in str(error):
+            raise
+        # The fast parser reads 200 levels. What somebody stored that deep comes back with those of an answer around it.
+        try:
+            return json.loads(content)
+        except RecursionError:
+            raise ValueError("nested too deeply") from error
+
+
 def _object(content: bytes | str, where: str) -> JsonObject:
     try:
-        parsed = from_json(content)
+        parsed = _parsed(content)
     except ValueError as error:
         raise MalformedAnswer(f"The answer of {where} is not JSON.") from error
     if not isinstance(parsed, dict):
@@ -324,7 +363,7 @@ def _objects(value: Any, where: str) -> list[JsonObject]:
 def _content(media_type: str, content: bytes, where: str) -> Any:
     if media_type == "application/json" or media_type.endswith("+json"):
         try:
-            return from_json(content)
+            return _parsed(content)
         except ValueError as error:
             raise MalformedAnswer(f"The resource that {where} answered is not the JSON that it says.") from error
     return content.decode(errors="replace") if media_type.startswith("text/") else content

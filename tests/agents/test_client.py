@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+import respx
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as websocket_serve
 
@@ -38,6 +39,7 @@ from app.servers.declaring import tool
 from app.settings import Settings
 from tests.agents.faults import TOOLS, FakeTime, gateway_processes, serve_at
 from tests.clock import ClockMCPServer, ClockTime
+from tests.faces.raw import WITHIN
 from tests.fixtures.gateway import Served, serve
 from tests.fixtures.postgres import TestDatabase
 
@@ -378,6 +380,17 @@ async def test_a_websocket_that_closes_in_mid_call_is_a_lost_connection() -> Non
         '{"jsonrpc":"2.0","id":ID,"result":{}}',
         '{"jsonrpc":"2.0","id":ID,"result":{"structuredContent":[1]}}',
         '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"It failed."}],"isError":true}}',
+        '{"jsonrpc":"2.0","id":ID,"result":{"content":5}}',
+        '{"jsonrpc":"2.0","id":[ID],"result":{}}',
+        '{"jsonrpc":"2.0","id":{"is":ID},"result":{}}',
+        '{"jsonrpc":"2.0","id":"ID","result":{}}',
+        '{"jsonrpc":"2.0","id":ID.0,"result":{}}',
+        '{"jsonrpc":"2.0","id":true,"result":{}}',
+        '{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Not JSON"}}',
+        '{"jsonrpc":"2.0","result":{}}',
+        '{"jsonrpc":"2.0","id":ID,"method":"tools/call","result":[]}',
+        "[" * 5000,
+        '{"id":"\\ud800"}',
     ],
 )
 async def test_a_websocket_that_talks_nonsense_is_no_gateway(answer: str) -> None:
@@ -385,6 +398,57 @@ async def test_a_websocket_that_talks_nonsense_is_no_gateway(answer: str) -> Non
         with pytest.raises(MalformedAnswer):
             await client.call_tool("things", "look")
         assert await client.call_tool("things", "look") == {"success": True}, "and the next call has a new chance"
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"errors": ["customer_id: expected a number"]},
+        {"errors": [None, 5, {"field": ["a"], "message": {}}]},
+        {"errors": {"field": "x"}},
+        {"status": True, "detail": ["busy"], "request_id": {}},
+        {"retry_after": float("nan")},
+        {"retry_after": float("inf")},
+        {"retry_after": -1},
+        {"retry_after": 10**400},
+        {"retry_after": True},
+    ],
+)
+async def test_a_problem_with_fields_of_other_types_is_the_problem_that_it_says(spoilt: dict[str, object]) -> None:
+    problem = {"success": False, "status": 409, "code": "conflict", "detail": "It is taken.", **spoilt}
+    failed = json.dumps({"jsonrpc": "2.0", "id": 0, "error": {"code": -32603, "message": "", "data": problem}})
+    async with scripted_websocket(failed.replace('"id": 0', '"id": ID'), GOOD) as client:
+        with pytest.raises(Conflict) as raised:
+            await client.call_tool("things", "look", timeout=WITHIN)
+        assert raised.value.retry_after is None
+        assert await client.call_tool("things", "look", timeout=WITHIN) == {"success": True}
+
+
+async def test_a_link_that_fails_takes_every_waiting_call_along_at_once() -> None:
+    async with scripted_websocket('{"jsonrpc":"2.0","id":[1],"result":{}}') as client:
+        calls = [client.call_tool("things", "shoot", timeout=3600) for _ in range(5)]
+        async with asyncio.timeout(WITHIN):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} <= {MalformedAnswer, ConnectionLost}
+
+
+@pytest.mark.parametrize("depth", [195, 199, 400])
+async def test_a_result_is_read_however_deep_it_is_nested(depth: int) -> None:
+    answer = GOOD.replace('"success":true', '"success":true,"value":' + "[" * depth + "]" * depth)
+    async with scripted_websocket(answer) as client:
+        value = (await client.call_tool("things", "look", timeout=WITHIN))["value"]
+    for _ in range(depth - 1):
+        [value] = value
+    assert value == []
+
+
+@pytest.mark.parametrize("listing", [{"annotations": "none"}, {"annotations": None, "inputSchema": []}, {"name": []}])
+async def test_a_listing_that_says_nothing_of_a_tool_makes_it_one_that_is_sent_once(listing: dict[str, object]) -> None:
+    with respx.mock(base_url="http://gateway/mcp/things") as router:
+        router.get("/tools").respond(json={"success": True, "tools": [{"name": "look", **listing}]})
+        router.post("/tools/look").respond(json={"success": True})
+        async with MCPClient("http://gateway") as client:
+            assert await client.call_tool("things", "look") == {"success": True}
 
 
 async def test_notices_and_answers_that_nobody_waits_for_are_passed_over() -> None:

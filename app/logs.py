@@ -213,7 +213,7 @@ def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
     # What no line of ours shows need not be found out for each: the standard library's advice on speed.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as its manual has it
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     # A line for every connection and every query of a driver drowns the one line a call.
     for chatty in ("uvicorn.access", "httpx", "httpcore", "aiokafka", "botocore", "mcp", "sse_starlette"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.catalogue import load_servers
 from app.faces.batch import add_batch_route
 from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
@@ -22,16 +23,10 @@ from app.faces.rest import (
 from app.faces.streamable_http import StreamableHTTP, mcp_route
 from app.faces.websocket import WebSocketFace
 from app.gateway import Gateway
-from app.routers.aws import AWSMCPServer
-from app.routers.database import DatabaseMCPServer
 from app.routers.health import health_router
-from app.routers.kafka import KafkaMCPServer
 from app.servers.base import ServerKind
 from app.settings import Settings
 from app.version import VERSION
-
-SERVERS: tuple[ServerKind, ...] = (DatabaseMCPServer, KafkaMCPServer, AWSMCPServer)
-"""What this gateway offers. A new server is one more line."""
 
 _ABOUT = """
 Every tool is one route: `POST /mcp/<server>/tools/<tool>` with its arguments as the JSON body.
@@ -61,7 +56,7 @@ class GatewayApp(FastAPI):
 
 
 def create_app(
-    servers: Sequence[ServerKind] = SERVERS,
+    servers: Sequence[ServerKind] | None = None,
     settings: Settings | None = None,
     service_settings: Sequence[BaseSettings] = (),
     *,
@@ -70,13 +65,13 @@ def create_app(
     """Return the gateway as one ASGI application.
 
     Args:
-        servers: what is offered.
+        servers: what is offered; all of the catalogue if left out.
         settings: of the process; read from the environment if left out.
         service_settings: in place of what single servers would read from the environment.
         root_server: the server whose WebSocket also answers at `/`, where it has the process to itself.
     """
     settings = settings or Settings()
-    gateway = Gateway(servers, settings)
+    gateway = Gateway(load_servers() if servers is None else servers, settings)
     endpoints = tool_endpoints(gateway)
     mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}
     for server_id, kind in gateway.kinds.items():

@@ -5,11 +5,9 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from collections.abc import Callable, Generator
 
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 
 from app.gateway import Gateway
@@ -112,9 +110,3 @@ def require_free_port(settings: Settings) -> None:
         PortInUse: the address is taken.
     """
     _bind(settings).close()
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)

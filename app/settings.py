@@ -9,13 +9,16 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseSettings):
-    """Read from the environment (and `.env`); `.env.example` explains each variable to operators."""
+    """Read from the environment; `.env.example` explains each variable to operators."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    log_level: str = "INFO"
+    servers: Annotated[list[str], NoDecode] = Field(
+        default=[], description="Servers to offer, by name with commas; all if left out."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["text", "json"] = "text"
 
     tool_timeout: Seconds = Field(default=30.0, description="Seconds a tool may take unless it says otherwise itself.")
@@ -37,7 +40,12 @@ class Settings(BaseSettings):
         description="Browser origins that may call.",
     )
 
-    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("servers", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Operators write lists with commas."""

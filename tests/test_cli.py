@@ -1,6 +1,7 @@
 """`switchboard` as a person, an operator or a desktop client starts it: processes of their own, ended for certain."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -20,7 +21,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from websockets.asyncio.client import connect
 
-from app.cli import main
+from app.catalogue import SERVERS, load_servers
+from app.cli.main import COMMANDS, main
 from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from app.routers.database import DatabaseMCPServer
@@ -32,7 +34,7 @@ from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running
 SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 20.0
-_OURS = ("DATABASE_", "DB_MCP_", "KAFKA_", "AWS_", "ALLOWED_", "HOST", "PORT", "LOG_", "MAX_")
+_OURS = ("SERVERS", "DATABASE_", "DB_MCP_", "KAFKA_", "AWS_", "ALLOWED_", "HOST", "PORT", "LOG_", "MAX_")
 _READY = "Stop "
 """How the last line begins that tells a newcomer what to do."""
 
@@ -106,6 +108,17 @@ async def bare_database(postgres_server: LocalPostgres) -> AsyncGenerator[TestDa
         yield clone
 
 
+_MISTYPED = {
+    "DATABASE_READ_POOL_SIZE": "0",
+    "DATABASE_URL": "mysql://u:hunter2@127.0.0.1/d",
+    "KAFKA_SECURITY_PROTOCOL": "FOO",
+    "AWS_MAX_ATTEMPTS": "x",
+    "LOG_LEVEL": "verbose",
+    "PORT": "http",
+    "SERVERS": "databse",
+}
+
+
 # Commands that end
 
 
@@ -132,16 +145,16 @@ async def test_a_missing_address_is_named(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected", "said"),
     [
-        (f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d", "can't be reached"),
-        ("mysql://u:hunter2@127.0.0.1/d", "DATABASE_URL: expected postgresql://"),
+        (f"postgresql://u:hunter2@127.0.0.1:{free_port()}/d", 1, "can't be reached"),
+        ("mysql://u:hunter2@127.0.0.1/d", 2, "DATABASE_URL: expected postgresql://"),
     ],
     ids=["nobody listens", "another database"],  # the port is another one each time
 )
-async def test_an_address_that_does_not_work_is_explained_and_not_shown(url: str, said: str) -> None:
+async def test_an_address_that_does_not_work_is_explained_and_not_shown(url: str, expected: int, said: str) -> None:
     status, output = await invoke("migrate", DATABASE_URL=url)
-    assert status == 1
+    assert status == expected
     assert said in output
     assert "hunter2" not in output
     assert "Traceback" not in output
@@ -149,9 +162,97 @@ async def test_an_address_that_does_not_work_is_explained_and_not_shown(url: str
 
 async def test_an_unknown_server_is_named_beside_the_known() -> None:
     status, output = await invoke("serve", "--server", "databse")
-    assert status == 1
+    assert status == 2
     assert "'databse'" in output
     assert "database" in output.replace("'databse'", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "value"),
+    [
+        *((("serve",), variable, value) for variable, value in _MISTYPED.items()),
+        *((("stdio",), variable, value) for variable, value in _MISTYPED.items()),
+        (("serve", "--server", "database"), "DB_MCP_PORT", "http"),
+        (("serve", "--server", "aws"), "AWS_MAX_ATTEMPTS", "x"),
+    ],
+)
+async def test_a_mistyped_setting_is_named_before_anything_is_opened(
+    command: tuple[str, ...], variable: str, value: str
+) -> None:
+    status, output = await invoke(*command, **{variable: value})
+    assert status == 2, output
+    assert variable in output or f"There is no server {value!r}" in output
+    assert len(output.strip().splitlines()) <= 2
+    assert "hunter2" not in output
+
+
+# Commands by dotted name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_every_command_is_where_the_table_says_and_takes_an_env_file(name: str) -> None:
+    status, output = await invoke(name, "--help")
+    assert status == 0
+    assert "--env-file" in output
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_every_server_is_where_the_catalogue_says(name: str) -> None:
+    [server] = load_servers([f"mcp_{name}"])
+    assert server.server_id == name
+
+
+async def test_variables_come_from_the_file_that_is_named_and_the_environment_goes_first(tmp_path: Path) -> None:
+    (tmp_path / "variables").write_text("PORT=http\nLOG_LEVEL=verbose\n")
+    status, output = await switchboard(
+        tmp_path, "serve", "--env-file", str(tmp_path / "variables"), LOG_LEVEL="INFO", PORT=""
+    )
+    assert (status, "LOG_LEVEL" in output, "PORT" in output) == (2, False, True)
+    (tmp_path / ".env").write_text("LOG_LEVEL=verbose\n")
+    status, output = await switchboard(tmp_path, "serve")
+    assert (status, "LOG_LEVEL" in output) == (2, True)
+    status, output = await switchboard(tmp_path, "serve", "--env-file", "nowhere")
+    assert (status, "nowhere" in output) == (2, True)
+
+
+async def test_version_and_help_import_no_command() -> None:
+    loaded = (
+        "import sys; from app.cli.main import main; main(['{}'], standalone_mode=False); print(sorted(sys.modules))"
+    )
+    for option in ("--version", "--help"):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", loaded.format(option), stdout=PIPE)
+        output, _ = await process.communicate()
+        modules = output.decode()
+        assert "'app.cli.main'" in modules
+        for heavy in ("fastapi", "sqlalchemy", "pydantic", "mcp", "aiokafka"):
+            assert f"'{heavy}'" not in modules
+
+
+# The configurations of MCP clients
+
+
+async def test_a_desktop_client_gets_what_it_launches_by_absolute_paths(tmp_path: Path) -> None:
+    variables = tmp_path / "my variables"
+    variables.write_text("")
+    status, output = await switchboard(tmp_path, "config", "claude-desktop", "--env-file", variables.name)
+    assert status == 0, output
+    launched = json.loads(output[output.index("{") :])["mcpServers"]["switchboard"]
+    assert launched == {"command": SWITCHBOARD, "args": ["stdio", "--env-file", str(variables)]}
+
+
+@pytest.mark.parametrize(
+    ("client", "config"),
+    [
+        ("claude-code", "claude mcp add --transport http switchboard http://127.0.0.1:8123/mcp"),
+        ("cursor", {"mcpServers": {"switchboard": {"url": "http://127.0.0.1:8123/mcp"}}}),
+        ("vscode", {"servers": {"switchboard": {"type": "http", "url": "http://127.0.0.1:8123/mcp"}}}),
+    ],
+)
+async def test_each_client_gets_the_form_that_it_takes(tmp_path: Path, client: str, config: object) -> None:
+    status, output = await switchboard(tmp_path, "config", client, PORT="8123")
+    _, _, text = output.partition("\n")
+    assert status == 0
+    assert (text.strip() if isinstance(config, str) else json.loads(text)) == config
 
 
 async def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:

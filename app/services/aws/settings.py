@@ -27,7 +27,6 @@ class AwsSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="AWS_",
-        env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
         hide_input_in_errors=True,

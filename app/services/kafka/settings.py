@@ -16,7 +16,7 @@ class KafkaSettings(BaseSettings):
     """Read from variables named `KAFKA_…`; `docs/kafka.md` shows a secured cluster."""
 
     model_config = SettingsConfigDict(
-        env_prefix="KAFKA_", env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+        env_prefix="KAFKA_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
 
     bootstrap_servers: str | None = Field(None, description="host:port of one or more brokers, separated by commas.")

@@ -153,7 +153,7 @@ async def test_the_usual_chain_of_credentials_is_followed(monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_REGION", "sa-east-1")
     monkeypatch.setenv("AWS_ALLOWED_BUCKETS", "bucket/a, other")
-    settings = AwsSettings(_env_file=None)  # type: ignore[call-arg]
+    settings = AwsSettings()
     async with open_aws(settings) as aws:
         assert "AKIAENV" in (await aws.objects.presign("bucket", "a/key", "GET", 60)).url
         with pytest.raises(Forbidden):

@@ -92,7 +92,7 @@ class PostgresSettings(BaseSettings):
     """Read from variables named `DATABASE_…`; `.env.example` explains each to operators."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DATABASE_", env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+        env_prefix="DATABASE_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
 
     url: PostgresUrl | None = Field(

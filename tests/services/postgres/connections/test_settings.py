@@ -72,7 +72,7 @@ def test_a_missing_address_is_named_when_it_is_needed(monkeypatch: pytest.Monkey
         monkeypatch.delenv(variable, raising=False)
         if value is not None:
             monkeypatch.setenv(variable, value)
-    settings = PostgresSettings(_env_file=None)
+    settings = PostgresSettings()
     with pytest.raises(BackendNotConfigured, match="DATABASE_URL"):
         settings.require_url()
     with pytest.raises(BackendNotConfigured, match="DATABASE_READER_URL"):

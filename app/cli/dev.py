@@ -1,0 +1,37 @@
+"""`switchboard dev`: for people who develop or try the gateway."""
+
+from pathlib import Path
+
+import click
+
+from app.cli.running import read_settings, run
+from app.logs import set_up_logging
+from app.serving import PortInUse
+from app.settings import Settings
+
+try:
+    from app.local.dev import serve_local_stack
+except ModuleNotFoundError:  # an installation for production has no local stack
+    serve_local_stack = None
+
+
+@click.command
+@click.option("--port", type=int, default=None, help="Port on 127.0.0.1; 8000 unless PORT says otherwise.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".switchboard"),
+    show_default=True,
+    help="Where the local backends keep their data.",
+)
+def dev(port: int | None, data_dir: Path) -> None:
+    """Serve on a local stack: starts the backends, migrates, loads demo data if there is none."""
+    start = serve_local_stack
+    if start is None:
+        raise click.ClickException(
+            "The local stack is not part of this installation: it is for development and tests, and comes with a "
+            "checkout's `make run`, or with the extra `local` of the package switchboard-gateway."
+        )
+    settings = read_settings(Settings, port=port, host="127.0.0.1")
+    set_up_logging(settings.log_level, settings.log_format)
+    run(lambda: start(settings, data_dir), PortInUse)

@@ -1,0 +1,88 @@
+"""How a command reads its settings, runs, and says what went wrong."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+import click
+import uvloop
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from app.catalogue import NoSuchServer, load_servers
+from app.errors import GatewayError
+from app.servers.base import ServerKind
+from app.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+class UnusableSettings(click.ClickException):
+    """Variables can't be used as they are. Nothing was opened."""
+
+    exit_code = 2
+
+
+def read_settings(kind: type[SettingsT], **given: object) -> SettingsT:
+    """Read settings from the environment; what the command line gives goes first, None stands for nothing.
+
+    Raises:
+        UnusableSettings: each variable that is refused is named, with the reason and without its value.
+    """
+    try:
+        return kind.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise UnusableSettings(_explained(kind, error)) from None
+
+
+def read_service_settings(servers: Iterable[ServerKind]) -> list[BaseSettings]:
+    """Read the settings of servers before anything is opened.
+
+    Raises:
+        UnusableSettings: as for `read_settings`.
+    """
+    return [read_settings(server.settings_class) for server in servers if server.settings_class is not None]
+
+
+def chosen_servers(names: Sequence[str], settings: Settings) -> list[ServerKind]:
+    """Return the servers that the command line names, else those of `SERVERS`, else all.
+
+    Raises:
+        UnusableSettings: there is no server of that name.
+    """
+    try:
+        return load_servers(names or settings.servers)
+    except NoSuchServer as error:
+        raise UnusableSettings(str(error)) from None
+
+
+def run(task: Callable[[], Awaitable[None]], *expected: type[Exception]) -> None:
+    """Run a command on uvloop until it ends.
+
+    Args:
+        task: what the command does.
+        expected: failures, beside `GatewayError`, whose message says all; they end the command with status 1.
+    """
+
+    async def guarded() -> None:
+        await task()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(guarded())
+    except (GatewayError, *expected) as error:
+        raise click.ClickException(str(error)) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+
+
+def _explained(kind: type[BaseSettings], error: ValidationError) -> str:
+    lines: list[str] = []
+    for failure in error.errors(include_input=False, include_url=False):
+        name = str(failure["loc"][0]).upper() if failure["loc"] else ""
+        prefix = kind.model_config.get("env_prefix", "").upper()
+        variable = name if name.startswith(prefix) else prefix + name
+        reason = failure["msg"].removeprefix("Value error, ").removeprefix(f"{variable}: ")
+        lines.append(f"  {variable}: {reason}" if variable else f"  {reason}")
+    return "A setting can't be used; nothing was started.\n" + "\n".join(lines)

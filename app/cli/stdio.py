@@ -1,0 +1,28 @@
+"""`switchboard stdio`: what a desktop client launches. It imports no web framework, and only the servers it serves."""
+
+import click
+
+from app.cli.running import chosen_servers, read_service_settings, read_settings, run
+from app.faces.stdio import serve_stdio
+from app.gateway import Gateway
+from app.logs import set_up_logging
+from app.settings import Settings
+
+
+@click.command
+@click.argument("servers", nargs=-1)
+def stdio(servers: tuple[str, ...]) -> None:
+    """Speak MCP over standard input and output: all servers, or those named."""
+    settings = read_settings(Settings)
+    kinds = chosen_servers(servers, settings)
+    service_settings = read_service_settings(kinds)
+    set_up_logging(settings.log_level, settings.log_format)
+
+    async def speak() -> None:
+        gateway = Gateway(kinds, settings)
+        only = next(iter(gateway.kinds)) if len(gateway.kinds) == 1 else None
+        async with gateway.open(service_settings):
+            await serve_stdio(gateway, only)
+
+    # The SDK reads its input in a thread that only the end of the process ends.
+    run(speak)

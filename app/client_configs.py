@@ -1,0 +1,69 @@
+"""How MCP clients are told of this gateway, each in the form that it really takes."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """What a person copies for one client."""
+
+    client: str
+    """The client's name, as `switchboard config` takes it."""
+    title: str
+    """Its name for people."""
+    place: str
+    """Where it goes: a shell, or a file."""
+    text: str
+
+
+def client_configs(url: str, command: Sequence[str], env_file: Path | None) -> list[ClientConfig]:
+    """Return the configuration of each client that we know.
+
+    Args:
+        url: the gateway's address, without a path.
+        command: how `switchboard` is started, its program by an absolute path.
+        env_file: the file of variables for clients that launch a process of their own.
+    """
+    endpoint = f"{url}/mcp"
+    program, *arguments = command
+    launched = {
+        "command": program,
+        "args": [*arguments, "stdio", *(["--env-file", str(env_file)] if env_file else [])],
+    }
+    return [
+        ClientConfig(
+            "claude-code", "Claude Code", "a shell", f"claude mcp add --transport http switchboard {endpoint}"
+        ),
+        ClientConfig(
+            "claude-desktop",
+            "Claude Desktop",
+            "claude_desktop_config.json (Settings → Developer → Edit Config); it launches a process of its own",
+            _json({"mcpServers": {"switchboard": launched}}),
+        ),
+        ClientConfig(
+            "cursor",
+            "Cursor",
+            ".cursor/mcp.json in the project, or ~/.cursor/mcp.json",
+            _json({"mcpServers": {"switchboard": {"url": endpoint}}}),
+        ),
+        ClientConfig(
+            "vscode",
+            "VS Code",
+            ".vscode/mcp.json in the project",
+            _json({"servers": {"switchboard": {"type": "http", "url": endpoint}}}),
+        ),
+    ]
+
+
+def own_command() -> list[str]:
+    """Return how this installation is started, by absolute paths: other programs start elsewhere."""
+    script = Path(sys.executable).with_name("switchboard")
+    return [str(script)] if script.is_file() else [sys.executable, "-m", "app.cli"]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2)

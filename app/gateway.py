@@ -53,6 +53,15 @@ class _Serving:
     """Calls that it works on."""
 
 
+@dataclass(slots=True)
+class _Narrow:
+    """A tool with a limit of its own."""
+
+    name: str
+    most: int
+    in_flight: int = 0
+
+
 class Gateway:
     """The servers of this process and the rules under which they are called.
 
@@ -74,7 +83,7 @@ class Gateway:
         self.closing = asyncio.Event()
         """Set when the process stops: streams that would never end by themselves end then."""
         self._serving: dict[str, _Serving] = {}
-        self._tools: dict[tuple[str | None, str], tuple[_Serving, Tool]] = {}
+        self._tools: dict[tuple[str | None, str], tuple[_Serving, Tool, _Narrow | None]] = {}
         """By server and name, and by name alone."""
         owners: dict[str, str] = {}
         for kind in kinds:
@@ -89,7 +98,8 @@ class Gateway:
             serving = _Serving(kind, logging.getLogger(f"MCP.{kind.name}"))
             self._serving[kind.server_id] = serving
             for name, tool in kind.tools.items():
-                self._tools[kind.server_id, name] = self._tools[None, name] = serving, tool
+                found = serving, tool, self._narrow(tool)
+                self._tools[kind.server_id, name] = self._tools[None, name] = found
         self._scheme_owner = {r.scheme: kind.server_id for kind in kinds for r in kind.resources.values()}
 
     @asynccontextmanager
@@ -151,10 +161,16 @@ class Gateway:
         Raises:
             UnknownServer, UnknownTool: the message lists the names that exist. The log has a line of it.
         """
-        serving, tool = self._find(server, name, context)
+        serving, tool, _ = self._find(server, name, context)
         return serving.kind.server_id, tool
 
-    def _find(self, server: str | None, name: str, context: CallContext) -> tuple[_Serving, Tool]:
+    def _narrow(self, tool: Tool) -> _Narrow | None:
+        """Return the places of a tool that has a limit of its own: half of the server's are for the others."""
+        if tool.max_in_flight is None:
+            return None
+        return _Narrow(tool.name, min(tool.max_in_flight, max(1, self.settings.max_calls_in_flight // 2)))
+
+    def _find(self, server: str | None, name: str, context: CallContext) -> tuple[_Serving, Tool, _Narrow | None]:
         if found := self._tools.get((server, name)):
             return found
         try:
@@ -165,7 +181,7 @@ class Gateway:
             self.log.add(_NOBODYS_LOG, fields)
             raise
 
-    def _find_otherwise(self, server: str | None, name: str) -> tuple[_Serving, Tool]:
+    def _find_otherwise(self, server: str | None, name: str) -> tuple[_Serving, Tool, _Narrow | None]:
         """Find a tool by another spelling of its server's name, or say what there is."""
         if server is None:
             where, names = "this gateway", [name for owner, name in self._tools if owner is None]
@@ -207,9 +223,9 @@ class Gateway:
         Raises:
             GatewayError: the only exception, beside cancellation, that leaves this method.
         """
-        serving, tool = self._find(server, name, context)
+        serving, tool, narrow = self._find(server, name, context)
         limit = tool.timeout or self.settings.tool_timeout
-        with Admission(self, serving, tool.name, context, limit) as opened:
+        with Admission(self, serving, tool.name, context, limit, narrow=narrow) as opened:
             return tool.dump(await tool.run(opened, tool.parse(arguments), context))
 
     async def call_undeclared(
@@ -231,9 +247,9 @@ class Gateway:
             kept: results of these types are returned as they are: those of the protocol itself, with images or
                 questions to the caller in them, which only MCP's faces can carry.
         """
-        serving, tool = self._find(server, name, context)
+        serving, tool, narrow = self._find(server, name, context)
         limit = tool.timeout or self.settings.tool_timeout
-        with Admission(self, serving, tool.name, context, limit) as opened:
+        with Admission(self, serving, tool.name, context, limit, narrow=narrow) as opened:
             result = await tool.run(opened, tool.parse(arguments), context)
             return result if isinstance(result, kept) else tool.dump(result)
 
@@ -326,6 +342,7 @@ class Admission(Interruptible):
         "_context",
         "_endless",
         "_gateway",
+        "_narrow",
         "_operation",
         "_seconds",
         "_serving",
@@ -341,6 +358,7 @@ class Admission(Interruptible):
         context: CallContext,
         seconds: float | None,
         endless: bool = False,
+        narrow: _Narrow | None = None,
     ) -> None:
         self._gateway = gateway
         self._serving = serving
@@ -348,6 +366,7 @@ class Admission(Interruptible):
         self._context = context
         self._seconds = seconds
         self._endless = endless
+        self._narrow = narrow
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> BaseMCPServer:
@@ -357,10 +376,15 @@ class Admission(Interruptible):
         try:
             if self._endless:
                 gateway.begin_subscription()
-            elif serving.in_flight < (most := gateway.settings.max_calls_in_flight):
-                serving.in_flight += 1
-            else:
+            elif serving.in_flight >= (most := gateway.settings.max_calls_in_flight):
                 raise TooManyRequests(f"{serving.server.name} works on {most} calls already. Repeat in a moment.")
+            elif (narrow := self._narrow) is None:
+                serving.in_flight += 1
+            elif narrow.in_flight >= narrow.most:
+                raise TooManyRequests(f"{narrow.name} works on {narrow.most} calls already. Repeat in a moment.")
+            else:
+                narrow.in_flight += 1
+                serving.in_flight += 1
         except TooManyRequests:
             self._log(TooManyRequests.code)
             raise
@@ -374,6 +398,8 @@ class Admission(Interruptible):
             self._gateway.subscriptions -= 1
         else:
             self._serving.in_flight -= 1
+            if self._narrow is not None:
+                self._narrow.in_flight -= 1
         if self._timer is not None:
             self._timer.cancel()
         reason = self.end(error)

@@ -1,5 +1,6 @@
 """The one way in: what it accepts, opens, logs and refuses at start; and what a server may declare."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -219,6 +220,43 @@ async def test_a_stream_takes_a_place_among_the_calls_in_flight() -> None:
         with gateway.admit("clock", "stream", CONTEXT), pytest.raises(TooManyRequests):
             await gateway.call("clock", "get_time", b"", CONTEXT)
         await gateway.call("clock", "get_time", b"", CONTEXT)
+
+
+class SlowMCPServer(BaseMCPServer):
+    """Has a slow tool and a quick one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = asyncio.Event()
+
+    @tool(max_in_flight=3)
+    async def crawl(self) -> ClockTime:
+        """Take long."""
+        await self.goes_on.wait()
+        return ClockTime(zone="UTC")
+
+    @tool()
+    async def run(self) -> ClockTime:
+        """Take no time."""
+        return ClockTime(zone="UTC")
+
+
+@pytest.mark.parametrize(("places", "crawling"), [(256, 3), (4, 2), (1, 1)])
+async def test_a_slow_tool_leaves_places_to_the_others(places: int, crawling: int) -> None:
+    slow = SlowMCPServer()
+    gateway = Gateway([slow], Settings(max_calls_in_flight=places))
+    async with gateway.open():
+        calls = [asyncio.create_task(gateway.call("slow", "crawl", b"", CONTEXT)) for _ in range(300)]
+        refused, _ = await asyncio.wait(calls[crawling:])
+        assert {type(call.exception()) for call in refused} == {TooManyRequests}
+        assert not any(call.done() for call in calls[:crawling])
+        if places > 1:
+            await gateway.call(None, "run", b"", CONTEXT)
+        calls[0].cancel()
+        slow.goes_on.set()
+        await asyncio.wait(calls)
+        for _ in range(2):
+            await gateway.call("mcp_slow", "crawl", b"", CONTEXT)
 
 
 async def test_a_resource_that_cannot_be_written_down_is_a_bug_of_ours(caplog: pytest.LogCaptureFixture) -> None:

@@ -42,6 +42,14 @@ from app.services.postgres.desk.support import (
 from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults, SearchTerm
 from app.services.postgres.sql.reader import QueryResult, SqlQuery, SqlReader, open_sql_reader
 
+MOST_QUERIES = 96
+MOST_REPORTS = 34
+MOST_SEARCHES = 128
+"""Calls of a slow tool at a time. Those beyond its connections wait for a moment."""
+
+_QUERY_WITHIN = 62.0
+"""Seconds: a little more than the longest `timeout_ms`, so that the query's own limit comes first."""
+
 Listed = Annotated[int, Field(ge=0, le=100)]
 TimePeriod = Annotated[str, Field(max_length=50)]
 Instant = Annotated[str, Field(max_length=40)]
@@ -79,6 +87,8 @@ class DatabaseMCPServer(BaseMCPServer):
             "query": "SELECT status, count(*) AS tickets FROM tickets WHERE customer_id = $1 GROUP BY status",
             "params": ["12345"],
         },
+        timeout=_QUERY_WITHIN,
+        max_in_flight=MOST_QUERIES,
         errors=(Forbidden,),
     )
     async def query_database(self, arguments: SqlQuery) -> QueryResult:
@@ -124,6 +134,7 @@ class DatabaseMCPServer(BaseMCPServer):
     @tool(
         title="Search the knowledge base",
         read_only=True,
+        max_in_flight=MOST_SEARCHES,
         example={"search_term": "how do i reset my pasword", "limit": 3},
     )
     async def search_knowledge_base(
@@ -170,7 +181,12 @@ class DatabaseMCPServer(BaseMCPServer):
         """
         return await self.desk.save_interaction(arguments)
 
-    @tool(title="Report on a period", read_only=True, example={"time_period": "7 days", "group_by": "channel"})
+    @tool(
+        title="Report on a period",
+        read_only=True,
+        max_in_flight=MOST_REPORTS,
+        example={"time_period": "7 days", "group_by": "channel"},
+    )
     async def get_analytics(
         self,
         time_period: Annotated[

@@ -62,6 +62,8 @@ class Tool:
     open_world: bool = False
     timeout: float | None = None
     """Seconds; None takes the gateway's default."""
+    max_in_flight: int | None = None
+    """Calls at a time; None leaves it to the server's limit."""
     example: JsonObject | None = None
     errors: tuple[type[GatewayError], ...] = ()
     """Failures beyond those that every tool may answer, for the documentation."""
@@ -346,6 +348,7 @@ def tool(
     idempotent: bool = False,
     open_world: bool = False,
     timeout: float | None = None,
+    max_in_flight: int | None = None,
     example: JsonObject | None = None,
     errors: Sequence[type[GatewayError]] = (),
 ) -> Callable[[_Method], _Method]:
@@ -358,6 +361,8 @@ def tool(
         idempotent: a repeat with the same arguments changes nothing more.
         open_world: it reaches systems whose content the gateway does not own.
         timeout: seconds; the gateway's default if left out.
+        max_in_flight: calls at a time, for a slow tool: what waits in it leaves places to the server's other tools. It
+            never takes more than half of the places that the server has.
         example: arguments that work on the demo data; shown at `/docs`.
         errors: failures beyond the general ones, for the documentation.
     """
@@ -371,6 +376,7 @@ def tool(
             idempotent=idempotent or read_only,
             open_world=open_world,
             timeout=timeout,
+            max_in_flight=max_in_flight,
             example=example,
             errors=tuple(errors),
         )

@@ -103,10 +103,15 @@ async def test_a_query_that_ran_into_the_callers_time_limit(call: Call, desk: Te
     await until_running(desk, 0, within=GONE_WITHIN)
 
 
-async def test_a_query_that_ran_into_the_gateways_time_limit(desk: TestDatabase) -> None:
+async def test_a_statement_that_ran_into_the_gateways_time_limit(desk: TestDatabase) -> None:
     settings = Settings(tool_timeout=0.2)
-    async with serve(create_app([DatabaseMCPServer], settings, [desk.settings])) as served, client_of(served) as http:
-        answer = await http.post("/mcp/database/tools/query_database", json=QUERY)
+    async with (
+        desk.connect() as administrator,
+        serve(create_app([DatabaseMCPServer], settings, [desk.settings])) as served,
+        client_of(served) as http,
+    ):
+        await administrator.execute("BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+        answer = await http.post("/mcp/database/tools/get_customer_context", json={"customer_id": "12345"})
         assert answer.json()["code"] == "backend_timeout"
         await until_running(desk, 0, within=GONE_WITHIN)
 

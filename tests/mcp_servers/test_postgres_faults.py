@@ -144,9 +144,11 @@ async def test_a_database_that_restarts_between_calls_is_not_noticed(cluster: Cl
 async def test_a_database_that_hangs_answers_504_within_the_time_limit_and_recovers(cluster: Cluster) -> None:
     limit = 0.5
     settings = Settings(tool_timeout=limit)
+    # A query has a limit of its own.
+    own = settings_for(cluster.database.url, cluster.database.reader_url, statement_timeout=limit)
     async with (
         cluster.running() as server,
-        serve(create_app([DatabaseMCPServer], settings, [cluster.database.settings])) as served,
+        serve(create_app([DatabaseMCPServer], settings, [own])) as served,
     ):
         await call_all(served, "rest")
         with frozen(server):

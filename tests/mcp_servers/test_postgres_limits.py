@@ -41,8 +41,9 @@ async def gateway(desk: TestDatabase) -> AsyncGenerator[Served]:
 async def test_calls_beyond_the_limit_are_turned_away_at_once_on_every_face(
     gateway: Served, desk: TestDatabase
 ) -> None:
-    async with client_of(gateway) as http, asyncio.TaskGroup() as tasks:
-        slow = [tasks.create_task(http.post(QUERY, json={"query": SLOW, "timeout_ms": 8000})) for _ in range(IN_FLIGHT)]
+    async with client_of(gateway) as http, asyncio.TaskGroup() as tasks, desk.connect() as administrator:
+        await administrator.execute("BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+        slow = [tasks.create_task(http.post(LOOKUP, json={"customer_id": "12345"})) for _ in range(IN_FLIGHT)]
         await until_running(desk, IN_FLIGHT)
         started = time.monotonic()
         answer = await http.post(LOOKUP, json={"customer_id": "12345"})
@@ -59,9 +60,46 @@ async def test_calls_beyond_the_limit_are_turned_away_at_once_on_every_face(
         for task in slow:
             task.cancel()
         await until_running(desk, 0)
+        await administrator.execute("ROLLBACK")
         async with asyncio.timeout(AT_ONCE):
             answer = await http.post(LOOKUP, json={"customer_id": "12345"})
         assert answer.json()["code"] == "not_found"
+
+
+async def test_many_slow_queries_leave_the_other_tools_alone(desk: TestDatabase) -> None:
+    async with (
+        serve(
+            create_app([DatabaseMCPServer], Settings(), [settings_for(desk.url, desk.reader_url, pool_wait=0.2)])
+        ) as own,
+        client_of(own) as http,
+    ):
+        slow = [asyncio.create_task(http.post(QUERY, json={"query": SLOW, "timeout_ms": 60_000})) for _ in range(300)]
+        await until_running(desk, 4)
+        lookups = [await http.post(LOOKUP, json={"customer_id": "12345"}) for _ in range(60)]
+        assert {answer.status_code for answer in lookups} == {404}
+        # All but those that run have been told to come back.
+        async with asyncio.timeout(10):
+            for call in asyncio.as_completed(slow):
+                answer = await call
+                assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+                if sum(not task.done() for task in slow) == 4:
+                    break
+        for task in slow:
+            task.cancel()
+        await until_running(desk, 0)
+
+
+async def test_the_limit_of_a_query_is_its_own_and_not_the_gateways(desk: TestDatabase) -> None:
+    async with (
+        serve(create_app([DatabaseMCPServer], Settings(tool_timeout=0.1), [desk.settings])) as own,
+        client_of(own) as http,
+    ):
+        answer = await http.post(QUERY, json={"query": SLOW, "timeout_ms": 300})
+        assert (answer.status_code, answer.json()["code"]) == (504, "backend_timeout")
+        assert "timeout_ms" in answer.json()["detail"]
+    longest = DatabaseMCPServer.tools["query_database"].timeout
+    assert longest is not None
+    assert longest > 60
 
 
 async def test_a_request_that_is_too_large_is_refused(gateway: Served) -> None:
@@ -94,7 +132,7 @@ async def test_a_statement_that_is_too_large_is_refused_before_it_is_parsed(desk
 
 
 async def test_an_exhausted_pool_of_the_reader_answers_in_time_and_stops_no_other_tool(desk: TestDatabase) -> None:
-    own = settings_for(desk.url, desk.reader_url, reader_pool_size=1, connect_timeout=0.5)
+    own = settings_for(desk.url, desk.reader_url, reader_pool_size=1, pool_wait=0.5)
     async with serve(create_app([DatabaseMCPServer], Settings(), [own])) as served, client_of(served) as http:
         async with asyncio.TaskGroup() as tasks:
             slow = tasks.create_task(http.post(QUERY, json={"query": SLOW, "timeout_ms": 8000}))
@@ -102,7 +140,7 @@ async def test_an_exhausted_pool_of_the_reader_answers_in_time_and_stops_no_othe
             started = time.monotonic()
             waiting = await http.post(QUERY, json={"query": "SELECT 1"})
             assert time.monotonic() - started < 0.5 + AT_ONCE
-            assert waiting.status_code in (503, 504)
+            assert (waiting.status_code, waiting.json()["code"]) == (429, "too_many_requests")
             assert (await http.post(LOOKUP, json={"customer_id": "nobody"})).status_code == 404
             slow.cancel()
         await until_running(desk, 0)
@@ -112,7 +150,7 @@ async def test_an_exhausted_pool_of_the_reader_answers_in_time_and_stops_no_othe
 @pytest.mark.parametrize("tool", ["get_customer_context", "save_interaction", "get_analytics"])
 async def test_an_exhausted_pool_answers_in_time(desk: TestDatabase, tool: str) -> None:
     small = {"read_pool_size": 1, "report_pool_size": 1, "write_pool_size": 1}
-    own = settings_for(desk.url, **{**small, "connect_timeout": 0.5, "statement_timeout": 2})
+    own = settings_for(desk.url, **{**small, "pool_wait": 0.5, "statement_timeout": 2})
     arguments = DatabaseMCPServer.tools[tool].example
     async with (
         desk.connect() as administrator,
@@ -126,6 +164,7 @@ async def test_an_exhausted_pool_answers_in_time(desk: TestDatabase, tool: str) 
                 *(http.post(f"/mcp/database/tools/{tool}", json=arguments) for _ in range(3))
             )
         assert time.monotonic() - started < 10
-        assert {answer.status_code for answer in answers} <= {503, 504}
+        # One runs into the limit of its statement, the others are told to come back.
+        assert sorted(answer.status_code for answer in answers) == [429, 429, 504]
         recovered = await http.post(f"/mcp/database/tools/{tool}", json=arguments)
         assert recovered.status_code in (200, 404)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
+from app.errors import TooManyRequests
+
 if TYPE_CHECKING:
     from asyncpg.prepared_stmt import PreparedStatement
 
@@ -36,6 +38,9 @@ LOST = (
 """How a connection shows itself that the server has closed, or whose prepared statements a migration has outdated."""
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+NO_FREE_CONNECTION = "all connections to PostgreSQL that this tool may use are busy; repeat in a moment"
 
 
 @dataclass(eq=False)
@@ -74,19 +79,41 @@ class _Member:
                 self.connection.terminate()
 
 
+@dataclass(slots=True)
+class _Turn:
+    """Somebody who waits in line."""
+
+    member: asyncio.Future[_Member | None]
+    until: float
+    """When they are turned away, on the loop's clock."""
+
+
 class FixedReads:
     """Runs fixed reading statements on a few connections.
 
     Args:
         connect: opens a connection; called when one is needed, so that the server need not be up before.
         size: most connections at a time. Callers beyond wait for their turn, the longest first.
+        wait: seconds that a caller waits for its turn.
+        line: most callers that wait; None leaves it to the gateway's limits.
     """
 
-    def __init__(self, connect: "Callable[[], Awaitable[Connection]]", size: int) -> None:
+    def __init__(
+        self,
+        connect: "Callable[[], Awaitable[Connection]]",
+        size: int,
+        wait: float,
+        line: int | None = None,
+    ) -> None:
         self._connect = connect
         self._size = size
+        self._wait = wait
+        self._line = line
         self._idle: list[_Member] = []
-        self._waiting: deque[asyncio.Future[_Member | None]] = deque()
+        self._waiting: deque[_Turn] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._clock: asyncio.TimerHandle | None = None
+        """Set while somebody waits: one clock for the whole line, since nearly every turn comes long before its end."""
         self._open = 0
         self._generation = 0
 
@@ -94,6 +121,9 @@ class FixedReads:
         """Return the first column of the first row, None if there is no row.
 
         A read that meets a connection which the server has closed is repeated once, on a new one.
+
+        Raises:
+            TooManyRequests: no connection became free in time, or too many wait for one already.
         """
         try:
             return await self._fetch(sql, arguments)
@@ -105,6 +135,8 @@ class FixedReads:
     async def close(self) -> None:
         """Close every connection, politely for a moment and then for certain."""
         self._generation += 1
+        if self._clock is not None:
+            self._clock.cancel()
         members, self._idle = self._idle, []
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
@@ -152,22 +184,34 @@ class FixedReads:
 
     async def _wait_in_line(self) -> _Member | None:
         """Return a connection, or None when there is room for a new one."""
-        turn: asyncio.Future[_Member | None] = asyncio.get_running_loop().create_future()
+        if self._line is not None and len(self._waiting) >= self._line:
+            raise TooManyRequests(NO_FREE_CONNECTION)
+        turn = _Turn(self._loop.create_future(), self._loop.time() + self._wait)
         self._waiting.append(turn)
+        if self._clock is None:
+            self._clock = self._loop.call_at(turn.until, self._turn_away)
         try:
-            return await turn
+            return await turn.member
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.member.done() and not turn.member.cancelled() and turn.member.exception() is None:
                 # The turn came together with the cancellation: it is the next one's.
-                member = turn.result()
+                member = turn.member.result()
                 if member is None:
                     self._serve_next(None)
                 else:
                     self._give_back(member)
             raise
 
+    def _turn_away(self) -> None:
+        """Tell those who have waited too long, and set the clock for the next in line."""
+        while self._waiting and (self._waiting[0].member.done() or self._waiting[0].until <= self._loop.time()):
+            turn = self._waiting.popleft()
+            if not turn.member.done():
+                turn.member.set_exception(TooManyRequests(NO_FREE_CONNECTION))
+        self._clock = self._loop.call_at(self._waiting[0].until, self._turn_away) if self._waiting else None
+
     def _give_back(self, member: _Member) -> None:
-        member.used_at = asyncio.get_running_loop().time()
+        member.used_at = self._loop.time()
         if not self._is_good(member):
             self._drop(member)
             self._serve_next(None)
@@ -177,14 +221,14 @@ class FixedReads:
     def _serve_next(self, member: _Member | None) -> bool:
         """Hand a connection, or the room for one, to whoever has waited longest; tell whether anybody waits."""
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn = self._waiting.popleft().member
             if not turn.done():
                 turn.set_result(member)
                 return True
         return False
 
     def _is_good(self, member: _Member) -> bool:
-        silent = asyncio.get_running_loop().time() - member.used_at
+        silent = self._loop.time() - member.used_at
         return member.generation == self._generation and silent < _IDLE_FOR_LONG and not member.connection.is_closed()
 
     def _drop(self, member: _Member) -> None:

@@ -22,12 +22,16 @@ from app.errors import (
     Forbidden,
     GatewayError,
     InvalidArguments,
+    TooManyRequests,
 )
-from app.services.postgres.connections.fixed_reads import FixedReads
+from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION, FixedReads
 from app.services.postgres.connections.settings import PostgresSettings
 
 _MARGIN = 2.0
 """Seconds by which we wait longer than the server's own limit, so that its answer comes first if it can answer."""
+
+_MOST_WAITING_FOR_REPORTS = 32
+"""Reports take long: who stands further back in the line would not be served soon."""
 
 CLIENT_CHECK_INTERVAL = "250ms"
 """A statement ends within this if its connection does: at a lost cancellation, or if the gateway itself is killed."""
@@ -42,6 +46,7 @@ def postgres_errors() -> Generator[None]:
     Raises:
         BackendUnavailable: the server is down, restarts, has no free connection or no schema yet.
         BackendTimeout: it did not answer in time, or a statement ran into its time limit.
+        TooManyRequests: no connection became free in time.
         BackendNotConfigured: it refuses our login, or knows no such database.
         Forbidden: the login may not do that.
         Conflict: the rows that exist forbid it.
@@ -54,7 +59,9 @@ def postgres_errors() -> Generator[None]:
         if failure is None:
             raise
         raise failure from error
-    except (TimeoutError, NoFreeConnection) as error:
+    except NoFreeConnection as error:
+        raise TooManyRequests(NO_FREE_CONNECTION) from error
+    except TimeoutError as error:
         raise BackendTimeout("PostgreSQL did not answer in time; try again") from error
     except OSError as error:
         raise BackendUnavailable("PostgreSQL can't be reached; try again shortly") from error
@@ -151,13 +158,16 @@ class ReadPool:
     Args:
         settings: where the database is.
         size: most connections at a time.
+        line: most callers that wait for one; None leaves it to the gateway's limits.
     """
 
-    def __init__(self, settings: PostgresSettings, size: int) -> None:
+    def __init__(self, settings: PostgresSettings, size: int, line: int | None = None) -> None:
         options = _connection_options(settings)
         # A statement that reads one customer's rows gains nothing from compilation, and a wrong guess costs much.
         options["server_settings"] |= {"default_transaction_read_only": "on", "jit": "off"}
-        self._reads = FixedReads(lambda: asyncpg.connect(settings.require_url(), **options), size)
+        self._reads = FixedReads(
+            lambda: asyncpg.connect(settings.require_url(), **options), size, settings.pool_wait, line
+        )
 
     async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
         """Run a statement and return the JSON that it answers, None if there is no row.
@@ -209,13 +219,14 @@ async def open_database(settings: PostgresSettings) -> AsyncGenerator[Database]:
         async_creator=lambda: connect(settings),
         pool_size=settings.write_pool_size,
         max_overflow=0,
-        pool_timeout=settings.connect_timeout,
+        pool_timeout=settings.pool_wait,
         # A write can't be repeated blindly, so a dead connection has to be found before it is used.
         pool_pre_ping=True,
         # What customers say belongs into no trace.
         hide_parameters=True,
     )
-    reads, reports = ReadPool(settings, settings.read_pool_size), ReadPool(settings, settings.report_pool_size)
+    reads = ReadPool(settings, settings.read_pool_size)
+    reports = ReadPool(settings, settings.report_pool_size, _MOST_WAITING_FOR_REPORTS)
     try:
         yield Database(settings, reads, reports, async_sessionmaker(engine, expire_on_commit=False))
     finally:

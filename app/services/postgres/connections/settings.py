@@ -113,6 +113,9 @@ class PostgresSettings(BaseSettings):
     )
     write_pool_size: int = Field(default=5, ge=1, le=500, description="Connections for writes.")
     reader_pool_size: int = Field(default=4, ge=1, le=100, description="Connections for query_database.")
+    pool_wait: Seconds = Field(
+        default=2.0, description="Seconds that a call waits for a free connection before it is told to come back."
+    )
     connect_timeout: Seconds = Field(default=5.0, description="Seconds that opening a connection may take.")
     statement_timeout: Seconds = Field(
         default=15.0, description="Seconds after which PostgreSQL ends a statement of ours."

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, InvalidArguments
 from app.results import Result
-from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL, postgres_errors
+from app.services.postgres.connections.pools import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.guard import Catalog, ReadingStatement, SqlGuard
 from app.services.postgres.sql.json_forms import (
@@ -23,10 +23,11 @@ from app.services.postgres.sql.json_forms import (
     size_expression,
     unique_names,
 )
+from app.services.postgres.sql.sessions import ReaderSessions, open_reader_sessions
+from app.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-    Pool = asyncpg.Pool[asyncpg.Record]
     Statement = PreparedStatement[asyncpg.Record]
 
 MAX_RESULT_BYTES = 4 * 1024 * 1024
@@ -36,29 +37,10 @@ MAX_ROW_BYTES = 1024 * 1024
 """A larger row is refused: it never leaves PostgreSQL."""
 
 _BATCH_ROWS = 50
-_CLEANING_UP_SECONDS = 0.25
-"""How long a PostgreSQL that hangs may keep those who have given up already."""
+_GRACE_SECONDS = 0.1
+"""By how much PostgreSQL's own limit comes before ours."""
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""
-
-_SESSION = {
-    "application_name": "switchboard query_database",
-    "default_transaction_read_only": "on",
-    "idle_in_transaction_session_timeout": "15s",
-    "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
-    # With this off, '\\'' would hide a call from the parser, which reads strings as the standard says.
-    "standard_conforming_strings": "on",
-    "search_path": "pg_catalog, public, pg_temp",
-    # The forms that docs/query-database.md promises.
-    "timezone": "UTC",
-    "datestyle": "ISO, YMD",
-    "intervalstyle": "iso_8601",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "jit": "off",
-    # One caller takes one core at most, and an ORDER BY in a subquery keeps its order.
-    "max_parallel_workers_per_gather": "0",
-}
 
 
 class SqlQuery(BaseModel):
@@ -122,17 +104,19 @@ class SqlReader:
 
     Args:
         settings: of the service.
-        pool: connections of the reader's login; None where it is not configured.
+        sessions: connections of the reader's login; None where it is not configured.
         guard_class: what judges statements.
     """
 
-    def __init__(self, settings: PostgresSettings, pool: "Pool | None", guard_class: type[SqlGuard] = SqlGuard) -> None:
+    def __init__(
+        self, settings: PostgresSettings, sessions: ReaderSessions | None, guard_class: type[SqlGuard] = SqlGuard
+    ) -> None:
         self._settings = settings
-        self._pool = pool
+        self._sessions = sessions
         self._guard_class = guard_class
         self._guard: SqlGuard | None = None
         self._stale_at = 0.0
-        self._loading = asyncio.Lock()
+        self._loading = SingleFlight[SqlGuard]()
 
     async def query(
         self,
@@ -147,31 +131,33 @@ class SqlReader:
             query: SQL of at most 32 KB.
             params: values of `$1`, `$2` …, in the forms that JSON has.
             max_rows: most rows to return.
-            timeout_ms: milliseconds after which the statement is ended; `statement_timeout` if left out.
+            timeout_ms: milliseconds after which the statement is ended, the time to connect included;
+                `statement_timeout` if left out.
 
         Raises:
             Forbidden: the statement, or a part of it, is not allowed. Nothing ran.
             InvalidArguments: SQL or parameters are wrong, or ask for more than a limit allows.
             BackendTimeout: it took too long and was ended.
+            TooManyRequests: no connection became free in time.
             BackendNotConfigured: there is no `DATABASE_READER_URL`.
             BackendUnavailable: PostgreSQL is down, or holds something that the guard can't answer for.
         """
         started = time.perf_counter()
-        if self._pool is None:
+        if self._sessions is None:
             self._settings.require_reader_url()
-            raise AssertionError("a reader without a pool")
-        limit_ms = timeout_ms or round(self._settings.statement_timeout * 1000)
+            raise AssertionError("a reader without sessions")
+        limit = timeout_ms / 1000 if timeout_ms else self._settings.statement_timeout
         with postgres_errors(), _query_errors():
-            guard = self._guard or await self._first_guard(self._pool)
-            statement = guard.check(query)
-            # The server's own limit comes first; ours holds where it does not answer any more.
-            async with asyncio.timeout(limit_ms / 1000 + self._settings.connect_timeout):
-                async with self._pool.acquire(timeout=self._settings.connect_timeout) as connection:
-                    if time.monotonic() >= self._stale_at:
-                        guard = await self._load_guard(connection)
-                        statement = guard.check(query)
-                    async with _read_only(connection, limit_ms):
-                        columns, rows, truncated = await _run(connection, guard.catalog, statement, params, max_rows)
+            # The server's own limit comes first; ours holds where it does not answer.
+            async with asyncio.timeout(limit + _GRACE_SECONDS):
+                guard = self._guard or await self._fresh_guard(self._sessions)
+                statement = guard.check(query)
+                if time.monotonic() >= self._stale_at:
+                    guard = await self._fresh_guard(self._sessions)
+                    statement = guard.check(query)
+                left = started + limit - time.perf_counter()
+                async with self._sessions.begin(left) as connection:
+                    columns, rows, truncated = await _run(connection, guard.catalog, statement, params, max_rows)
         return QueryResult(
             columns=columns,
             rows=rows,
@@ -180,60 +166,28 @@ class SqlReader:
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
         )
 
-    async def _first_guard(self, pool: "Pool") -> SqlGuard:
-        async with self._loading:
-            if self._guard is None:
-                async with pool.acquire(timeout=self._settings.connect_timeout) as connection:
-                    return await self._load_guard(connection)
+    async def _fresh_guard(self, sessions: ReaderSessions) -> SqlGuard:
+        """Ask the catalogs anew: once for all who wait for it, before they take a connection of their own."""
+
+        async def load() -> SqlGuard:
+            async with sessions.begin(self._settings.statement_timeout) as connection:
+                self._guard = self._guard_class(await Catalog.load(connection))
+            self._stale_at = time.monotonic() + _CATALOG_SECONDS
             return self._guard
 
-    async def _load_guard(self, connection: "Connection") -> SqlGuard:
-        self._guard = self._guard_class(await Catalog.load(connection))
-        self._stale_at = time.monotonic() + _CATALOG_SECONDS
-        return self._guard
+        return await self._loading.run(load)
 
 
 @asynccontextmanager
 async def open_sql_reader(
     settings: PostgresSettings, guard_class: type[SqlGuard] = SqlGuard
 ) -> AsyncGenerator[SqlReader]:
-    """Make the reader and its pool; close the pool on exit. No connection is opened before the first query."""
+    """Make the reader; close its connections on exit. None is opened before the first query."""
     if settings.reader_url is None:
         yield SqlReader(settings, None, guard_class)
         return
-    pool = asyncpg.create_pool(
-        settings.require_reader_url(),
-        min_size=0,
-        max_size=settings.reader_pool_size,
-        timeout=settings.connect_timeout,
-        # Every caller's statement is another one: a cache would only grow.
-        statement_cache_size=0,
-        server_settings={**_SESSION, "statement_timeout": str(round(settings.statement_timeout * 1000))},
-    )
-    await pool
-    try:
-        yield SqlReader(settings, pool, guard_class)
-    finally:
-        # Politely at first: a query that was cancelled just now has to be ended in PostgreSQL too.
-        try:
-            async with asyncio.timeout(_CLEANING_UP_SECONDS):
-                await pool.close()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            pool.terminate()
-
-
-@asynccontextmanager
-async def _read_only(connection: "Connection", limit_ms: int) -> AsyncGenerator[None]:
-    try:
-        await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {limit_ms}")
-        yield
-    finally:
-        try:
-            async with asyncio.timeout(_CLEANING_UP_SECONDS):
-                await connection.execute("ROLLBACK")
-        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
-            # A lost connection has nothing to roll back, and must not hide why it was lost.
-            connection.terminate()
+    async with open_reader_sessions(settings) as sessions:
+        yield SqlReader(settings, sessions, guard_class)
 
 
 async def _run(
@@ -316,6 +270,9 @@ async def _check_parameters(connection: "Connection", texts: Sequence[str | None
         raise InvalidArguments.of(f"params.{first['n'] - 1}", _shortened(first["message"]))
 
 
+_OVER_TIME = "the query ran into its time limit and was ended; narrow it, or allow more by timeout_ms"
+
+
 @contextmanager
 def _query_errors() -> Generator[None]:
     """Translate what PostgreSQL says of a caller's own statement.
@@ -324,13 +281,13 @@ def _query_errors() -> Generator[None]:
     """
     try:
         yield
+    except TimeoutError as error:
+        raise BackendTimeout(_OVER_TIME) from error
     except asyncpg.PostgresError as error:
         state = error.sqlstate or ""
         message = _shortened(str(error.args[0]) if error.args else "")
         if state == "57014":
-            raise BackendTimeout(
-                "the query ran into its time limit and was ended; narrow it, or allow more by timeout_ms"
-            ) from error
+            raise BackendTimeout(_OVER_TIME) from error
         if state in ("42501", "25006"):
             raise Forbidden(
                 f"{message}; query_database may only read the tables that switchboard_reader may read"

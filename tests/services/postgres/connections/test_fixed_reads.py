@@ -6,17 +6,20 @@ from collections.abc import AsyncGenerator
 import asyncpg
 import pytest
 
+from app.errors import TooManyRequests
 from app.services.postgres.connections.fixed_reads import FixedReads
 from app.services.postgres.connections.pools import connect
 from tests.fixtures.postgres import TestDatabase
 
 WHO = "SELECT pg_backend_pid()"
+WAIT = 30.0
+"""Seconds that nobody waits here."""
 SLOW = "SELECT count(*) FROM generate_series(1, 1000000000)"
 
 
 @pytest.fixture
 async def pool(database: TestDatabase) -> AsyncGenerator[FixedReads]:
-    reads = FixedReads(lambda: connect(database.settings), size=2)
+    reads = FixedReads(lambda: connect(database.settings), size=2, wait=WAIT)
     yield reads
     await reads.close()
 
@@ -89,7 +92,7 @@ async def test_a_failure_to_connect_frees_the_place_for_others() -> None:
         attempts += 1
         raise ConnectionRefusedError
 
-    reads = FixedReads(refuse, size=1)
+    reads = FixedReads(refuse, size=1, wait=WAIT)
     answers = await asyncio.gather(*(reads.fetch_value(WHO, []) for _ in range(5)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ConnectionRefusedError] * 5
     assert attempts == 10
@@ -103,3 +106,34 @@ async def test_statements_that_a_migration_outdated_are_prepared_again(
         assert await pool.fetch_value("SELECT * FROM shapes", []) == 1
         await connection.execute("ALTER TABLE shapes ALTER COLUMN sides TYPE text")
         assert await pool.fetch_value("SELECT * FROM shapes", []) == "1"
+
+
+@pytest.fixture
+async def busy(database: TestDatabase) -> AsyncGenerator[FixedReads]:
+    """A pool whose only connection is taken, and where one caller may wait, for a moment."""
+    reads = FixedReads(lambda: connect(database.settings), size=1, wait=0.05, line=1)
+    slow = asyncio.ensure_future(reads.fetch_value(SLOW, []))
+    await _until_running(database, SLOW, 1)
+    yield reads
+    slow.cancel()
+    await asyncio.wait([slow])
+    await reads.close()
+
+
+async def test_who_waits_too_long_for_a_turn_is_told_to_come_back(busy: FixedReads) -> None:
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            with pytest.raises(TooManyRequests, match="busy"):
+                await busy.fetch_value(WHO, [])
+
+
+async def test_who_would_stand_too_far_back_in_the_line_is_told_at_once(busy: FixedReads) -> None:
+    answers = await asyncio.gather(*(busy.fetch_value(WHO, []) for _ in range(300)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {TooManyRequests}
+
+
+async def test_a_turn_that_comes_in_time_is_taken(database: TestDatabase) -> None:
+    reads = FixedReads(lambda: connect(database.settings), size=1, wait=WAIT, line=100)
+    answers = await asyncio.gather(*(reads.fetch_value(WHO, []) for _ in range(100)))
+    assert len(set(answers)) == 1
+    await reads.close()

@@ -15,10 +15,11 @@ from app.errors import (
     Forbidden,
     GatewayError,
     InvalidArguments,
+    TooManyRequests,
 )
 from app.local.process import free_port
 from app.services.postgres.connections.settings import PostgresSettings
-from app.services.postgres.sql.guard import ReadingStatement, SqlGuard
+from app.services.postgres.sql.guard import Catalog, ReadingStatement, SqlGuard
 from app.services.postgres.sql.reader import MAX_RESULT_BYTES, SqlQuery, SqlReader, open_sql_reader
 from tests.fixtures.postgres import TestDatabase, settings_for
 
@@ -233,11 +234,60 @@ async def test_the_time_limit_ends_the_query(reader: SqlReader, database: TestDa
     assert (await reader.query("SELECT 1 AS one")).rows == [{"one": 1}]
 
 
+async def test_the_time_limit_counts_connecting_too() -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        own = settings_for(None, f"postgresql://u:p@127.0.0.1:{port}/db", connect_timeout=60)
+        async with open_sql_reader(own) as reader, asyncio.timeout(10):
+            with pytest.raises(BackendTimeout, match="time limit"):
+                await reader.query("SELECT 1", timeout_ms=50)
+
+
+async def test_who_gets_no_connection_soon_is_told_to_come_back(database: TestDatabase) -> None:
+    own = settings_for(None, database.reader_url, reader_pool_size=1, pool_wait=0.05)
+    async with open_sql_reader(own) as reader:
+        await reader.query("SELECT 1")
+        slow = asyncio.create_task(reader.query(_ENDLESS.format(mark="occupies")))
+        async with database.connect() as administrator, asyncio.timeout(10):
+            while not await _running(administrator, "occupies"):
+                pass
+            with pytest.raises(TooManyRequests, match="busy"):
+                await reader.query("SELECT 1")
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert (await reader.query("SELECT 1 AS one")).rows == [{"one": 1}]
+
+
+async def test_many_who_wait_for_the_catalogs_load_them_once(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = 0
+    load = Catalog.load
+
+    async def counted(connection: "asyncpg.Connection[asyncpg.Record]") -> Catalog:
+        nonlocal loads
+        loads += 1
+        return await load(connection)
+
+    monkeypatch.setattr(Catalog, "load", counted)
+    async with open_sql_reader(settings_for(None, database.reader_url, pool_wait=30)) as reader:
+        for expected in (1, 2):
+            answers = await asyncio.gather(*(reader.query("SELECT 1 AS one") for _ in range(50)))
+            assert all(answer.rows == [{"one": 1}] for answer in answers)
+            assert loads == expected
+            reader._stale_at = 0.0
+
+
 async def test_statements_leave_nothing_behind(reader: SqlReader) -> None:
     for number in range(50):
         await reader.query(f"SELECT {number} AS n")
-    assert reader._pool is not None
-    async with reader._pool.acquire() as connection:
+    assert reader._sessions is not None
+    async with reader._sessions.begin(10) as connection:
         for view in ("pg_prepared_statements", "pg_cursors"):
             # The server lists the statement that asks, too.
             others = f"SELECT count(*) FROM {view} WHERE statement NOT LIKE '%{view}%'"

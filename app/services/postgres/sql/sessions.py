@@ -1,0 +1,120 @@
+"""Lends connections of `query_database`'s own login, each within a read-only transaction that pins its settings."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from app.errors import TooManyRequests
+from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
+from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
+from app.services.postgres.connections.settings import PostgresSettings
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+_CLEANING_UP_SECONDS = 0.25
+"""How long a PostgreSQL that hangs may keep those who have given up already."""
+
+PINNED = {
+    "application_name": "switchboard query_database",
+    "idle_in_transaction_session_timeout": "15s",
+    "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
+    # With this off, '\\'' would hide a call from the parser, which reads strings as the standard says.
+    "standard_conforming_strings": "on",
+    "search_path": "pg_catalog, public, pg_temp",
+    # The forms that docs/query-database.md promises.
+    "timezone": "UTC",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "jit": "off",
+    # One caller takes one core at most, and an ORDER BY in a subquery keeps its order.
+    "max_parallel_workers_per_gather": "0",
+}
+"""What the guard and the JSON forms stand on. It is set in each transaction: behind a pooler, whatever a session
+was told is another caller's, or nobody's, in the next one."""
+
+_PIN = ", ".join(f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in PINNED.items())
+
+
+class ReaderSessions:
+    """Lends connections of the reader's login.
+
+    Args:
+        settings: of the service.
+        pool: connections of the reader's login.
+    """
+
+    def __init__(self, settings: PostgresSettings, pool: "Pool") -> None:
+        self._settings = settings
+        self._pool = pool
+        # The pool's own line can't tell waiting for a turn from waiting for a server that does not answer.
+        self._places = asyncio.Semaphore(settings.reader_pool_size)
+
+    @asynccontextmanager
+    async def begin(self, seconds: float) -> AsyncGenerator["Connection"]:
+        """Lend a connection within a transaction that only reads and is rolled back.
+
+        Args:
+            seconds: how long PostgreSQL works on a statement before it ends it.
+
+        Raises:
+            TooManyRequests: no connection became free in time.
+        """
+        try:
+            async with asyncio.timeout(self._settings.pool_wait):
+                await self._places.acquire()
+        except TimeoutError:
+            raise TooManyRequests(NO_FREE_CONNECTION) from None
+        try:
+            async with (
+                self._pool.acquire(timeout=self._settings.connect_timeout) as connection,
+                _read_only(connection, seconds),
+            ):
+                yield connection
+        finally:
+            self._places.release()
+
+
+@asynccontextmanager
+async def open_reader_sessions(settings: PostgresSettings) -> AsyncGenerator[ReaderSessions]:
+    """Make the pool and close it on exit. No connection is opened before the first query."""
+    pool = asyncpg.create_pool(
+        settings.require_reader_url(),
+        min_size=0,
+        max_size=settings.reader_pool_size,
+        timeout=settings.connect_timeout,
+        # Every caller's statement is another one: a cache would only grow.
+        statement_cache_size=0,
+    )
+    await pool
+    try:
+        yield ReaderSessions(settings, pool)
+    finally:
+        # Politely at first: a query that was cancelled just now has to be ended in PostgreSQL too.
+        try:
+            async with asyncio.timeout(_CLEANING_UP_SECONDS):
+                await pool.close()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pool.terminate()
+
+
+@asynccontextmanager
+async def _read_only(connection: "Connection", seconds: float) -> AsyncGenerator[None]:
+    milliseconds = max(1, round(seconds * 1000))
+    try:
+        # The limit comes first: it holds for what pins the others too.
+        await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {milliseconds}; SELECT {_PIN}")
+        yield
+    finally:
+        try:
+            async with asyncio.timeout(_CLEANING_UP_SECONDS):
+                await connection.execute("ROLLBACK")
+        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
+            # A lost connection has nothing to roll back, and must not hide why it was lost.
+            connection.terminate()

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     max_subscriptions: int = Field(
         default=1024, ge=0, description="Subscriptions to resources that the process serves."
     )
+    websocket_compression: bool = Field(
+        default=False, description="Compress WebSocket messages for clients that offer it."
+    )
     shutdown_grace: Seconds = Field(default=5.0, description="Seconds that running calls get when the gateway stops.")
 
     allowed_hosts: Annotated[list[str], NoDecode] = Field(

@@ -15,7 +15,7 @@ from app.main import create_app
 from app.results import Result
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import tool
-from app.serving import serve
+from app.serving.process import serve
 from app.settings import Settings
 
 

@@ -27,10 +27,13 @@ _CHUNK = os.urandom(_MIB)
 _BOUND_MIB = 64
 _GATEWAY = """
 import sys
+from app.cli.running import run
 from app.main import create_app
 from app.routers.aws import AWSMCPServer
-import uvicorn
-uvicorn.run(create_app([AWSMCPServer]), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+from app.serving.process import serve
+from app.settings import Settings
+settings = Settings(port=int(sys.argv[1]))
+run(lambda: serve(create_app([AWSMCPServer], settings), settings))
 """
 
 

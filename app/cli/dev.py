@@ -6,7 +6,7 @@ import click
 
 from app.cli.running import read_settings, run
 from app.logs import set_up_logging
-from app.serving import PortInUse
+from app.serving.process import PortInUse
 from app.settings import Settings
 
 try:

@@ -9,8 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.cli.running import chosen_servers, read_service_settings, read_settings, run
 from app.logs import set_up_logging
 from app.main import create_app
-from app.serving import PortInUse
-from app.serving import serve as serve_app
+from app.serving.process import PortInUse
+from app.serving.process import serve as serve_app
 from app.settings import Settings
 
 

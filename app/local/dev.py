@@ -23,7 +23,7 @@ from app.services.kafka.settings import KafkaSettings
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed
 from app.services.postgres.migrations import ensure_reader_login, migrate
-from app.serving import require_free_port, serve
+from app.serving.process import require_free_port, serve
 from app.settings import Settings
 
 _DATABASE = "customer_support"

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from agents.balancing import RetryPolicy
+from app.serving.process import uvicorn_config
 from tests.fixtures.postgres import TestDatabase
 
 
@@ -67,9 +68,7 @@ def problem(status: int, code: str, **others: Any) -> httpx.Response:
 @contextlib.asynccontextmanager
 async def serve_at(app: FastAPI, port: int) -> AsyncGenerator[None]:
     """Serve an application on a port that was free a moment ago, as a restarted gateway does."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=port, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=2)
-    )
+    server = uvicorn.Server(uvicorn_config(app, app.state.gateway.settings.model_copy(update={"port": port})))
     running = asyncio.create_task(server.serve())
     while not server.started and not running.done():
         await asyncio.wait([running], timeout=0.01)

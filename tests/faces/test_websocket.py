@@ -36,6 +36,13 @@ async def test_every_address_serves_both_eras(gateway: Served, path: str, era: s
     assert answer["result"]["structuredContent"]["zone"] == "CET"
 
 
+@pytest.mark.parametrize("compression", [False, True])
+async def test_messages_are_compressed_where_the_operator_wants_it(compression: bool) -> None:
+    settings = Settings() if not compression else Settings(websocket_compression=True)
+    async with serve(create_app([ClockMCPServer()], settings)) as served, websocket(served, "2026-07-28") as messages:
+        assert bool(messages.socket.protocol.extensions) is compression
+
+
 async def test_a_server_that_is_not_there_is_refused_before_the_socket_opens(gateway: Served) -> None:
     with pytest.raises(InvalidStatus):
         async with websocket(gateway, "2026-07-28", "/mcp/nope/ws"):

@@ -2,14 +2,15 @@
 
 import sys
 
-import uvicorn
-
+from app.cli.running import run
 from app.main import create_app
 from app.routers.kafka import KafkaMCPServer
 from app.services.kafka.settings import KafkaSettings
+from app.serving.process import serve
 from app.settings import Settings
 
 if __name__ == "__main__":
     port, servers = sys.argv[1:]
-    application = create_app([KafkaMCPServer], Settings(), [KafkaSettings(bootstrap_servers=servers)])
-    uvicorn.run(application, host="127.0.0.1", port=int(port), log_config=None)
+    settings = Settings(port=int(port))
+    application = create_app([KafkaMCPServer], settings, [KafkaSettings(bootstrap_servers=servers)])
+    run(lambda: serve(application, settings))

@@ -16,6 +16,8 @@ from app.settings import Settings
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _KEEP_ALIVE = 75
 """Seconds an idle connection stays open: longer than load balancers keep theirs, or they meet closed ones."""
+_PING_INTERVAL, _PONG_WITHIN = 20.0, 20.0
+"""Seconds between two pings of a WebSocket, and until the answer to one must be there."""
 _NEW_OBJECTS = 10_000
 """Objects that may be new, and not yet gone, before the collector looks for cycles: more than calls in flight have."""
 
@@ -32,6 +34,26 @@ class _Server(uvicorn.Server):
         yield
 
 
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves the gateway; tests serve by the same."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=settings.max_request_bytes,
+        ws_per_message_deflate=settings.websocket_compression,
+        ws_ping_interval=_PING_INTERVAL,
+        ws_ping_timeout=_PONG_WITHIN,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
+    )
+
+
 async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None] = lambda port: None) -> None:
     """Serve until SIGINT or SIGTERM, then end streams, let calls finish, and return.
 
@@ -46,19 +68,7 @@ async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None
         PortInUse: the address is taken.
     """
     gateway: Gateway = app.state.gateway
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="websockets-sansio",
-        ws_max_size=settings.max_request_bytes,
-        timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
-    )
-    server = _Server(config)
+    server = _Server(uvicorn_config(app, settings))
 
     def stop() -> None:
         if server.should_exit:

@@ -177,7 +177,8 @@ class Gateway:
             return self._find_otherwise(server, name)
         except GatewayError as error:
             where = "all" if server is None else _quoted(server)
-            fields = (where, _quoted(name), context.face, context.caller, error.code, 0.0, context.request_id)
+            face, caller, address = context.face, context.caller, context.address
+            fields = (where, _quoted(name), face, caller, address, error.code, 0.0, context.request_id)
             self.log.add(_NOBODYS_LOG, fields)
             raise
 
@@ -438,6 +439,7 @@ class Admission(Interruptible):
                 self._operation,
                 context.face,
                 context.caller,
+                context.address,
                 outcome,
                 ms,
                 context.request_id,

@@ -17,10 +17,10 @@ from typing import Any, Literal, TextIO, cast
 _PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
 
 
-CallFields = tuple[str, str, str, str, str, float, str]
-"""What the line of a call says: server, operation, face, caller, outcome, milliseconds, request id."""
+CallFields = tuple[str, str, str, str, str, str, float, str]
+"""What the line of a call says: server, operation, face, caller, its address, outcome, milliseconds, request id."""
 
-_CALL_FIELDS = ("server", "operation", "face", "caller", "outcome", "ms", "request_id")
+_CALL_FIELDS = ("server", "operation", "face", "caller", "address", "outcome", "ms", "request_id")
 _CALL_MESSAGE = " ".join("ms=%.1f" if name == "ms" else f"{name}=%s" for name in _CALL_FIELDS)
 _SAME_FOR_EVERY_CALL: dict[str, Any] = {
     **logging.makeLogRecord({}).__dict__,

@@ -12,9 +12,11 @@ from app.catalogue import load_servers
 from app.faces.batch import add_batch_route
 from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
+from app.faces.proxies import Proxies
 from app.faces.rest import (
     FastLane,
     add_rest_routes,
+    free_paths,
     list_servers,
     show_server,
     speak_problem_json,
@@ -42,10 +44,20 @@ class GatewayApp(FastAPI):
 
     def put_in_front(self, app: ASGIApp, settings: Settings) -> None:
         """Let an application see every request first; what it does not answer it hands to `documented`."""
-        self._front = Perimeter(app, allowed_hosts=settings.allowed_hosts, allowed_origins=settings.allowed_origins)
+        proxied = settings.root_path or settings.trusted_proxies
+        self._front = Perimeter(
+            app,
+            allowed_hosts=settings.allowed_hosts,
+            allowed_origins=settings.allowed_origins,
+            proxies=Proxies(settings.trusted_proxies, settings.root_path) if proxied else None,
+        )
 
     async def documented(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer by FastAPI's own routes."""
+        """Answer by FastAPI's own routes; HEAD wherever they have GET, whose answer's body the server leaves out."""
+        scope = {**scope, "path": scope.get("root_path", "") + scope["path"]}  # Starlette wants the whole of it
+        if scope.get("method") == "HEAD":
+            scope["method"] = "GET"
+            scope["state"]["head"] = True
         await super().__call__(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,5 +108,6 @@ def create_app(
     app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.kinds)
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app)
-    app.put_in_front(FastLane(app.documented, endpoints={**endpoints, **mcp}), settings)
+    front = FastLane(app.documented, endpoints={**endpoints, **mcp}, free_paths=free_paths(gateway))
+    app.put_in_front(front, settings)
     return app

@@ -1,11 +1,29 @@
 """Settings of the process. Each service has its own settings class beside it."""
 
+import re
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
+
+PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+"""What may stand before our paths where a proxy serves us below a path of its own."""
+
+
+def _path_prefix(path: str) -> str:
+    path = path.rstrip("/")
+    if path and not PATH_PREFIX.fullmatch(path):
+        raise ValueError("expected a path such as /gateway")
+    return path
+
+
+def _network(name: str) -> str:
+    if name != "*":
+        ip_network(name)
+    return name
 
 
 class Settings(BaseSettings):
@@ -43,12 +61,19 @@ class Settings(BaseSettings):
         description="Browser origins that may call.",
     )
 
+    root_path: Annotated[str, AfterValidator(_path_prefix)] = Field(
+        default="", description="Prefix that callers put before our paths, and that the proxy in front takes off."
+    )
+    trusted_proxies: Annotated[list[Annotated[str, AfterValidator(_network)]], NoDecode] = Field(
+        default=[], description="Proxies whose X-Forwarded-* headers are believed: addresses, networks, `*` for any."
+    )
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("servers", "allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("servers", "allowed_hosts", "allowed_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Operators write lists with commas."""

@@ -181,7 +181,7 @@ async def test_a_call_is_logged_once_and_says_what_happened(caplog: pytest.LogCa
     outcomes = ["ok", "not_found", "ok", "ok"]
     assert len(lines) == 4
     for line, operation, outcome in zip(lines, operations, outcomes, strict=True):
-        assert f"server=clock operation={operation} face=internal caller=tests outcome={outcome} ms=" in line
+        assert f"server=clock operation={operation} face=internal caller=tests address=- outcome={outcome} ms=" in line
         assert "request_id=r-1" in line
     assert "hunter2" not in caplog.text
 

@@ -15,12 +15,15 @@ FIELDS: dict[str, Any] = {
     "operation": "get_time",
     "face": "rest",
     "caller": "curl/8",
+    "address": "10.0.0.7",
     "outcome": "ok",
     "ms": 1.2,
     "request_id": "abc",
 }
-RECORD = CallRecord("MCP.Clock MCP Server", 1_800_000_000.5, ("clock", "get_time", "rest", "curl/8", "ok", 1.2, "abc"))
-LINE = "server=clock operation=get_time face=rest caller=curl/8 outcome=ok ms=1.2 request_id=abc"
+RECORD = CallRecord(
+    "MCP.Clock MCP Server", 1_800_000_000.5, ("clock", "get_time", "rest", "curl/8", "10.0.0.7", "ok", 1.2, "abc")
+)
+LINE = "server=clock operation=get_time face=rest caller=curl/8 address=10.0.0.7 outcome=ok ms=1.2 request_id=abc"
 
 
 def _failure() -> logging.LogRecord:
@@ -131,8 +134,8 @@ def test_a_message_that_does_not_fit_its_arguments_stops_nothing(
 
 
 CALLS: list[CallFields] = [
-    ("clock", "first", "rest", "curl/8", "ok", 0.04, "abc"),
-    ("clock", "second", "mcp", "https://bot:hunter2@desk", "not_found", 12.34, "def"),
+    ("clock", "first", "rest", "curl/8", "10.0.0.7", "ok", 0.04, "abc"),
+    ("clock", "last", "mcp", "https://bot:hunter2@desk", "::1", "off", 12.34, "d"),
 ]
 
 
@@ -145,8 +148,8 @@ async def test_calls_are_logged_a_turn_later_in_their_order(log: logging.Logger,
     await asyncio.sleep(0)
     assert _messages(written) == [
         "before",
-        "server=clock operation=first face=rest caller=curl/8 outcome=ok ms=0.0 request_id=abc",
-        "server=clock operation=second face=mcp caller=https://bot:***@desk outcome=not_found ms=12.3 request_id=def",
+        "server=clock operation=first face=rest caller=curl/8 address=10.0.0.7 outcome=ok ms=0.0 request_id=abc",
+        "server=clock operation=last face=mcp caller=https://bot:***@desk address=::1 outcome=off ms=12.3 request_id=d",
     ]
 
 
@@ -170,13 +173,13 @@ async def test_calls_read_the_same_whoever_listens_beside(formatter: TextFormatt
 
 
 async def test_loggers_that_others_have_set_up_are_asked(log: logging.Logger, written: list[str]) -> None:
-    log.addFilter(lambda record: "operation=second" in record.getMessage())
+    log.addFilter(lambda record: "operation=last" in record.getMessage())
     calls = CallLog()
     for fields in CALLS:
         calls.add(log, fields)
     calls.flush()
     await asyncio.sleep(0)
-    assert [message.split()[1] for message in _messages(written)] == ["operation=second"]
+    assert [message.split()[1] for message in _messages(written)] == ["operation=last"]
 
 
 async def test_calls_cost_nothing_where_their_lines_are_not_wanted(log: logging.Logger, written: list[str]) -> None:

@@ -27,7 +27,7 @@ def call_context(scope: Scope, face: Face, receive: Receive | None = None) -> Ca
             closes the connection. A FastAPI route and the MCP SDK's JSON mode run a tool to its end for nobody.
     """
     state = scope["state"]
-    context = CallContext(state["request_id"], face, state["caller"])
+    context = CallContext(state["request_id"], face, state["caller"], state["address"])
     if receive is not None:
         context.gone = partial(_closed, receive)
     return context
@@ -48,7 +48,8 @@ async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool 
         stated: refuse a body that does not say what it is, too.
 
     Raises:
-        UnsupportedMediaType: it says it is something else, as forms do, which browsers send without asking first.
+        UnsupportedMediaType: it says it is something else, as forms do, which browsers send without asking first;
+            or it is compressed.
         RequestTooLarge: it is, or says it is, larger than the limit.
         CallerGone: the caller left before its end.
     """
@@ -56,6 +57,8 @@ async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool 
     media_type = _media_type(headers.get(b"content-type", b""))
     if not (media_type == b"application/json" or media_type.endswith(b"+json") or not (media_type or stated)):
         raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
+    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        raise UnsupportedMediaType("Send the body as it is, without Content-Encoding: it is not decompressed here.")
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)

@@ -37,10 +37,15 @@ def describe_resources(kind: ServerKind) -> tuple[list[JsonObject], list[JsonObj
     return resources, templates
 
 
-def describe_server(kind: ServerKind) -> JsonObject:
-    """Return a server as `GET /mcp` shows it."""
+def describe_server(kind: ServerKind, root_path: str = "") -> JsonObject:
+    """Return a server as `GET /mcp` shows it.
+
+    Args:
+        kind: the server.
+        root_path: what callers have to put before our paths.
+    """
     resources, templates = describe_resources(kind)
-    path = f"/mcp/{kind.server_id}"
+    path = f"{root_path}/mcp/{kind.server_id}"
     return {
         "id": kind.server_id,
         "client_id": f"mcp_{kind.server_id}",

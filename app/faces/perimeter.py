@@ -8,8 +8,9 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import GatewayError, MisdirectedRequest, OriginRefused
+from app.errors import GatewayError, MalformedRequest, MisdirectedRequest, OriginRefused
 from app.faces.http import Naming, send_problem
+from app.faces.proxies import Proxies
 from app.servers.calls import new_request_id
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
@@ -25,20 +26,29 @@ class Perimeter:
 
     - Gives each request an id: the caller's `X-Request-ID` if it is sane, or a new one. Responses repeat it, since
       `send_bytes` and `Naming` write it.
-    - Answers 421 to a Host that is not ours (DNS rebinding) and 403 to an Origin that is not allowed, on
-      WebSockets too, to which browsers apply no CORS.
+    - Answers 421 to a Host that is not ours (DNS rebinding), 403 to an Origin that is not allowed and 400 to two of
+      either, on WebSockets too, to which browsers apply no CORS.
+    - Undoes what proxies in front of the gateway did to a request.
 
     It hands coroutines on instead of awaiting them, so that a call pays for no frame of ours in between.
     """
 
-    def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], allowed_origins: Sequence[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        allowed_hosts: Sequence[str],
+        allowed_origins: Sequence[str],
+        proxies: Proxies | None = None,
+    ) -> None:
         self._app = app
+        self._proxies = proxies
         # Only pages of browsers send an Origin, so only they pay for CORS.
         self._app_for_browsers = Naming(
             CORSMiddleware(
                 app,
                 allow_origin_regex=".*",  # the perimeter has checked it
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "HEAD", "POST"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "retry-after", "www-authenticate"],
             )
@@ -56,25 +66,27 @@ class Perimeter:
         if scope["type"] not in ("http", "websocket"):
             return self._app(scope, receive, send)
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        repeated = _repeated(scope, headers) if len(headers) < len(scope["headers"]) else None
+        if self._proxies is not None:
+            self._proxies.restore(scope, headers)
         given = headers.get(b"x-request-id")
         request_id = (_sane_request_id(given) if given else None) or new_request_id()
         state: dict[str, Any] = scope.setdefault("state", {})
         state["headers"] = headers
         state["request_id"] = request_id
         state["caller"] = _caller(headers.get(b"user-agent", b""))
+        state["address"] = scope["client"][0] if scope.get("client") else "-"
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
-        if not origin and self._is_our_host(host):
+        if not origin and self._is_our_host(host) and not repeated:
             return self._app(scope, receive, send)
-        refusal = self._refusal(scope, host, origin)
+        refusal = repeated or self._refusal(scope, host, origin)
         if refusal is None:
             app = self._app_for_browsers if origin else self._app
             return app(scope, receive, send)
-        if scope["type"] == "http":
-            return send_problem(send, refusal, request_id)
-        return send({"type": "websocket.close", "code": 1008, "reason": refusal.title})
+        return send_problem(send if scope["type"] == "http" else _before_the_handshake(send), refusal, request_id)
 
     def _refusal(self, scope: Scope, host: bytes, origin: bytes | None) -> GatewayError | None:
-        if not self._is_our_host(host) and scope["path"] not in _ANY_HOST:
+        if not self._is_our_host(host) and scope["path"].removesuffix("/") not in _ANY_HOST:
             return MisdirectedRequest("This gateway does not answer for that Host. Operators list it in ALLOWED_HOSTS.")
         if origin:
             name = _lowered(origin)
@@ -82,6 +94,24 @@ class Perimeter:
             if not same_origin and not self._origins.match(name):
                 return OriginRefused("Pages of that origin may not call. Operators list it in ALLOWED_ORIGINS.")
         return None
+
+
+def _repeated(scope: Scope, headers: dict[bytes, bytes]) -> GatewayError | None:
+    """Join the values of repeated headers, as HTTP has it; return a refusal if one of them can have only one."""
+    headers.clear()
+    for name, value in scope["headers"]:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    for name in (b"host", b"origin"):
+        if sum(name == field for field, _ in scope["headers"]) > 1:
+            return MalformedRequest(
+                f"{name.decode().capitalize()}: given twice, and one of them may be believed. Send one."
+            )
+    return None
+
+
+def _before_the_handshake(send: Send) -> Send:
+    """Return a `send` that answers a WebSocket's handshake by HTTP."""
+    return lambda message: send({**message, "type": f"websocket.{message['type']}"})
 
 
 def _sane_request_id(value: bytes) -> str | None:

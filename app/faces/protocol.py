@@ -80,7 +80,11 @@ class Subscriptions:
 
 
 def protocol_server(
-    gateway: Gateway, server: str | None, face: Face, subscriptions: Subscriptions | None = None
+    gateway: Gateway,
+    server: str | None,
+    face: Face,
+    subscriptions: Subscriptions | None = None,
+    address: str = "-",
 ) -> Server[Any]:
     """Return the MCP form of one server, or of all at once.
 
@@ -89,6 +93,7 @@ def protocol_server(
         server: the server's name; None offers the tools and resources of all.
         face: how calls come in, for the log.
         subscriptions: of the connection, where the transport can carry `resources/subscribe`.
+        address: of the caller, where a connection has but one.
     """
     kinds = gateway.kinds_of(server)
     tools = [describe_tool(tool) for kind in kinds for tool in kind.tools.values()]
@@ -114,7 +119,7 @@ def protocol_server(
         return {**_COMPLETE, "resourceTemplates": templates}
 
     async def call_tool(context: _Context, params: types.CallToolRequestParams) -> Any:
-        call = _call_context(context, face)
+        call = _call_context(context, face, address)
         try:
             _, tool = gateway.tool(server, params.name, call)
             arguments = to_json(params.arguments) if params.arguments else b"{}"
@@ -128,7 +133,7 @@ def protocol_server(
         return _tool_result(result, failed=False) if isinstance(result, bytes) else result
 
     async def read_resource(context: _Context, params: types.ReadResourceRequestParams) -> Any:
-        call = _call_context(context, face)
+        call = _call_context(context, face, address)
         try:
             media_type, content = await gateway.read(server, params.uri, call)
         except NotFound as error:
@@ -144,11 +149,11 @@ def protocol_server(
         return {**_COMPLETE, "contents": [contents]}
 
     async def listen(context: _Context, params: types.SubscriptionsListenRequestParams) -> Any:
-        return await _listen(gateway, server, face, context, params)
+        return await _listen(gateway, server, face, address, context, params)
 
     async def subscribe(context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
         assert subscriptions is not None
-        call = _call_context(context, face)
+        call = _call_context(context, face, address)
         async with AsyncExitStack() as stack:
             try:
                 updates = await stack.enter_async_context(gateway.watch(server, params.uri, call))
@@ -199,6 +204,7 @@ async def _listen(
     gateway: Gateway,
     server: str | None,
     face: Face,
+    address: str,
     context: _Context,
     params: types.SubscriptionsListenRequestParams,
 ) -> types.SubscriptionsListenResult:
@@ -207,7 +213,7 @@ async def _listen(
     URIs that can't be watched are left out of the acknowledgement, as the specification wants it; where
     none is left, the request fails and says why.
     """
-    call = _call_context(context, face)
+    call = _call_context(context, face, address)
     wanted = list(dict.fromkeys(params.notifications.resource_subscriptions or ()))
     meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: context.request_id}
     async with AsyncExitStack() as stack:
@@ -272,13 +278,14 @@ def _protocol_error(error: GatewayError, call: CallContext, code: int | None = N
     return MCPError(code or error.rpc_code, error.detail, {**problem, **data})
 
 
-def _call_context(context: _Context, face: Face) -> CallContext:
+def _call_context(context: _Context, face: Face, address: str) -> CallContext:
     state: Mapping[str, Any] = context.request.scope.get("state", {}) if context.request is not None else {}
     client = context.session.client_params
     return CallContext(
         request_id=state.get("request_id") or new_request_id(),
         face=face,
         caller=caller_name(client.client_info) if client else state.get("caller", "anonymous"),
+        address=state.get("address", address),
         report_progress=context.session.report_progress,
         session=context,
     )
@@ -291,5 +298,5 @@ def caller_name(client: types.Implementation) -> str:
 
 def _refuse_cursor(params: BaseModel | None) -> None:
     """Listings are one page; a cursor can only be a mistake."""
-    if isinstance(params, types.PaginatedRequestParams) and params.cursor is not None:
+    if isinstance(params, types.PaginatedRequestParams) and params.cursor:
         raise MCPError(INVALID_PARAMS, "cursor: the listing has one page, ask for it without a cursor")

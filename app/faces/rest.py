@@ -6,7 +6,8 @@ the very same endpoint.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import (
@@ -116,18 +118,29 @@ class FastLane:
     Args:
         app: FastAPI.
         endpoints: applications that answer a POST themselves, under the request's id, by path.
+        free_paths: forms of the paths at whose end anything may stand, a slash too. Elsewhere it means nothing.
     """
 
-    def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ASGIApp]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, endpoints: Mapping[str, ASGIApp], free_paths: Sequence[re.Pattern[str]] = ()
+    ) -> None:
         self._app = Naming(app)
         self._endpoints = endpoints
+        self._free_paths = free_paths
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        path: str = scope["path"]
+        if path[-1:] == "/" and not any(form.match(path) for form in self._free_paths):
+            scope["path"] = path[:-1] or "/"
         if scope["type"] == "http" and scope["method"] == "POST":
             endpoint = self._endpoints.get(scope["path"])
             if endpoint is not None:
                 return endpoint(scope, receive, send)
         return self._app(scope, receive, send)
+
+
+class _HeadIsAll(Exception):
+    """Ends the body of an answer to HEAD before its first byte is fetched for nobody."""
 
 
 class RouteEndpoint:
@@ -141,10 +154,15 @@ class RouteEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "stream")
         started = False
+        if scope["state"].get("head"):
+            scope = {**scope, "method": "HEAD"}
 
         async def send_noting_start(message: Message) -> None:
             nonlocal started
             started = True
+            if scope["method"] == "HEAD" and message["type"] == "http.response.body":
+                await send({"type": "http.response.body"})
+                raise _HeadIsAll
             await send(message)
 
         try:
@@ -154,6 +172,8 @@ class RouteEndpoint:
                     response = await self._route.method(server, Request(scope, receive), context)
                     answering = response(scope, receive, send_noting_start)
                     await (self._until_closing(answering) if endless else answering)
+                except _HeadIsAll:
+                    pass
                 except ClientDisconnect as error:
                     raise CallerGone from error
         except CallerGone:
@@ -184,6 +204,16 @@ def tool_endpoints(gateway: Gateway) -> dict[str, ToolEndpoint]:
         for kind in gateway.kinds.values()
         for tool in kind.tools.values()
     }
+
+
+def free_paths(gateway: Gateway) -> list[re.Pattern[str]]:
+    """Return the forms of the routes' paths at whose end anything may stand, such as an object's key."""
+    return [
+        compile_path(f"/mcp/{kind.server_id}{route.path}")[0]
+        for kind in gateway.kinds.values()
+        for route in kind.routes.values()
+        if route.path.endswith(":path}")
+    ]
 
 
 def tool_path(server_id: str, tool_name: str) -> str:
@@ -247,14 +277,15 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
     )
 
 
-def list_servers(gateway: Gateway) -> JSONResponse:
+def list_servers(gateway: Gateway, root_path: str) -> JSONResponse:
     """What `GET /mcp` answers to those who don't ask for an event stream."""
-    return JSONResponse(ServerListing(servers=[describe_server(kind) for kind in gateway.kinds.values()]).model_dump())
+    servers = [describe_server(kind, root_path) for kind in gateway.kinds.values()]
+    return JSONResponse(ServerListing(servers=servers).model_dump())
 
 
-def show_server(kind: ServerKind) -> JSONResponse:
+def show_server(kind: ServerKind, root_path: str) -> JSONResponse:
     """What `GET /mcp/<server>` answers to those who don't ask for an event stream."""
-    return JSONResponse({"success": True, **describe_server(kind)})
+    return JSONResponse({"success": True, **describe_server(kind, root_path)})
 
 
 def speak_problem_json(app: FastAPI) -> None:
@@ -279,7 +310,9 @@ def speak_problem_json(app: FastAPI) -> None:
 
 def _from_http_exception(error: HTTPException, request: Request) -> GatewayError:
     if error.status_code == 404:
-        return NotFound(f"Nothing is at {request.url.path[:200]}. GET /mcp lists the servers, /docs the routes.")
+        root: str = request.scope.get("root_path", "")
+        where = request.scope["path"][:200]
+        return NotFound(f"Nothing is at {where}. GET {root}/mcp lists the servers, {root}/docs the routes.")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return MethodNotAllowed(f"{request.method} is not allowed here. Use {allowed}.")

@@ -32,10 +32,10 @@ class StreamableHTTP:
     Args:
         gateway: where calls go.
         server: the server's name; None for all servers.
-        listing: answers a GET that does not ask for an event stream.
+        listing: returns the answer to a GET that does not ask for an event stream, given what stands before our paths.
     """
 
-    def __init__(self, gateway: Gateway, server: str | None, listing: Callable[[], Response]) -> None:
+    def __init__(self, gateway: Gateway, server: str | None, listing: Callable[[str], Response]) -> None:
         self._gateway = gateway
         self._listing = listing
         self._server = protocol_server(gateway, server, "mcp")
@@ -59,7 +59,7 @@ class StreamableHTTP:
         # The HTTP parser leaves white space behind values, and the SDK compares them with the body's.
         scope["headers"] = [(name, value.strip()) for name, value in scope["headers"]]
         if scope["method"] in ("GET", "HEAD") and not _accepts_events(scope):
-            await self._listing()(scope, receive, send)
+            await self._listing(scope.get("root_path", ""))(scope, receive, send)
             return
         if scope["method"] != "POST":
             refusal = MethodNotAllowed("This MCP endpoint is stateless: it takes POST, and GET for the JSON listing.")

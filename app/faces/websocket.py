@@ -64,7 +64,9 @@ class WebSocketFace:
         outgoing, outgoing_receive = anyio.create_memory_object_stream[SessionMessage](_UNREAD_MESSAGES)
         async with asyncio.TaskGroup() as tasks:
             subscriptions = Subscriptions(tasks)
-            protocol = protocol_server(self._gateway, server, "websocket", subscriptions)
+            protocol = protocol_server(
+                self._gateway, server, "websocket", subscriptions, socket.scope["state"]["address"]
+            )
             # Whichever ends first ends the connection: the client left, or the gateway stops.
             parts = [
                 tasks.create_task(self._read(socket, incoming_send)),

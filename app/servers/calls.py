@@ -37,6 +37,9 @@ class CallContext:
     request_id: str
     face: Face
     caller: str = "anonymous"
+    """The program that it says it is."""
+    address: str = "-"
+    """The IP address that it calls from, as far as our own proxies tell; `-` where there is none."""
     report_progress: ReportProgress = _no_progress
     gone: Callable[[], Awaitable[None]] | None = None
     """Returns when the caller has gone, which cancels the call; None where the face sees to that itself."""

@@ -43,6 +43,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # uvicorn's own trust every proxy on this machine; ours are in TRUSTED_PROXIES
         http="httptools",
         ws="websockets-sansio",
         ws_max_size=settings.max_request_bytes,

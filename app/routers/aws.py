@@ -24,19 +24,19 @@ from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import resource, route, tool
 from app.services.aws.functions import FunctionList, FunctionVersions, Invocation, InvocationType, LogType
 from app.services.aws.names import BucketName, FunctionName, ObjectKey, ParameterName, ParameterPath, Qualifier
-from app.services.aws.objects import (
+from app.services.aws.parameters import ParameterList, ParametersByPath, ParameterValue, ParameterVersions
+from app.services.aws.s3.reading import ObjectStream
+from app.services.aws.s3.schemas import (
     BucketContents,
     BucketList,
     ContentEncoding,
     DeletedObject,
     DownloadedObject,
     ObjectList,
-    ObjectStream,
     PresignedMethod,
     PresignedUrl,
     UploadedObject,
 )
-from app.services.aws.parameters import ParameterList, ParametersByPath, ParameterValue, ParameterVersions
 from app.services.aws.service import AwsService, open_aws
 from app.services.aws.settings import AwsSettings
 

@@ -273,7 +273,7 @@ async def test_a_conditional_write_is_never_repeated() -> None:
 
 
 async def test_a_write_that_aws_never_takes_answers_504(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.aws.parts._WRITE_WITHIN", 0.5)
+    monkeypatch.setattr("app.services.aws.s3.parts._WRITE_WITHIN", 0.5)
     async with (
         scripted_aws(lambda before, line: None, takes_bodies=False) as (settings, _),
         open_aws(settings) as aws,

@@ -3,15 +3,17 @@
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from app.errors import InvalidArguments
 from app.services.aws.clients import Connection
-from app.services.aws.failures import aws_failures
+from app.services.aws.failures import MissingBucket, aws_failures, naming_others
 from app.services.aws.names import BucketAllowlist
 from app.services.aws.s3.parts import Part
+from app.services.aws.s3.ranges import asked_range, header_range
 from app.services.aws.s3.reading import ObjectStream, stream_of
 from app.services.aws.s3.schemas import (
     BucketContents,
@@ -30,11 +32,11 @@ from app.services.aws.s3.writing import ObjectWriter, checked_writing
 from app.services.aws.settings import AwsSettings
 
 if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import BucketTypeDef
 
 _LINK_SECONDS = 900
-"""How long the address is good for that stands in for a content too large to return."""
-_RANGE = re.compile(r"bytes=(?:\d{1,19}-\d{0,19}|-\d{1,19})")
+"""How long an address is good for, unless it is asked for longer."""
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _AFTER = "after:"
 """Marks a cursor of our own, for stores that do not page their buckets."""
@@ -47,11 +49,13 @@ class ObjectStore:
         self._connection = connection
         self._inline_limit = settings.s3_max_inline_bytes
         self._allowed = BucketAllowlist(settings.allowed_buckets)
+        self._longest_link = settings.s3_presign_max_seconds
         self._writer = ObjectWriter(connection, settings.s3_part_bytes)
+        self._stream_writer = ObjectWriter(connection, settings.s3_part_bytes, streams=True)
 
     async def settle(self) -> None:
         """Wait until every upload that was broken off is cleaned up."""
-        await self._writer.settle()
+        await self._stream_writer.settle()
 
     # Whole objects
 
@@ -81,7 +85,7 @@ class ObjectStore:
             Forbidden: the bucket or key is not allowed.
         """
         self._allowed.check(bucket, key)
-        body = content.encode() if encoding == "text" else _decoded(content)
+        body = _utf_8(content) if encoding == "text" else _decoded(content)
         if len(body) > self._inline_limit:
             raise InvalidArguments.of(
                 "content",
@@ -91,9 +95,10 @@ class ObjectStore:
         writing = checked_writing(
             bucket, key, content_type, metadata, if_none_match=if_none_match, text=encoding == "text"
         )
-        if idempotency_key is None:
-            return await self._writer.put(writing, Part.of(body))
-        return await self._writer.put_unless_done(writing, body, idempotency_key)
+        async with self._naming_buckets(bucket):
+            if idempotency_key is None:
+                return await self._writer.put(writing, Part.of(body))
+            return await self._writer.put_unless_done(writing, body, idempotency_key)
 
     async def download(
         self,
@@ -107,7 +112,7 @@ class ObjectStore:
         """Return an object's content, or an address for it if it is too large.
 
         Args:
-            byte_range: as in HTTP, `bytes=0-99`, `bytes=100-` or `bytes=-100`.
+            byte_range: one range as in HTTP, `bytes=0-99`, `bytes=100-` or `bytes=-100`.
             encoding: how to write the content; text where it is text if left out.
 
         Raises:
@@ -115,7 +120,9 @@ class ObjectStore:
             InvalidArguments: text was asked for and the content is none.
             RangeNotSatisfiable: the range begins after the end.
         """
-        async with await self.open(bucket, key, version_id=version_id, byte_range=byte_range) as stream:
+        clients = await self._connection.clients()
+        part = asked_range(byte_range) if byte_range is not None else None
+        async with await self._open(clients.s3, bucket, key, version_id, part) as stream:
             content: str | None = None
             written: ContentEncoding | None = None
             url = reason = None
@@ -127,7 +134,7 @@ class ObjectStore:
             else:
                 content, written = _written(await stream.read(), encoding)
         if reason is not None:
-            url = (await self.presign(bucket, key, "GET", _LINK_SECONDS, version_id=version_id)).url
+            url = (await self.presign(bucket, key, "GET", version_id=version_id)).url
         return DownloadedObject(
             bucket=bucket,
             key=key,
@@ -153,8 +160,9 @@ class ObjectStore:
         """
         self._allowed.check(bucket, key)
         clients = await self._connection.clients()
-        with aws_failures("s3:DeleteObject", missing=_no_object(bucket, key, version_id), bucket=bucket):
-            answer = await clients.s3.delete_object(Bucket=bucket, Key=key, **_version(version_id))
+        async with self._naming_buckets(bucket):
+            with aws_failures("s3:DeleteObject", missing=_no_object(bucket, key, version_id), bucket=bucket):
+                answer = await clients.s3.delete_object(Bucket=bucket, Key=key, **_version(version_id))
         return DeletedObject(
             bucket=bucket,
             key=key,
@@ -163,14 +171,29 @@ class ObjectStore:
         )
 
     async def presign(
-        self, bucket: str, key: str, method: PresignedMethod, expires_in: int, *, version_id: str | None = None
+        self,
+        bucket: str,
+        key: str,
+        method: PresignedMethod,
+        expires_in: int | None = None,
+        *,
+        version_id: str | None = None,
     ) -> PresignedUrl:
         """Sign an address for one request. Nothing is asked of S3, so the object need not exist.
 
         Args:
-            expires_in: seconds, 1 to 604,800.
+            expires_in: seconds, at most AWS_S3_PRESIGN_MAX_SECONDS; 900, or that if it is less, if left out.
+
+        Raises:
+            InvalidArguments: the address would be good for longer than the operator allows.
         """
         self._allowed.check(bucket, key)
+        if expires_in is None:
+            expires_in = min(_LINK_SECONDS, self._longest_link)
+        if expires_in > self._longest_link:
+            raise InvalidArguments.of(
+                "expires_in", f"at most {self._longest_link:,} seconds here (AWS_S3_PRESIGN_MAX_SECONDS)"
+            )
         clients = await self._connection.clients()
         operation = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object"}[method]
         with aws_failures(f"s3:{operation}", bucket=bucket):
@@ -203,8 +226,9 @@ class ObjectStore:
         clients = await self._connection.clients()
         optional: dict[str, Any] = {"Delimiter": delimiter, "ContinuationToken": continuation_token}
         given = {name: value for name, value in optional.items() if value is not None}
-        with aws_failures("s3:ListBucket", bucket=bucket):
-            page = await clients.s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=max_keys, **given)
+        async with self._naming_buckets(bucket):
+            with aws_failures("s3:ListBucket", bucket=bucket):
+                page = await clients.s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=max_keys, **given)
         return ObjectList(
             bucket=bucket,
             prefix=prefix,
@@ -255,6 +279,16 @@ class ObjectStore:
             next_cursor=page.next_continuation_token,
         )
 
+    async def _buckets(self) -> Iterable[str]:
+        """Return the buckets, or prefixes in buckets, that may be used."""
+        if self._allowed.entries:
+            return self._allowed.entries
+        page = await self.list_buckets(None, 50)
+        return (bucket.name for bucket in page.buckets)
+
+    def _naming_buckets(self, bucket: str) -> AbstractAsyncContextManager[None]:
+        return naming_others(bucket, self._buckets, kind=MissingBucket)
+
     # Streams
 
     async def open(
@@ -262,18 +296,37 @@ class ObjectStore:
     ) -> ObjectStream:
         """Begin to read an object; enter the result to have it closed.
 
+        Args:
+            byte_range: of a `Range` header; the whole object is read where it may be ignored.
+
         Raises:
             NotFound, InvalidArguments, RangeNotSatisfiable, Forbidden: as for `download`.
         """
-        self._allowed.check(bucket, key)
-        if byte_range is not None and not _RANGE.fullmatch(byte_range):
-            raise InvalidArguments.of("range", "expected one range, as bytes=0-99, bytes=100- or bytes=-100")
         clients = await self._connection.clients()
+        return await self._open(clients.streams, bucket, key, version_id, header_range(byte_range))
+
+    async def look(self, bucket: str, key: str, *, version_id: str | None = None) -> ObjectStream:
+        """Return what `open` would, without a byte of the content.
+
+        Raises:
+            NotFound, Forbidden: as for `download`.
+        """
+        self._allowed.check(bucket, key)
+        clients = await self._connection.clients()
+        with aws_failures("s3:GetObject", missing=_no_object(bucket, key, version_id), bucket=bucket):
+            answer = await clients.streams.head_object(Bucket=bucket, Key=key, **_version(version_id))
+        return stream_of(answer)
+
+    async def _open(
+        self, s3: "S3Client", bucket: str, key: str, version_id: str | None, byte_range: str | None
+    ) -> ObjectStream:
+        self._allowed.check(bucket, key)
         optional = _version(version_id)
         if byte_range:
             optional["Range"] = byte_range
-        with aws_failures("s3:GetObject", missing=_no_object(bucket, key, version_id), bucket=bucket):
-            answer = await clients.s3.get_object(Bucket=bucket, Key=key, **optional)
+        async with self._naming_buckets(bucket):
+            with aws_failures("s3:GetObject", missing=_no_object(bucket, key, version_id), bucket=bucket):
+                answer = await s3.get_object(Bucket=bucket, Key=key, **optional)
         return stream_of(answer)
 
     async def upload_stream(
@@ -294,7 +347,18 @@ class ObjectStore:
         """
         self._allowed.check(bucket, key)
         writing = checked_writing(bucket, key, content_type, metadata, if_none_match=if_none_match, text=False)
-        return await self._writer.put_stream(writing, chunks, declared_size)
+        async with self._naming_buckets(bucket):
+            return await self._stream_writer.put_stream(writing, chunks, declared_size)
+
+
+def _utf_8(content: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError:
+        raise InvalidArguments.of(
+            "content",
+            'holds half of a surrogate pair; send bytes that are no text in base64, with `encoding: "base64"`',
+        ) from None
 
 
 def _decoded(content: str) -> bytes:

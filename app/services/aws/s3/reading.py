@@ -10,7 +10,7 @@ from app.services.aws.failures import aws_failures
 from app.services.aws.s3.writing import OWN_METADATA
 
 if TYPE_CHECKING:
-    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef
+    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 _READ_BYTES = 256 * 1024
 
@@ -37,7 +37,8 @@ class ObjectStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._body.close()
+        if self._body is not None:
+            self._body.close()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the content in pieces, none larger than 256 KiB.
@@ -57,8 +58,8 @@ class ObjectStream:
         return b"".join([chunk async for chunk in self.chunks()])
 
 
-def stream_of(answer: "GetObjectOutputTypeDef") -> ObjectStream:
-    """Return the stream of an answer to GetObject."""
+def stream_of(answer: "GetObjectOutputTypeDef | HeadObjectOutputTypeDef") -> ObjectStream:
+    """Return the stream of an answer to GetObject, or to HeadObject, which has no bytes."""
     length = answer["ContentLength"]
     content_range = answer.get("ContentRange")
     return ObjectStream(
@@ -71,5 +72,5 @@ def stream_of(answer: "GetObjectOutputTypeDef") -> ObjectStream:
         version_id=answer.get("VersionId"),
         last_modified=answer["LastModified"].astimezone(UTC),
         metadata={name: value for name, value in answer["Metadata"].items() if not name.startswith(OWN_METADATA)},
-        _body=answer["Body"],
+        _body=answer.get("Body"),
     )

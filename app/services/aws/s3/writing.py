@@ -10,13 +10,16 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import Conflict, GatewayError, InvalidArguments, NotFound
 from app.services.aws.clients import Connection
 from app.services.aws.failures import aws_failures
 from app.services.aws.s3.parts import MAX_PARTS, CountedStream, Part, chained, first, in_parts, part_sizes
 from app.services.aws.s3.schemas import Checksum, UploadedObject
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +52,21 @@ class ObjectWriter:
     Args:
         connection: where the clients come from.
         part_bytes: size of a stream's parts.
+        streams: take the connections that streams have to themselves.
     """
 
-    def __init__(self, connection: Connection, part_bytes: int) -> None:
+    def __init__(self, connection: Connection, part_bytes: int, *, streams: bool = False) -> None:
         self._connection = connection
         self._part_bytes = part_bytes
+        self._streams = streams
         self._unfinished: set[asyncio.Task[None]] = set()
+
+    async def _client(self, *, once: bool = False) -> "S3Client":
+        """Return the client for a call, which may be repeated unless it is to be made once."""
+        clients = await self._connection.clients()
+        if self._streams:
+            return clients.streams_once if once else clients.streams
+        return clients.s3_once if once else clients.s3
 
     async def settle(self) -> None:
         """Wait until every upload that was broken off is cleaned up."""
@@ -69,10 +81,9 @@ class ObjectWriter:
             body: the bytes.
             condition: boto3's `IfMatch` or `IfNoneMatch`, in place of what `writing` says.
         """
-        clients = await self._connection.clients()
         condition = condition or ({"IfNoneMatch": "*"} if writing.if_none_match else {})
         # Repeated after its answer was lost, a conditional write would find its own object in the way.
-        client = clients.s3_once if condition else clients.s3
+        client = await self._client(once=bool(condition))
         digest = base64.b64encode(body.sha256()).decode()
         with aws_failures("s3:PutObject", bucket=writing.bucket, missing="The object was deleted meanwhile."):
             async with body.sending():
@@ -133,10 +144,10 @@ class ObjectWriter:
         raise Conflict("Others write to the same key at the same moment. Repeat with the same idempotency_key.")
 
     async def _head(self, bucket: str, key: str) -> Any:
-        clients = await self._connection.clients()
+        client = await self._client()
         try:
             with aws_failures("s3:GetObject", bucket=bucket):
-                return await clients.s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+                return await client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         except NotFound:
             return None
 
@@ -192,10 +203,10 @@ class ObjectWriter:
         return done
 
     async def _send_part(self, writing: Writing, upload_id: str, number: int, part: Part) -> dict[str, Any]:
-        clients = await self._connection.clients()
+        client = await self._client()
         with aws_failures("s3:PutObject", bucket=writing.bucket):
             async with part.sending():
-                answer = await clients.s3.upload_part(
+                answer = await client.upload_part(
                     Bucket=writing.bucket,
                     Key=writing.key,
                     UploadId=upload_id,
@@ -209,11 +220,11 @@ class ObjectWriter:
     @asynccontextmanager
     async def _multipart(self, writing: Writing) -> AsyncGenerator[str]:
         """Yield the id of a multipart upload, which is aborted unless the body ends well."""
-        clients = await self._connection.clients()
+        client = await self._client(once=True)
 
         async def begin() -> str:
             with aws_failures("s3:PutObject", bucket=writing.bucket):
-                answer = await clients.s3_once.create_multipart_upload(
+                answer = await client.create_multipart_upload(
                     Bucket=writing.bucket,
                     Key=writing.key,
                     ContentType=writing.content_type,
@@ -235,11 +246,11 @@ class ObjectWriter:
             upload_id = await begun
         except GatewayError:
             return
-        clients = await self._connection.clients()
+        client = await self._client()
         try:
             with aws_failures("s3:AbortMultipartUpload", bucket=writing.bucket, missing="The upload is gone."):
                 async with asyncio.timeout(_ABORT_WITHIN):
-                    await clients.s3.abort_multipart_upload(Bucket=writing.bucket, Key=writing.key, UploadId=upload_id)
+                    await client.abort_multipart_upload(Bucket=writing.bucket, Key=writing.key, UploadId=upload_id)
         except (NotFound, Conflict):
             log.debug("upload %s was gone before it was aborted", upload_id)
         except GatewayError as error:
@@ -260,10 +271,9 @@ class ObjectWriter:
     async def _complete(
         self, writing: Writing, upload_id: str, parts: list[dict[str, Any]], size: int
     ) -> UploadedObject:
-        clients = await self._connection.clients()
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if writing.if_none_match else {}
         # S3 answers a repeat of the same completion alike, unless a condition stands before it.
-        client = clients.s3_once if condition else clients.s3
+        client = await self._client(once=bool(condition))
         with aws_failures("s3:PutObject", bucket=writing.bucket):
             answer: Any = await client.complete_multipart_upload(
                 Bucket=writing.bucket,

@@ -26,11 +26,13 @@ class NotAMessage(Exception):
         code: of JSON-RPC.
         reason: what is wrong and what to do; it repeats nothing of the message.
         request_id: of the request, where it could be told.
+        data: what a program may want to know beside the code.
     """
 
-    def __init__(self, code: int, reason: str, request_id: RequestId | None = None) -> None:
+    def __init__(self, code: int, reason: str, request_id: RequestId | None = None, data: Any = None) -> None:
         super().__init__(reason)
-        self.answer = to_json({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": reason}})
+        error = {"code": code, "message": reason} | ({} if data is None else {"data": data})
+        self.answer = to_json({"jsonrpc": "2.0", "id": request_id, "error": error})
         """What the sender is told, as one message."""
 
 

@@ -7,7 +7,6 @@ protocol; so there are none here. `tests/faces/test_plain_calls.py` holds both w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import mcp_types as types
@@ -101,7 +100,6 @@ class PlainCalls:
         version = headers.get(b"mcp-protocol-version", b"")
         if (
             version not in _REQUESTS
-            or not _takes_either(headers.get(b"accept", b""))
             or len(headers) < len(scope["headers"])  # one of them is there twice
             or b"mcp-session-id" in headers
         ):
@@ -147,9 +145,3 @@ def _is_plain(tool: Tool) -> bool:
     """Tell whether a call of the tool needs nothing of the protocol but its arguments and its result."""
     needs_the_protocol = tool.method is None or tool.context_parameter is not None
     return not needs_the_protocol and _MIRRORED_IN_A_HEADER not in str(tool.input_schema)
-
-
-@lru_cache(64)
-def _takes_either(accept: bytes) -> bool:
-    media_types = {part.partition(b";")[0].strip().lower() for part in accept.split(b",")}
-    return {b"application/json", b"text/event-stream"} <= media_types

@@ -12,13 +12,21 @@ from typing import Any
 import mcp_types as types
 from mcp import MCPError
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
-from app.errors import INVALID_PARAMS, GatewayError, NotFound, UnknownServer, UnknownTool
+from app.errors import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    GatewayError,
+    InvalidArguments,
+    NotFound,
+    UnknownServer,
+    UnknownTool,
+)
 from app.faces.listing import describe_resources, describe_tool
 from app.gateway import Gateway
 from app.servers.calls import CallContext, Face, JsonObject, new_request_id
@@ -33,6 +41,8 @@ _COMPLETE = {"resultType": "complete"}
 """What 2026-07-28 wants in every result; the SDK leaves it out for older revisions."""
 _RESULTS = (types.CallToolResult, types.InputRequiredResult, types.ErrorData)
 """What a tool that is known only at run time may return in the words of the protocol."""
+_TOO_EARLY = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
+"""What the SDK answers to requests before the handshake."""
 _LISTING_HINT = CacheHint(ttl_ms=300_000, scope="public")
 
 
@@ -182,7 +192,7 @@ def protocol_server(
     for kind in kinds:
         handlers |= kind.mcp_handlers
     alone = kinds[0] if server is not None else None
-    return _FixedListings(
+    protocol = _FixedListings(
         alone.server_id if alone else "switchboard",
         version=VERSION,
         title=alone.name if alone else "Switchboard",
@@ -198,6 +208,28 @@ def protocol_server(
         },
         **handlers,
     )
+    protocol.middleware.append(_explaining)
+    return protocol
+
+
+async def _explaining(ctx: _Context, call_next: CallNext) -> HandlerResult:
+    """Say what is wrong with a request where the SDK says only that its parameters are invalid."""
+    try:
+        return await call_next(ctx)
+    except ValidationError as error:
+        failures = error.errors(include_url=False, include_input=False, include_context=False)
+        if failures[0]["loc"][:1] != ("params",):  # not the request's
+            raise
+        refused = InvalidArguments.from_validation(failures)
+        raise MCPError(INVALID_PARAMS, refused.detail, refused.problem().model_dump(exclude_none=True)) from None
+    except MCPError as error:
+        if not (ctx.session.client_params is None and error.error == _TOO_EARLY):
+            raise
+        raise MCPError(
+            INVALID_REQUEST,
+            f"{ctx.method} came before initialize, which has to be the first request of a connection. "
+            "Clients of 2026-07-28 send no initialize, but params._meta with each request.",
+        ) from None
 
 
 async def _listen(

@@ -1,16 +1,19 @@
 """MCP over Streamable HTTP, stateless, at `/mcp/<server>` and `/mcp`: both eras on one endpoint."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import mcp_types as types
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.requests import Request
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import CallerGone, GatewayError, MethodNotAllowed
+from app.errors import CallerGone, GatewayError, MethodNotAllowed, NotAcceptable
+from app.faces.accept import accepted
 from app.faces.http import JSON, Naming, read_json, replay, run_cancellably, send_bytes, send_problem
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
@@ -20,6 +23,8 @@ from app.gateway import Gateway
 _CHECKED_BY_THE_PERIMETER = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 _WANTS_NOTIFICATIONS = (b'"progressToken"', b'logLevel"', b'"subscriptions/listen"')
 """Words of a body whose answer may be more than one message. Found by accident they cost speed, not correctness."""
+_LISTEN = "subscriptions/listen"
+_VERSIONS = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
 
 
 class StreamableHTTP:
@@ -56,9 +61,9 @@ class StreamableHTTP:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["state"]["request_id"]
-        # The HTTP parser leaves white space behind values, and the SDK compares them with the body's.
-        scope["headers"] = [(name, value.strip()) for name, value in scope["headers"]]
-        if scope["method"] in ("GET", "HEAD") and not _accepts_events(scope):
+        headers: dict[bytes, bytes] = scope["state"]["headers"]
+        takes = accepted(headers.get(b"accept", b""))
+        if scope["method"] in ("GET", "HEAD") and b"text/event-stream" not in headers.get(b"accept", b""):
             await self._listing(scope.get("root_path", ""))(scope, receive, send)
             return
         if scope["method"] != "POST":
@@ -68,22 +73,31 @@ class StreamableHTTP:
         assert self._json is not None
         assert self._events is not None
         try:
+            if not (takes.json or takes.events):
+                raise NotAcceptable("Answers are application/json or text/event-stream. Accept one of them, or both.")
             body = await read_json(scope, receive, self._gateway.settings.max_request_bytes, stated=True)
         except CallerGone:
             return
         except GatewayError as error:
             await send_problem(send, error, request_id)
             return
+        if not takes.json:
+            send = _as_events(send)
         if call := self._plain_calls.recognize(scope, body):
             await self._plain_calls.answer(call, scope, receive, send)
             return
         try:
             # The SDK would answer clients of 2025 with pydantic's text, the body in it, and the wrong code.
-            read_message(body)
+            message = read_message(body)
+            _check_version(headers, message)
         except NotAMessage as error:
             await send_bytes(send, 400, JSON, error.answer, request_id)
             return
-        if self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS):
+        if not takes.events and isinstance(message, types.JSONRPCRequest) and message.method == _LISTEN:
+            await send_problem(send, NotAcceptable(f"{_LISTEN} is answered as text/event-stream alone."), request_id)
+            return
+        scope["headers"] = _as_the_sdk_wants_them(scope["headers"])
+        if takes.events and (self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS)):
             await self._events(scope, replay(body, receive), send)
         else:
             await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
@@ -106,5 +120,57 @@ def mcp_route(path: str, endpoint: StreamableHTTP) -> Route:
     return Route(path, endpoint, methods=None, include_in_schema=False)
 
 
-def _accepts_events(scope: Scope) -> bool:
-    return "text/event-stream" in Request(scope).headers.get("accept", "")
+def _check_version(headers: Mapping[bytes, bytes], message: types.JSONRPCMessage) -> None:
+    """Refuse a revision that nobody here knows; the SDK would look for the fault in the body.
+
+    Raises:
+        NotAMessage: the header names no revision, or two.
+    """
+    given = headers.get(b"mcp-protocol-version")
+    version = given.decode("latin-1").strip() if given is not None else None
+    if version is None or version in _VERSIONS:
+        return
+    raise NotAMessage(
+        types.UNSUPPORTED_PROTOCOL_VERSION,
+        f"MCP-Protocol-Version: this revision is not known here. Known are {', '.join(_VERSIONS)}.",
+        message.id if isinstance(message, types.JSONRPCRequest) else None,
+        types.UnsupportedProtocolVersionErrorData(supported=list(_VERSIONS), requested=version[:64]).model_dump(),
+    )
+
+
+def _as_the_sdk_wants_them(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return a request's headers without what would keep the SDK from answering.
+
+    It compares values with the body's, white space that the HTTP parser left behind them included; and it would accept
+    less than we do: we choose how a request is answered, and have looked at what it is.
+    """
+    others = [(name, value.strip()) for name, value in headers if name not in (b"accept", b"content-type")]
+    return [*others, (b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
+
+
+def _as_events(send: Send) -> Send:
+    """Return a `send` that writes a result in JSON as an event stream of one event; failures stay what they are."""
+    held: Message | None = None
+    parts: list[bytes] = []
+
+    async def convert(message: Message) -> None:
+        nonlocal held
+        if message["type"] == "http.response.start":
+            if message["status"] == 200 and Headers(raw=message["headers"]).get("content-type") == JSON:
+                held = message
+                return
+        elif held is not None:
+            parts.append(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            # Where a line ends in JSON, it ends between two words.
+            data = b"".join(parts).replace(b"\r", b" ").replace(b"\n", b" ")
+            event = b"event: message\r\ndata: " + data + b"\r\n\r\n"
+            fields = MutableHeaders(raw=list(held["headers"]))
+            fields.update({"content-type": "text/event-stream", "cache-control": "no-cache, no-transform"})
+            fields["content-length"] = str(len(event))
+            await send({**held, "headers": fields.raw})
+            message = {**message, "body": event}
+        await send(message)
+
+    return convert

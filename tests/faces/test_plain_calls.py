@@ -133,7 +133,6 @@ _LEGACY_FIELDS = headers("2025-11-25", _LEGACY)
         (_modern(), {name: value for name, value in _FIELDS.items() if name != "mcp-name"}),
         (_modern(), {**_FIELDS, "mcp-protocol-version": "2031-01-01"}),
         (_modern(), {**_FIELDS, "accept": "text/html"}),
-        (_modern(), {**_FIELDS, "accept": "application/json"}),
         ({**_LEGACY, "params": {**CALL, "_meta": {"progressToken": 1}}}, _LEGACY_FIELDS),
         (_LEGACY, {**_LEGACY_FIELDS, "mcp-session-id": "s"}),
         (_LEGACY, {name: value for name, value in _LEGACY_FIELDS.items() if name != "mcp-protocol-version"}),
@@ -146,6 +145,15 @@ async def test_what_is_not_plain_is_the_sdks_to_answer(
     answer = await http.post("/mcp/clock", json=message, headers=fields)
     assert answer.status_code < 500
     assert plain == []
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream", "*/*", "application/*", "text/*, */*;q=0"])
+async def test_a_plain_call_is_plain_whatever_type_is_accepted(
+    http: httpx.AsyncClient, plain: list[PlainCall], accept: str
+) -> None:
+    answer = await http.post("/mcp/clock", json=_modern(), headers={**_FIELDS, "accept": accept})
+    assert answer.status_code == 200
+    assert len(plain) == 1
 
 
 async def test_a_header_that_is_there_twice_is_the_sdks_to_refuse(

@@ -58,9 +58,14 @@ async def test_2026_needs_no_handshake(gateway: Served) -> None:
 
 
 async def test_a_revision_that_nobody_knows_is_refused(gateway: Served) -> None:
-    answer = await post(gateway, "2026-07-28", "tools/list", mcp_protocol_version="2031-01-01")
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] in (-32020, -32022)
+    for era in ERAS:
+        for version in ("2031-01-01", "2026-07-29", "", "1", "2026-07-28, 2025-11-25", "x" * 500):
+            answer = await post(gateway, era, "tools/list", mcp_protocol_version=version)
+            error = answer.json()["error"]
+            assert (answer.status_code, answer.json()["id"], error["code"]) == (400, 1, -32022)
+            assert error["message"].startswith("MCP-Protocol-Version")
+            assert {"2025-11-25", "2026-07-28"} <= set(error["data"]["supported"])
+            assert error["data"]["requested"] == version[:64]
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -164,6 +169,19 @@ async def test_an_unknown_method_is_no_method(gateway: Served, era: str) -> None
 
 
 @pytest.mark.parametrize("era", ERAS)
+async def test_what_is_missing_in_a_request_is_named(gateway: Served, era: str) -> None:
+    for method, params, missing in (
+        ("tools/call", {}, "params.name: Field required"),
+        ("tools/call", {"name": "get_time", "arguments": [1]}, "params.arguments: Input should be a valid dictionary"),
+        ("resources/read", {}, "params.uri: Field required"),
+        ("tools/list", {"cursor": 5}, "params.cursor: Input should be a valid string"),
+    ):
+        error = (await post(gateway, era, method, params)).json()["error"]
+        assert error["code"] == -32602
+        assert missing in error["message"]
+
+
+@pytest.mark.parametrize("era", ERAS)
 async def test_an_unknown_tool_is_an_error_of_the_protocol(gateway: Served, era: str) -> None:
     error = (await post(gateway, era, "tools/call", {"name": "nope", "arguments": {}})).json()["error"]
     assert error["code"] == -32602
@@ -192,6 +210,8 @@ async def test_variables_of_a_resource_are_checked(gateway: Served, era: str) ->
 async def test_a_listing_has_one_page(gateway: Served, era: str) -> None:
     for method in ("tools/list", "resources/list", "resources/templates/list"):
         assert (await post(gateway, era, method, {"cursor": "x"})).json()["error"]["code"] == -32602
+        first = (await post(gateway, era, method)).json()["result"]
+        assert (await post(gateway, era, method, {"cursor": ""})).json()["result"] == first
 
 
 async def test_listings_may_be_kept_and_contents_not(gateway: Served) -> None:
@@ -211,10 +231,98 @@ async def test_a_body_that_does_not_say_it_is_json_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
-async def test_a_client_that_accepts_no_json_is_told(http: httpx.AsyncClient) -> None:
-    fields = headers("2026-07-28", request("2026-07-28", "tools/list")) | {"accept": "text/html"}
-    answer = await http.post("/mcp/clock", json=request("2026-07-28", "tools/list"), headers=fields)
-    assert answer.status_code == 406
+JSON, EVENTS = "application/json", "text/event-stream"
+MESSAGES: list[tuple[str, JsonObject, JsonObject]] = [
+    ("tools/call", CALL, {}),
+    ("tools/call", {"name": "fail", "arguments": {"how": "down"}}, {}),
+    ("tools/call", {"name": "tick", "arguments": {"ticks": 2}}, {"progressToken": "p"}),
+    ("tools/call", CALL, {"progressToken": "p"}),
+    ("tools/list", {}, {}),
+    ("tools/list", {}, {"progressToken": "p"}),
+    ("resources/read", {"uri": "clock://zones"}, {}),
+]
+
+
+def _messages(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Return the messages of an answer, which is what its content type says."""
+    if answer.headers["content-type"] == JSON:
+        return [answer.json()]
+    assert answer.headers["content-type"].startswith(EVENTS)
+    assert int(answer.headers.get("content-length", len(answer.content))) == len(answer.content)
+    data = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    return [json.loads(text) for text in data if text]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(("method", "params", "meta"), MESSAGES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("accept", "types"),
+    [
+        (JSON, {JSON}),
+        (EVENTS, {EVENTS}),
+        (f"{EVENTS}; charset=utf-8", {EVENTS}),
+        (f"{JSON};q=0, {EVENTS}", {EVENTS}),
+        (f"{JSON}, */*;q=0.0", {JSON}),
+        (f"*/*, {EVENTS};q=0", {JSON}),
+        ("text/*", {EVENTS}),
+        ("Application/*;q=0.1, text/html", {JSON}),
+        (f"{JSON}, {EVENTS}", {JSON, EVENTS}),
+        ("*/*", {JSON, EVENTS}),
+        (None, {JSON, EVENTS}),
+        ("", {JSON, EVENTS}),
+    ],
+)
+async def test_an_answer_has_a_type_that_is_accepted(
+    http: httpx.AsyncClient,
+    era: str,
+    method: str,
+    params: JsonObject,
+    meta: JsonObject,
+    accept: str | None,
+    types: set[str],
+) -> None:
+    message = request(era, method, params, **meta)
+    fields = {name: value for name, value in headers(era, message).items() if name != "accept"}
+    del http.headers["accept"]
+    answer = await http.post(
+        "/mcp/clock", json=message, headers=fields | ({} if accept is None else {"accept": accept})
+    )
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].partition(";")[0] in types
+    last = _messages(answer)[-1]
+    assert last["id"] == message["id"]
+    assert "result" in last
+    if types == {EVENTS} and params.get("name") == "tick":
+        assert [told["method"] for told in _messages(answer)[:-1]] == ["notifications/progress"] * 2
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("accept", ["text/html", f"{JSON};q=0", "*/*;q=0", f"text/*;q=0, {JSON};q=0", "image/*"])
+async def test_a_client_that_accepts_neither_type_is_told(http: httpx.AsyncClient, era: str, accept: str) -> None:
+    message = request(era, "tools/list")
+    answer = await http.post("/mcp/clock", json=message, headers=headers(era, message) | {"accept": accept})
+    assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+    assert JSON in answer.json()["detail"]
+    assert EVENTS in answer.json()["detail"]
+
+
+async def test_a_subscription_needs_an_event_stream(http: httpx.AsyncClient) -> None:
+    message = request("2026-07-28", "subscriptions/listen", {"notifications": {}})
+    fields = headers("2026-07-28", message) | {"accept": JSON}
+    answer = await http.post("/mcp/clock", json=message, headers=fields)
+    assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_failure_of_the_protocol_is_told_to_those_who_want_events(gateway: Served, era: str) -> None:
+    answer = await post(gateway, era, "tools/invent", accept=EVENTS)
+    assert _messages(answer)[-1]["error"]["code"] == -32601
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_json_type_of_its_own_kind_is_json(gateway: Served, era: str) -> None:
+    answer = await post(gateway, era, "tools/list", content_type="Application/vnd.mcp+JSON; charset=utf-8")
+    assert "result" in answer.json()
 
 
 @pytest.mark.parametrize("era", ERAS)

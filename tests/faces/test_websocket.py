@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 from app.main import create_app
+from app.servers.calls import JsonObject
 from app.settings import Settings
 from tests.clock import ClockMCPServer
-from tests.faces.raw import ERAS, WITHIN, request, websocket
+from tests.faces.raw import ERAS, WITHIN, Messages, initialize, request, websocket
 from tests.fixtures.gateway import Served, mcp_client, serve
 
 LARGEST = 2048
@@ -120,6 +123,30 @@ async def test_the_other_era_is_refused_on_an_open_socket(gateway: Served) -> No
     async with websocket(gateway, "2026-07-28") as messages:
         assert "result" in await messages.ask(request("2026-07-28", "tools/list"))
         assert "error" in await messages.ask(request("2025-11-25", "initialize", number=2))
+
+
+async def test_a_request_before_the_handshake_is_told_so(gateway: Served) -> None:
+    async with connect(f"{gateway.websocket_url}/mcp/clock/ws", subprotocols=[Subprotocol("mcp")]) as socket:
+        messages = Messages(socket)
+        for number, method in enumerate(("tools/list", "tools/call", "resources/list"), start=1):
+            params: JsonObject = {"name": "get_time"} if method == "tools/call" else {}
+            answer = await messages.ask(request("2025-11-25", method, params, number=number))
+            assert answer["error"]["code"] == -32600
+            assert "initialize" in answer["error"]["message"]
+        assert "result" in await messages.ask(request("2025-11-25", "ping", number=8))
+        assert (await messages.ask(request("2025-11-25", "tools/invent", number=9)))["error"]["code"] == -32601
+        await initialize(messages, "2025-11-25")
+        assert "result" in await messages.ask(request("2025-11-25", "tools/list", number=10))
+        malformed = await messages.ask(request("2025-11-25", "tools/call", {}, number=11))
+        assert "params.name" in malformed["error"]["message"]
+
+
+async def test_a_revision_that_nobody_knows_is_refused(gateway: Served) -> None:
+    async with websocket(gateway, "2026-07-28") as messages:
+        unknown = request("2026-07-28", "tools/list")
+        unknown["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] = "2031-01-01"  # type: ignore[index,call-overload]
+        error = (await messages.ask(unknown))["error"]
+        assert (error["code"], error["data"]["requested"]) == (-32022, "2031-01-01")
 
 
 async def test_names_of_the_caller_are_fit_for_the_log(gateway: Served, caplog: pytest.LogCaptureFixture) -> None:

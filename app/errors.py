@@ -5,7 +5,6 @@
     ├── MalformedRequest        400  malformed_request
     │   ├── MethodNotAllowed    405  method_not_allowed
     │   ├── NotAcceptable       406  not_acceptable
-    │   ├── CallerStalled       408  caller_stalled
     │   ├── RequestTooLarge     413  request_too_large
     │   ├── UnsupportedMediaType 415 unsupported_media_type
     │   └── MisdirectedRequest  421  misdirected_request
@@ -122,12 +121,6 @@ class NotAcceptable(MalformedRequest):
     status, code, title = 406, "not_acceptable", "Not acceptable"
 
 
-class CallerStalled(MalformedRequest):
-    """A stream's caller neither sent nor took a byte for too long, so that its place was given up."""
-
-    status, code, title = 408, "caller_stalled", "Caller stalled"
-
-
 class RequestTooLarge(MalformedRequest):
     status, code, title = 413, "request_too_large", "Request too large"
 
@@ -216,9 +209,12 @@ class InvalidArguments(GatewayError):
             errors: `ValidationError.errors()`.
             skip: how many leading parts of each location to drop.
         """
-        fields = [
-            FieldError(field=".".join(map(str, error["loc"][skip:])), message=str(error["msg"])) for error in errors
-        ]
+        return cls.at((error["loc"][skip:], str(error["msg"])) for error in errors)
+
+    @classmethod
+    def at(cls, refusals: Iterable[tuple[Sequence[str | int], str]]) -> "InvalidArguments":
+        """Refuse what stands at some places, each with what is wrong there."""
+        fields = [FieldError(field=".".join(map(str, place)), message=why) for place, why in refusals]
         return cls("; ".join(f"{f.field or 'arguments'}: {f.message}" for f in fields), errors=fields)
 
 

@@ -2,14 +2,7 @@
 
 import pytest
 
-pytest_plugins = [
-    "tests.fixtures.debian",
-    "tests.fixtures.postgres",
-    "tests.fixtures.kafka",
-    "tests.fixtures.aws",
-    "tests.fixtures.gateway",
-    "tests.fixtures.browser",
-]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.kafka", "tests.fixtures.aws", "tests.fixtures.gateway"]
 
 
 @pytest.fixture(scope="session")

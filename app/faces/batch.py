@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import (
     BaseModel,
@@ -31,6 +32,7 @@ from app.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
 )
+from app.exact_json import NotExact, NotJson, Place, read
 from app.faces.http import (
     JSON,
     CancelWhenCallerGoes,
@@ -72,6 +74,22 @@ class BatchCall(BaseModel):
         default_factory=dict, description="The tool's arguments object.", examples=[{"search_term": "refund"}]
     )
     id: str | int | None = Field(default=None, description="A name of your choice for the call; its answer repeats it.")
+
+
+class _SentCall(msgspec.Struct):
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _SentBatch(msgspec.Struct):
+    calls: list[_SentCall]
+
+
+_sent = msgspec.json.Decoder(_SentBatch)
+
+
+def _in_arguments(place: Place) -> bool:
+    """Tell whether a place of a batch is within the arguments of one of its calls."""
+    return len(place) > 3 and place[0] == "calls" and place[2] == "arguments"
 
 
 class BatchRequest(BaseModel):
@@ -136,10 +154,10 @@ class BatchEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "batch")
         try:
-            batch = self._parse(await read_json(scope, receive, self._gateway.settings.max_request_bytes))
+            batch, arguments = self._parse(await read_json(scope, receive, self._gateway.settings.max_request_bytes))
             with CancelWhenCallerGoes(receive, self._gateway.lookout):
                 run = self._in_order if batch.mode == "sequential" else self._side_by_side
-                outcomes = await run(batch, context)
+                outcomes = await run(batch, arguments, context)
         except CallerGone:
             return
         except GatewayError as error:
@@ -147,44 +165,52 @@ class BatchEndpoint:
         else:
             await send_bytes(send, 200, JSON, _answer(batch.calls, outcomes, context.request_id), context.request_id)
 
-    def _parse(self, body: bytes) -> BatchRequest:
+    def _parse(self, body: bytes) -> tuple[BatchRequest, list[bytes]]:
+        """Return a batch, and the arguments of its calls as the caller wrote them."""
         try:
-            # pydantic would take NaN, which JSON does not have and which could not be handed on.
-            parsed = from_json(body, allow_inf_nan=False)
-        except ValueError as error:
+            parsed = read(body)
+        except NotJson as error:
             raise MalformedRequest(f"The batch is not valid JSON ({error}). Send one JSON object.") from None
+        except NotExact as error:
+            # What is wrong with the arguments of a call is that call's failure, as it would be if it had come alone.
+            if outside := [defect for defect in error.defects if not _in_arguments(defect[0])]:
+                raise InvalidArguments.at(outside) from None
+            parsed = from_json(body)
         try:
-            return self._request_model.model_validate(parsed, strict=True)
+            batch = self._request_model.model_validate(parsed, strict=True)
         except ValidationError as error:
             raise InvalidArguments.from_validation(
                 error.errors(include_url=False, include_input=False, include_context=False)
             ) from None
+        return batch, [bytes(call.arguments) for call in _sent.decode(body).calls]
 
-    async def _in_order(self, batch: BatchRequest, context: CallContext) -> list[_Outcome]:
+    async def _in_order(self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
         not_run: NotRun | None = None
         for position, call in enumerate(batch.calls):
-            outcome = not_run or await self._run(call, context)
+            outcome = not_run or await self._run(call, arguments[position], context)
             outcomes.append(outcome)
             if batch.stop_on_error and not_run is None and isinstance(outcome, GatewayError):
                 not_run = NotRun(f"calls.{position} failed ({outcome.code}), and the batch stops at the first failure.")
         return outcomes
 
-    async def _side_by_side(self, batch: BatchRequest, context: CallContext) -> list[_Outcome]:
+    async def _side_by_side(
+        self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext
+    ) -> list[_Outcome]:
         # Fewer at a time than a server admits, or a batch would be refused by its own calls.
         places = asyncio.Semaphore(min(_AT_ONCE, self._gateway.settings.max_calls_in_flight))
 
-        async def run_in_turn(call: BatchCall) -> _Outcome:
+        async def run_in_turn(call: BatchCall, given: bytes) -> _Outcome:
             async with places:
-                return await self._run(call, context)
+                return await self._run(call, given, context)
 
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(run_in_turn(call)) for call in batch.calls]
+            running = [group.create_task(run_in_turn(*call)) for call in zip(batch.calls, arguments, strict=True)]
         return [task.result() for task in running]
 
-    async def _run(self, call: BatchCall, context: CallContext) -> _Outcome:
+    async def _run(self, call: BatchCall, arguments: bytes, context: CallContext) -> _Outcome:
         try:
-            return await self._gateway.call(call.server, call.tool, to_json(call.arguments), context)
+            return await self._gateway.call(call.server, call.tool, arguments, context)
         except GatewayError as error:
             return error
 
@@ -203,7 +229,7 @@ def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
 
     router.add_api_route(
         "/mcp/batch",
-        takes(request_model, None),
+        takes(request_model),
         methods=["POST"],
         tags=["batch"],
         operation_id="batch",

@@ -4,10 +4,12 @@ import json
 from typing import Any, Never, cast
 
 import mcp_types as types
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from app.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+from app.exact_json import NotExact, NotJson, read
 
 RequestId = int | str
 
@@ -17,6 +19,20 @@ _other_message: TypeAdapter[types.JSONRPCNotification | types.JSONRPCResponse | 
 )
 _LONGEST_INTEGER = 4300
 """Digits that Python, and the parser before it, read into an integer."""
+
+
+_ARGUMENTS = ("params", "arguments")
+
+
+class _CallParams(msgspec.Struct):
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Call(msgspec.Struct):
+    params: _CallParams
+
+
+_call = msgspec.json.Decoder(_Call)
 
 
 class NotAMessage(Exception):
@@ -42,10 +58,13 @@ def read_message(raw: bytes | str) -> types.JSONRPCMessage:
     Raises:
         NotAMessage: it is none; whoever sent it gets its `answer`. That has the request's id wherever a request can be
             told, so that nobody waits for an answer that is there: what JSON allows and no text or number can hold
-            (half a surrogate pair, say) spoils a request but not its id.
+            (half a surrogate pair, say) spoils a request but not its id. Arguments of a tool that are JSON, but would
+            come out as something else, are the gateway's to refuse.
     """
     try:
-        return _request.validate_json(raw, by_name=False)
+        request = _request.validate_json(raw, by_name=False)
+        _refuse_altered(raw, request.id)
+        return request
     except ValidationError as error:
         # Nearly everything is a request; all else is looked at again, which costs only those who send it.
         first = error.errors(include_url=False, include_input=False)[0]
@@ -60,10 +79,31 @@ def read_message(raw: bytes | str) -> types.JSONRPCMessage:
         )
     if _is_request(message):
         _refuse_request(message)
+    _refuse_altered(raw, None)
     try:
         return _other_message.validate_python(message, by_name=False)
     except ValidationError:
         raise NotAMessage(INVALID_REQUEST, "Not one JSON-RPC 2.0 message") from None
+
+
+def arguments_of(call: bytes | str) -> bytes:
+    """Return the arguments object of a `tools/call` that `read_message` has taken, as the caller wrote it.
+
+    The SDK's own reading has lost what no double and no dict can hold.
+    """
+    arguments = bytes(_call.decode(call).params.arguments)
+    return b"{}" if arguments == b"null" else arguments
+
+
+def _refuse_altered(raw: bytes | str, request_id: RequestId | None) -> None:
+    try:
+        read(raw.encode() if isinstance(raw, str) else raw)
+    except NotJson as error:
+        _refuse_unreadable(raw, str(error))
+    except NotExact as error:
+        outside = [(place, why) for place, why in error.defects if place[:2] != _ARGUMENTS or len(place) == 2]
+        if outside:
+            raise NotAMessage(INVALID_REQUEST, str(NotExact(outside)), request_id) from None
 
 
 def _is_request(message: Any) -> bool:

@@ -1,6 +1,5 @@
 """How FastAPI documents what applications of our own answer: routes, bodies, failures."""
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -12,20 +11,18 @@ from starlette.types import ASGIApp
 
 from app.errors import GatewayError, InvalidArguments, Problem
 from app.faces.http import PROBLEM_JSON
-from app.servers.calls import JsonObject
 
 
 async def documented_by_others() -> None:
     """Stands where FastAPI wants a function; the route's own application answers."""
 
 
-def takes(arguments: type[BaseModel], example: JsonObject | None) -> Callable[..., Any]:
+def takes(body: type[BaseModel]) -> Callable[..., Any]:
     """Return a function whose body parameter FastAPI documents."""
 
-    async def endpoint(arguments: Any) -> None: ...
+    async def endpoint(body: Any) -> None: ...
 
-    examples: Any = {"example": {"value": example}} if example is not None else None
-    endpoint.__annotations__["arguments"] = Annotated[arguments, Body(openapi_examples=examples)]
+    endpoint.__annotations__["body"] = Annotated[body, Body()]
     return endpoint
 
 
@@ -36,8 +33,6 @@ def answered_by(asgi: ASGIApp) -> type[APIRoute]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.app = asgi
-            # A line break is a character like any other in what a path names.
-            self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
 
     return GatewayRoute
 

@@ -5,16 +5,19 @@ unusual, nothing is wrong. Whatever differs in the least goes to the SDK, which 
 protocol; so there are none here. `tests/faces/test_plain_calls.py` holds both ways to the same answers.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import mcp_types as types
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError
+from app.exact_json import NotExact, NotJson, read
 from app.faces.http import JSON, call_context, send_bytes
 from app.faces.protocol import caller_name
 from app.gateway import Gateway
@@ -24,53 +27,43 @@ _MIRRORED_IN_A_HEADER = "x-mcp-header"
 """An argument of which 2026-07-28 wants a copy in a header, to be compared."""
 
 
-class _Exactly(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Meta(_Exactly):
+class _Meta(BaseModel):
     """What 2026-07-28 wants with each request, and nothing that it merely allows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     version: Literal["2026-07-28"] = Field(alias="io.modelcontextprotocol/protocolVersion")
     capabilities: types.ClientCapabilities = Field(alias="io.modelcontextprotocol/clientCapabilities")
     client: types.Implementation | None = Field(default=None, alias="io.modelcontextprotocol/clientInfo")
 
 
-class _Params(_Exactly):
+class _Params(msgspec.Struct, forbid_unknown_fields=True):
     name: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b""))
 
 
-class _ModernParams(_Params):
-    meta: _Meta = Field(alias="_meta")
-
-
-_ParamsT = TypeVar("_ParamsT", bound=_Params)
-
-
-class _Request(_Exactly, Generic[_ParamsT]):
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
     jsonrpc: Literal["2.0"]
-    id: Annotated[int | str, Field(union_mode="left_to_right")]
+    id: msgspec.Raw
     method: Literal["tools/call"]
-    params: _ParamsT
+    params: _Params
 
 
+_request = msgspec.json.Decoder(_Request)
 _MODERN = b"2026-07-28"
-_legacy_request = TypeAdapter(_Request[_Params])
-_REQUESTS: Mapping[bytes, TypeAdapter[Any]] = {
-    b"2025-06-18": _legacy_request,
-    b"2025-11-25": _legacy_request,
-    _MODERN: TypeAdapter(_Request[_ModernParams]),
-}
+_VERSIONS = frozenset({b"2025-06-18", b"2025-11-25", _MODERN})
+_ID = re.compile(rb'-?[0-9]{1,100}|"[^"\\]*"')
 
 
 @dataclass(slots=True)
 class PlainCall:
     """A call that was recognized."""
 
-    id: int | str
+    id: bytes
+    """As JSON, to be repeated."""
     name: str
-    arguments: dict[str, Any]
+    arguments: bytes
     caller: str
     modern: bool
 
@@ -99,34 +92,42 @@ class PlainCalls:
         headers: dict[bytes, bytes] = scope["state"]["headers"]
         version = headers.get(b"mcp-protocol-version", b"")
         if (
-            version not in _REQUESTS
+            version not in _VERSIONS
             or len(headers) < len(scope["headers"])  # one of them is there twice
             or b"mcp-session-id" in headers
         ):
             return None
         try:
-            request = _REQUESTS[version].validate_json(body)
-        except ValidationError:
+            request = _request.decode(body)
+            params = request.params
+            arguments = bytes(params.arguments)
+            read(body)
+        except (msgspec.DecodeError, RecursionError, NotJson, NotExact):
             return None
-        params = request.params
-        if params.name not in self._plain:
+        request_id = bytes(request.id)
+        if params.name not in self._plain or not arguments.startswith(b"{") or not _ID.fullmatch(request_id):
             return None
         caller: str = scope["state"]["caller"]
         modern = version == _MODERN
         if modern:
             if headers.get(b"mcp-method") != b"tools/call" or headers.get(b"mcp-name") != params.name.encode():
                 return None
-            if client := params.meta.client:
-                caller = caller_name(client)
-        return PlainCall(request.id, params.name, params.arguments, caller, modern)
+            try:
+                meta = _Meta.model_validate_json(bytes(params.meta))
+            except ValidationError:
+                return None
+            if meta.client:
+                caller = caller_name(meta.client)
+        elif params.meta:
+            return None
+        return PlainCall(request_id, params.name, arguments, caller, modern)
 
     async def answer(self, call: PlainCall, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a call and write its result or failure as the SDK would."""
         context = call_context(scope, "mcp", receive)
         context.caller = call.caller
-        arguments = to_json(call.arguments) if call.arguments else b"{}"
         try:
-            body = await self._gateway.call(self._server, call.name, arguments, context)
+            body = await self._gateway.call(self._server, call.name, call.arguments, context)
         except CallerGone:
             return
         except GatewayError as error:
@@ -137,7 +138,7 @@ class PlainCalls:
             result = b'],"isError":false,"structuredContent":' + body
             text = to_json(body.decode())
         end = self._modern_end if call.modern else b"}}"
-        parts = (b'{"jsonrpc":"2.0","id":', to_json(call.id), b',"result":{"content":[{"type":"text","text":', text)
+        parts = (b'{"jsonrpc":"2.0","id":', call.id, b',"result":{"content":[{"type":"text","text":', text)
         await send_bytes(send, 200, JSON, b"".join((*parts, b"}", result, end)), context.request_id)
 
 

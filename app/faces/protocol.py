@@ -7,6 +7,7 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import mcp_types as types
@@ -27,6 +28,7 @@ from app.errors import (
     UnknownServer,
     UnknownTool,
 )
+from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
 from app.gateway import Gateway
 from app.servers.calls import CallContext, Face, JsonObject, new_request_id
@@ -132,7 +134,7 @@ def protocol_server(
         call = _call_context(context, face, address)
         try:
             _, tool = gateway.tool(server, params.name, call)
-            arguments = to_json(params.arguments) if params.arguments else b"{}"
+            arguments = _arguments(context, params)
             if tool.method is not None:
                 return _tool_result(await gateway.call(server, params.name, arguments, call), failed=False)
             result = await gateway.call_undeclared(server, params.name, arguments, call, kept=_RESULTS)
@@ -310,8 +312,31 @@ def _protocol_error(error: GatewayError, call: CallContext, code: int | None = N
     return MCPError(code or error.rpc_code, error.detail, {**problem, **data})
 
 
+@dataclass(frozen=True)
+class Received:
+    """A message, carried along with what the SDK has read of it where there is no HTTP request to do so."""
+
+    message: bytes | str
+
+    @property
+    def scope(self) -> Mapping[str, Any]:
+        return {"state": {"message": self.message}}
+
+
+def _arguments(context: _Context, params: types.CallToolRequestParams) -> bytes:
+    """Return the arguments of a call as its caller wrote them."""
+    message = _state(context).get("message")
+    if message is None:
+        return to_json(params.arguments) if params.arguments else b"{}"
+    return arguments_of(message)
+
+
+def _state(context: _Context) -> Mapping[str, Any]:
+    return context.request.scope.get("state", {}) if context.request is not None else {}
+
+
 def _call_context(context: _Context, face: Face, address: str) -> CallContext:
-    state: Mapping[str, Any] = context.request.scope.get("state", {}) if context.request is not None else {}
+    state = _state(context)
     client = context.session.client_params
     return CallContext(
         request_id=state.get("request_id") or new_request_id(),

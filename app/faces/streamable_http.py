@@ -90,6 +90,7 @@ class StreamableHTTP:
             # The SDK would answer clients of 2025 with pydantic's text, the body in it, and the wrong code.
             message = read_message(body)
             _check_version(headers, message)
+            scope["state"]["message"] = body
         except NotAMessage as error:
             await send_bytes(send, 400, JSON, error.answer, request_id)
             return

@@ -10,13 +10,13 @@ from contextlib import suppress
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.runner import serve_dual_era_loop
-from mcp.shared.message import SessionMessage
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.errors import UnknownServer
 from app.faces.jsonrpc import NotAMessage, read_message
-from app.faces.protocol import Subscriptions, protocol_server
+from app.faces.protocol import Received, Subscriptions, protocol_server
 from app.gateway import Gateway
 
 _SUBPROTOCOL = "mcp"
@@ -102,7 +102,7 @@ class WebSocketFace:
                 except NotAMessage as error:
                     await socket.send_text(error.answer.decode())
                     continue
-                await incoming.send(SessionMessage(parsed))
+                await incoming.send(SessionMessage(parsed, ServerMessageMetadata(request_context=Received(text))))
 
 
 async def _write(socket: WebSocket, outgoing: MemoryObjectReceiveStream[SessionMessage]) -> None:

@@ -13,22 +13,26 @@ description, in REST, MCP, WebSocket and stdio alike. `docs/adding-a-server.md` 
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
-from jsonschema import Draft202012Validator
 from mcp.shared.uri_template import UriTemplate
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_model
-from pydantic_core import SchemaSerializer, SchemaValidator, from_json, to_json
+from pydantic_core import SchemaSerializer, SchemaValidator, to_json
 from starlette.responses import Response
 
-from app.errors import FieldError, GatewayError, InvalidArguments, MalformedRequest
+from app.errors import GatewayError, InvalidArguments, MalformedRequest
+from app.exact_json import NotExact, NotJson, read
 from app.results import RawResult, Result
 from app.servers.calls import CallContext, JsonObject
+from app.servers.json_schema import SchemaValidator as CompiledSchema
+from app.servers.json_schema import compile_schema, refusals
+from app.servers.leniency import Leniency
+from app.servers.schemas import arguments_schema, result_schema
 
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -126,41 +130,39 @@ class Tool:
         output_schema: Mapping[str, JsonValue] | None = None,
         **options: Any,
     ) -> Self:
-        """Describe a tool that is known only at run time, by JSON Schemas.
+        """Describe a tool that is known only at run time, by JSON Schemas of the draft that they name, or of 2020-12.
 
         Raises:
-            jsonschema.SchemaError: a schema is not a valid JSON Schema (2020-12).
+            ValueError: a schema is not valid, refers to something outside, or has a pattern that can't be matched in
+                linear time. Somebody else may have written it, and it must not hold the process.
         """
         title = options.pop("title", None) or name.replace("_", " ").capitalize()
-        schema = dict(input_schema or {"type": "object"})
-        Draft202012Validator.check_schema(schema)
-        return cls(
+        described = cls(
             name,
             title,
             description or title,
-            dynamic_input_schema=schema,
+            dynamic_input_schema=dict(input_schema or {"type": "object"}),
             dynamic_output_schema=dict(output_schema) if output_schema else None,
             **options,
         )
+        _ = described._compiled_schema  # its mistakes are told now, not at the first call
+        if output_schema:
+            compile_schema(output_schema)
+        return described
 
     @cached_property
     def input_schema(self) -> JsonObject:
-        """JSON Schema of the arguments object: flat, and no `anyOf` at its top."""
+        """JSON Schema of the arguments object: flat, no `anyOf` at its top; plain, if we have written it ourselves."""
         if self.arguments is None:
             return self.dynamic_input_schema
-        schema = self.arguments.model_json_schema(mode="validation")
-        schema.pop("description", None)
-        schema.pop("title", None)
-        schema.setdefault("properties", {})
-        schema["additionalProperties"] = False
-        return schema
+        return arguments_schema(self.arguments)
 
     @cached_property
     def output_schema(self) -> JsonObject | None:
         """JSON Schema of the result object."""
         if self.result is None:
             return self.dynamic_output_schema
-        return self.result.model_json_schema(mode="serialization")
+        return result_schema(self.result)
 
     @cached_property
     def _validator(self) -> SchemaValidator:
@@ -175,38 +177,65 @@ class Tool:
         return self.result.__pydantic_serializer__
 
     @cached_property
-    def _schema_validator(self) -> Draft202012Validator:
-        return Draft202012Validator(self.dynamic_input_schema)
+    def _compiled_schema(self) -> CompiledSchema:
+        return compile_schema(self.input_schema)
+
+    @cached_property
+    def _leniency(self) -> Leniency:
+        return Leniency(self.input_schema)
 
     def parse(self, raw: bytes) -> BaseModel | JsonObject:
-        """Check an arguments object, as JSON and strictly: `"5"` is no integer.
+        """Check an arguments object, as JSON: what fits the schema strictly, or certainly means something that does.
 
         Raises:
             MalformedRequest: it is not JSON at all.
             InvalidArguments: each refused field is named, its value is not repeated.
         """
-        if self.arguments is not None:
-            try:
-                return self._validator.validate_json(raw or b"{}", strict=True)
-            except ValidationError as error:
-                failures = error.errors(include_url=False, include_input=False, include_context=False)
-                if failures[0]["type"] == "json_invalid":
-                    raise _not_json(failures[0]["msg"]) from None
-                raise InvalidArguments.from_validation(failures) from None
+        text = raw or b"{}"
         try:
-            arguments: Any = from_json(raw or b"{}", allow_inf_nan=False)
-        except ValueError as error:
+            given = read(text)
+        except NotJson as error:
             raise _not_json(str(error)) from None
-        found: Iterable[Any] = self._schema_validator.iter_errors(arguments)  # pyright: ignore[reportUnknownMemberType] - half typed
-        failures = sorted(found, key=lambda e: list(map(str, e.path)))
-        if failures or not isinstance(arguments, dict):
-            fields = [
-                FieldError(field=".".join(map(str, e.path)), message=f"does not satisfy `{e.validator}`")
-                for e in failures
-            ]
-            named = "; ".join(f"{f.field or 'arguments'}: {f.message}" for f in fields)
-            raise InvalidArguments(named or "arguments: expected an object", errors=fields)
-        return cast("JsonObject", arguments)
+        except NotExact as error:
+            raise InvalidArguments.at(error.defects) from None
+        if self.arguments is None:
+            return self._parse_by_schema(given)
+        try:
+            return self._validator.validate_json(text, strict=True)
+        except ValidationError as error:
+            return self._parse_leniently(given, error)
+
+    def _parse_leniently(self, given: Any, refused: ValidationError) -> BaseModel:
+        """Take what strictness has refused but whose meaning is certain; only calls that would fail pay for it."""
+        taken = self._leniency.take(self._in_our_words(given))
+        if taken is not given:
+            try:
+                return self._validator.validate_json(to_json(taken), strict=True)
+            except ValidationError as error:
+                refused = error
+        failures = refused.errors(include_url=False, include_input=False, include_context=False)
+        if failures[0]["type"] == "json_invalid":
+            raise _not_json(failures[0]["msg"])
+        raise InvalidArguments.from_validation(failures)
+
+    def _in_our_words(self, given: Any) -> Any:
+        """Return arguments by the names that the schema has, where the model also takes other ones."""
+        assert self.arguments is not None
+        for validator in self.arguments.__pydantic_decorators__.model_validators.values():
+            if validator.info.mode == "before":
+                try:
+                    given = validator.func(given)
+                except (ValueError, AssertionError):  # what pydantic takes for a refusal
+                    return given
+        return given
+
+    def _parse_by_schema(self, given: Any) -> JsonObject:
+        taken = self._leniency.take(given)
+        if not isinstance(taken, dict):
+            raise InvalidArguments.at([((), "expected an object")])
+        if not self._compiled_schema.is_valid(taken):
+            raise InvalidArguments.at(refusals(self._compiled_schema, taken))
+        return cast("JsonObject", taken)
 
     def dump(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
         """Serialize a result, once."""
@@ -407,14 +436,14 @@ def route(
     """Offer a method as a plain HTTP route below `/mcp/<server>`.
 
     The method takes `(request: Request, context: CallContext)` and returns a Starlette `Response`, which may
-    stream. It runs, and streams, inside `Gateway.admit_stream`: the same log and errors as a tool, and a place among
-    the server's streams instead of one among its calls in flight.
+    stream. It runs, and streams, inside `Gateway.admit`: the same limits, log and errors as a tool.
 
     Args:
         path: in Starlette's notation, such as `/s3/{bucket}/{key:path}`.
         methods: HTTP methods.
         openapi: what OpenAPI says of the operation beyond its summary: parameters, bodies, responses.
-        endless: the response ends only with its caller, or when the gateway stops.
+        endless: the response ends only with its caller, or when the gateway stops; it takes a place among the
+            subscriptions, not among the calls in flight.
     """
 
     def declare(method: _Method) -> _Method:

@@ -46,7 +46,7 @@ async def test_a_client_may_say_mcp_before_the_servers_name(gateway: Served) -> 
         ("get_time", {"zone": ""}, 422, "invalid_arguments", "zone"),
         ("get_time", {"zoen": "UTC"}, 422, "invalid_arguments", "zoen"),
         ("tick", {}, 422, "invalid_arguments", "ticks"),
-        ("tick", {"ticks": "5"}, 422, "invalid_arguments", "ticks"),
+        ("tick", {"ticks": "five"}, 422, "invalid_arguments", "ticks"),
         ("tick", {"ticks": 5.5}, 422, "invalid_arguments", "ticks"),
         ("tick", {"ticks": True}, 422, "invalid_arguments", "ticks"),
         ("get_time", {"zone": "Atlantis"}, 404, "not_found", None),
@@ -75,11 +75,7 @@ async def test_schemas_are_the_same_on_every_face(gateway: Served, face: str) ->
         openapi = (await http.get("/openapi.json")).json()
     for tool in listed:
         operation = openapi["paths"][f"/mcp/clock/tools/{tool['name']}"]["post"]
-        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-        component = openapi["components"]["schemas"][reference.rpartition("/")[2]]
-        assert component["properties" if tool["inputSchema"]["properties"] else "type"] == (
-            tool["inputSchema"]["properties"] or "object"
-        )
+        assert operation["requestBody"]["content"]["application/json"]["schema"] == tool["inputSchema"]
     if face != "rest":
         async with mcp_client(gateway, face, "clock") as client:
             tools = (await client.list_tools()).tools

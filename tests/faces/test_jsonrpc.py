@@ -141,7 +141,7 @@ def test_a_refusal_repeats_nothing_of_what_was_sent() -> None:
         (_call("-1"), types.JSONRPCRequest),
         (_call(zone=r"\ud83d\ude00"), types.JSONRPCRequest),
         (_call(zone=r"\\ud800"), types.JSONRPCRequest),
-        (_call(params="null"), types.JSONRPCRequest),
+        ('{"jsonrpc":"2.0","id":1,"method":"tools/list","params":null}', types.JSONRPCRequest),
         ('{"jsonrpc":"2.0","method":"notifications/initialized"}', types.JSONRPCNotification),
         ('{"jsonrpc":"2.0","id":1,"result":{}}', types.JSONRPCResponse),
         ('{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}', types.JSONRPCError),

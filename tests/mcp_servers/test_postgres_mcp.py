@@ -229,7 +229,7 @@ async def test_a_report_has_totals_and_a_series(call: Call, group_by: str) -> No
         ("query_database", {"query": ""}, 422, "invalid_arguments", "query"),
         ("query_database", {"query": 5}, 422, "invalid_arguments", "query"),
         ("query_database", {"query": "SELECT 1", "sql": "SELECT 1"}, 422, "invalid_arguments", "sql"),
-        ("query_database", {"query": "SELECT 1", "max_rows": "5"}, 422, "invalid_arguments", "max_rows"),
+        ("query_database", {"query": "SELECT 1", "max_rows": "five"}, 422, "invalid_arguments", "max_rows"),
         ("query_database", {"query": "SELECT 1", "max_rows": 10_001}, 422, "invalid_arguments", "max_rows"),
         ("query_database", {"query": "SELECT 1", "timeout_ms": 0}, 422, "invalid_arguments", "timeout_ms"),
         ("query_database", {"query": "SELEKT 1"}, 422, "invalid_arguments", "query"),

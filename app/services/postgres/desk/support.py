@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, NotFound
+from app.exact_json import NotExact, NotJson, read
 from app.models import Channel, Customer, Direction, Interaction, Ticket, TicketStatus
 from app.results import RawResult, Result
 from app.services.postgres.connections.pools import Database, Statement
@@ -136,6 +137,8 @@ class NewInteraction(BaseModel):
             return data
         given = dict(cast("dict[str, Any]", data))
         nested = given.pop("interaction_data", {})
+        if isinstance(nested, str):
+            nested = _object_in(nested)
         if not isinstance(nested, dict):
             raise PydanticCustomError("object_expected", "interaction_data: expected an object")
         for name, value in cast("dict[str, Any]", nested).items():
@@ -156,6 +159,14 @@ class NewInteraction(BaseModel):
     def is_reply(self) -> bool:
         """Whether the customer hears from us by it."""
         return not self.internal and (self.direction == Direction.OUTBOUND or self.agent_response is not None)
+
+
+def _object_in(text: str) -> Any:
+    """Return the JSON that a text is, or the text if it is none."""
+    try:
+        return read(text.encode())
+    except (NotJson, NotExact):
+        return text
 
 
 def _take(given: dict[str, Any], name: str, value: Any, *, spelled: str = "") -> None:

@@ -1,0 +1,123 @@
+"""JSON, read so that nothing of it is lost: what would come out as something else is refused.
+
+The parsers beneath take the last of two equal keys, the nearest double of a number (`1e999` is then infinite) and, some
+of them, `NaN`. Here two equal keys and a number that a double can't hold are refused by their path, as RFC 7493 wants
+it of those who send. Integers are exact, whatever their size.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, cast
+
+import jiter
+
+_SHAPE = bytes(ord("0") if c in b"0123456789." else ord("e") if c in b"eE" else ord(" ") for c in range(256))
+_LONG = b"0" * 17
+"""So long is a number that may have more digits than a double keeps: 15, and the point."""
+_EXPONENT = b"0e"
+_NORMAL = (1e-300, 1e300)
+"""Between these a double keeps 15 digits."""
+_LONGEST = 1000
+"""Characters of a number with a fraction or an exponent; the longest that a double writes has 326."""
+
+Place = tuple[str | int, ...]
+
+
+class NotJson(ValueError):
+    """It is not JSON at all. The message repeats nothing of it but a position."""
+
+
+class NotExact(ValueError):
+    """It is JSON, but can't be handed on as it is.
+
+    Args:
+        defects: where, and what is wrong there.
+    """
+
+    def __init__(self, defects: Sequence[tuple[Place, str]]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, place)) or 'the document'}: {why}" for place, why in defects))
+        self.defects = defects
+
+
+class _Defect(str):
+    """Stands in a parsed document where it is not exact."""
+
+    __slots__ = ()
+
+
+_TWICE = _Defect("this key is there twice; send it once")
+_ALTERED = _Defect("this number would be altered: a double can't hold it; round it, or send it as a string")
+
+
+def read(text: bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        NotJson: it is none; `NaN`, `Infinity` and half surrogate pairs are not JSON.
+        NotExact: what came out would not be what was sent.
+    """
+    try:
+        document = jiter.from_json(text, allow_inf_nan=False, cache_mode="keys", catch_duplicate_keys=True)
+    except ValueError as error:
+        if "duplicate key" in str(error):
+            raise NotExact(_defects(text)) from None
+        raise NotJson(str(error)) from None
+    # Most texts have no number that could be altered, and this costs next to nothing to know.
+    shape = text.translate(_SHAPE)
+    if (_EXPONENT in shape or (b"." in text and _LONG in shape)) and (defects := _altered(text)):
+        raise NotExact(defects)
+    return document
+
+
+def exact_float(digits: str) -> float | None:
+    """Return the double that a JSON number is, or None if it is none exactly.
+
+    "Exactly" is meant as people mean it: 0.1 is a double, since it is written and read as 0.1.
+    """
+    if len(digits) > _LONGEST:
+        return None
+    value = float(digits)
+    if len(digits) < len(_LONG) and _NORMAL[0] < abs(value) < _NORMAL[1]:
+        return value  # as nearly all are
+    if value == 0:
+        return None if any(d in "123456789" for d in digits.lower().partition("e")[0]) else value
+    return value if value - value == 0 and Decimal(digits) == Decimal(repr(value)) else None
+
+
+def _altered(text: bytes) -> list[tuple[Place, str]]:
+    exact = True
+
+    def look(digits: str) -> None:
+        nonlocal exact
+        exact = exact and exact_float(digits) is not None
+
+    json.loads(text, parse_float=look)
+    return [] if exact else _defects(text)
+
+
+def _defects(text: bytes) -> list[tuple[Place, str]]:
+    """Return each place that is not exact; it is called only if there are some."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in found:
+            result[key] = _TWICE if key in result else value
+        return result
+
+    def number(digits: str) -> float | _Defect:
+        value = exact_float(digits)
+        return _ALTERED if value is None else value
+
+    return list(_places(json.loads(text, object_pairs_hook=pairs, parse_float=number), ()))
+
+
+def _places(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(value, _Defect):
+        yield place, str(value)
+    elif isinstance(value, dict):
+        for key, member in cast("dict[str, Any]", value).items():
+            yield from _places(member, (*place, key))
+    elif isinstance(value, list):
+        for position, member in enumerate(cast("list[Any]", value)):
+            yield from _places(member, (*place, position))

@@ -1,0 +1,180 @@
+"""Arguments are written by models: what they certainly mean is taken, though the schema asks for it in other words.
+
+Taken are `5.0` and `"5"` for an integer, `"0.5"` for a number, `"true"` for a boolean, JSON in a string for a list or
+an object, and `null` for an argument that may be left out, at every depth where the schema says what is wanted. Never a
+boolean for a number, never a number that would be altered, and what fits stays as it is. Whether the outcome is valid
+is for others to say.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, cast
+
+from pydantic_core import to_json
+
+from app.exact_json import NotExact, NotJson, exact_float, read
+from app.servers.calls import JsonObject
+from app.servers.json_schema import SchemaValidator, compile_schema
+
+_INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,99}))(?:\.0{1,99})?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_BOOLEANS = {"true": True, "false": False}
+_DEEPEST = 64
+"""Levels of schemas within each other, so that one which refers to itself comes to an end."""
+
+
+class Leniency:
+    """Takes values in the words of one JSON Schema.
+
+    Args:
+        schema: of the arguments object. Only references within it are followed.
+    """
+
+    def __init__(self, schema: JsonObject) -> None:
+        self._schema = schema
+        self._validators: dict[int, SchemaValidator | None] = {}
+
+    def take(self, arguments: Any) -> Any:
+        """Return the arguments as the schema wants them, or the very same object if there is nothing to change."""
+        return self._take(arguments, self._schema, 0)
+
+    def _take(self, value: Any, schema: Any, depth: int) -> Any:
+        if not isinstance(schema, dict) or depth > _DEEPEST:
+            return value
+        rules = cast("dict[str, Any]", schema)
+        if isinstance(reference := rules.get("$ref"), str):
+            value = self._take(value, self._resolve(reference), depth + 1)
+        for part in _list(rules.get("allOf")):
+            value = self._take(value, part, depth + 1)
+        for keyword in ("anyOf", "oneOf"):
+            if branches := _list(rules.get(keyword)):
+                value = self._take_one(value, branches, depth + 1)
+        wanted = _types(rules)
+        if wanted and not _fits(value, wanted):
+            value = _convert(value, wanted)
+        if isinstance(value, dict):
+            return self._take_members(cast("dict[str, Any]", value), rules, depth + 1)
+        if isinstance(value, list):
+            return self._take_items(cast("list[Any]", value), rules, depth + 1)
+        return value
+
+    def _take_one(self, value: Any, branches: Sequence[Any], depth: int) -> Any:
+        """Take a value by the branch that it fits, else as all branches say that it can be made to fit."""
+        for branch in branches:
+            if self._valid(value, branch):
+                return self._take(value, branch, depth)
+        taken = {
+            to_json(candidate): candidate
+            for branch in branches
+            if (candidate := self._take(value, branch, depth)) is not value and self._valid(candidate, branch)
+        }
+        return taken.popitem()[1] if len(taken) == 1 else value
+
+    def _take_members(self, members: dict[str, Any], rules: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        properties = _dict(rules.get("properties"))
+        required = _list(rules.get("required"))
+        others = rules.get("additionalProperties")
+        taken: dict[str, Any] = {}
+        changed = False
+        for name, member in members.items():
+            schema = properties.get(name, others)
+            if member is None and name in properties and name not in required and not self._valid(None, schema):
+                changed = True
+                continue
+            taken[name] = self._take(member, schema, depth)
+            changed = changed or taken[name] is not member
+        return taken if changed else members
+
+    def _take_items(self, items: list[Any], rules: Mapping[str, Any], depth: int) -> list[Any]:
+        first, others = _list(rules.get("prefixItems")), rules.get("items")
+        taken = [
+            self._take(item, first[position] if position < len(first) else others, depth)
+            for position, item in enumerate(items)
+        ]
+        return taken if any(new is not old for new, old in zip(taken, items, strict=True)) else items
+
+    def _resolve(self, reference: str) -> Any:
+        if not reference.startswith("#"):
+            return None
+        found: Any = self._schema
+        for part in reference[1:].split("/")[1:]:
+            found = _dict(found).get(part.replace("~1", "/").replace("~0", "~"))
+        return found
+
+    def _valid(self, value: Any, schema: Any) -> bool:
+        if id(schema) not in self._validators:
+            # A branch may refer to what stands beside it in the whole schema.
+            root = {name: self._schema[name] for name in ("$schema", "$defs", "definitions") if name in self._schema}
+            try:
+                self._validators[id(schema)] = compile_schema({**root, "allOf": [schema]})
+            except ValueError:
+                # It refers to another place, which only the whole can find: then nothing is certain here.
+                self._validators[id(schema)] = None
+        validator = self._validators[id(schema)]
+        return validator is not None and validator.is_valid(value)
+
+
+def _types(rules: Mapping[str, Any]) -> frozenset[str]:
+    """Return the JSON types that a schema takes; none means that it takes any."""
+    named = rules.get("type")
+    if isinstance(named, str):
+        return frozenset({named})
+    if isinstance(named, list):
+        return frozenset(cast("list[str]", named))
+    return frozenset(map(_type, _list(rules.get("enum")) or ([rules["const"]] if "const" in rules else [])))
+
+
+def _type(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+def _fits(value: Any, wanted: frozenset[str]) -> bool:
+    kind = _type(value)
+    return kind in wanted or (kind == "integer" and "number" in wanted)
+
+
+def _convert(value: Any, wanted: frozenset[str]) -> Any:
+    if isinstance(value, float) and "integer" in wanted:
+        digits = Decimal(repr(value))
+        return int(digits) if digits == digits.to_integral_value() else value
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if "integer" in wanted and (found := _INTEGER.fullmatch(text)):
+        return int(found[1])
+    if "number" in wanted and _NUMBER.fullmatch(text):
+        if _INTEGER.fullmatch(text) and "." not in text:
+            return int(text)
+        exact = exact_float(text)
+        return value if exact is None else exact
+    if "boolean" in wanted and text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
+    if (text.startswith("[") and "array" in wanted) or (text.startswith("{") and "object" in wanted):
+        try:
+            return read(text.encode())
+        except (NotJson, NotExact, UnicodeEncodeError):
+            return value
+    return value
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -1,0 +1,171 @@
+"""JSON is read in one way on every face: what would be altered is refused, and by the same words."""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from tests.faces.echo import EchoMCPServer
+from tests.faces.raw import client_of, headers, request, websocket
+from tests.fixtures.gateway import Served, serve
+
+LEGACY, MODERN = "2025-11-25", "2026-07-28"
+FACES = ("rest", "batch", "plain", f"sdk {LEGACY}", f"sdk {MODERN}", f"websocket {LEGACY}", f"websocket {MODERN}")
+Send = Callable[[str], Awaitable[dict[str, Any]]]
+"""Calls `echo` with arguments as they stand; returns the result object, the problem or JSON-RPC's error."""
+
+_PLACE = '"ARGUMENTS"'
+
+
+@pytest.fixture(scope="module")
+async def gateway() -> AsyncGenerator[Served]:
+    async with serve(create_app([EchoMCPServer()], Settings())) as served:
+        yield served
+
+
+@pytest.fixture(params=FACES)
+async def send(request: pytest.FixtureRequest, gateway: Served) -> AsyncGenerator[Send]:
+    """Each way in, for arguments that no library would send."""
+    way, _, era = str(request.param).partition(" ")
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(client_of(gateway))
+
+        async def by_rest(arguments: str) -> dict[str, Any]:
+            fields = {"content-type": "application/json"}
+            return _json((await http.post("/mcp/echo/tools/echo", content=arguments, headers=fields)).text)
+
+        async def by_batch(arguments: str) -> dict[str, Any]:
+            # A sound call beside it shows that the batch itself is not refused.
+            ours, sound = (f'{{"server":"echo","tool":"echo","arguments":{a}}}' for a in (arguments, '{"value":1}'))
+            fields = {"content-type": "application/json"}
+            answer = _json(
+                (await http.post("/mcp/batch", content=f'{{"calls":[{ours},{sound}]}}', headers=fields)).text
+            )
+            if not answer["success"]:
+                return answer
+            first, second = answer["results"]
+            assert second["success"]
+            found: dict[str, Any] = first["result"] if first["success"] else first["error"]
+            return found
+
+        async def by_mcp(arguments: str) -> dict[str, Any]:
+            message = _message(era or LEGACY, asks_for_progress=way == "sdk")
+            text = json.dumps(message).replace(_PLACE, arguments)
+            answer = await http.post("/mcp/echo", content=text, headers=headers(era or LEGACY, message))
+            lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+            return _told(_json(lines[-1] if lines else answer.text))
+
+        async def by_websocket(arguments: str) -> dict[str, Any]:
+            async with websocket(gateway, era, "/mcp/echo/ws") as messages:
+                await messages.socket.send(json.dumps(_message(era)).replace(_PLACE, arguments))
+                return _told(_json(str(await messages.socket.recv())))
+
+        yield {"rest": by_rest, "batch": by_batch, "websocket": by_websocket}.get(way, by_mcp)
+
+
+def _message(era: str, *, asks_for_progress: bool = False) -> dict[str, Any]:
+    meta = {"progressToken": 1} if asks_for_progress else {}
+    return request(era, "tools/call", {"name": "echo", "arguments": "ARGUMENTS"}, number=7, **meta)
+
+
+def _json(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text, parse_float=Decimal)
+    return found
+
+
+def _told(answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" in answer:
+        error: dict[str, Any] = answer["error"]
+        return error
+    return _json(answer["result"]["content"][0]["text"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[0.1,1e23,1E2,-1.5e-7,5e-324,2.50]",
+        "[9007199254740993,123456789012345678901234567890]",
+        '{"a":"1e999","b":["0.1234567890123456789012",null,true]}',
+        r'"\ud83d\ude00 \u0000 \\ud800"',
+    ],
+)
+async def test_what_a_double_and_a_text_hold_arrives_as_it_was_sent(send: Send, value: str) -> None:
+    answer = await send(f'{{"value": {value}}}')
+    assert answer == {"success": True, "value": json.loads(value, parse_float=Decimal)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ('{"value": 1e999}', "value"),
+        ('{"value": {"a": [1, -1e999]}}', "value.a.1"),
+        ('{"value": [0.1234567890123456789012]}', "value.0"),
+        ('{"value": 9007199254740993.0}', "value"),
+        ('{"value": 1e-400}', "value"),
+        ('{"value": 1, "value": 2}', "value"),
+        (r'{"value": 1, "valu\u0065": 2}', "value"),
+        ('{"value": {"a": {"b": 1, "b": 1}}}', "value.a.b"),
+        ('{"value": 1, "count": 1e999}', "count"),
+    ],
+)
+async def test_what_would_be_altered_is_refused_by_name(send: Send, arguments: str, field: str) -> None:
+    answer = await send(arguments)
+    assert (answer["code"], answer["status"]) == ("invalid_arguments", 422)
+    assert [error["field"] for error in answer["errors"]] == [field]
+    assert answer["detail"].startswith(f"{field}: this ")
+
+
+@pytest.mark.parametrize("value", ["NaN", "[Infinity]", '{"a": -Infinity}', r'"\ud800"', "01", "[1,]"])
+async def test_what_is_no_json_is_malformed(send: Send, value: str) -> None:
+    answer = await send(f'{{"value": {value}}}')
+    assert answer["code"] in ("malformed_request", -32700, -32600)
+
+
+async def test_a_number_that_certainly_is_an_integer_is_taken_on_every_face(send: Send) -> None:
+    assert (await send('{"value": 1, "count": "5"}'))["success"]
+    assert (await send('{"value": 1, "count": 5.0}'))["success"]
+    assert (await send('{"value": 1, "count": true}'))["errors"][0]["field"] == "count"
+
+
+@pytest.mark.parametrize("era", [LEGACY, MODERN])
+@pytest.mark.parametrize("asks_for_progress", [False, True], ids=["plain", "sdk"])
+@pytest.mark.parametrize(
+    ("said", "twice"),
+    [
+        ('"method": "tools/call"', '"method": "tools/list", "method": "tools/call"'),
+        ('"name": "echo"', '"name": "other", "name": "echo"'),
+        (f'"arguments": {_PLACE}', '"arguments": {"value": 1}, "arguments": {"value": 2}'),
+    ],
+)
+async def test_a_message_that_says_two_things_is_refused_under_its_id(
+    gateway: Served, era: str, asks_for_progress: bool, said: str, twice: str
+) -> None:
+    message = _message(era, asks_for_progress=asks_for_progress)
+    text = json.dumps(message)
+    assert said in text
+    body = text.replace(said, twice).replace(_PLACE, "{}")
+    async with client_of(gateway) as http:
+        answer = await http.post("/mcp/echo", content=body, headers=headers(era, message))
+    assert answer.status_code == 400
+    assert (answer.json()["id"], answer.json()["error"]["code"]) == (7, -32600)
+    assert "is there twice" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"calls": [{"server": "echo", "tool": "x", "tool": "echo"}]}', "calls.0.tool"),
+        ('{"calls": [], "calls": [{"server": "echo", "tool": "echo"}]}', "calls"),
+        ('{"calls": [{"server": "echo", "tool": "echo", "arguments": {}, "arguments": {}}]}', "calls.0.arguments"),
+    ],
+)
+async def test_a_batch_that_says_two_things_is_refused(gateway: Served, body: str, field: str) -> None:
+    async with client_of(gateway) as http:
+        answer = await http.post("/mcp/batch", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [field]

@@ -1,0 +1,225 @@
+"""What arguments certainly mean is taken; what they might mean is not."""
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from app.errors import InvalidArguments
+from app.results import Result
+from app.servers.base import BaseMCPServer
+from app.servers.calls import JsonObject
+from app.servers.declaring import Tool, tool
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Corner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    x: int
+    y: int = 0
+
+
+class Pinned(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    pin: int
+
+
+class Drawing(BaseModel):
+    """Arguments with a little of everything."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = Field(1, ge=0, le=1000)
+    share: float | None = None
+    filled: bool = False
+    name: str = "-"
+    colour: Colour = Field(Colour.RED, strict=False)
+    tags: list[str] = []
+    sizes: list[int] | None = None
+    corner: Corner | None = None
+    corners: list[Corner] = []
+    labels: dict[str, int] = {}
+    where: Literal["start", "end"] | Corner | Pinned = "start"
+    anything: JsonValue = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_spellings(cls, given: Any) -> Any:
+        return {("count" if name == "number" else name): value for name, value in given.items()}
+
+
+class Drawn(Result):
+    """What was drawn."""
+
+
+class DrawingMCPServer(BaseMCPServer):
+    """Draws."""
+
+    @tool()
+    async def draw(self, arguments: Drawing) -> Drawn:
+        """Draw."""
+        return Drawn()
+
+    @tool()
+    async def dot(self, x: int, size: Annotated[int, Field(ge=1)] = 3) -> Drawn:
+        """Draw a dot."""
+        return Drawn()
+
+
+DECLARED = DrawingMCPServer.tools["draw"]
+AT_RUN_TIME = Tool.dynamic("draw", "Draw.", {**DECLARED.input_schema})
+"""The same tool by nothing but its schema, as somebody else's server would describe it."""
+
+TAKEN = [
+    ({"count": 5.0}, {"count": 5}),
+    ({"count": "5"}, {"count": 5}),
+    ({"count": "5.0"}, {"count": 5}),
+    ({"count": 1e2}, {"count": 100}),
+    ({"count": None}, {}),
+    ({"share": "0.5"}, {"share": 0.5}),
+    ({"share": "25e-1"}, {"share": 2.5}),
+    ({"filled": "true"}, {"filled": True}),
+    ({"filled": "False"}, {"filled": False}),
+    ({"name": None, "colour": None}, {}),
+    ({"tags": '["a", "b"]'}, {"tags": ["a", "b"]}),
+    ({"tags": None}, {}),
+    ({"sizes": '["1", 2.0]'}, {"sizes": [1, 2]}),
+    ({"corner": '{"x": "1"}'}, {"corner": {"x": 1}}),
+    ({"corner": {"x": 1.0, "y": None}}, {"corner": {"x": 1}}),
+    ({"corners": [{"x": "1"}, '{"x": 2, "y": "3"}']}, {"corners": [{"x": 1}, {"x": 2, "y": 3}]}),
+    ({"corners": '[{"x": "1"}]'}, {"corners": [{"x": 1}]}),
+    ({"labels": '{"a": "1"}'}, {"labels": {"a": 1}}),
+    ({"where": '{"x": 4}'}, {"where": {"x": 4}}),
+    ({"where": {"pin": "4"}}, {"where": {"pin": 4}}),
+    ({"where": "end", "count": "1"}, {"where": "end", "count": 1}),
+    ({"anything": "5", "count": "1"}, {"anything": "5", "count": 1}),
+    ({"anything": '{"a": "1"}', "count": 1.0}, {"anything": '{"a": "1"}', "count": 1}),
+    ({"name": "5", "count": "7"}, {"name": "5", "count": 7}),
+]
+REFUSED = [
+    ({"count": True}, "count"),
+    ({"count": "true"}, "count"),
+    ({"count": 5.5}, "count"),
+    ({"count": "5.5"}, "count"),
+    ({"count": "five"}, "count"),
+    ({"count": "0x5"}, "count"),
+    ({"count": "1_000"}, "count"),
+    ({"count": "05"}, "count"),
+    ({"count": ""}, "count"),
+    ({"count": "\u0665"}, "count"),
+    ({"count": "1001"}, "count"),
+    ({"count": [1]}, "count"),
+    ({"share": True}, "share"),
+    ({"share": "NaN"}, "share"),
+    ({"share": "1e999"}, "share"),
+    ({"share": "0.1234567890123456789012"}, "share"),
+    ({"filled": 1}, "filled"),
+    ({"filled": "yes"}, "filled"),
+    ({"name": 5}, "name"),
+    ({"tags": "a"}, "tags"),
+    ({"tags": "a,b"}, "tags"),
+    ({"tags": "[1]"}, "tags.0"),
+    ({"tags": '{"a": 1}'}, "tags"),
+    ({"tags": ["a", None]}, "tags.1"),
+    ({"corner": '{"x": 1, "x": 2}'}, "corner"),
+    ({"corner": {"x": True}}, "corner.x"),
+    ({"corner": {"x": None}}, "corner.x"),
+    ({"corner": "{"}, "corner"),
+    ({"labels": {"a": "b"}}, "labels.a"),
+    ({"unknown": None}, "unknown"),
+]
+
+
+def _taken(by: Tool, arguments: JsonObject) -> JsonObject:
+    parsed = by.parse(json_of(arguments))
+    return parsed if isinstance(parsed, dict) else parsed.model_dump(mode="json", exclude_unset=True)
+
+
+def json_of(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+@pytest.mark.parametrize("by", [DECLARED, AT_RUN_TIME], ids=["declared", "at run time"])
+@pytest.mark.parametrize(("given", "meant"), TAKEN, ids=str)
+def test_what_is_certain_is_taken(by: Tool, given: JsonObject, meant: JsonObject) -> None:
+    taken = _taken(by, given)
+    assert json_of(taken) == json_of(meant)
+
+
+@pytest.mark.parametrize("by", [DECLARED, AT_RUN_TIME], ids=["declared", "at run time"])
+@pytest.mark.parametrize(("given", "field"), REFUSED, ids=str)
+def test_what_is_not_certain_is_refused_by_name(by: Tool, given: JsonObject, field: str) -> None:
+    with pytest.raises(InvalidArguments) as refusal:
+        _taken(by, given)
+    assert [error.field for error in refusal.value.errors] == [field]
+
+
+def test_other_spellings_are_taken_as_leniently() -> None:
+    assert _taken(DECLARED, {"number": "5"}) == {"count": 5}
+
+
+def test_a_whole_arguments_object_may_stand_in_a_string() -> None:
+    dot = DrawingMCPServer.tools["dot"]
+    assert _taken(dot, '{"x": "1"}') == {"x": 1}  # type: ignore[arg-type]
+
+
+def test_null_is_no_value_for_what_is_required() -> None:
+    with pytest.raises(InvalidArguments, match="x: "):
+        _taken(DrawingMCPServer.tools["dot"], {"x": None})
+
+
+def test_strict_arguments_are_not_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.servers.leniency.Leniency.take", lambda *_: pytest.fail("asked for leniency"))
+    assert _taken(DECLARED, {"count": 5, "tags": ["a"]}) == {"count": 5, "tags": ["a"]}
+
+
+def test_what_several_alternatives_could_mean_is_refused() -> None:
+    either = Tool.dynamic(
+        "either",
+        "",
+        {"type": "object", "properties": {"value": {"anyOf": [{"type": "integer"}, {"type": "number"}]}}},
+    )
+    assert either.parse(b'{"value": "5"}') == {"value": 5}
+    ambiguous = Tool.dynamic(
+        "ambiguous",
+        "",
+        {
+            "type": "object",
+            "properties": {"value": {"anyOf": [{"type": "integer"}, {"type": "array"}]}},
+        },
+    )
+    assert ambiguous.parse(b'{"value": "[1]"}') == {"value": [1]}
+    with pytest.raises(InvalidArguments, match="value: fits nothing that is accepted"):
+        ambiguous.parse(b'{"value": "one"}')
+
+
+def test_references_within_a_schema_are_followed_and_endless_ones_end() -> None:
+    tree = Tool.dynamic(
+        "tree",
+        "",
+        {
+            "type": "object",
+            "properties": {"root": {"$ref": "#/$defs/node"}},
+            "$defs": {
+                "node": {
+                    "type": "object",
+                    "properties": {
+                        "size": {"type": "integer"},
+                        "below": {"type": "array", "items": {"$ref": "#/$defs/node"}},
+                    },
+                }
+            },
+        },
+    )
+    assert tree.parse(b'{"root": {"size": "1", "below": "[{\\"size\\": 2.0}]"}}') == {
+        "root": {"size": 1, "below": [{"size": 2}]}
+    }
+    itself = Tool.dynamic("itself", "", {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}})
+    assert itself.parse(b'{"a": "1"}') == {"a": "1"}

@@ -1,0 +1,70 @@
+"""What is read as JSON comes out as it was sent, or is refused by its place."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from app.exact_json import NotExact, NotJson, exact_float, read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"a":[1,2.5,true,null,"x"]}',
+        "[9007199254740993,123456789012345678901234567890,-1]",
+        "[0.1,1e23,1E2,-1.5e-7,5e-324,1.7976931348623157e308,2.5000000000000000000000]",
+        '["1e999","0.1234567890123456789012","NaN"]',
+        r'["\ud83d\ude00","\u0000","\\ud800"]',
+        "[0.0,-0.0,0e-400,0.00000000000000000000000000000000001]",
+        '{"a":{"x":1},"b":{"x":1}}',
+    ],
+)
+def test_what_is_read_is_what_was_sent(text: str) -> None:
+    assert json.loads(json.dumps(read(text.encode())), parse_float=Decimal) == json.loads(text, parse_float=Decimal)
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("1e999", [()]),
+        ('{"a":-1e999}', [("a",)]),
+        ('{"a":[0,{"b":1e-400}]}', [("a", 1, "b")]),
+        ("[0.1234567890123456789012,0.5,9007199254740993.0]", [(0,), (2,)]),
+        ("[4.9406564584124654e-324]", [(0,)]),
+        ("0." + "1" * 5000, [()]),
+        ("9" * 400 + ".5", [()]),
+        ("1e99999999999999999999", [()]),
+        ('{"a":1,"a":1}', [("a",)]),
+        (r'{"a":1,"\u0061":1}', [("a",)]),
+        ('{"x":[{"a":1,"b":2,"a":1e999}],"y":1e999}', [("x", 0, "a"), ("y",)]),
+    ],
+)
+def test_what_would_come_out_as_something_else_is_refused_by_its_place(
+    text: str, places: list[tuple[str | int, ...]]
+) -> None:
+    with pytest.raises(NotExact) as refusal:
+        read(text.encode())
+    assert [place for place, _ in refusal.value.defects] == places
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "NaN", '{"a":Infinity}', "[-Infinity]", r'"\ud800"', r'{"\udc00":1}', "[1,]", "01", "{}x", "[" * 300, "'a'"],
+)
+def test_what_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises(NotJson):
+        read(text.encode())
+
+
+def test_bytes_that_are_no_text_are_no_json() -> None:
+    with pytest.raises(NotJson):
+        read(b'"\xff"')
+
+
+@pytest.mark.parametrize(
+    ("digits", "value"), [("0.1", 0.1), ("1e5", 1e5), ("-0.0", 0.0), ("1e999", None), ("1e-9999", None)]
+)
+def test_a_double_is_exact_if_it_is_written_as_it_was_read(digits: str, value: float | None) -> None:
+    assert exact_float(digits) == value

@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 READY_TO_RUN := $(VENV)/.ready-to-run
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-kafka check format lock bench clean
+.PHONY: help run shell demo test test-kafka check format lock bench clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ $(READY_TO_RUN): requirements-local.lock pyproject.toml
 
 run: $(READY_TO_RUN) ## Serve the gateway on the local stack (PORT=8000)
 	@exec $(BIN)/switchboard dev $(if $(PORT),--port $(PORT))
+
+shell: $(READY_TO_RUN) ## A shell that finds `switchboard`, and the local stack's addresses if it runs
+	@set -a; [ ! -f .switchboard/env ] || . .switchboard/env; PATH="$(CURDIR)/$(BIN):$$PATH" exec $${SHELL:-sh}
 
 test: $(READY) ## Run every test (ARGS="-n 2" in parallel, ARGS="tests/faces" a part)
 	@$(BIN)/pytest $(ARGS)

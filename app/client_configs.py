@@ -1,8 +1,9 @@
 """How MCP clients are told of this gateway, each in the form that it really takes."""
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def client_configs(url: str, command: Sequence[str], env_file: Path | None) -> l
             _json({"servers": {"switchboard": {"type": "http", "url": endpoint}}}),
         ),
     ]
+
+
+def call_by_curl(url: str, server: str, tool: str, arguments: Mapping[str, object]) -> str:
+    """Return a call of a tool as a person types it."""
+    body = shlex.quote(json.dumps(arguments, ensure_ascii=False))
+    return f"curl -s {url}/mcp/{server}/tools/{tool} \\\n  -H 'content-type: application/json' -d {body}"
 
 
 def own_command() -> list[str]:

@@ -5,6 +5,7 @@
     ├── MalformedRequest        400  malformed_request
     │   ├── MethodNotAllowed    405  method_not_allowed
     │   ├── NotAcceptable       406  not_acceptable
+    │   ├── CallerStalled       408  caller_stalled
     │   ├── RequestTooLarge     413  request_too_large
     │   ├── UnsupportedMediaType 415 unsupported_media_type
     │   └── MisdirectedRequest  421  misdirected_request
@@ -119,6 +120,12 @@ class MethodNotAllowed(MalformedRequest):
 
 class NotAcceptable(MalformedRequest):
     status, code, title = 406, "not_acceptable", "Not acceptable"
+
+
+class CallerStalled(MalformedRequest):
+    """A stream's caller neither sent nor took a byte for too long, so that its place was given up."""
+
+    status, code, title = 408, "caller_stalled", "Caller stalled"
 
 
 class RequestTooLarge(MalformedRequest):

@@ -7,9 +7,9 @@ a rule written here holds for REST, MCP, WebSocket and stdio alike.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings
 from app.errors import (
     BackendTimeout,
     CallerGone,
+    CallerStalled,
     GatewayError,
     InternalError,
     InvalidArguments,
@@ -37,6 +38,8 @@ from app.servers.declaring import Resource, Tool, Update
 from app.settings import Settings
 
 _CLIENT_PREFIX = "mcp_"
+_STALLED = 2.0
+"""Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
 _NOBODYS_LOG = logging.getLogger("MCP")
 """For calls of what no server offers."""
 
@@ -51,6 +54,8 @@ class _Serving:
     """The open server; None while the gateway is not open."""
     in_flight: int = 0
     """Calls that it works on."""
+    streams: "set[Admission]" = field(default_factory=set["Admission"])
+    """Streams that it carries. They last as long as their callers like, so they take no call's place."""
 
 
 @dataclass(slots=True)
@@ -133,6 +138,10 @@ class Gateway:
     def servers(self) -> Mapping[str, BaseMCPServer]:
         """The open servers by their id."""
         return {server_id: serving.server for server_id, serving in self._serving.items() if serving.server}
+
+    def streams(self, server: str) -> "Set[Admission]":
+        """Return the streams that a server carries now."""
+        return self._serving[self.kind(server).server_id].streams
 
     # Look-up
 
@@ -312,17 +321,15 @@ class Gateway:
         operation: str,
         context: CallContext,
         *,
-        time_limit: float | None = None,
-        endless: bool = False,
+        time_limit: float,
     ) -> "Admission":
-        """Let one operation of a server run: the first half of `call`, shared with streaming routes.
+        """Let one operation of a server run: the first half of `call`.
 
         Args:
             server: the server's name.
             operation: what is done, for the log.
             context: who calls, and how.
-            time_limit: seconds; None for a stream, whose length nobody can know.
-            endless: it ends only with its caller, so it is a subscription and not a call in flight.
+            time_limit: seconds.
 
         Returns:
             A context manager that gives the open server. Entering it raises `TooManyRequests` if the server
@@ -330,7 +337,16 @@ class Gateway:
             `BackendTimeout` when the time is up, `InternalError` for anything unforeseen, whose trace is logged
             under the request id.
         """
-        return Admission(self, self._serving[self.kind(server).server_id], operation, context, time_limit, endless)
+        return Admission(self, self._serving[self.kind(server).server_id], operation, context, time_limit)
+
+    def admit_stream(self, server: str, operation: str, context: CallContext) -> "Admission":
+        """Let a stream run, as `admit` does, in a place of its own and for as long as its bytes flow.
+
+        Whoever carries it notes in `waiting_since` that it waits for the caller; after STREAM_IDLE_TIMEOUT seconds of
+        that, or at once if it is the one that has waited longest where another wants its place, it is interrupted
+        with `CallerStalled`.
+        """
+        return Admission(self, self._serving[self.kind(server).server_id], operation, context, None)
 
 
 class Admission(Interruptible):
@@ -341,7 +357,6 @@ class Admission(Interruptible):
 
     __slots__ = (
         "_context",
-        "_endless",
         "_gateway",
         "_narrow",
         "_operation",
@@ -349,6 +364,7 @@ class Admission(Interruptible):
         "_serving",
         "_started",
         "_timer",
+        "waiting_since",
     )
 
     def __init__(
@@ -358,7 +374,6 @@ class Admission(Interruptible):
         operation: str,
         context: CallContext,
         seconds: float | None,
-        endless: bool = False,
         narrow: _Narrow | None = None,
     ) -> None:
         self._gateway = gateway
@@ -366,17 +381,19 @@ class Admission(Interruptible):
         self._operation = operation
         self._context = context
         self._seconds = seconds
-        self._endless = endless
         self._narrow = narrow
         self._timer: asyncio.TimerHandle | None = None
+        if seconds is None:
+            self.waiting_since: float | None = None
+            """Of a stream: since when it waits for its caller, by the loop's clock; None while it does not."""
 
     def __enter__(self) -> BaseMCPServer:
         gateway, serving = self._gateway, self._serving
         assert serving.server is not None, "the gateway is not open"
         self._started = time.perf_counter()
         try:
-            if self._endless:
-                gateway.begin_subscription()
+            if self._seconds is None:
+                self._take_stream()
             elif serving.in_flight >= (most := gateway.settings.max_calls_in_flight):
                 raise TooManyRequests(f"{serving.server.name} works on {most} calls already. Repeat in a moment.")
             elif (narrow := self._narrow) is None:
@@ -395,8 +412,8 @@ class Admission(Interruptible):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._endless:
-            self._gateway.subscriptions -= 1
+        if self._seconds is None:
+            self._serving.streams.discard(self)
         else:
             self._serving.in_flight -= 1
             if self._narrow is not None:
@@ -407,7 +424,7 @@ class Admission(Interruptible):
         if error is None:
             self._log("ok")
         elif reason is not None:
-            self._log("cancelled" if isinstance(reason, CallerGone) else BackendTimeout.code)
+            self._log("cancelled" if isinstance(reason, CallerGone) else reason.code)
             raise reason from error
         elif isinstance(error, GatewayError):
             self._log(error.code)
@@ -420,7 +437,9 @@ class Admission(Interruptible):
 
     def overdue(self) -> None:
         """Set the clock and watch the caller, which most calls end too early to need."""
-        if self._seconds is not None:
+        if self._seconds is None:
+            self._look_for_a_stall()
+        else:
             left = self._started + self._seconds - time.perf_counter()
             self._timer = self._lookout.loop.call_later(left, self._time_is_up)
         if self._context.gone is not None:
@@ -428,6 +447,30 @@ class Admission(Interruptible):
 
     def _time_is_up(self) -> None:
         self.interrupt(BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped."))
+
+    def _take_stream(self) -> None:
+        """Take a place among the server's streams; the one that has waited longest for its caller makes room."""
+        streams, most = self._serving.streams, self._gateway.settings.max_streams
+        if len(streams) >= most:
+            stalled = min(streams, key=lambda stream: stream.waiting_since or float("inf"))
+            if stalled.waiting_since is None or stalled.waited() < _STALLED:
+                raise TooManyRequests(f"{self._serving.kind.name} carries {most} streams already (MAX_STREAMS).")
+            streams.remove(stalled)
+            stalled.interrupt(CallerStalled("Nothing was sent or taken, and another stream wants the place."))
+        streams.add(self)
+
+    def waited(self) -> float:
+        """Return for how many seconds a stream has waited for its caller."""
+        return self._lookout.loop.time() - self.waiting_since if self.waiting_since is not None else 0.0
+
+    def _look_for_a_stall(self) -> None:
+        """Interrupt a stream that has waited too long for its caller; else look again when it might have."""
+        limit = self._gateway.settings.stream_idle_timeout
+        left = limit - self.waited()
+        if left > 0:
+            self._timer = self._lookout.loop.call_later(left, self._look_for_a_stall)
+        else:
+            self.interrupt(CallerStalled(f"Nothing was sent or taken for {limit:g} s (STREAM_IDLE_TIMEOUT)."))
 
     def _log(self, outcome: str) -> None:
         context = self._context

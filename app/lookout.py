@@ -8,6 +8,8 @@ one tick that looks every 20 ms at what still runs.
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from app.errors import GatewayError
+
 TICK = 0.02
 """Seconds between two looks. Whoever waits is called one to two ticks after the start."""
 
@@ -55,7 +57,7 @@ class Interruptible:
         assert task is not None
         self._task = task
         self._cancellations = task.cancelling()
-        self._reason: Exception | None = None
+        self._reason: GatewayError | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._lookout = lookout
         lookout.under_way.add(self)
@@ -66,13 +68,13 @@ class Interruptible:
         """Set up what may interrupt the block."""
         raise NotImplementedError
 
-    def interrupt(self, reason: Exception) -> None:
+    def interrupt(self, reason: GatewayError) -> None:
         """Cancel the block, once."""
         if self._reason is None:
             self._reason = reason
             self._task.cancel()
 
-    def interrupt_after(self, event: Callable[[], Awaitable[None]], reason: Exception) -> None:
+    def interrupt_after(self, event: Callable[[], Awaitable[None]], reason: GatewayError) -> None:
         """Cancel the block if `event` returns before its end."""
 
         async def watch() -> None:
@@ -81,7 +83,7 @@ class Interruptible:
 
         self._watcher = self._lookout.loop.create_task(watch())
 
-    def end(self, error: BaseException | None) -> Exception | None:
+    def end(self, error: BaseException | None) -> GatewayError | None:
         """Leave the block; return the reason if it was interrupted and that is how it ended."""
         self._lookout.under_way.discard(self)
         if self._watcher is not None:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalogue import load_servers
 from app.faces.batch import add_batch_route
+from app.faces.console import Console, LaunchedByClients
 from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
 from app.faces.proxies import Proxies
@@ -73,6 +74,7 @@ def create_app(
     service_settings: Sequence[BaseSettings] = (),
     *,
     root_server: str | None = None,
+    launched: LaunchedByClients | None = None,
 ) -> GatewayApp:
     """Return the gateway as one ASGI application.
 
@@ -81,6 +83,7 @@ def create_app(
         settings: of the process; read from the environment if left out.
         service_settings: in place of what single servers would read from the environment.
         root_server: the server whose WebSocket also answers at `/`, where it has the process to itself.
+        launched: what the home page tells clients that launch a process of their own.
     """
     settings = settings or Settings()
     gateway = Gateway(load_servers() if servers is None else servers, settings)
@@ -97,7 +100,13 @@ def create_app(
             yield
 
     app = GatewayApp(
-        title="Switchboard", version=VERSION, description=_ABOUT, lifespan=lifespan, redirect_slashes=False
+        title="Switchboard",
+        version=VERSION,
+        description=_ABOUT,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # `Console` has pages that load nothing from elsewhere
+        redoc_url=None,
     )
     app.state.gateway = gateway
     speak_problem_json(app)
@@ -106,6 +115,7 @@ def create_app(
     add_batch_route(app.router, gateway)
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
     app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.kinds)
+    app.router.routes.extend(Console(gateway, launched).routes())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app)
     front = FastLane(app.documented, endpoints={**endpoints, **mcp}, free_paths=free_paths(gateway))

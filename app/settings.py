@@ -44,6 +44,12 @@ class Settings(BaseSettings):
         default=4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame."
     )
     max_calls_in_flight: int = Field(default=256, ge=1, description="Calls that one server works on at a time.")
+    max_streams: int = Field(
+        default=128, ge=1, description="Streams, such as those of S3 objects, that one server carries at a time."
+    )
+    stream_idle_timeout: Seconds = Field(
+        default=20.0, description="Seconds that a stream waits for its caller to send, or to take, the next bytes."
+    )
     max_batch_calls: int = Field(default=50, ge=1, description="Calls in one batch.")
     max_subscriptions: int = Field(
         default=1024, ge=0, description="Subscriptions to resources that the process serves."

@@ -2,7 +2,14 @@
 
 import pytest
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.kafka", "tests.fixtures.aws", "tests.fixtures.gateway"]
+pytest_plugins = [
+    "tests.fixtures.debian",
+    "tests.fixtures.postgres",
+    "tests.fixtures.kafka",
+    "tests.fixtures.aws",
+    "tests.fixtures.gateway",
+    "tests.fixtures.browser",
+]
 
 
 @pytest.fixture(scope="session")

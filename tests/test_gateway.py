@@ -214,10 +214,10 @@ async def test_names_that_nobody_has_are_refused_with_those_that_exist() -> None
             await gateway.read(None, "nope://x", CONTEXT)
 
 
-async def test_a_stream_takes_a_place_among_the_calls_in_flight() -> None:
+async def test_what_is_admitted_takes_a_place_among_the_calls_in_flight() -> None:
     gateway = Gateway([ClockMCPServer()], Settings(max_calls_in_flight=1))
     async with gateway.open():
-        with gateway.admit("clock", "stream", CONTEXT), pytest.raises(TooManyRequests):
+        with gateway.admit("clock", "look", CONTEXT, time_limit=10), pytest.raises(TooManyRequests):
             await gateway.call("clock", "get_time", b"", CONTEXT)
         await gateway.call("clock", "get_time", b"", CONTEXT)
 
@@ -257,6 +257,17 @@ async def test_a_slow_tool_leaves_places_to_the_others(places: int, crawling: in
         await asyncio.wait(calls)
         for _ in range(2):
             await gateway.call("mcp_slow", "crawl", b"", CONTEXT)
+
+
+async def test_a_stream_takes_a_place_among_the_streams() -> None:
+    gateway = Gateway([ClockMCPServer()], Settings(max_calls_in_flight=1, max_streams=1))
+    async with gateway.open():
+        with gateway.admit_stream("clock", "stream", CONTEXT):
+            await gateway.call("clock", "get_time", b"", CONTEXT)
+            with pytest.raises(TooManyRequests), gateway.admit_stream("clock", "stream", CONTEXT):
+                pass
+        with gateway.admit_stream("clock", "stream", CONTEXT):
+            pass
 
 
 async def test_a_resource_that_cannot_be_written_down_is_a_bug_of_ours(caplog: pytest.LogCaptureFixture) -> None:

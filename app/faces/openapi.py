@@ -1,5 +1,6 @@
 """How FastAPI documents what applications of our own answer: routes, bodies, failures."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -33,6 +34,8 @@ def answered_by(asgi: ASGIApp) -> type[APIRoute]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.app = asgi
+            # A line break is a character like any other in what a path names.
+            self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
 
     return GatewayRoute
 

@@ -23,6 +23,7 @@ from app.errors import (
     BackendTimeout,
     BackendUnavailable,
     CallerGone,
+    CallerStalled,
     GatewayError,
     InternalError,
     InvalidArguments,
@@ -144,7 +145,7 @@ class _HeadIsAll(Exception):
 
 
 class RouteEndpoint:
-    """Runs a server's plain HTTP route inside `Gateway.admit`, its streaming included."""
+    """Runs a server's plain HTTP route inside `Gateway.admit_stream`, its streaming included."""
 
     def __init__(self, gateway: Gateway, server_id: str, route: HttpRoute) -> None:
         self._gateway = gateway
@@ -153,36 +154,60 @@ class RouteEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "stream")
-        started = False
         if scope["state"].get("head"):
             scope = {**scope, "method": "HEAD"}
+        stream = self._gateway.admit_stream(self._server_id, self._route.name, context)
+        clock = asyncio.get_running_loop().time
+        body_ended = started = ended = gone = False
 
-        async def send_noting_start(message: Message) -> None:
-            nonlocal started
+        async def receive_watched() -> Message:
+            nonlocal body_ended, gone
+            if body_ended:  # what comes now is the caller's going away, for which nobody waits in vain
+                message = await receive()
+                gone = True
+                return message
+            stream.waiting_since = clock()
+            message = await receive()
+            stream.waiting_since = None
+            body_ended = not message.get("more_body")
+            return message
+
+        async def send_watched(message: Message) -> None:
+            nonlocal started, ended
             started = True
             if scope["method"] == "HEAD" and message["type"] == "http.response.body":
                 await send({"type": "http.response.body"})
+                ended = True
                 raise _HeadIsAll
+            # What is sent to a caller who has gone is dropped in silence: whoever listens for that has to get a turn.
+            await asyncio.sleep(0)
+            stream.waiting_since = clock()
             await send(message)
+            stream.waiting_since = None
+            ended = message["type"] == "http.response.body" and not message.get("more_body") and not gone
 
         try:
-            endless = self._route.endless
-            with self._gateway.admit(self._server_id, self._route.name, context, endless=endless) as server:
+            with stream as server:
                 try:
-                    response = await self._route.method(server, Request(scope, receive), context)
-                    answering = response(scope, receive, send_noting_start)
-                    await (self._until_closing(answering) if endless else answering)
+                    response = await self._route.method(server, Request(scope, receive_watched), context)
+                    answering = response(scope, receive_watched, send_watched)
+                    await (self._until_closing(answering) if self._route.endless else answering)
                 except _HeadIsAll:
                     pass
                 except ClientDisconnect as error:
                     raise CallerGone from error
+                if not (ended or self._route.endless):
+                    # Starlette ends a response in silence when its caller has gone.
+                    raise CallerGone
         except CallerGone:
             return
         except GatewayError as error:
-            if started:
-                # The status is on the wire: only a broken connection can still say that the body is not whole.
-                raise
-            await send_problem(send, error, context.request_id)
+            if not started:
+                # The rest of a body is not waited for.
+                headers = {"connection": "close"} if isinstance(error, CallerStalled) else None
+                await send_problem(send, error, context.request_id, headers)
+            # Else the status is on the wire: only a broken connection can still say that the body is not whole, and
+            # that is what an application gets that returns before the end of its response.
 
     async def _until_closing(self, answering: Awaitable[None]) -> None:
         """Answer until the caller goes or the gateway stops, which would wait for an endless stream in vain."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shlex
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,7 +13,9 @@ import asyncpg
 import click
 from pydantic_settings import BaseSettings
 
+from app.client_configs import call_by_curl, client_configs, own_command
 from app.errors import GatewayError
+from app.faces.console import LaunchedByClients
 from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, run_aws
 from app.local.kafka import create_topics, run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
@@ -61,8 +64,12 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
                     group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()
                 ]
             backends = [task.result() for task in starting]
-            _write_environment(data_dir / "env", backends)
-            app = create_app(settings=settings, service_settings=[backend.settings for backend in backends])
+            _write_environment(data_dir / "env", settings, backends)
+            app = create_app(
+                settings=settings,
+                service_settings=[backend.settings for backend in backends],
+                launched=LaunchedByClients(own_command(), data_dir / "env"),
+            )
             await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
             click.echo("Stopping the local stack …", err=True)
     except BaseExceptionGroup as failures:
@@ -136,23 +143,31 @@ _BACKENDS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] 
 }
 
 
-def _write_environment(path: Path, backends: list[Backend]) -> None:
-    """Leave the addresses for other programs: `set -a; . .switchboard/env; switchboard stdio`."""
-    lines = [f"{name}={value}\n" for backend in backends for name, value in backend.environment.items()]
+def _write_environment(path: Path, settings: Settings, backends: list[Backend]) -> None:
+    """Leave the addresses for other programs: `switchboard stdio --env-file .switchboard/env`."""
+    lines = [f"GATEWAY_URL=http://127.0.0.1:{settings.port}\n"] if settings.port else []
+    lines += [f"{name}={value}\n" for backend in backends for name, value in backend.environment.items()]
     path.touch(mode=0o600)
     path.write_text("".join(lines))
 
 
 def _welcome(port: int, data_dir: Path) -> str:
     url = f"http://127.0.0.1:{port}"
-    question = """'{"search_term": "how do i reset my pasword"}'"""
+    configs = {config.client: config.text for config in client_configs(url, own_command(), data_dir / "env")}
+    call = call_by_curl(url, "database", "search_knowledge_base", {"search_term": "how do i reset my pasword"})
     return f"""
 Switchboard is ready.
 
-  Documentation   {url}/docs
-  MCP             {url}/mcp            (all servers; one alone: {url}/mcp/database)
-  Try it          curl -s {url}/mcp/database/tools/search_knowledge_base \\
-                    -H 'content-type: application/json' -d {question}
-  Data            {data_dir}           (addresses of the backends: {data_dir / "env"})
+  Home            {url}
+  Try it          {_indented(call)}
+  Claude Code     {configs["claude-code"]}
+  Claude Desktop  {_indented(configs["claude-desktop"])}
+                  (Cursor, VS Code: {own_command()[0]} config cursor|vscode)
+  Data            {data_dir}
+  In other shells set -a; . {shlex.quote(str(data_dir / "env"))}; set +a   (addresses of the backends)
   Stop            Ctrl-C; the data stays
 """
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", f"\n{'':18}")

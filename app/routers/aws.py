@@ -24,19 +24,19 @@ from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import resource, route, tool
 from app.services.aws.functions import FunctionList, FunctionVersions, Invocation, InvocationType, LogType
 from app.services.aws.names import BucketName, FunctionName, ObjectKey, ParameterName, ParameterPath, Qualifier
-from app.services.aws.objects import (
+from app.services.aws.parameters import ParameterList, ParametersByPath, ParameterValue, ParameterVersions
+from app.services.aws.s3.reading import ObjectStream
+from app.services.aws.s3.schemas import (
     BucketContents,
     BucketList,
     ContentEncoding,
     DeletedObject,
     DownloadedObject,
     ObjectList,
-    ObjectStream,
     PresignedMethod,
     PresignedUrl,
     UploadedObject,
 )
-from app.services.aws.parameters import ParameterList, ParametersByPath, ParameterValue, ParameterVersions
 from app.services.aws.service import AwsService, open_aws
 from app.services.aws.settings import AwsSettings
 
@@ -49,7 +49,11 @@ Cursor = Annotated[str, Field(max_length=4096)]
 _LAMBDA_MAXIMUM = 900.0
 """Seconds that Lambda itself lets a function run. AWS_LAMBDA_TIMEOUT says how long the gateway waits."""
 
+MOST_INVOCATIONS = 128
+"""Functions may be slow, and take neither the other tools' places nor their connections."""
+
 _STREAMS = b"/mcp/aws/s3/"
+_STREAM_PATH = "/s3/{bucket}/{key:path}"
 _METADATA_HEADER = "x-amz-meta-"
 _FORM = "application/x-www-form-urlencoded"
 
@@ -101,7 +105,7 @@ _DOWNLOAD_OPENAPI: JsonObject = {
         {
             "name": "Range",
             "in": "header",
-            "description": "One range: `bytes=0-99`, `bytes=100-` or `bytes=-100`.",
+            "description": "One range: `bytes=0-99`, `bytes=100-` or `bytes=-100`. Ignored by HEAD.",
             "schema": {"type": "string"},
         },
     ],
@@ -283,7 +287,9 @@ class AWSMCPServer(BaseMCPServer):
         return await self._aws.objects.delete(bucket, key, version_id)
 
     @tool(
-        read_only=True,
+        # An address to PUT writes, by whoever has it: what may only read may not make one.
+        destructive=True,
+        idempotent=True,
         open_world=True,
         example={"bucket": "switchboard-demo", "key": "customers/12345/contract.md", "expires_in": 300},
         errors=[Forbidden],
@@ -295,13 +301,20 @@ class AWSMCPServer(BaseMCPServer):
         method: Annotated[
             PresignedMethod, Field(description="What the address allows: GET reads, PUT writes, HEAD asks about.")
         ] = "GET",
-        expires_in: Annotated[int, Field(ge=1, le=604_800, description="Seconds that the address is good for.")] = 900,
+        expires_in: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                le=604_800,
+                description="Seconds that the address is good for: 900 if left out; the gateway may allow less.",
+            ),
+        ] = None,
     ) -> PresignedUrl:
         """Make an address by which anybody may read or write one S3 object for a while, without credentials.
 
         Use it for content that is too large for a result, or to let a person download a file. Whoever has the
-        address may use it until it expires: show it only to those who may see the object. The object need not
-        exist.
+        address may use it until it expires: show it only to those who may see, or for PUT overwrite, the object.
+        The object need not exist. The gateway bounds how long an address is good for (an hour unless configured).
         """
         return await self._aws.objects.presign(bucket, key, method, expires_in)
 
@@ -311,6 +324,7 @@ class AWSMCPServer(BaseMCPServer):
         destructive=True,
         open_world=True,
         timeout=_LAMBDA_MAXIMUM,
+        max_in_flight=MOST_INVOCATIONS,
         example={
             "function_name": "process-customer-feedback",
             "payload": {"feedback": "The agent was kind and solved it quickly.", "customer_id": "12345"},
@@ -428,7 +442,7 @@ class AWSMCPServer(BaseMCPServer):
 
     # Streams
 
-    @route("/s3/{bucket}/{key:path}", methods=("POST",), openapi=_UPLOAD_OPENAPI)
+    @route(_STREAM_PATH, methods=("POST",), openapi=_UPLOAD_OPENAPI)
     async def s3_upload_stream(self, request: Request, context: CallContext) -> Response:
         """Write an object of any size from the request's body, in flat memory.
 
@@ -459,21 +473,24 @@ class AWSMCPServer(BaseMCPServer):
         )
         return Response(written.model_dump_json(), media_type="application/json")
 
-    @route("/s3/{bucket}/{key:path}", methods=("GET",), openapi=_DOWNLOAD_OPENAPI)
+    @route(_STREAM_PATH, methods=("GET",), openapi=_DOWNLOAD_OPENAPI)
     async def s3_download_stream(self, request: Request, context: CallContext) -> Response:
-        """Read an object of any size, or one range of it, as a stream.
+        """Read an object of any size, or one range of it, as a stream; HEAD answers the whole object's headers.
 
-        `Range: bytes=…` answers 206 with `Content-Range`, or 416 beyond the end; `?version_id=` reads a version.
+        One `Range: bytes=…` answers 206 with `Content-Range`, or 416 beyond the end; several, and other units than
+        bytes, are answered with the whole object. `?version_id=` reads a version.
         """
         bucket, key = _address(request.scope)
+        version_id = request.query_params.get("version_id") or None
+        if request.method == "HEAD":
+            return ObjectResponse(await self._aws.objects.look(bucket, key, version_id=version_id))
         # A range under a condition may be ignored, and the whole object is always right.
         byte_range = None if "if-range" in request.headers else request.headers.get("range")
-        version_id = request.query_params.get("version_id") or None
         return ObjectResponse(await self._aws.objects.open(bucket, key, version_id=version_id, byte_range=byte_range))
 
 
 class ObjectResponse(StreamingResponse):
-    """Passes an object on, and gives its connection back however that ends."""
+    """Passes an object, or what is known of it, on, and gives its connection back however that ends."""
 
     def __init__(self, stream: ObjectStream) -> None:
         headers = {
@@ -499,6 +516,10 @@ class ObjectResponse(StreamingResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
         async with self._stream:
             await super().__call__(scope, receive, send)
 

@@ -436,14 +436,14 @@ def route(
     """Offer a method as a plain HTTP route below `/mcp/<server>`.
 
     The method takes `(request: Request, context: CallContext)` and returns a Starlette `Response`, which may
-    stream. It runs, and streams, inside `Gateway.admit`: the same limits, log and errors as a tool.
+    stream. It runs, and streams, inside `Gateway.admit_stream`: the same log and errors as a tool, and a place among
+    the server's streams instead of one among its calls in flight.
 
     Args:
         path: in Starlette's notation, such as `/s3/{bucket}/{key:path}`.
         methods: HTTP methods.
         openapi: what OpenAPI says of the operation beyond its summary: parameters, bodies, responses.
-        endless: the response ends only with its caller, or when the gateway stops; it takes a place among the
-            subscriptions, not among the calls in flight.
+        endless: the response ends only with its caller, or when the gateway stops.
     """
 
     def declare(method: _Method) -> _Method:

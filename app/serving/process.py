@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.gateway import Gateway
+from app.keep_alive import keep_alive
 from app.settings import Settings
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -103,6 +104,7 @@ def _bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keep_alive(listener)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:

@@ -189,7 +189,7 @@ async def test_calls_beyond_the_limit_are_turned_away_at_once() -> None:
         assert answer.headers["retry-after"] == "1"
         assert problem["retry_after"] == 1
         assert "1 calls" in problem["detail"]
-        problem_of(await http.get("/mcp/clock/chimes/1"), 429, "too_many_requests")
+        assert (await http.get("/mcp/clock/chimes/1")).status_code == 200  # streams have places of their own
         problem_of(await http.get("/mcp/clock/resources/read?uri=clock://zones"), 429, "too_many_requests")
         held.close()
         await clock.cancelled.wait()

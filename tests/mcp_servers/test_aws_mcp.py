@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import logging
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, LocalAws
 from app.main import create_app
 from app.routers.aws import AWSMCPServer
+from app.services.aws.clients import Connection
 from app.services.aws.parameters import MASK
 from app.settings import Settings
 from tests.fixtures.aws import AwsBehindTheGateway, scripted_aws, settings_for_aws
@@ -109,6 +112,34 @@ async def test_parameters_are_read_by_their_path(call: Call) -> None:
 
     names = [parameter["name"] for parameter in (*page["parameters"], *rest["parameters"])]
     assert names == [f"/switchboard/support/{name}" for name in ("email", "hours", "languages")]
+
+
+async def test_an_address_is_good_for_no_longer_than_the_operator_allows(call: Call) -> None:
+    place = {"bucket": DEMO_BUCKET, "key": "customers/12345/contract.md"}
+    week = await call("aws", "s3_presign_url", {**place, "method": "PUT", "expires_in": 604_800})
+    hour = await call("aws", "s3_presign_url", {**place, "method": "PUT", "expires_in": 3600})
+    quiet = await call("aws", "s3_presign_url", place)
+
+    assert (week["code"], week["errors"][0]["field"]) == ("invalid_arguments", "expires_in")
+    assert "AWS_S3_PRESIGN_MAX_SECONDS" in week["detail"]
+    assert (hour["expires_in"], quiet["expires_in"]) == (3600, 900)
+
+
+def test_what_makes_addresses_to_write_at_is_not_called_read_only() -> None:
+    for name, tool in AWSMCPServer.tools.items():
+        writes = name in ("s3_upload_file", "s3_delete_object", "s3_presign_url", "lambda_invoke")
+        assert (tool.destructive, tool.read_only) == (writes, not writes)
+
+
+async def test_what_is_missing_is_told_with_what_there_is(call: Call) -> None:
+    bucket = await call("aws", "s3_list_objects", {"bucket": "switchboard-dmo"})
+    function = await call("aws", "lambda_invoke", {"function_name": "process-feedback"})
+    parameter = await call("aws", "get_parameter_store_value", {"name": "/switchboard/support/mail"})
+
+    assert [answer["code"] for answer in (bucket, function, parameter)] == ["not_found"] * 3
+    assert f"Those that may be used: {DEMO_BUCKET}" in bucket["detail"]
+    assert f"Those that may be used: {DEMO_FUNCTION}" in function["detail"]
+    assert "Those that may be used: /switchboard/support/email, " in parameter["detail"]
 
 
 async def test_a_presigned_address_works_without_credentials(call: Call) -> None:
@@ -240,8 +271,21 @@ async def test_a_body_without_a_length_is_taken_too(http: httpx.AsyncClient, buc
         ("bytes=2-4", 206, b"234"),
         ("bytes=-3", 206, b"789"),
         ("bytes=8-", 206, b"89"),
+        ("BYTES=2-4", 206, b"234"),
+        ("Bytes=,2-4 ,", 206, b"234"),
+        (f"bytes=7-{'9' * 30}", 206, b"789"),
+        (f"bytes=-{'9' * 30}", 206, b"0123456789"),
+        # A server ignores units that it does not know, and may ignore several ranges, as S3 does.
+        ("lines=2-4", 200, b"0123456789"),
+        ("items", 200, b"0123456789"),
+        ("bytes=0-1,3-4", 200, b"0123456789"),
         ("bytes=10-", 416, None),
-        ("bytes=0-1,3-4", 422, None),
+        (f"bytes={'9' * 30}-", 416, None),
+        ("bytes=-0", 416, None),
+        ("bytes=4-2", 422, None),
+        ("bytes=", 422, None),
+        ("bytes=two-four", 422, None),
+        ("bytes=0-1,nonsense", 422, None),
     ],
 )
 async def test_a_range_is_served(
@@ -254,9 +298,42 @@ async def test_a_range_is_served(
     assert answer.status_code == status
     if content is not None:
         assert answer.content == content
-        assert answer.headers["content-range"].endswith("/10")
+        assert ("content-range" in answer.headers) is (status == 206)
     else:
         assert answer.json()["errors"][0]["field"] == "range"
+
+
+async def test_head_answers_what_get_would_and_no_byte(
+    http: httpx.AsyncClient, behind: AwsBehindTheGateway, bucket: str
+) -> None:
+    await behind.s3.put_object(Bucket=bucket, Key="k", Body=b"0123456789", ContentType="text/x", Metadata={"a": "b"})
+
+    head = await http.head(f"/mcp/aws/s3/{bucket}/k")
+    ranged = await http.head(f"/mcp/aws/s3/{bucket}/k", headers={"range": "bytes=0-1"})
+    whole = await http.get(f"/mcp/aws/s3/{bucket}/k")
+    missing = await http.head(f"/mcp/aws/s3/{bucket}/none")
+
+    own = {"date", "x-request-id"}
+    shown = {name: value for name, value in head.headers.items() if name not in own}
+    assert (head.status_code, head.content) == (200, b"")
+    assert shown == {name: value for name, value in whole.headers.items() if name not in own}
+    assert head.headers["content-length"] == "10"
+    assert (ranged.status_code, ranged.headers["content-length"]) == (200, "10")
+    assert missing.status_code == 404
+
+
+@asynccontextmanager
+async def raw_request(served: Served, text: str) -> AsyncGenerator[asyncio.StreamReader]:
+    """Send a request, or its beginning, and hold the connection without reading on."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1024)
+    writer.write(text.encode())
+    await writer.drain()
+    try:
+        yield reader
+    finally:
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def send_raw(gateway: Served, method: str, path: bytes, body: bytes = b"") -> bytes:
@@ -289,6 +366,11 @@ async def send_raw(gateway: Served, method: str, path: bytes, body: bytes = b"")
         (b"q%3Fa%23b", "q?a#b"),
         (b"%00", "\x00"),
         (b"tools/x", "tools/x"),
+        (b"two%0Alines", "two\nlines"),
+        (b"%0A", "\n"),
+        (b"end%0D%0A", "end\r\n"),
+        (b"a%0A/%0Ab", "a\n/\nb"),
+        (b"%E2%80%A8%C2%85%0B%0C", "\u2028\x85\x0b\x0c"),
     ],
 )
 async def test_the_key_is_read_from_the_raw_path(
@@ -356,14 +438,106 @@ async def test_a_download_that_breaks_off_breaks_the_connection() -> None:
             await http.get("/mcp/aws/s3/bucket/key")
 
 
-async def test_a_stream_to_a_missing_bucket_is_404(http: httpx.AsyncClient) -> None:
+async def test_a_stream_to_a_missing_bucket_is_404_and_names_those_that_there_are(http: httpx.AsyncClient) -> None:
     for answer in [
-        await http.post("/mcp/aws/s3/no-such-bucket/k", content=b"x"),
-        await http.get("/mcp/aws/s3/no-such-bucket/k"),
+        await http.post("/mcp/aws/s3/switchboard-demos/k", content=b"x"),
+        await http.get("/mcp/aws/s3/switchboard-demos/k"),
     ]:
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"
-        assert "no-such-bucket" in answer.json()["detail"]
+        assert "'switchboard-demos'. Those that may be used: switchboard-demo" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "end\n", "\r\n", "tab\tand\x01", "\u2028"])
+async def test_a_key_is_one_key_on_every_face(call: Call, gateway: Served, bucket: str, key: str) -> None:
+    await call("aws", "s3_upload_file", {"bucket": bucket, "key": key, "content": "here"})
+    path = f"/mcp/aws/s3/{bucket}/{quote(key, safe='')}"
+
+    listed = await call("aws", "s3_list_objects", {"bucket": bucket, "prefix": key})
+    address = await call("aws", "s3_presign_url", {"bucket": bucket, "key": key})
+    streamed = await send_raw(gateway, "GET", path.encode())
+    overwritten = await send_raw(gateway, "POST", path.encode(), b"there")
+    read = await call("aws", "s3_download_file", {"bucket": bucket, "key": key})
+    async with httpx.AsyncClient(base_url=gateway.url) as anybody:
+        presigned = await anybody.get(address["url"])
+        uri = f"aws://s3/buckets/{bucket}?prefix={quote(key, safe='')}"
+        resource = (await anybody.get("/mcp/aws/resources/read", params={"uri": uri})).json()
+
+    assert [found["key"] for found in listed["objects"]] == [key]
+    assert [found["key"] for found in resource["objects"]] == [key]
+    assert streamed.endswith(b"\r\n\r\nhere")
+    assert overwritten.startswith(b"HTTP/1.1 200")
+    assert (read["key"], read["content"], presigned.text) == (key, "there", "there")
+
+
+# Streams that stall
+
+
+async def test_stalled_uploads_cost_no_tool_and_no_connection(aws_stack: LocalAws, bucket: str) -> None:
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(served_with(stack=aws_stack, max_connections=1))
+        places = served.app.state.gateway.streams("aws")
+        head = f"POST /mcp/aws/s3/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\nx"
+        for _ in range(256):
+            await stack.enter_async_context(raw_request(served, head))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=served.url, timeout=20))
+        async with asyncio.timeout(20):
+            while len(places) < 128:
+                await http.get("/health")
+        answer = await http.post("/mcp/aws/tools/s3_list_objects", json={"bucket": bucket})
+        assert (answer.status_code, answer.json()["objects"]) == (200, [])
+
+
+async def test_readers_that_stop_reading_cost_no_tool_and_no_connection(
+    aws_stack: LocalAws, behind: AwsBehindTheGateway, bucket: str
+) -> None:
+    await behind.s3.put_object(Bucket=bucket, Key="k", Body=bytes(8 * 1024 * 1024))
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(served_with(stack=aws_stack, max_connections=1))
+        places = served.app.state.gateway.streams("aws")
+        head = f"GET /mcp/aws/s3/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+        for _ in range(50):
+            await stack.enter_async_context(raw_request(served, head))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=served.url, timeout=20))
+        async with asyncio.timeout(60):
+            while sum(stream.waiting_since is not None for stream in places) < 50:
+                await http.get("/health")
+        answers = [
+            await http.post("/mcp/aws/tools/s3_list_objects", json={"bucket": bucket}),
+            await http.post(
+                "/mcp/aws/tools/s3_download_file", json={"bucket": bucket, "key": "k", "range": "bytes=0-1"}
+            ),
+            await http.get(f"/mcp/aws/s3/{bucket}/k", headers={"range": "bytes=0-1"}),
+            await http.post(f"/mcp/aws/s3/{bucket}/other", content=b"x"),
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 206, 200]
+
+
+async def test_connections_to_aws_are_kept_alive(aws_connection: Connection) -> None:
+    clients = await aws_connection.clients()
+    for client in (clients.s3, clients.streams, clients.functions, clients.parameters):
+        make: Any = client.meta.config.connector_args["socket_factory"]  # type: ignore[attr-defined]
+        with make((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))) as connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+async def test_a_download_whose_caller_goes_is_logged_as_a_broken_upload_is(
+    gateway: Served, http: httpx.AsyncClient, behind: AwsBehindTheGateway, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await behind.s3.put_object(Bucket=bucket, Key="k", Body=bytes(8 * 1024 * 1024))
+    async with raw_request(gateway, f"GET /mcp/aws/s3/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n") as reader:
+        await reader.readuntil(b"\r\n\r\n")
+    async with raw_request(
+        gateway, f"POST /mcp/aws/s3/{bucket}/k HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\nx"
+    ):
+        pass
+
+    async with asyncio.timeout(20):
+        while not all(name in caplog.text for name in ("s3_download_stream", "s3_upload_stream")):
+            await http.get("/health")
+    ends = [line.partition("outcome=")[2].split()[0] for line in caplog.text.splitlines() if "_stream " in line]
+    assert ends == ["caller_gone", "caller_gone"]
 
 
 async def test_a_stream_overwrites_nothing_if_told_so(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from aiobotocore.session import AioSession
 from pydantic import SecretStr
 
 from app.errors import BackendNotConfigured, BackendTimeout, BackendUnavailable
+from app.keep_alive import keep_alive
 from app.services.aws.failures import LOGIN_MISSING, REGION_MISSING, aws_failures
 from app.services.aws.settings import AwsSettings
 
@@ -24,16 +26,25 @@ if TYPE_CHECKING:
 _LOOKUP_LIMIT = 5.0
 """Seconds in which credentials must be found; a machine without a role would otherwise be asked for long."""
 
+_ANY_NUMBER = 0
+"""What aiohttp, below aiobotocore, takes for a pool without a limit: the gateway limits what uses it."""
+
 _RETRY_LOOKUP_AFTER = 15.0
 """Seconds; until then a failed search for credentials is not made again."""
 
 
 @dataclass(frozen=True)
 class Clients:
-    """One client a service, and a second one for calls that must not be repeated behind the caller's back."""
+    """One client a service, and a second one for calls that must not be repeated behind the caller's back.
+
+    Each has connections of its own. Streams keep theirs for as long as their callers like, so they take none from
+    the tools.
+    """
 
     s3: "S3Client"
     s3_once: "S3Client"
+    streams: "S3Client"
+    streams_once: "S3Client"
     functions: "LambdaClient"
     functions_once: "LambdaClient"
     parameters: "SSMClient"
@@ -95,23 +106,35 @@ class Connection:
             "aws_session_token": _secret(settings.session_token),
         }
 
-        async def client(service: Literal["s3", "lambda", "ssm"], *, attempts: int, patience: float) -> Any:
+        async def client(
+            service: Literal["s3", "lambda", "ssm"],
+            *,
+            attempts: int,
+            patience: float = settings.read_timeout,
+            connections: int = settings.max_connections,
+        ) -> Any:
             address = _checked_address(settings.endpoint(service))
-            config = self._config(service, attempts=attempts, patience=patience, custom=address is not None)
+            config = self._config(
+                service, attempts=attempts, patience=patience, connections=connections, custom=address is not None
+            )
             return await stack.enter_async_context(
                 session.create_client(service, region_name=region, endpoint_url=address, config=config, **login)
             )
 
         often = settings.max_attempts
         return Clients(
-            s3=await client("s3", attempts=often, patience=settings.read_timeout),
-            s3_once=await client("s3", attempts=1, patience=settings.read_timeout),
-            functions=await client("lambda", attempts=often, patience=settings.read_timeout),
-            functions_once=await client("lambda", attempts=1, patience=settings.lambda_timeout),
-            parameters=await client("ssm", attempts=often, patience=settings.read_timeout),
+            s3=await client("s3", attempts=often),
+            s3_once=await client("s3", attempts=1),
+            streams=await client("s3", attempts=often, connections=_ANY_NUMBER),
+            streams_once=await client("s3", attempts=1, connections=_ANY_NUMBER),
+            functions=await client("lambda", attempts=often),
+            functions_once=await client(
+                "lambda", attempts=1, patience=settings.lambda_timeout, connections=_ANY_NUMBER
+            ),
+            parameters=await client("ssm", attempts=often),
         )
 
-    def _config(self, service: str, *, attempts: int, patience: float, custom: bool) -> AioConfig:
+    def _config(self, service: str, *, attempts: int, patience: float, connections: int, custom: bool) -> AioConfig:
         options: dict[str, Any] = {}
         if service == "s3":
             style = self._settings.s3_addressing_style or ("path" if custom else "auto")
@@ -120,9 +143,10 @@ class Connection:
         return AioConfig(
             connect_timeout=self._settings.connect_timeout,
             read_timeout=patience,
-            max_pool_connections=self._settings.max_connections,
+            max_pool_connections=connections,
             retries={"mode": "standard", "total_max_attempts": attempts},
-            tcp_keepalive=True,
+            # botocore's own `tcp_keepalive` sets socket options that aiobotocore leaves aside.
+            connector_args={"socket_factory": _kept_alive},
             user_agent_extra="switchboard",
             **options,
         )
@@ -145,6 +169,11 @@ async def _finds_credentials(session: Any) -> bool:
             return await session.get_credentials() is not None
     except TimeoutError:
         raise BackendTimeout(f"No AWS credentials were found within {_LOOKUP_LIMIT:g} s.") from None
+
+
+def _kept_alive(address: Any) -> socket.socket:
+    family, kind, protocol, *_ = address
+    return keep_alive(socket.socket(family, kind, protocol))
 
 
 def _checked_address(url: str | None) -> str | None:

@@ -1,8 +1,9 @@
 """Every failure of AWS, in the gateway's words. No other place knows botocore's exceptions."""
 
+import asyncio
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -20,8 +21,12 @@ from app.errors import (
     RangeNotSatisfiable,
     TooManyRequests,
 )
+from app.services.aws.names import those_that_are
 
 log = logging.getLogger(__name__)
+
+_NAMES_WITHIN = 2.0
+"""Seconds that a failure may take longer for the sake of naming what there is."""
 
 LOGIN_MISSING = (
     "AWS is not configured: no credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
@@ -103,6 +108,10 @@ _CONFLICTS = {
 }
 
 
+class MissingBucket(NotFound):
+    """It is the bucket that does not exist, and not something in it."""
+
+
 @contextmanager
 def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generator[None]:
     """Translate whatever botocore raises inside into a `GatewayError`.
@@ -147,6 +156,27 @@ def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generat
         raise BackendUnavailable("AWS, or the AWS_ENDPOINT_URL in its place, can't be reached.") from None
 
 
+@asynccontextmanager
+async def naming_others(
+    asked: str, names: Callable[[], Awaitable[Iterable[str]]], *, kind: type[NotFound] = NotFound
+) -> AsyncGenerator[None]:
+    """Say, where something does not exist, what there is in its place: a model then need not guess again.
+
+    Args:
+        asked: the name that may lead nowhere.
+        names: looks up what may be used. If AWS does not tell it, in time or at all, nothing is named.
+        kind: of the failures that are completed.
+    """
+    try:
+        yield
+    except kind as error:
+        found: Iterable[str] = ()
+        with suppress(GatewayError, TimeoutError):
+            async with asyncio.timeout(_NAMES_WITHIN):
+                found = await names()
+        raise NotFound(error.detail + those_that_are(found, asked)) from None
+
+
 def _of_answer(error: boto.ClientError, action: str, missing: str, bucket: str) -> GatewayError:
     """Return what an error that AWS has answered means to the caller."""
     answer: Any = error.response
@@ -155,7 +185,7 @@ def _of_answer(error: boto.ClientError, action: str, missing: str, bucket: str) 
     status = int(about.get("HTTPStatusCode", 0))
     pause = _retry_after(about.get("HTTPHeaders", {}))
     if code == "NoSuchBucket":
-        return NotFound(f"There is no bucket {bucket!r}.")
+        return MissingBucket(f"There is no bucket {bucket!r}.")
     if code in _MISSING:
         return NotFound(missing or "AWS knows no such thing.")
     if code in _LOGIN_EXPIRED:

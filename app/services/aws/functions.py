@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field, JsonValue
 from app.errors import InvalidArguments
 from app.results import Result
 from app.services.aws.clients import Connection
-from app.services.aws.failures import aws_failures
+from app.services.aws.failures import aws_failures, naming_others
 from app.services.aws.names import FunctionAllowlist, has_qualifier
 from app.services.aws.settings import AwsSettings
 
@@ -96,15 +97,16 @@ class Functions:
         clients = await self._connection.clients()
         client = clients.functions if invocation_type == "DryRun" else clients.functions_once
         options: dict[str, Any] = {"Qualifier": qualifier} if qualifier else {}
-        with aws_failures("lambda:InvokeFunction", missing=_no_function(function_name, qualifier)):
-            answer = await client.invoke(
-                FunctionName=function_name,
-                Payload=_json(payload),
-                InvocationType=invocation_type,
-                LogType=log_type,
-                **options,
-            )
-            body = await answer["Payload"].read()
+        async with naming_others(function_name, self._names):
+            with aws_failures("lambda:InvokeFunction", missing=_no_function(function_name, qualifier)):
+                answer = await client.invoke(
+                    FunctionName=function_name,
+                    Payload=_json(payload),
+                    InvocationType=invocation_type,
+                    LogType=log_type,
+                    **options,
+                )
+                body = await answer["Payload"].read()
         decoded, encoding = _decoded(body)
         return Invocation(
             function_name=function_name,
@@ -125,6 +127,10 @@ class Functions:
         shown = [f for f in found if self._allowed.shows(f.function_name) or self._allowed.shows(f.function_arn)]
         return FunctionList(functions=shown, next_cursor=page.get("NextMarker") or None)
 
+    async def _names(self) -> Iterable[str]:
+        page = await self.list(None, 50)
+        return (function.function_name for function in page.functions)
+
     async def describe(self, function_name: str, cursor: str | None, limit: int) -> FunctionVersions:
         """Return a function and a page of its versions.
 
@@ -134,8 +140,9 @@ class Functions:
         self._allowed.check(function_name)
         clients = await self._connection.clients()
         missing = _no_function(function_name, None)
-        with aws_failures("lambda:GetFunctionConfiguration", missing=missing):
-            function = await clients.functions.get_function_configuration(FunctionName=function_name)
+        async with naming_others(function_name, self._names):
+            with aws_failures("lambda:GetFunctionConfiguration", missing=missing):
+                function = await clients.functions.get_function_configuration(FunctionName=function_name)
         with aws_failures("lambda:ListVersionsByFunction", missing=missing):
             page = await clients.functions.list_versions_by_function(
                 FunctionName=function_name, MaxItems=limit, **_marker(cursor)

@@ -5,8 +5,9 @@ what is asked of AWS.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from ipaddress import IPv4Address
 from typing import Annotated
 
@@ -28,6 +29,7 @@ _PARAMETER = re.compile(
 )
 _PARAMETER_PATH = re.compile(rf"/|/{_LEVELS.removeprefix('/?')}/?")
 _MAX_KEY_BYTES = 1024
+_NAMES_SHOWN = 10
 
 
 def _check_bucket(name: str) -> str:
@@ -126,6 +128,20 @@ ParameterPath = Annotated[
 ]
 
 
+def those_that_are(names: Iterable[str], asked: str) -> str:
+    """Return a sentence that names what may be used in place of what was asked for, the most similar first.
+
+    Args:
+        names: of what there is.
+        asked: the name that led nowhere.
+    """
+    similar = sorted(set(names), key=lambda name: (-SequenceMatcher(None, asked, name).ratio(), name))
+    if not similar:
+        return ""
+    more = f" and {len(similar) - _NAMES_SHOWN} more" if len(similar) > _NAMES_SHOWN else ""
+    return f" Those that may be used: {', '.join(similar[:_NAMES_SHOWN])}{more}."
+
+
 def has_qualifier(function_name: str) -> bool:
     """Tell whether a function's name ends with a version or alias."""
     found = _FUNCTION.fullmatch(function_name)
@@ -140,8 +156,9 @@ class BucketAllowlist:
     """
 
     def __init__(self, entries: Sequence[str]) -> None:
+        self.entries = tuple(entries)
         self._prefixes: dict[str, tuple[str, ...]] = {}
-        for entry in entries:
+        for entry in self.entries:
             bucket, _, prefix = entry.partition("/")
             self._prefixes[bucket] = (*self._prefixes.get(bucket, ()), prefix)
 
@@ -159,11 +176,15 @@ class BucketAllowlist:
             return
         prefixes = self._prefixes.get(bucket)
         if prefixes is None:
-            raise Forbidden(f"The bucket {bucket!r} is not in AWS_ALLOWED_BUCKETS.")
+            others = those_that_are(self.entries, bucket)
+            raise Forbidden(f"The bucket {bucket!r} is not in AWS_ALLOWED_BUCKETS.{others}")
         if "" in prefixes:
             return
         if not key.startswith(prefixes):
-            raise Forbidden(f"AWS_ALLOWED_BUCKETS allows only keys under certain prefixes of the bucket {bucket!r}.")
+            others = those_that_are((f"{bucket}/{prefix}" for prefix in prefixes), f"{bucket}/{key[:100]}")
+            raise Forbidden(
+                f"AWS_ALLOWED_BUCKETS allows only keys under certain prefixes of the bucket {bucket!r}.{others}"
+            )
         # S3 takes `..` literally, but clients and proxies that a URL passes through may resolve it.
         if {".", ".."} & set(key.split("/")):
             raise Forbidden("Under a prefix of AWS_ALLOWED_BUCKETS, a key may not have `.` or `..` between slashes.")
@@ -189,7 +210,8 @@ class FunctionAllowlist:
         """
         found = _FUNCTION.fullmatch(function_name)
         if not self.shows(found["function"] if found else function_name):
-            raise Forbidden(f"The function {function_name!r} is not in AWS_ALLOWED_FUNCTIONS.")
+            others = those_that_are(self.entries, function_name)
+            raise Forbidden(f"The function {function_name!r} is not in AWS_ALLOWED_FUNCTIONS.{others}")
 
 
 class ParameterAllowlist:
@@ -200,6 +222,7 @@ class ParameterAllowlist:
     """
 
     def __init__(self, entries: Sequence[str]) -> None:
+        self._names = tuple(entries)
         self._entries = tuple({_levels(entry) for entry in entries})
 
     def shows(self, name: str) -> bool:
@@ -215,7 +238,8 @@ class ParameterAllowlist:
             Forbidden: it may not; the message names the setting.
         """
         if not self.shows(name):
-            raise Forbidden(f"The parameter {name!r} is not under a path of AWS_ALLOWED_PARAMETER_PATHS.")
+            others = those_that_are(self._names, name)
+            raise Forbidden(f"The parameter {name!r} is not under a path of AWS_ALLOWED_PARAMETER_PATHS.{others}")
 
 
 def _levels(name: str) -> tuple[str, ...]:

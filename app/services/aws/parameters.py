@@ -1,5 +1,6 @@
 """SSM: parameters are read, secret ones masked unless the caller asks for them."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -8,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from app.results import Result
 from app.services.aws.clients import Connection
-from app.services.aws.failures import aws_failures
+from app.services.aws.failures import aws_failures, naming_others
 from app.services.aws.names import ParameterAllowlist
 from app.services.aws.settings import AwsSettings
 
@@ -85,8 +86,9 @@ class Parameters:
         """
         self._allowed.check(name)
         clients = await self._connection.clients()
-        with aws_failures(_action("ssm:GetParameter", with_decryption), missing=_no_parameter(name)):
-            answer = await clients.parameters.get_parameter(Name=name, WithDecryption=with_decryption)
+        async with naming_others(name, self._names):
+            with aws_failures(_action("ssm:GetParameter", with_decryption), missing=_no_parameter(name)):
+                answer = await clients.parameters.get_parameter(Name=name, WithDecryption=with_decryption)
         return ParameterValue(**_read(answer["Parameter"], with_decryption))
 
     async def get_by_path(
@@ -123,6 +125,10 @@ class Parameters:
         shown = [parameter for parameter in found if self._allowed.shows(parameter.name)]
         return ParameterList(parameters=shown, next_cursor=page.get("NextToken"))
 
+    async def _names(self) -> Iterable[str]:
+        page = await self.list(None, 50)
+        return (parameter.name for parameter in page.parameters)
+
     async def describe(self, name: str, cursor: str | None, limit: int) -> ParameterVersions:
         """Return a page of a parameter's versions.
 
@@ -131,10 +137,11 @@ class Parameters:
         """
         self._allowed.check(name)
         clients = await self._connection.clients()
-        with aws_failures("ssm:GetParameterHistory", missing=_no_parameter(name)):
-            page = await clients.parameters.get_parameter_history(
-                Name=name, WithDecryption=False, MaxResults=limit, **_token(cursor)
-            )
+        async with naming_others(name, self._names):
+            with aws_failures("ssm:GetParameterHistory", missing=_no_parameter(name)):
+                page = await clients.parameters.get_parameter_history(
+                    Name=name, WithDecryption=False, MaxResults=limit, **_token(cursor)
+                )
         versions = [_summary(version) for version in page["Parameters"]]
         return ParameterVersions(name=name, versions=versions, next_cursor=page.get("NextToken"))
 

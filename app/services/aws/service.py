@@ -7,8 +7,8 @@ from app.errors import Forbidden
 from app.services.aws.clients import Connection, open_connection
 from app.services.aws.failures import aws_failures
 from app.services.aws.functions import Functions
-from app.services.aws.objects import ObjectStore
 from app.services.aws.parameters import Parameters
+from app.services.aws.s3.objects import ObjectStore
 from app.services.aws.settings import AwsSettings
 
 

@@ -62,7 +62,12 @@ class AwsSettings(BaseSettings):
     s3_addressing_style: Literal["auto", "path", "virtual"] | None = Field(
         None, description="How a bucket is named in an address; path for an AWS_ENDPOINT_URL, auto for AWS."
     )
-    max_connections: int = Field(50, ge=1, le=1000, description="Pooled connections of each client.")
+    s3_presign_max_seconds: int = Field(
+        3600, ge=1, le=604_800, description="Longest time that an address of s3_presign_url is good for."
+    )
+    max_connections: int = Field(
+        50, ge=1, le=1000, description="Pooled connections of each client; streams have connections of their own."
+    )
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts in all at a call that is safe to repeat.")
     connect_timeout: Seconds = Field(3.0, description="Seconds that opening a connection may take.")
     read_timeout: Seconds = Field(60.0, description="Seconds without a byte after which an answer is given up.")

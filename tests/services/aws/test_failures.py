@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, run_aws
 from app.local.process import free_port
-from app.services.aws.failures import aws_failures
+from app.services.aws.failures import MissingBucket, aws_failures
 from app.services.aws.service import open_aws
 from app.services.aws.settings import AwsSettings
 from tests.fixtures.aws import clients_of, deploy, http_answer, s3_error, scripted_aws, settings_for_aws
@@ -32,7 +32,7 @@ SECRET = "AKIAXXXX-hidden"
 @pytest.mark.parametrize(
     ("code", "status", "expected"),
     [
-        ("NoSuchBucket", 404, NotFound),
+        ("NoSuchBucket", 404, MissingBucket),
         ("NoSuchKey", 404, NotFound),
         ("ResourceNotFoundException", 404, NotFound),
         ("ParameterNotFound", 400, NotFound),
@@ -273,7 +273,7 @@ async def test_a_conditional_write_is_never_repeated() -> None:
 
 
 async def test_a_write_that_aws_never_takes_answers_504(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.services.aws.parts._WRITE_WITHIN", 0.5)
+    monkeypatch.setattr("app.services.aws.s3.parts._WRITE_WITHIN", 0.5)
     async with (
         scripted_aws(lambda before, line: None, takes_bodies=False) as (settings, _),
         open_aws(settings) as aws,

@@ -12,8 +12,8 @@ import pytest
 from app.errors import Conflict, Forbidden, InvalidArguments, NotFound, RangeNotSatisfiable
 from app.local.aws import LocalAws
 from app.services.aws.clients import Connection
-from app.services.aws.objects import ObjectStore
-from app.services.aws.parts import part_sizes
+from app.services.aws.s3.objects import ObjectStore
+from app.services.aws.s3.parts import part_sizes
 from app.services.aws.service import AwsService, open_aws
 from tests.fixtures.aws import AwsBehindTheGateway, settings_for_aws
 
@@ -306,7 +306,7 @@ async def test_a_range_of_a_stream_is_read_across_parts(small_parts: ObjectStore
 async def test_parts_beyond_what_memory_holds_go_through_the_disk(
     small_parts: ObjectStore, behind: AwsBehindTheGateway, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.aws.parts._LARGEST_IN_MEMORY", 1024)
+    monkeypatch.setattr("app.services.aws.s3.parts._LARGEST_IN_MEMORY", 1024)
     body = EVERY_BYTE * (2 * PART // 256 + 1)
 
     await small_parts.upload_stream(bucket, "k", in_chunks(body))

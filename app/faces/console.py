@@ -1,0 +1,167 @@
+"""The pages for people: home, the tools to try, the reference, the guides. They load nothing from elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from app.client_configs import ClientConfig, call_by_curl, client_configs
+from app.errors import NotFound
+from app.faces.rest import list_servers
+from app.gateway import Gateway
+from app.servers.base import ServerKind
+from app.version import VERSION
+
+_FILES = Path(__file__).parent.parent / "console"
+_PACKAGES_OF_PAGES = "fastapi_standalone_docs"
+"""Brings Swagger UI and Redoc as files."""
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_POLICY_OF_REDOC = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'") + "; worker-src blob:"
+"""Redoc writes styles into the page, and searches in a worker that it makes itself."""
+_PLACES_OF_GUIDES = (_FILES / "guides", _FILES.parents[1] / "docs")
+"""In an installed package, and in a checkout."""
+
+
+@dataclass(frozen=True)
+class LaunchedByClients:
+    """How clients on this machine launch a process of their own.
+
+    Args:
+        command: the program, by an absolute path, and its arguments.
+        env_file: variables that name the backends.
+    """
+
+    command: Sequence[str] = ("/path/to/switchboard",)
+    env_file: Path | None = None
+
+
+class Console:
+    """Serves the pages.
+
+    Args:
+        gateway: whose servers are shown.
+        launched: what the page tells clients that launch a process; a placeholder where we don't know.
+    """
+
+    def __init__(self, gateway: Gateway, launched: LaunchedByClients | None = None) -> None:
+        self._gateway = gateway
+        self._launched = launched or LaunchedByClients()
+        self._guides = _find_guides()
+        self._pages = {name: Template((_FILES / f"{name}.html").read_text()) for name in ("home", "docs", "redoc")}
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the addresses of the pages and of their files."""
+        spec = find_spec(_PACKAGES_OF_PAGES)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        packaged = Path(spec.submodule_search_locations[0]) / "static"
+        return [
+            Route("/", self._home),
+            Route("/docs", self._docs),
+            Route("/redoc", self._redoc),
+            Route("/favicon.ico", self._favicon),
+            Route("/guides/{name}", self._guide),
+            Mount("/console/swagger", StaticFiles(directory=packaged / "swagger")),
+            Mount("/redoc", StaticFiles(directory=packaged / "redoc")),
+            Mount("/console", StaticFiles(directory=_FILES)),
+        ]
+
+    async def _home(self, request: Request) -> Response:
+        root: str = request.scope.get("root_path", "")
+        if "text/html" not in request.headers.get("accept", ""):
+            return list_servers(self._gateway, root)
+        url = str(request.base_url).rstrip("/")
+        kinds = list(self._gateway.kinds.values())
+        configs = [*client_configs(url, self._launched.command, self._launched.env_file), *_curl(url, kinds)]
+        return self._page(
+            "home",
+            request,
+            version=escape(VERSION),
+            url=escape(url),
+            websocket_url=escape("ws" + url.removeprefix("http")),
+            servers="\n".join(map(_card, kinds)),
+            configs="\n".join(_config(config, shown=number == 0) for number, config in enumerate(configs)),
+            guides="\n".join(_link(f"{root}/guides/{name}", title) for name, (title, _) in self._guides.items()),
+        )
+
+    async def _docs(self, request: Request) -> Response:
+        return self._page("docs", request)
+
+    async def _redoc(self, request: Request) -> Response:
+        return self._page("redoc", request, policy=_POLICY_OF_REDOC)
+
+    async def _favicon(self, request: Request) -> Response:
+        return FileResponse(_FILES / "favicon.svg")
+
+    async def _guide(self, request: Request) -> Response:
+        found = self._guides.get(request.path_params["name"])
+        if found is None:
+            raise NotFound(f"There is no such guide. Guides: {', '.join(self._guides)}.")
+        return FileResponse(found[1], media_type="text/plain; charset=utf-8", headers=_headers(_POLICY))
+
+    def _page(self, name: str, request: Request, *, policy: str = _POLICY, **values: str) -> Response:
+        root = escape(request.scope.get("root_path", ""))
+        return HTMLResponse(self._pages[name].substitute(root=root, **values), headers=_headers(policy))
+
+
+def _headers(policy: str) -> Mapping[str, str]:
+    return {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-store",
+    }
+
+
+def _find_guides() -> dict[str, tuple[str, Path]]:
+    """Return title and file of each guide by its name; none where the documents were not installed."""
+    directory = next((place for place in _PLACES_OF_GUIDES if place.is_dir()), None)
+    found = sorted(directory.glob("*.md")) if directory else []
+    return {path.name: (_title(path), path) for path in found}
+
+
+def _title(guide: Path) -> str:
+    return guide.read_text().partition("\n")[0].removeprefix("# ").replace("`", "")
+
+
+def _link(address: str, title: str) -> str:
+    return f'<a href="{escape(address)}">{escape(title)}</a>'
+
+
+def _card(kind: ServerKind) -> str:
+    about = kind.description.partition("\n\n")[0]
+    return (
+        f'<li class="card" data-server="{escape(kind.server_id)}"><h3>{escape(kind.name)}</h3>'
+        f'<p class="state">asking …</p><p>{escape(about)}</p>'
+        f'<p class="tools">{escape(", ".join(kind.tools))}</p></li>'
+    )
+
+
+def _config(config: ClientConfig, *, shown: bool) -> str:
+    return (
+        f"<details{' open' if shown else ''}><summary>{escape(config.title)}</summary><div>"
+        f'<p class="quiet">{escape(config.place)}</p>'
+        f'<pre id="config-{escape(config.client)}" tabindex="0">{escape(config.text)}</pre>'
+        f'<button type="button" data-copies="config-{escape(config.client)}">Copy</button></div></details>'
+    )
+
+
+def _curl(url: str, kinds: Sequence[ServerKind]) -> list[ClientConfig]:
+    """Return a call that only reads, of the tool whose example is the quickest to read."""
+    calls = [
+        call_by_curl(url, kind.server_id, tool.name, tool.example)
+        for kind in kinds
+        for tool in kind.tools.values()
+        if tool.read_only and tool.example is not None
+    ]
+    return [ClientConfig("curl", "curl", "a shell", min(calls, key=len))] if calls else []

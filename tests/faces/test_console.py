@@ -1,0 +1,124 @@
+"""The pages for people, as a browser shows them and as other callers get them."""
+
+import re
+from collections.abc import AsyncGenerator
+
+import httpx
+import pytest
+from playwright.async_api import Browser, expect
+
+from app.faces.console import LaunchedByClients
+from app.main import create_app
+from app.settings import Settings
+from tests.clock import ClockMCPServer
+from tests.fixtures.browser import visit
+from tests.fixtures.gateway import Served, serve
+
+SIZES = [(1280, 800), (390, 844)]
+PAGES = ["/", "/docs", "/redoc"]
+
+
+@pytest.fixture(scope="module")
+async def gateway() -> AsyncGenerator[Served]:
+    launched = LaunchedByClients(["/opt/<switch> board/switchboard"], None)
+    async with serve(create_app([ClockMCPServer], Settings(), launched=launched)) as served:
+        yield served
+
+
+@pytest.fixture
+async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=gateway.url) as client:
+        yield client
+
+
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_a_page_loads_nothing_from_elsewhere_and_complains_of_nothing(
+    gateway: Served, browser: Browser, path: str, width: int, height: int, dark: bool
+) -> None:
+    async with visit(browser, gateway.url + path, width=width, height=height, dark=dark) as seen:
+        assert seen.complaints == []
+        if path == "/":
+            assert await seen.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize(("path", "operations"), [("/docs", ".opblock"), ("/redoc", "[data-section-id^='tag/'] h2")])
+async def test_the_documentation_shows_every_operation(
+    gateway: Served, browser: Browser, http: httpx.AsyncClient, path: str, operations: str
+) -> None:
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    expected = sum(len(methods) for methods in paths.values())
+    async with visit(browser, gateway.url + path) as seen:
+        shown = seen.page.locator(operations)
+        await expect(shown.first).to_be_visible()
+        assert await shown.count() >= expected
+
+
+@pytest.mark.debian("chromium")
+async def test_the_home_page_shows_whether_each_backend_answers(gateway: Served, browser: Browser) -> None:
+    async with visit(browser, gateway.url) as seen:
+        await expect(seen.page.locator("[data-server=clock] .state")).to_have_text("ready")
+
+
+@pytest.mark.debian("chromium")
+async def test_a_tool_is_called_from_the_documentation(gateway: Served, browser: Browser) -> None:
+    async with visit(browser, gateway.url + "/docs") as seen:
+        operation = seen.page.locator(".opblock", has_text=re.compile("tools/get_time"))
+        await operation.locator("button.opblock-summary-control").click()
+        await operation.get_by_role("button", name="Try it out").click()
+        await operation.get_by_role("button", name="Execute").click()
+        await expect(operation.locator(".live-responses-table tbody .response-col_status").first).to_have_text(
+            re.compile("200")
+        )
+        assert seen.complaints == []
+
+
+async def test_pages_behind_a_prefix_name_their_files_with_it() -> None:
+    app = create_app([ClockMCPServer], Settings(root_path="/gw"))
+    async with serve(app) as served, httpx.AsyncClient(base_url=served.url) as http:
+        for path in PAGES:
+            page = (await http.get(path, headers={"accept": "text/html"})).text
+            addresses = re.findall(r'(?:src|href|data-root|spec-url)="(/?[^"]*)"', page)
+            assert addresses
+            assert all(address.startswith("/gw") for address in addresses)
+        assert (await http.get("/console/page.css")).status_code == 200
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_may_run_only_what_this_gateway_serves(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.get(path, headers={"accept": "text/html"})
+    policy = answer.headers["content-security-policy"]
+    assert answer.status_code == 200
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert "script-src 'self' " not in policy
+    assert "http" not in policy
+    assert not re.search(r"<script(?![^>]*\bsrc=)", answer.text)
+
+
+async def test_the_home_page_is_the_listing_for_programs(http: httpx.AsyncClient) -> None:
+    for accept in ("application/json", "*/*"):
+        answer = await http.get("/", headers={"accept": accept})
+        assert answer.json() == (await http.get("/mcp")).json()
+
+
+async def test_what_is_copied_names_the_address_that_was_asked_and_is_escaped(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/", headers={"accept": "text/html", "host": "localhost:1234"})).text
+    assert "claude mcp add --transport http switchboard http://localhost:1234/mcp" in page
+    assert "/opt/&lt;switch&gt; board/switchboard" in page
+    assert "<switch>" not in page
+
+
+async def test_the_guides_are_read_as_text_and_nothing_else_is(http: httpx.AsyncClient) -> None:
+    guide = await http.get("/guides/architecture.md")
+    assert guide.headers["content-type"].startswith("text/plain")
+    assert guide.text.startswith("# Architecture")
+    for path in ("/guides/README.md", "/guides/..%2f.env.example", "/console/..%2fcli%2fmain.py", "/console/nothing"):
+        answer = await http.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+async def test_a_favicon_is_there(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/favicon.ico")).headers["content-type"] == "image/svg+xml"

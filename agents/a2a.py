@@ -4,8 +4,8 @@ Each agent has its card at `/.well-known/agent-card.json` and JSON-RPC at its ow
 tasks and their cancellation. A request is a task: its steps are status updates, its answer is an artifact.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -22,23 +22,22 @@ from a2a.helpers import (
     new_text_part,
 )
 from a2a.server.agent_execution import AgentExecutor, RequestContext
-from a2a.server.context import ServerCallContext
 from a2a.server.events import EventQueue
-from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
-from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
+from a2a.server.tasks import TaskUpdater
 from a2a.types import (
     AgentCapabilities,
     AgentCard,
     AgentInterface,
     AgentSkill,
-    Message,
+    Part,
     Role,
     SendMessageRequest,
     Task,
     TaskState,
 )
-from a2a.utils.errors import InvalidParamsError
+from a2a.utils.errors import A2AError
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -47,6 +46,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.base import A2AAgent, AgentReply, AgentRequest, Report, Step
 from agents.errors import CallFailed, ConnectionFailed, ConnectionLost
+from agents.tasks import OneTaskAMessage
 
 _VERSION = "0.1.0"
 _STREAM_GRACE = 1.0
@@ -82,27 +82,6 @@ def agent_card(agent: A2AAgent, url: str) -> AgentCard:
     )
 
 
-class RecentTasks(InMemoryTaskStore):
-    """Keeps the tasks that changed last, so that an agent that runs for months does not grow.
-
-    Args:
-        limit: how many.
-    """
-
-    def __init__(self, limit: int = 1000) -> None:
-        super().__init__()
-        self._limit = limit
-        self._kept: dict[str, ServerCallContext] = {}
-
-    async def save(self, task: Task, context: ServerCallContext) -> None:
-        await super().save(task, context)
-        self._kept.pop(task.id, None)
-        self._kept[task.id] = context
-        while len(self._kept) > self._limit:
-            oldest = next(iter(self._kept))
-            await self.delete(oldest, self._kept.pop(oldest))
-
-
 class AgentTask(AgentExecutor):
     """Runs an agent's requests as A2A tasks."""
 
@@ -111,19 +90,19 @@ class AgentTask(AgentExecutor):
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         message = context.message
-        if message is None or not message.parts:
-            raise InvalidParamsError(message="Send a message with a text part.")
+        assert message is not None, "a request without a message is refused before"
         task = context.current_task
         earlier: list[str] = []
+        data = _objects(message.parts)
         if task is None:
             task = new_task_from_user_message(message)
             await event_queue.enqueue_event(task)
         else:
-            earlier = [
-                get_message_text(said)
-                for said in task.history
-                if said.role == Role.ROLE_USER and said.message_id != message.message_id
+            said_before = [
+                said for said in task.history if said.role == Role.ROLE_USER and said.message_id != message.message_id
             ]
+            earlier = [get_message_text(said) for said in said_before]
+            data = {**_objects(part for said in said_before for part in said.parts), **data}
         updater = TaskUpdater(event_queue, task.id, task.context_id)
 
         async def report(step: Step) -> None:
@@ -131,7 +110,7 @@ class AgentTask(AgentExecutor):
             await updater.start_work(updater.new_agent_message(parts))
 
         await updater.start_work()
-        request = AgentRequest(get_message_text(message), _data(message), earlier, report)
+        request = AgentRequest(get_message_text(message), data, earlier, report)
         try:
             reply = await self._agent.handle(request)
         except CallFailed as failure:
@@ -174,7 +153,7 @@ class RemoteAgent:
             ConnectionLost: it broke off.
             CallFailed: it failed, for the reason in the message.
         """
-        parts = [new_text_part(request.text)]
+        parts = [new_text_part(request.text)] if request.text.strip() else []
         if request.data:
             parts.append(new_data_part(dict(request.data)))
         message = new_message(parts, role=Role.ROLE_USER)
@@ -189,6 +168,8 @@ class RemoteAgent:
                     await self._follow(event, task, request.report)
             except (A2AClientError, httpx.HTTPError) as error:
                 raise ConnectionLost(f"The agent at {self._url} broke off.") from error
+            except A2AError as error:
+                raise CallFailed(f"The agent at {self._url} refuses: {error}", code="agent_refused") from error
         return self._reply(task)
 
     async def _follow(self, event: Any, task: Task, report: Report) -> None:
@@ -201,7 +182,8 @@ class RemoteAgent:
             task.status.CopyFrom(status)
             if status.state == TaskState.TASK_STATE_WORKING:
                 for data in get_data_parts(status.message.parts):
-                    await report(Step.model_validate(data))
+                    with suppress(ValidationError):  # another kind of agent tells of its work in words of its own
+                        await report(Step.model_validate(data))
 
     def _reply(self, task: Task) -> AgentReply:
         said = get_message_text(task.status.message)
@@ -210,8 +192,7 @@ class RemoteAgent:
                 text = "\n".join(get_artifact_text(artifact) for artifact in task.artifacts)
                 data: dict[str, Any] = {}
                 for artifact in task.artifacts:
-                    for part in get_data_parts(artifact.parts):
-                        data.update(_whole_numbers(part))
+                    data.update(_objects(artifact.parts))
                 return AgentReply(text, data)
             case TaskState.TASK_STATE_INPUT_REQUIRED:
                 return AgentReply(said, state="input_required")
@@ -229,12 +210,12 @@ def serve_agents(agents: Mapping[str, A2AAgent], url: str, *, allowed_hosts: Seq
         url: where the application is, as its clients see it.
         allowed_hosts: further names that it answers for.
     """
-    handlers: list[DefaultRequestHandler] = []
+    handlers: list[OneTaskAMessage] = []
     routes: list[BaseRoute] = [Route("/health", _health(agents), methods=["GET"])]
     # The root comes last: it would take what belongs to the others.
     for path, agent in sorted(agents.items(), reverse=True):
         card = agent_card(agent, f"{url}{path}/")
-        handler = DefaultRequestHandler(AgentTask(agent), RecentTasks(), card)
+        handler = OneTaskAMessage(AgentTask(agent), card)
         handlers.append(handler)
         own: list[BaseRoute] = [
             *create_agent_card_routes(card),
@@ -292,9 +273,10 @@ def _health(agents: Mapping[str, A2AAgent]) -> Any:
     return health
 
 
-def _data(message: Message) -> dict[str, Any]:
+def _objects(parts: Iterable[Part]) -> dict[str, Any]:
+    """Return what data parts say, as one object; parts that are none are passed over."""
     data: dict[str, Any] = {}
-    for part in get_data_parts(message.parts):
+    for part in get_data_parts(list(parts)):
         if isinstance(part, dict):
             data.update(_whole_numbers(cast("dict[str, Any]", part)))
     return data

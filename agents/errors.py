@@ -237,19 +237,18 @@ def failure_of_problem(problem: Mapping[str, Any], retry_after: float | None = N
         retry_after: seconds, from the header, if the object itself names none.
     """
     # It is another process's word: a field of another type than promised is one that is not there.
-    code, status = str(problem.get("code", "")), problem.get("status")
+    code, status = _text(problem.get("code")), problem.get("status")
     number = status if type(status) is int else 500
     listed: list[Any] = cast("list[Any]", problem.get("errors")) if isinstance(problem.get("errors"), list) else []
     fields = [cast("Mapping[str, Any]", entry) for entry in listed if isinstance(entry, Mapping)]
     wait = _seconds(problem.get("retry_after"))
-    request_id = problem.get("request_id")
     return _kind(code, number)(
-        str(problem.get("detail") or problem.get("title") or code),
+        _text(problem.get("detail")) or _text(problem.get("title")) or code or "It failed without a word.",
         code=code,
         status=number,
-        request_id=str(request_id) if request_id is not None else None,
+        request_id=_text(problem.get("request_id")) or None,
         retry_after=retry_after if wait is None else wait,
-        errors=[FieldError(str(field.get("field", "")), str(field.get("message", ""))) for field in fields],
+        errors=[FieldError(_text(field.get("field")), _text(field.get("message"))) for field in fields],
     )
 
 
@@ -287,6 +286,11 @@ def _seconds(value: Any) -> float | None:
     except OverflowError:
         return None
     return seconds if 0 <= seconds < inf else None
+
+
+def _text(value: Any) -> str:
+    """Return a text, or an empty one for anything else; a number of 5,000 digits could not even be written."""
+    return value if isinstance(value, str) else ""
 
 
 def _kind(code: str, status: int) -> type[CallFailed]:

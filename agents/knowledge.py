@@ -21,6 +21,9 @@ from agents.base import A2AAgent, AgentReply, AgentRequest, Degradation, McpConf
 from agents.client import MCPClient
 from agents.errors import CallFailed, MalformedAnswer
 
+NO_QUESTION = "What is the question? Please send it as text."
+_LONGEST_SEARCH = 500
+"""Characters that the search takes; what a question is about mostly stands at its beginning."""
 _READ_WHOLE = 2
 """How many of the best articles are read beyond their snippet."""
 
@@ -51,10 +54,16 @@ class KnowledgeBase:
     ) -> list[Article]:
         """Return the articles that fit a question, best first; the best of them with their whole text.
 
+        Args:
+            question: as it was typed; of a long one the beginning is searched for.
+            limit: how many at most.
+            language: only articles in this language, such as "en".
+            tags: only articles with all of these tags.
+
         Raises:
             CallFailed: as `MCPClient.call_tool`.
         """
-        arguments = {"search_term": question, "limit": limit}
+        arguments = {"search_term": _shortened(question), "limit": limit}
         optional = {"language": language, "tags": list(tags)}
         result = await self._client.call_tool(
             "database", "search_knowledge_base", {**arguments, **{k: v for k, v in optional.items() if v}}
@@ -75,6 +84,15 @@ class KnowledgeBase:
         except (CallFailed, KeyError, TypeError):
             # Withdrawn since it was found, or out of reach for a moment: the snippet has to do.
             return ""
+
+
+def _shortened(question: str) -> str:
+    """Return what the search takes of a question, cut between two words."""
+    text = question.strip()
+    if len(text) <= _LONGEST_SEARCH:
+        return text
+    start, space, _ = text[: _LONGEST_SEARCH + 1].rpartition(" ")
+    return start if space else text[:_LONGEST_SEARCH]
 
 
 async def write_answer(
@@ -163,6 +181,8 @@ class KnowledgeAgent(A2AAgent):
         )
 
     async def _answer_question(self, request: AgentRequest) -> AgentReply:
+        if not request.text.strip():
+            return AgentReply(NO_QUESTION, state="input_required")
         language = request.data.get("language")
         result = await self.answer(request.text, language=str(language) if language else None, report=request.report)
         return AgentReply(result.answer, result.model_dump(mode="json"))

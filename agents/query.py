@@ -20,15 +20,15 @@ from agents.base import (
     unless_down,
 )
 from agents.client import MCPClient
-from agents.knowledge import KnowledgeBase, sources_of, write_answer
+from agents.knowledge import NO_QUESTION, KnowledgeBase, sources_of, write_answer
 from agents.transports import JsonObject
 
 CUSTOMER_QUERIES = "customer-queries"
 """The topic that every question is published to."""
 _PUBLISH_SECONDS = 8.0
 """How long an answer waits for Kafka at most: the customer needs the answer, not the message."""
-_LONGEST_QUESTION = 500
-"""Characters that the search takes."""
+_LONGEST_RECORD = 20_000
+"""Characters of a question, or an answer, that are kept on record."""
 
 
 class Published(BaseModel):
@@ -132,8 +132,8 @@ class QueryAgent(A2AAgent):
         sources, related = sources_of(answer, articles or ())
         interaction = {
             "customer_id": customer_id,
-            "query_text": query,
-            "agent_response": answer.text,
+            "query_text": query[:_LONGEST_RECORD],
+            "agent_response": answer.text[:_LONGEST_RECORD],
             "agent_id": self.agent_id,
             "metadata": {"query_id": query_id, "sources": [source.slug for source in sources]},
             "idempotency_key": query_id,
@@ -164,7 +164,7 @@ class QueryAgent(A2AAgent):
 
     async def _search(self, query: str, report: Report) -> list[Article]:
         async with self.step(report, "articles", "Searching the knowledge base") as outcome:
-            articles = await self.knowledge.find(query[:_LONGEST_QUESTION])
+            articles = await self.knowledge.find(query)
             outcome.text = f"Found {len(articles)} articles"
             outcome.data = {"articles": [article.source.model_dump() for article in articles]}
         return articles
@@ -204,12 +204,12 @@ class QueryAgent(A2AAgent):
         return int(saved["id"])
 
     async def _process_query(self, request: AgentRequest) -> AgentReply:
-        customer_id = request.data.get("customer_id")
-        question = request.text
-        if not customer_id and request.earlier:
-            # The question came first, and this is the answer to ours.
-            question, customer_id = request.earlier[0], request.text.strip()
+        texts = [text for text in (*request.earlier, request.text) if text.strip()]
+        if not texts:
+            return AgentReply(NO_QUESTION, state="input_required")
+        # The question comes first; a second text is the answer to ours.
+        customer_id = request.data.get("customer_id") or (texts[-1].strip() if len(texts) > 1 else None)
         if not customer_id:
             return AgentReply("Which customer asks? Please send the customer's id.", state="input_required")
-        result = await self.process_query(question, str(customer_id), report=request.report)
+        result = await self.process_query(texts[0], str(customer_id), report=request.report)
         return AgentReply(result.answer, result.model_dump(mode="json"))

@@ -315,7 +315,8 @@ def _failure_of_rpc_error(error: Any, where: str) -> CallFailed:
     if isinstance(data, dict) and "code" in data:
         return failure_of_problem(cast("JsonObject", data))
     message = cast("JsonObject", error).get("message") if isinstance(error, dict) else None
-    return MalformedAnswer(f"{where} answered with a failure that it does not explain: {message or 'no message'}.")
+    said = message if isinstance(message, str) and message else "no message"
+    return MalformedAnswer(f"{where} answered with a failure that it does not explain: {said}.")
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

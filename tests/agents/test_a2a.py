@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -10,7 +11,15 @@ import httpx
 import pytest
 import uvicorn
 from a2a.client import ClientConfig, create_client
-from a2a.helpers import get_artifact_text, get_data_parts, get_message_text, new_data_part, new_message, new_text_part
+from a2a.helpers import (
+    get_artifact_text,
+    get_data_parts,
+    get_message_text,
+    new_data_part,
+    new_message,
+    new_raw_part,
+    new_text_part,
+)
 from a2a.server.context import ServerCallContext
 from a2a.types import (
     CancelTaskRequest,
@@ -22,13 +31,16 @@ from a2a.types import (
     Task,
     TaskState,
 )
+from a2a.utils.errors import A2AError
 
 from agents.__main__ import application, command_line
-from agents.a2a import RecentTasks, RemoteAgent, serve_agents
+from agents.a2a import AgentTask, RemoteAgent, agent_card, serve_agents
 from agents.base import A2AAgent, AgentReply, AgentRequest, Skill, Step
 from agents.client import MCPClient
 from agents.errors import CallFailed, ConnectionFailed
+from agents.knowledge import KnowledgeAgent
 from agents.query import QueryAgent
+from agents.tasks import OneTaskAMessage, RecentTasks
 from tests.agents.faults import FakeTime, free_port
 from tests.fixtures.gateway import Served
 
@@ -141,6 +153,127 @@ async def test_a_failure_is_a_failed_task_with_its_code(query_agent: str) -> Non
         assert problem["request_id"]
 
 
+@pytest.mark.parametrize("texts", [[""], ["  \n\t"], ["", " "], []])
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_message_that_says_nothing_is_refused_in_words(
+    query_agent: str, texts: list[str], streaming: bool
+) -> None:
+    message = new_message([*map(new_text_part, texts), new_data_part({"customer_id": "12345"})], role=Role.ROLE_USER)
+    if not texts:
+        message = new_message([new_raw_part(b"picture", media_type="image/png")], role=Role.ROLE_USER)
+    async with official_client(query_agent, streaming=streaming) as client:
+        with pytest.raises(A2AError, match="says nothing: send a text part"):
+            [event async for event in client.send_message(SendMessageRequest(message=message))]
+        assert not (await client.list_tasks(ListTasksRequest())).tasks
+
+
+async def test_data_alone_is_asked_for_the_question(query_agent: str) -> None:
+    async with official_client(query_agent, streaming=False) as client:
+        message = new_message([new_data_part({"customer_id": "12345"})], role=Role.ROLE_USER)
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=message))]
+        assert event.task.status.state == TaskState.TASK_STATE_INPUT_REQUIRED
+        answer = user_says(QUESTION, task_id=event.task.id, context_id=event.task.context_id)
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=answer))]
+        assert event.task.status.state == TaskState.TASK_STATE_COMPLETED
+        assert "Forgot password?" in get_artifact_text(event.task.artifacts[0])
+
+
+async def test_the_customer_may_come_as_data_after_the_question(query_agent: str) -> None:
+    async with official_client(query_agent, streaming=False) as client:
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=user_says(QUESTION)))]
+        parts = [new_data_part({"customer_id": "12345"})]
+        answer = new_message(parts, role=Role.ROLE_USER, task_id=event.task.id, context_id=event.task.context_id)
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=answer))]
+        assert "Forgot password?" in get_artifact_text(event.task.artifacts[0])
+
+
+async def test_a_long_question_is_answered(support_gateway: Served) -> None:
+    question = f"How do I reset my password? {'Thank you so much and have a nice day. ' * 17}"
+    assert len(question) > 660
+    async with KnowledgeAgent("knowledge-1", support_gateway.url) as knowledge:
+        answer = await knowledge.answer(question)
+        assert answer.sources[0].slug == "reset-your-password"
+        endless = await knowledge.answer("password" * 1000)
+        assert endless.degraded == []
+    async with QueryAgent("query-1", support_gateway.url) as query:
+        result = await query.process_query(f"{question}{'!' * 25_000}", "12345")
+        assert result.sources[0].slug == "reset-your-password"
+        assert (result.interaction_id is not None, result.degraded) == (True, [])
+
+
+async def test_the_same_message_is_one_task_however_often_it_comes(query_agent: str) -> None:
+    message = user_says(QUESTION, {"customer_id": "12345"})
+    async with official_client(query_agent) as client, official_client(query_agent, streaming=False) as waiting:
+
+        async def send(how: Any) -> str:
+            events = [event async for event in how.send_message(SendMessageRequest(message=message))]
+            task = await client.get_task(GetTaskRequest(id=events[0].task.id))
+            assert task.status.state == TaskState.TASK_STATE_COMPLETED
+            assert len(task.artifacts) == 1
+            last = events[-1]
+            ended = last.task if last.HasField("task") else last.status_update
+            assert ended.status.state == TaskState.TASK_STATE_COMPLETED
+            return str(task.id)
+
+        at_once = await asyncio.gather(*(send(how) for how in (client, waiting, client, waiting)))
+        later = [await send(client), await send(waiting)]
+        assert len({*at_once, *later}) == 1
+        assert len((await client.list_tasks(ListTasksRequest())).tasks) == 1
+        other = user_says(QUESTION, {"customer_id": "12345"})
+        [event] = [e async for e in waiting.send_message(SendMessageRequest(message=other))]
+        assert event.task.id != at_once[0]
+
+
+async def test_an_answer_to_a_question_of_the_agent_counts_once(query_agent: str) -> None:
+    async with official_client(query_agent, streaming=False) as client:
+        first = user_says(QUESTION)
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=first))]
+        [again] = [e async for e in client.send_message(SendMessageRequest(message=first))]
+        assert again.task.id == event.task.id
+        assert again.task.status.state == TaskState.TASK_STATE_INPUT_REQUIRED
+        answer = user_says("12345", task_id=event.task.id, context_id=event.task.context_id)
+        [end] = [e async for e in client.send_message(SendMessageRequest(message=answer))]
+        ends = [end, *[e async for e in client.send_message(SendMessageRequest(message=answer))]]
+        assert [end.task.id for end in ends] == [event.task.id] * 2
+        assert [len(end.task.artifacts) for end in ends] == [1, 1]
+        late = user_says("12345", task_id=event.task.id)
+        with pytest.raises(A2AError):  # the task is at its end
+            [e async for e in client.send_message(SendMessageRequest(message=late))]
+        elsewhere = user_says(QUESTION, {"customer_id": "12345"})
+        elsewhere.message_id = late.message_id
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=elsewhere))]
+        assert event.task.status.state == TaskState.TASK_STATE_COMPLETED  # what was refused does not count
+        elsewhere.task_id = again.task.id
+        with pytest.raises(A2AError, match="Another task"):
+            [e async for e in client.send_message(SendMessageRequest(message=elsewhere))]
+
+
+async def test_a_message_whose_answer_was_lost_goes_on_as_the_task_that_it_made(unused_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_port}"
+    async with MCPClient(url, retry=FakeTime().policy()) as unused:
+        dreamer = Dreamer(url, unused)
+        async with serving(serve_agents({"": dreamer}, url), unused_port), official_client(url) as client:
+            request = SendMessageRequest(message=user_says("sleep"))
+            seen: list[str] = []
+            for _ in range(2):
+                with anyio.fail_after(10):
+                    async with contextlib.aclosing(client.send_message(request)) as events:
+                        async for event in events:
+                            if event.HasField("task"):
+                                seen.append(event.task.id)
+                                break
+            assert len(set(seen)) == 1
+            assert dreamer.dreams == 1
+            await client.cancel_task(CancelTaskRequest(id=seen[0]))
+
+
+async def test_a_remote_agent_that_refuses_says_why(query_agent: str) -> None:
+    with pytest.raises(CallFailed, match="says nothing") as failure:
+        await RemoteAgent(query_agent).handle(AgentRequest(" "))
+    assert failure.value.code == "agent_refused"
+    assert (await RemoteAgent(query_agent).handle(AgentRequest("", {"customer_id": "1"}))).state == "input_required"
+
+
 async def test_an_unknown_skill_is_rejected(query_agent: str) -> None:
     async with official_client(query_agent, streaming=False) as client:
         [event] = [e async for e in client.send_message(SendMessageRequest(message=user_says("la", {"skill": "sing"})))]
@@ -177,13 +310,26 @@ class Dreamer(A2AAgent):
         super().__init__("dreamer", "dreamer", url, client=client)
         self.add_handler(Skill("dream", "Dream", "Dreams."), self._dream)
         self.woken = asyncio.Event()
+        self.dreams = 0
 
     async def _dream(self, request: AgentRequest) -> AgentReply:
+        self.dreams += 1
         try:
             await asyncio.Event().wait()
         finally:
             self.woken.set()
         raise AssertionError
+
+
+class Parrot(A2AAgent):
+    """Says it again."""
+
+    def __init__(self, url: str, client: MCPClient) -> None:
+        super().__init__("parrot", "parrot", url, client=client)
+        self.add_handler(Skill("repeat", "Repeat", "Repeats."), self._repeat)
+
+    async def _repeat(self, request: AgentRequest) -> AgentReply:
+        return AgentReply(request.text)
 
 
 async def test_a_task_can_be_cancelled(unused_port: int) -> None:
@@ -209,6 +355,20 @@ async def test_only_the_tasks_that_changed_last_are_kept() -> None:
     for name in ("a", "b", "a", "c"):
         await tasks.save(Task(id=name), context)
     assert [name for name in "abc" if await tasks.get(name, context)] == ["a", "c"]
+
+
+async def test_a_message_of_a_task_that_is_not_kept_any_longer_is_a_new_one(unused_port: int) -> None:
+    url = f"http://127.0.0.1:{unused_port}"
+    async with MCPClient(url, retry=FakeTime().policy()) as unused:
+        parrot = Parrot(url, unused)
+        handler = OneTaskAMessage(AgentTask(parrot), agent_card(parrot, url), limit=2)
+        first, context = SendMessageRequest(message=user_says("one")), ServerCallContext()
+        made = [await handler.on_message_send(copy.deepcopy(first), context) for _ in range(2)]
+        for text in ("two", "three"):
+            await handler.on_message_send(SendMessageRequest(message=user_says(text)), context)
+        made.append(await handler.on_message_send(copy.deepcopy(first), context))
+        await handler.aclose()
+    assert made[0].id == made[1].id != made[2].id  # type: ignore[union-attr]
 
 
 async def test_pages_of_other_sites_are_refused(query_agent: str) -> None:

@@ -27,7 +27,7 @@ def run_migrations(connection: Connection) -> None:
 
 
 async def run_on_own_connection() -> None:
-    async with migration_connection(PostgresSettings().require_url()) as connection:
+    async with migration_connection(PostgresSettings().administration_url) as connection:
         await connection.run_sync(run_migrations)
 
 

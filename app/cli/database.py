@@ -15,17 +15,35 @@ from app.services.postgres.migrations import migrate as migrate_database
     "--reader-password",
     envvar="DATABASE_READER_PASSWORD",
     default=None,
-    help=f"Also make, or bring up to date, the login {READER_LOGIN} for DATABASE_READER_URL.",
+    help="Also make, or bring up to date, the login of query_database, for DATABASE_READER_URL.",
 )
-def migrate(revision: str, reader_password: str | None) -> None:
+@click.option(
+    "--reader-login",
+    envvar="DATABASE_READER_LOGIN",
+    default=READER_LOGIN,
+    show_default=True,
+    help="That login's name. Logins are of the whole cluster: choose another one for each database.",
+)
+@click.option(
+    "--change-reader-password",
+    is_flag=True,
+    help="Give that login the new password, though it exists with another one that somebody may use.",
+)
+def migrate(revision: str, reader_password: str | None, reader_login: str, *, change_reader_password: bool) -> None:
     """Bring the database of DATABASE_URL to the version that this code needs."""
     settings = read_settings(PostgresSettings)
 
     async def upgrade() -> None:
-        url = settings.require_url()
+        url = settings.administration_url
         await migrate_database(url, revision)
         if reader_password:
-            login = await ensure_reader_login(url, reader_password)
+            login = await ensure_reader_login(
+                url,
+                reader_password,
+                name=reader_login,
+                connections=settings.reader_connections,
+                change_password=change_reader_password,
+            )
             for warning in login.warnings:
                 click.echo(f"Warning: {warning}", err=True)
         click.echo("The database is up to date.")
@@ -39,7 +57,7 @@ def seed() -> None:
     settings = read_settings(PostgresSettings)
 
     async def load() -> None:
-        summary = await seed_demo(settings.require_url())
+        summary = await seed_demo(settings.administration_url)
         click.echo(
             f"Loaded {summary.customers} customers, {summary.tickets} tickets, {summary.interactions} interactions "
             f"and {summary.articles} articles."

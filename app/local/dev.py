@@ -93,7 +93,7 @@ async def _postgres(data_dir: Path) -> AsyncGenerator[Backend]:
         await _create_database(server)
         url = server.url(_DATABASE)
         await migrate(url)
-        reader = await ensure_reader_login(url)
+        reader = await ensure_reader_login(url, change_password=True)
         summary = await seed(url)
         loaded = (
             summary and f"loaded {summary.customers} customers, {summary.tickets} tickets, {summary.articles} articles"

@@ -5,21 +5,25 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
+import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
-from app.errors import BackendNotConfigured
-from app.services.postgres.connections.pools import postgres_errors
-from app.services.postgres.connections.settings import asyncpg_dsn
+from app.errors import BackendNotConfigured, Conflict
+from app.services.postgres.connections.address import Address
+from app.services.postgres.connections.connecting import Connection, Connector
+from app.services.postgres.connections.errors import postgres_errors
+from app.services.postgres.connections.pools import create_engine
 
 READER_LOGIN = "switchboard_reader_login"
 """The login that `switchboard dev` and the tests make; operators may choose another name."""
+
+READER_CONNECTIONS = 32
+"""The CONNECTION LIMIT that fits the settings' defaults: four processes of four connections, and their successors."""
 
 _OLDEST = (15,)
 """The oldest version of PostgreSQL on which the tests have passed."""
@@ -64,10 +68,7 @@ async def downgrade(url: str, revision: str) -> None:
 @asynccontextmanager
 async def migration_connection(url: str) -> AsyncGenerator[AsyncConnection]:
     """Open a connection with a transaction and without time limits, since building an index may take long."""
-    dsn = asyncpg_dsn(url)
-    engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, timeout=10), poolclass=NullPool
-    )
+    engine = create_engine(Connector(lambda: Address.read(url), connect_timeout=10), poolclass=NullPool)
     try:
         with postgres_errors():
             async with engine.begin() as connection:
@@ -79,7 +80,7 @@ async def migration_connection(url: str) -> AsyncGenerator[AsyncConnection]:
 async def _run_alembic(url: str, run: Callable[[Config], None]) -> None:
     config = Config(_PROJECT / "alembic.ini")
 
-    def on_connection(connection: Connection) -> None:
+    def on_connection(connection: sqlalchemy.Connection) -> None:
         config.attributes["connection"] = connection
         run(config)
 
@@ -100,60 +101,72 @@ class ReaderLogin:
     """What the administrator's own rights did not allow, in words; empty with a superuser."""
 
 
-async def ensure_reader_login(admin_url: str, password: str | None = None, *, name: str = READER_LOGIN) -> ReaderLogin:
+async def ensure_reader_login(
+    admin_url: str,
+    password: str | None = None,
+    *,
+    name: str = READER_LOGIN,
+    connections: int = READER_CONNECTIONS,
+    change_password: bool = False,
+) -> ReaderLogin:
     """Make, or bring up to date, a login that may do nothing but read the four tables.
 
-    `switchboard dev` and the tests call this. An operator does the same by hand, as a superuser in the migrated
-    database, and gives the login to the gateway as `DATABASE_READER_URL`:
-
-        CREATE ROLE switchboard_reader_login LOGIN PASSWORD '…' NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION
-            NOBYPASSRLS CONNECTION LIMIT 10 IN ROLE switchboard_reader;
-        ALTER ROLE switchboard_reader_login SET default_transaction_read_only = 'on';
-        ALTER ROLE switchboard_reader_login SET statement_timeout = '30s';
-        ALTER ROLE switchboard_reader_login SET idle_in_transaction_session_timeout = '60s';
-        ALTER ROLE switchboard_reader_login SET temp_file_limit = '256MB';          -- needs a superuser
-        ALTER ROLE switchboard_reader_login SET standard_conforming_strings = 'on';
-        ALTER ROLE switchboard_reader_login SET search_path = pg_catalog, public, pg_temp;
-        REVOKE TEMPORARY ON DATABASE customer_support FROM PUBLIC;                   -- needs the database's owner
-        GRANT CONNECT ON DATABASE customer_support TO switchboard_reader;
-
-    A role's settings are not inherited, so they stand on the login itself.
+    `switchboard dev`, `switchboard migrate --reader-password` and the tests call this. An operator may do the same by
+    hand, as `docs/query-database.md` says. A role's settings are not inherited, so they stand on the login itself.
 
     Args:
         admin_url: the migrated database, with a login that may create roles.
-        password: the login's new password; a random one if left out.
-        name: the login's name.
+        password: the login's password; a random one if left out.
+        name: the login's name. Logins are of the whole cluster, so each database wants one of its own.
+        connections: its CONNECTION LIMIT; a higher one that is there already stays.
+        change_password: give a login that exists the password, whoever uses it with another one.
 
     Returns:
         The address of the same database with the new login, and what the administrator's rights did not allow.
 
     Raises:
+        Conflict: the login exists with another password.
         GatewayError: the server can't be reached, or the administrator may not create roles.
     """
-    dsn = asyncpg_dsn(admin_url)
+    address = Address.read(admin_url)
     password = password or secrets.token_urlsafe(24)
-    with postgres_errors():
-        connection = await asyncpg.connect(dsn, timeout=10)
-        try:
-            warnings = await _make_reader_login(connection, name, password)
-        finally:
-            await connection.close()
-    parts = urlsplit(dsn)
-    hosts = parts.netloc.rpartition("@")[2]
-    login = f"{quote(name, safe='')}:{quote(password, safe='')}"
-    return ReaderLogin(urlunsplit(parts._replace(netloc=f"{login}@{hosts}")), tuple(warnings))
+    url = address.with_login(name, password)
+    connection = await Connector(lambda: address, connect_timeout=10).open()
+    try:
+        with postgres_errors():
+            exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", name)
+            if exists and not change_password:
+                await _check_password(name, url)
+            keeps_password = exists and not change_password
+            warnings = await _make_reader_login(connection, name, None if keeps_password else password, connections)
+    finally:
+        await connection.close()
+    return ReaderLogin(url, tuple(warnings))
 
 
-async def _make_reader_login(connection: "asyncpg.Connection[asyncpg.Record]", name: str, password: str) -> list[str]:
-    quoted, database, schema, secret = await connection.fetchrow(
-        "SELECT quote_ident($1), quote_ident(current_database()), quote_ident(current_schema()), quote_literal($2)",
+async def _check_password(name: str, url: str) -> None:
+    """Log in, since nothing else tells whether a password is the one that a login has."""
+    try:
+        connection = await Connector(lambda: Address.read(url), connect_timeout=10).open()
+    except BackendNotConfigured:
+        raise Conflict(
+            f"The login {name} exists in this cluster, and not with this password: whoever uses it would be locked out."
+            " Choose another name by --reader-login, or ask for the change by --change-reader-password."
+        ) from None
+    await connection.close()
+
+
+async def _make_reader_login(connection: Connection, name: str, password: str | None, connections: int) -> list[str]:
+    quoted, database, schema, secret, limit = await connection.fetchrow(
+        "SELECT quote_ident($1), quote_ident(current_database()), quote_ident(current_schema()), quote_literal($2),"
+        " coalesce((SELECT rolconnlimit FROM pg_roles WHERE rolname = $1), 0)",
         name,
         password,
-    ) or ("", "", "", "")
+    ) or ("", "", "", "", 0)
     exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", name)
     await connection.execute(
-        f"{'ALTER' if exists else 'CREATE'} ROLE {quoted} LOGIN PASSWORD {secret}"
-        " NOCREATEDB NOCREATEROLE INHERIT CONNECTION LIMIT 10"
+        f"{'ALTER' if exists else 'CREATE'} ROLE {quoted} LOGIN {f'PASSWORD {secret}' if secret else ''}"
+        f" NOCREATEDB NOCREATEROLE INHERIT CONNECTION LIMIT {limit if limit < 0 else max(limit, connections)}"
     )
     await connection.execute(f"GRANT switchboard_reader TO {quoted}")
     optional = {

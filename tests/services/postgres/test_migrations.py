@@ -11,11 +11,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from app.errors import BackendNotConfigured, BackendUnavailable
+from app.errors import BackendNotConfigured, BackendUnavailable, Conflict
 from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from app.models import Base
-from app.services.postgres.migrations import READER_LOGIN, downgrade, ensure_reader_login, migrate, migration_connection
+from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.migrations import (
+    READER_CONNECTIONS,
+    READER_LOGIN,
+    downgrade,
+    ensure_reader_login,
+    migrate,
+    migration_connection,
+)
 from tests.fixtures.postgres import TestDatabase, cloned_database
 
 PROJECT = Path(__file__).parents[3]
@@ -169,12 +177,21 @@ async def test_the_readers_login_has_its_limits_as_soon_as_it_connects(database:
         "standard_conforming_strings": "on",
         "search_path": "pg_catalog, public, pg_temp",
     }
-    assert limit == 10
+    assert limit == PostgresSettings(_env_file=None).reader_connections == READER_CONNECTIONS
 
 
-async def test_a_repeat_changes_the_password_of_the_login(database: TestDatabase):
-    login = await ensure_reader_login(database.url, "an@other/password", name="switchboard_reader_repeat")
-    again = await ensure_reader_login(database.url, name="switchboard_reader_repeat")
+async def test_a_login_that_exists_changes_its_password_only_if_that_is_asked_for(database: TestDatabase):
+    name = "switchboard_reader_repeat"
+    login = await ensure_reader_login(database.url, "an@other/password", name=name, connections=5)
+    with pytest.raises(Conflict, match="--reader-login"):
+        await ensure_reader_login(database.url, "another", name=name)
+    # Whoever brings the same password brings the rest up to date, and takes nothing from the others.
+    same = await ensure_reader_login(database.url, "an@other/password", name=name, connections=3)
+    assert same.url == login.url
+    reader = await asyncpg.connect(login.url)
+    assert await reader.fetchval("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user") == 5
+    await reader.close()
+    again = await ensure_reader_login(database.url, name=name, change_password=True)
     assert login.warnings == again.warnings == ()
     await (await asyncpg.connect(again.url)).close()
     with pytest.raises(asyncpg.InvalidPasswordError):

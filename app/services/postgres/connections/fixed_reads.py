@@ -9,11 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from app.errors import TooManyRequests
+from app.services.postgres.connections.connecting import Connection
 
 if TYPE_CHECKING:
     from asyncpg.prepared_stmt import PreparedStatement
@@ -37,9 +38,6 @@ LOST = (
 )
 """How a connection shows itself that the server has closed, or whose prepared statements a migration has outdated."""
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
-
 NO_FREE_CONNECTION = "all connections to PostgreSQL that this tool may use are busy; repeat in a moment"
 
 
@@ -55,10 +53,26 @@ class _Member:
     )
 
     async def fetch_value(self, sql: str, arguments: list[Any]) -> Any:
+        if self.connection.is_pooled:
+            return await self._fetch_in_transaction(sql, arguments)
         statement = self.prepared.get(sql)
         if statement is None:
-            statement = self.prepared[sql] = await self.connection.prepare(sql)
+            # Without a cache of its own asyncpg names a statement only if it is told to.
+            name = f"read_{len(self.prepared)}"
+            statement = self.prepared[sql] = await self.connection.prepare(sql, name=name)
         return await statement.fetchval(*arguments)
+
+    async def _fetch_in_transaction(self, sql: str, arguments: list[Any]) -> Any:
+        """Run a statement where neither settings nor prepared statements outlive a transaction."""
+        await self.connection.execute(f"BEGIN READ ONLY{self.connection.pins}")
+        try:
+            value = await self.connection.fetchval(sql, *arguments)
+        except asyncpg.PostgresError:
+            if not self.connection.is_closed():
+                await self.connection.execute("ROLLBACK")
+            raise
+        await self.connection.execute("COMMIT")
+        return value
 
     async def settle(self) -> None:
         """Wait until PostgreSQL has ended the statement that was cancelled; close the connection if it does not.
@@ -70,7 +84,7 @@ class _Member:
         try:
             async with asyncio.timeout(_CANCEL_WITHIN):
                 # Whatever is sent next, asyncpg waits for the acknowledgement first.
-                await self.connection.execute("SELECT 1")
+                await self.connection.execute("ROLLBACK" if self.connection.is_pooled else "SELECT 1")
             settled = True
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             pass  # Nobody waits for this answer any more.

@@ -1,91 +1,36 @@
 """Where the support database is and how much of it the gateway may take."""
 
 import os
-from typing import Annotated
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from functools import cached_property
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import BackendNotConfigured
+from app.services.postgres.connections.address import Address
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
-_SCHEMES = ("postgresql", "postgres")
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# Options of libpq that asyncpg would send to the server as settings of the session, which refuses them.
-_ONLY_LIBPQ = frozenset(
-    {
-        "channel_binding",
-        "client_encoding",
-        "connect_timeout",
-        "fallback_application_name",
-        "gssencmode",
-        "keepalives",
-        "keepalives_count",
-        "keepalives_idle",
-        "keepalives_interval",
-        "load_balance_hosts",
-        "pgbouncer",
-        "requiressl",
-        "tcp_user_timeout",
-    }
-)
-
-
-def asyncpg_dsn(url: str) -> str:
-    """Return an address of PostgreSQL, as people write it, in the form that asyncpg reads.
-
-    Accepts `postgresql://` and `postgres://`, with or without a driver (`postgresql+asyncpg://`); unix sockets
-    (`postgresql:///support?host=/run/postgresql`); several hosts; passwords with an unquoted `@`; libpq's options.
-
-    Raises:
-        ValueError: it is no such address. The message says why and repeats nothing of it.
-    """
-    scheme, separator, rest = url.strip().partition("://")
-    if not separator or scheme.partition("+")[0].lower() not in _SCHEMES:
-        raise ValueError("expected postgresql://user:password@host:port/database")
-    # urlsplit would take an `@` or a bracket in a password for something else, so the login is cut off first.
-    authority, slash, tail = rest.partition("/")
-    login, at, hosts = authority.rpartition("@")
-    if not slash and "?" in hosts:
-        hosts, _, query = hosts.partition("?")
-        tail = f"?{query}"
-    if "#" in rest:
-        raise ValueError("`#` has a meaning in an address; write %23 in a password")
-    try:
-        parts = urlsplit(f"postgresql:///{tail}")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError:
-        raise ValueError("the options after `?` are not written as name=value&name=value") from None
-    _check_hosts(hosts)
-    if "ssl" in options:
-        truth = options.pop("ssl").lower()
-        options.setdefault("sslmode", {"true": "require", "false": "disable"}.get(truth, truth))
-    if options.get("sslmode", "prefer") not in _SSL_MODES:
-        raise ValueError(f"sslmode is one of {', '.join(_SSL_MODES)}")
-    user, colon, password = login.partition(":")
-    quoted = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
-    query = urlencode({name: value for name, value in options.items() if name not in _ONLY_LIBPQ}, quote_via=quote)
-    return f"postgresql://{quoted}{at}{hosts}{parts.path.rstrip('/')}" + (f"?{query}" if query else "")
-
-
-def _check_hosts(hosts: str) -> None:
-    for host in hosts.split(","):
-        _, _, port = host.rpartition("]")[2].partition(":")
-        if port and not (port.isdecimal() and 0 < int(port) < 65536):
-            raise ValueError("the port after the host is no number from 1 to 65535 (write %2F for a / in a password)")
+Pooler = Literal["auto", "session", "transaction"]
+"""How a pooler in front of PostgreSQL lends its connections; `auto` finds out whether there is one."""
 
 
 def _read_url(url: SecretStr, info: ValidationInfo) -> SecretStr:
+    variable = _variable(info.field_name or "url")
     try:
-        return SecretStr(asyncpg_dsn(url.get_secret_value()))
+        Address.read(url.get_secret_value(), variable)
     except ValueError as error:
-        raise ValueError(f"DATABASE_{(info.field_name or 'url').upper()}: {error}") from None
+        raise ValueError(f"{variable}: {error}") from None
+    return url
+
+
+def _variable(field: str) -> str:
+    return f"DATABASE_{field.upper()}"
 
 
 PostgresUrl = Annotated[SecretStr, AfterValidator(_read_url)]
-"""An address of PostgreSQL. Once validated it is asyncpg's form of it; printing it shows nothing."""
+"""An address of PostgreSQL that `Address.read` understands; printing it shows nothing."""
 
 
 class PostgresSettings(BaseSettings):
@@ -101,6 +46,21 @@ class PostgresSettings(BaseSettings):
     reader_url: PostgresUrl | None = Field(
         default=None,
         description="DATABASE_READER_URL: the same database with a login that is a member of switchboard_reader.",
+    )
+    direct_url: PostgresUrl | None = Field(
+        default=None,
+        description="DATABASE_DIRECT_URL: DATABASE_URL past a pooler, for migrations and for hearing of changes.",
+    )
+    pooler: Pooler = Field(
+        default="auto",
+        description="A pooler in front of PostgreSQL: `session` if a client keeps its connection, `transaction` if "
+        "not; `auto` finds out whether there is one, and then relies on nothing beyond a transaction.",
+    )
+    processes: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="Gateway processes that share the database; the reader login's CONNECTION LIMIT is made for them.",
     )
     read_pool_size: int = Field(
         default_factory=lambda: 3 * (os.cpu_count() or 2),
@@ -121,19 +81,21 @@ class PostgresSettings(BaseSettings):
         default=15.0, description="Seconds after which PostgreSQL ends a statement of ours."
     )
 
-    def require_url(self) -> str:
-        """Return asyncpg's form of `DATABASE_URL`.
+    @cached_property
+    def address(self) -> Address:
+        """Where `DATABASE_URL` leads.
 
         Raises:
-            BackendNotConfigured: it is not set.
+            BackendNotConfigured: it is not set, or holds an option that nobody can follow.
         """
         return _required(self.url, "DATABASE_URL", "postgresql://user:password@host:5432/customer_support")
 
-    def require_reader_url(self) -> str:
-        """Return asyncpg's form of `DATABASE_READER_URL`.
+    @cached_property
+    def reader_address(self) -> Address:
+        """Where `DATABASE_READER_URL` leads.
 
         Raises:
-            BackendNotConfigured: it is not set.
+            BackendNotConfigured: as for `address`.
         """
         return _required(
             self.reader_url,
@@ -141,8 +103,43 @@ class PostgresSettings(BaseSettings):
             "a login of the same database that is a member of switchboard_reader",
         )
 
+    @cached_property
+    def direct_address(self) -> Address:
+        """Where `DATABASE_DIRECT_URL` leads, or `DATABASE_URL` if that is not set.
 
-def _required(url: SecretStr | None, variable: str, example: str) -> str:
+        Raises:
+            BackendNotConfigured: as for `address`.
+        """
+        return _required(self.direct_url, "DATABASE_DIRECT_URL", "") if self.direct_url else self.address
+
+    @property
+    def administration_url(self) -> str:
+        """The address for migrations and logins: a pooler, which keeps nothing of a session, is passed by.
+
+        Raises:
+            BackendNotConfigured: as for `address`.
+        """
+        assert self.direct_address
+        url = self.direct_url or self.url
+        assert url is not None
+        return url.get_secret_value()
+
+    @property
+    def connections(self) -> int:
+        """Most connections of one process with the login of `DATABASE_URL`; one is for hearing of changes."""
+        return self.read_pool_size + self.report_pool_size + self.write_pool_size + 1
+
+    @property
+    def reader_connections(self) -> int:
+        """The reader login's CONNECTION LIMIT: all processes' connections, and as many again while a deployment
+        replaces one process after the other."""
+        return 2 * self.processes * self.reader_pool_size
+
+
+def _required(url: SecretStr | None, variable: str, example: str) -> Address:
     if url is None:
         raise BackendNotConfigured(f"{variable} is not set; set it to {example}")
-    return url.get_secret_value()
+    address = Address.read(url.get_secret_value(), variable)
+    if address.complaint:
+        raise BackendNotConfigured(address.complaint)
+    return address

@@ -11,8 +11,9 @@ from typing import Any
 
 import asyncpg
 
-from app.services.postgres.connections.pools import postgres_errors
-from app.services.postgres.connections.settings import asyncpg_dsn
+from app.services.postgres.connections.address import Address
+from app.services.postgres.connections.connecting import Connector
+from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.demo.topics import Script, Topic, read_script
 
 _ARTICLES = Path(__file__).parent / "articles"
@@ -127,7 +128,7 @@ async def seed(database_url: str, *, now: datetime | None = None) -> DemoSummary
         GatewayError: the server can't be reached or the database is not migrated.
     """
     with postgres_errors():
-        connection = await asyncpg.connect(asyncpg_dsn(database_url), timeout=10)
+        connection = await Connector(lambda: Address.read(database_url), connect_timeout=10).open()
         try:
             async with connection.transaction():
                 # Two who start at the same moment: the second waits, and then finds rows.

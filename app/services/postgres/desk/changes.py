@@ -9,7 +9,8 @@ from typing import Any
 import asyncpg
 
 from app.errors import BackendUnavailable
-from app.services.postgres.connections.pools import connect, postgres_errors
+from app.services.postgres.connections.errors import postgres_errors
+from app.services.postgres.connections.pools import connect_to_listen
 from app.services.postgres.connections.settings import PostgresSettings
 
 CHANNEL = "switchboard_tickets"
@@ -45,6 +46,7 @@ class TicketChanges:
         one notice too, since something may have been missed.
 
         Raises:
+            BackendNotConfigured: a pooler is in the way, and there is no `DATABASE_DIRECT_URL`.
             BackendUnavailable: the database can't be reached now. Later it is tried again without end.
         """
         changed = asyncio.Event()
@@ -79,7 +81,7 @@ class TicketChanges:
 
     async def _listen(self) -> "asyncpg.Connection[asyncpg.Record]":
         with postgres_errors():
-            connection = await connect(self._settings)
+            connection = await connect_to_listen(self._settings)
             try:
                 await connection.add_listener(CHANNEL, self._on_notice)
             except BaseException:

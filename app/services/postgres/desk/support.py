@@ -218,14 +218,17 @@ class SupportDesk:
             NotFound: there is no such customer or ticket.
             Conflict: the ticket is another customer's, or the key was used with other data.
         """
-        async with self._database.begin() as session:
+
+        async def save(session: AsyncSession) -> RowMapping:
             await _check_belonging(session, new)
             row = await _insert(session, new)
             if row is None:
-                row = await _first_result(session, new)
-            elif new.ticket_id is not None:
+                return await _first_result(session, new)
+            if new.ticket_id is not None:
                 await _touch_ticket(session, new.ticket_id, is_reply=new.is_reply)
-        return SavedInteraction(interaction=InteractionRecord.model_validate(row))
+            return row
+
+        return SavedInteraction(interaction=InteractionRecord.model_validate(await self._database.write(save)))
 
 
 def unknown_customer(customer_id: str) -> NotFound:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, InvalidArguments
 from app.results import Result
-from app.services.postgres.connections.pools import postgres_errors
+from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.guard import Catalog, ReadingStatement, SqlGuard
 from app.services.postgres.sql.json_forms import (
@@ -144,10 +144,10 @@ class SqlReader:
         """
         started = time.perf_counter()
         if self._sessions is None:
-            self._settings.require_reader_url()
-            raise AssertionError("a reader without sessions")
+            # Asking for the address says what is missing.
+            raise AssertionError(self._settings.reader_address)
         limit = timeout_ms / 1000 if timeout_ms else self._settings.statement_timeout
-        with postgres_errors(), _query_errors():
+        with postgres_errors(reading=True), _query_errors():
             # The server's own limit comes first; ours holds where it does not answer.
             async with asyncio.timeout(limit + _GRACE_SECONDS):
                 guard = self._guard or await self._fresh_guard(self._sessions)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from app.errors import TooManyRequests
+from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
 from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
 from app.services.postgres.connections.settings import PostgresSettings
 
 if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Lent = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
 
 _CLEANING_UP_SECONDS = 0.25
@@ -57,7 +58,7 @@ class ReaderSessions:
         self._places = asyncio.Semaphore(settings.reader_pool_size)
 
     @asynccontextmanager
-    async def begin(self, seconds: float) -> AsyncGenerator["Connection"]:
+    async def begin(self, seconds: float) -> AsyncGenerator["Lent"]:
         """Lend a connection within a transaction that only reads and is rolled back.
 
         Args:
@@ -73,7 +74,7 @@ class ReaderSessions:
             raise TooManyRequests(NO_FREE_CONNECTION) from None
         try:
             async with (
-                self._pool.acquire(timeout=self._settings.connect_timeout) as connection,
+                self._pool.acquire() as connection,
                 _read_only(connection, seconds),
             ):
                 yield connection
@@ -84,13 +85,15 @@ class ReaderSessions:
 @asynccontextmanager
 async def open_reader_sessions(settings: PostgresSettings) -> AsyncGenerator[ReaderSessions]:
     """Make the pool and close it on exit. No connection is opened before the first query."""
+    connector = Connector(
+        lambda: settings.reader_address, connect_timeout=settings.connect_timeout, pooler=settings.pooler
+    )
+
+    async def connect(*_: object, **__: object) -> Connection:
+        return await connector.open()
+
     pool = asyncpg.create_pool(
-        settings.require_reader_url(),
-        min_size=0,
-        max_size=settings.reader_pool_size,
-        timeout=settings.connect_timeout,
-        # Every caller's statement is another one: a cache would only grow.
-        statement_cache_size=0,
+        min_size=0, max_size=settings.reader_pool_size, connect=connect, connection_class=Connection
     )
     await pool
     try:
@@ -105,7 +108,7 @@ async def open_reader_sessions(settings: PostgresSettings) -> AsyncGenerator[Rea
 
 
 @asynccontextmanager
-async def _read_only(connection: "Connection", seconds: float) -> AsyncGenerator[None]:
+async def _read_only(connection: "Lent", seconds: float) -> AsyncGenerator[None]:
     milliseconds = max(1, round(seconds * 1000))
     try:
         # The limit comes first: it holds for what pins the others too.

@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from app.errors import TooManyRequests
+from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.fixed_reads import FixedReads
-from app.services.postgres.connections.pools import connect
 from tests.fixtures.postgres import TestDatabase
 
 WHO = "SELECT pg_backend_pid()"
@@ -17,9 +17,13 @@ WAIT = 30.0
 SLOW = "SELECT count(*) FROM generate_series(1, 1000000000)"
 
 
+def connector(database: TestDatabase) -> Connector:
+    return Connector(lambda: database.settings.address, connect_timeout=10)
+
+
 @pytest.fixture
 async def pool(database: TestDatabase) -> AsyncGenerator[FixedReads]:
-    reads = FixedReads(lambda: connect(database.settings), size=2, wait=WAIT)
+    reads = FixedReads(connector(database).open, size=2, wait=WAIT)
     yield reads
     await reads.close()
 
@@ -87,7 +91,7 @@ async def test_dead_connections_are_replaced_without_the_callers_noticing(
 async def test_a_failure_to_connect_frees_the_place_for_others() -> None:
     attempts = 0
 
-    async def refuse() -> "asyncpg.Connection[asyncpg.Record]":
+    async def refuse() -> Connection:
         nonlocal attempts
         attempts += 1
         raise ConnectionRefusedError
@@ -111,7 +115,7 @@ async def test_statements_that_a_migration_outdated_are_prepared_again(
 @pytest.fixture
 async def busy(database: TestDatabase) -> AsyncGenerator[FixedReads]:
     """A pool whose only connection is taken, and where one caller may wait, for a moment."""
-    reads = FixedReads(lambda: connect(database.settings), size=1, wait=0.05, line=1)
+    reads = FixedReads(connector(database).open, size=1, wait=0.05, line=1)
     slow = asyncio.ensure_future(reads.fetch_value(SLOW, []))
     await _until_running(database, SLOW, 1)
     yield reads
@@ -133,7 +137,7 @@ async def test_who_would_stand_too_far_back_in_the_line_is_told_at_once(busy: Fi
 
 
 async def test_a_turn_that_comes_in_time_is_taken(database: TestDatabase) -> None:
-    reads = FixedReads(lambda: connect(database.settings), size=1, wait=WAIT, line=100)
+    reads = FixedReads(connector(database).open, size=1, wait=WAIT, line=100)
     answers = await asyncio.gather(*(reads.fetch_value(WHO, []) for _ in range(100)))
     assert len(set(answers)) == 1
     await reads.close()

@@ -8,7 +8,8 @@
     │   ├── CallerStalled       408  caller_stalled
     │   ├── RequestTooLarge     413  request_too_large
     │   ├── UnsupportedMediaType 415 unsupported_media_type
-    │   └── MisdirectedRequest  421  misdirected_request
+    │   ├── MisdirectedRequest  421  misdirected_request
+    │   └── HeadTooLarge        431  head_too_large
     ├── Unauthenticated         401  unauthenticated
     ├── Forbidden               403  forbidden
     │   └── OriginRefused       403  origin_refused
@@ -22,6 +23,7 @@
     ├── InvalidArguments        422  invalid_arguments
     │   └── RangeNotSatisfiable 416  range_not_satisfiable
     ├── TooManyRequests         429  too_many_requests
+    │   └── ProcessFull         429  too_many_requests
     ├── CallerGone              499  caller_gone
     └── BackendUnavailable      503  backend_unavailable
         ├── BackendNotConfigured 503 backend_not_configured
@@ -142,6 +144,10 @@ class MisdirectedRequest(MalformedRequest):
     status, code, title = 421, "misdirected_request", "Misdirected request"
 
 
+class HeadTooLarge(MalformedRequest):
+    status, code, title = 431, "head_too_large", "Request header fields too large"
+
+
 class Unauthenticated(GatewayError):
     status, code, title = 401, "unauthenticated", "Unauthenticated"
     rpc_code = INVALID_REQUEST
@@ -236,6 +242,13 @@ class TooManyRequests(GatewayError):
 
     def __init__(self, detail: str = "", *, retry_after: float = 1.0) -> None:
         super().__init__(detail, retry_after=retry_after)
+
+
+class ProcessFull(TooManyRequests):
+    """Callers have sent all that the process holds of what it can't work on yet. The connection is closed."""
+
+    def __init__(self) -> None:
+        super().__init__("Too much is being sent at the moment (MAX_UNFINISHED_BYTES). Repeat in a moment.")
 
 
 class CallerGone(GatewayError):

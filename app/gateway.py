@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from pydantic_settings import BaseSettings
 
+from app.budget import Budget
 from app.errors import (
     BackendTimeout,
     CallerGone,
@@ -82,6 +83,8 @@ class Gateway:
         self.settings = settings
         self.kinds: dict[str, ServerKind] = {}
         self.subscriptions = 0
+        self.unfinished = Budget(settings.max_unfinished_bytes)
+        """What was received and can't be worked on yet: unfinished bodies, requests that wait for the one before."""
         self.log: CallLog
         self.lookout: Lookout
         """Interrupts calls that take too long or have lost their caller, while the gateway is open."""

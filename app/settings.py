@@ -43,6 +43,16 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame."
     )
+    max_unfinished_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, description="What all callers together have sent of unfinished bodies."
+    )
+    max_unsent_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, description="Answers, all together, that callers have not taken yet."
+    )
+    head_timeout: Seconds = Field(default=10.0, description="Seconds in which the head of a request is complete.")
+    idle_timeout: Seconds = Field(
+        default=30.0, description="Seconds in which a caller sends, or takes, more of what is under way."
+    )
     max_calls_in_flight: int = Field(default=256, ge=1, description="Calls that one server works on at a time.")
     max_streams: int = Field(
         default=128, ge=1, description="Streams, such as those of S3 objects, that one server carries at a time."

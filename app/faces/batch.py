@@ -154,7 +154,7 @@ class BatchEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "batch")
         try:
-            batch, arguments = self._parse(await read_json(scope, receive, self._gateway.settings.max_request_bytes))
+            batch, arguments = self._parse(await read_json(scope, receive, self._gateway))
             with CancelWhenCallerGoes(receive, self._gateway.lookout):
                 run = self._in_order if batch.mode == "sequential" else self._side_by_side
                 outcomes = await run(batch, arguments, context)

@@ -9,7 +9,8 @@ from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import CallerGone, GatewayError, RequestTooLarge, TooManyRequests, UnsupportedMediaType
+from app.errors import CallerGone, GatewayError, ProcessFull, RequestTooLarge, TooManyRequests, UnsupportedMediaType
+from app.gateway import Gateway
 from app.lookout import Interruptible, Lookout
 from app.servers.calls import CallContext, Face
 
@@ -38,19 +39,20 @@ async def _closed(receive: Receive) -> None:
         pass
 
 
-async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool = False) -> bytes:
+async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated: bool = False) -> bytes:
     """Return a request's whole body, which is said to be JSON; whether it is, nobody has looked.
 
     Args:
         scope: of a request that came through the `Perimeter`.
         receive: of the request.
-        limit: the most bytes that are taken.
+        gateway: says how many bytes one body may have, and all that are unfinished together.
         stated: refuse a body that does not say what it is, too.
 
     Raises:
         UnsupportedMediaType: it says it is something else, as forms do, which browsers send without asking first;
             or it is compressed.
         RequestTooLarge: it is, or says it is, larger than the limit.
+        ProcessFull: all callers' unfinished bodies are.
         CallerGone: the caller left before its end.
     """
     headers: dict[bytes, bytes] = scope["state"]["headers"]
@@ -59,19 +61,24 @@ async def read_json(scope: Scope, receive: Receive, limit: int, *, stated: bool 
         raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body as it is, without Content-Encoding: it is not decompressed here.")
+    limit = gateway.settings.max_request_bytes
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise CallerGone
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise _too_large(limit)
-        if not message.get("more_body"):
-            return body
+    message = await receive()
+    body: bytes | bytearray = message.get("body", b"")
+    if message.get("more_body") and len(body) <= limit:
+        with gateway.unfinished.share() as share:
+            body = bytearray(body)
+            while message.get("more_body") and len(body) <= limit:
+                share.hold(len(body))
+                message = await receive()
+                body += message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise CallerGone
+    if len(body) > limit:
+        raise _too_large(limit)
+    return bytes(body)
 
 
 @lru_cache(64)
@@ -192,6 +199,9 @@ def problem_headers(error: GatewayError) -> dict[str, str]:
     headers = {"cache-control": "no-store"}
     if error.retry_after is not None or isinstance(error, TooManyRequests):
         headers["retry-after"] = str(max(1, round(error.retry_after or 1)))
+    if isinstance(error, ProcessFull):
+        # The rest of what was sent is not read.
+        headers["connection"] = "close"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return headers

@@ -103,7 +103,7 @@ class ToolEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "rest", receive)
         try:
-            body = await read_json(scope, receive, self._gateway.settings.max_request_bytes)
+            body = await read_json(scope, receive, self._gateway)
             result = await self._gateway.call(self._server_id, self._name, body, context)
         except CallerGone:
             return

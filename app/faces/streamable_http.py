@@ -75,7 +75,7 @@ class StreamableHTTP:
         try:
             if not (takes.json or takes.events):
                 raise NotAcceptable("Answers are application/json or text/event-stream. Accept one of them, or both.")
-            body = await read_json(scope, receive, self._gateway.settings.max_request_bytes, stated=True)
+            body = await read_json(scope, receive, self._gateway, stated=True)
         except CallerGone:
             return
         except GatewayError as error:

@@ -6,17 +6,20 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Generator
+from functools import partial
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.gateway import Gateway
 from app.keep_alive import keep_alive
+from app.serving.connections import Connections
+from app.serving.http import HttpProtocol
+from app.serving.websocket import WebSocketProtocol
 from app.settings import Settings
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_KEEP_ALIVE = 75
-"""Seconds an idle connection stays open: longer than load balancers keep theirs, or they meet closed ones."""
 _PING_INTERVAL, _PONG_WITHIN = 20.0, 20.0
 """Seconds between two pings of a WebSocket, and until the answer to one must be there."""
 _NEW_OBJECTS = 10_000
@@ -37,6 +40,9 @@ class _Server(uvicorn.Server):
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """Return how uvicorn serves the gateway; tests serve by the same."""
+    gateway: Gateway = app.state.gateway
+    http = partial(HttpProtocol, Connections(settings), gateway.unfinished)
+    websocket = partial(WebSocketProtocol, gateway.unfinished)
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -45,13 +51,13 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # uvicorn's own trust every proxy on this machine; ours are in TRUSTED_PROXIES
-        http="httptools",
-        ws="websockets-sansio",
+        # uvicorn calls them as it does its own classes.
+        http=cast("type[asyncio.Protocol]", http),
+        ws=cast("type[asyncio.Protocol]", websocket),
         ws_max_size=settings.max_request_bytes,
         ws_per_message_deflate=settings.websocket_compression,
         ws_ping_interval=_PING_INTERVAL,
         ws_ping_timeout=_PONG_WITHIN,
-        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace)),
     )
 

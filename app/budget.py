@@ -1,0 +1,58 @@
+"""Bytes that the process holds for its callers, counted over all connections."""
+
+from types import TracebackType
+from typing import Self
+
+from app.errors import ProcessFull
+
+
+class Budget:
+    """A bound on bytes that many hold at once, each for as long as it likes.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        """Bytes that are held now."""
+
+    def share(self) -> "Share":
+        """Return what one holder takes of the budget: nothing yet."""
+        return Share(self)
+
+
+class Share:
+    """What one holder has of a budget. As a context manager, it gives all back at the end."""
+
+    __slots__ = ("_budget", "held")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.held = 0
+
+    def hold(self, size: int) -> None:
+        """Hold `size` bytes in place of what was held before.
+
+        Raises:
+            ProcessFull: there is no room for more. What was held before still is.
+        """
+        more = size - self.held
+        if more > 0 and self._budget.held + more > self._budget.limit:
+            raise ProcessFull
+        self._budget.held += more
+        self.held = size
+
+    def release(self) -> None:
+        """Give all back."""
+        self._budget.held -= self.held
+        self.held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

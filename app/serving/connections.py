@@ -1,0 +1,223 @@
+"""How long, and with how many bytes, callers may keep us waiting: one clock over all connections."""
+
+import asyncio
+import fcntl
+import logging
+import socket
+import termios
+from array import array
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import Enum
+from typing import Any, Protocol
+
+from app.settings import Settings
+
+KEEP_ALIVE = 75.0
+"""Seconds an idle connection stays open: longer than load balancers keep theirs, or they meet closed ones."""
+_FAREWELL_WITHIN = 2.0
+"""Seconds in which a caller whose body is not read takes notice of the answer. A socket that is closed with bytes
+unread resets the connection, and the answer may be lost with it."""
+_SWEEP_EVERY = 1.0
+
+_log = logging.getLogger("MCP")
+
+
+class Awaited(Enum):
+    """What we wait for a caller to do."""
+
+    HEAD = "the rest of a request's head"
+    BODY = "the rest of a body"
+    DISCARDED_BODY = "the end of a body that was answered already"
+    NEXT_REQUEST = "a request"
+    TAKE_ANSWER = "a reader to take what is written"
+    FAREWELL = "the end of a request that was refused"
+
+
+Wait = tuple[Awaited, int]
+"""What is awaited, and a number that changes with each progress, on which the clock begins anew."""
+
+
+class Caller(Protocol):
+    """The protocol that reads a connection."""
+
+    def awaited(self) -> Wait | None:
+        """Return what we wait for the caller to do; None where it is for us to go on, or where we do not read."""
+        ...
+
+    def hang_up(self) -> bool:
+        """Drop what comes from now on; tell whether the caller may still be sending."""
+        ...
+
+
+class Connection(asyncio.Transport):
+    """A transport that knows how much of what was written its caller has taken.
+
+    Args:
+        transport: what it stands for.
+        caller: who reads it.
+        connections: all of them.
+    """
+
+    def __init__(self, transport: asyncio.Transport, caller: Caller, connections: "Connections") -> None:
+        super().__init__()
+        self.caller = caller
+        self.said_farewell = False
+        self.wait: Wait | None = None
+        self.waits_since = 0.0
+        self._transport = transport
+        self._connections = connections
+        self._written = 0
+        connections.add(self)
+
+    # What passes on each call
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._written += len(data)
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self.said_farewell or self._transport.is_closing()
+
+    # What tells the clock
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that we hold because neither the caller nor our kernel has taken them."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the caller has taken: our kernel takes them by the megabyte, too rarely for a clock."""
+        link: socket.socket | None = self._transport.get_extra_info("socket")
+        in_kernel = array("i", [0])
+        if link is not None:
+            with suppress(OSError):  # a system that does not tell this of sockets
+                fcntl.ioctl(link.fileno(), termios.TIOCOUTQ, in_kernel)
+        return self._written - self.unsent - in_kernel[0]
+
+    def look(self, now: float) -> float:
+        """Return for how many seconds we have waited for the caller without any progress."""
+        wait = (Awaited.TAKE_ANSWER, self.taken) if self.unsent else self.caller.awaited()
+        if wait != self.wait:
+            self.wait, self.waits_since = wait, now
+        return now - self.waits_since if wait else 0.0
+
+    def close(self) -> None:
+        """Close; while the caller still sends, our side only for now, so that it gets to read our answer."""
+        if not self.is_closing() and self.caller.hang_up():
+            self.said_farewell = True
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def drop(self) -> None:
+        """Close at once."""
+        # Where something is unsent, `close` would wait for it.
+        self._transport.abort() if self.unsent else self._transport.close()
+
+    def lost(self) -> None:
+        """Forget the connection: it is closed."""
+        self._connections.discard(self)
+
+    def pause_writing(self) -> None:
+        """Note that the caller takes less than is written for it."""
+        self._connections.note_unsent()
+
+    # The rest of a transport
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._transport.set_protocol(protocol)
+
+
+class Connections:
+    """Closes connections whose callers keep us waiting, by one look at all of them a second.
+
+    - An unfinished head, an unfinished body, an answer that nobody takes: each has its time.
+    - All answers together that nobody has taken yet have `max_unsent_bytes`; beyond it the connection is closed that
+      has taken nothing for longest.
+
+    What runs, what streams events and what waits for a call of its own accord is not looked at.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._limits: Mapping[Awaited, float] = {
+            Awaited.HEAD: settings.head_timeout,
+            Awaited.BODY: settings.idle_timeout,
+            Awaited.DISCARDED_BODY: settings.idle_timeout,
+            Awaited.NEXT_REQUEST: KEEP_ALIVE,
+            Awaited.TAKE_ANSWER: settings.idle_timeout,
+            Awaited.FAREWELL: _FAREWELL_WITHIN,
+        }
+        self._max_unsent = settings.max_unsent_bytes
+        self._every = min(_SWEEP_EVERY, *(limit / 4 for limit in self._limits.values()))
+        self._open: set[Connection] = set()
+        self._sweeps: asyncio.TimerHandle | None = None
+        self._weighs = False
+
+    def add(self, connection: Connection) -> None:
+        """Look after a connection."""
+        self._open.add(connection)
+        if self._sweeps is None:
+            self._sweeps = asyncio.get_running_loop().call_later(self._every, self._sweep)
+
+    def discard(self, connection: Connection) -> None:
+        """Look after a connection no more."""
+        self._open.discard(connection)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that callers have not taken yet."""
+        return sum(connection.unsent for connection in self._open)
+
+    def note_unsent(self) -> None:
+        """Somebody takes less than is written. What that comes to is seen when the kernel has had its chance."""
+        if not self._weighs:
+            self._weighs = True
+            asyncio.get_running_loop().call_soon(self._weigh)
+
+    def _sweep(self) -> None:
+        self._sweeps = None
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._open):
+            waited = connection.look(now)
+            if connection.wait is not None and waited > self._limits[connection.wait[0]]:
+                self._close(connection, f"waited {waited:.3g} s for {connection.wait[0].value}")
+        self._weigh()
+        if self._open:
+            self._sweeps = asyncio.get_running_loop().call_later(self._every, self._sweep)
+
+    def _weigh(self) -> None:
+        """Close who has taken nothing for longest, until what is left is within the bound."""
+        self._weighs = False
+        unsent = {connection: size for connection in self._open if (size := connection.unsent)}
+        held = sum(unsent.values())
+        if held <= self._max_unsent:
+            return
+        now = asyncio.get_running_loop().time()
+        # Of those who have waited alike, the largest first.
+        for connection in sorted(unsent, key=lambda c: (-c.look(now), -unsent[c])):
+            self._close(connection, f"{held} bytes of answers wait for their readers (MAX_UNSENT_BYTES)")
+            held -= unsent[connection]
+            if held <= self._max_unsent:
+                return
+
+    def _close(self, connection: Connection, why: str) -> None:
+        idle = connection.wait is not None and connection.wait[0] is Awaited.NEXT_REQUEST
+        _log.log(logging.DEBUG if idle else logging.INFO, "closed a connection: %s", why)
+        connection.drop()

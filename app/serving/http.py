@@ -1,0 +1,388 @@
+"""HTTP/1.1 on a socket: uvicorn's protocol, with what it leaves open to callers closed."""
+
+# uvicorn declares `cycle` and `scope`, which are None at first, as what they are later.
+# pyright: reportUnnecessaryComparison=false
+
+import asyncio
+from typing import Any, cast
+
+import httptools
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
+
+from app.budget import Budget
+from app.errors import GatewayError, HeadTooLarge, MalformedRequest, MethodNotAllowed, ProcessFull
+from app.faces.http import send_problem
+from app.servers.calls import new_request_id
+from app.serving.connections import Awaited, Connection, Connections, Wait
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Largest head of a request; a chunked body's trailers, and a chunk's extension, have as much."""
+MAX_PIPELINED = 16
+"""Requests that wait on one connection for the one before. Until all are gone, nothing more is read."""
+
+_PIECE = 16 * 1024
+"""Bytes that the parser gets at a time, since it tells nothing of what it has not read to an end."""
+_END_OF_HEAD = b"\r\n\r\n"
+"""Each request has one, so that a piece that ends with the first of them holds one request at most."""
+_SHORTEST_REQUEST = len(b"GET /\r\n\r\n")
+_HOP_BY_HOP = frozenset({b"upgrade", b"http2-settings"})
+
+
+class _Nowhere(list[tuple[bytes, bytes]]):
+    """Where the trailers of a chunked body go: identity, for one, is read from headers."""
+
+    def append(self, item: tuple[bytes, bytes], /) -> None:
+        pass
+
+
+_NOWHERE = _Nowhere()
+
+
+class _Refused(Exception):
+    """Stops the parser, whose input is refused."""
+
+
+class _Flow(FlowControl):
+    """Reads on only when there is room for it, though whoever waits for a caller to go away asks it to."""
+
+    full = False
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self.full:
+            super().resume_reading()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection.
+
+    - An `Upgrade` to anything but a WebSocket is ignored, as RFC 9110 has it: uvicorn stops reading there, and takes
+      the body for the next request (uvicorn#2722).
+    - Trailers are dropped. Heads, trailers and requests that wait for others are bounded.
+    - A refusal is an answer like all others: in its turn, under a request id, as problem+json.
+    - There is no timer a request: the clock of `Connections` looks at every connection once a second.
+
+    Args:
+        connections: all of them.
+        unfinished: budget of the process for what was received and can't be worked on yet.
+    """
+
+    def __init__(self, connections: Connections, unfinished: Budget, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._connections = connections
+        self._connection: Connection
+        self._flow: _Flow
+        self._share = unfinished.share()
+        self._running: RequestResponseCycle | None = None
+        self._received = 0
+        """Times that bytes came."""
+        self._answered = 0
+        self._unread = b""
+        """What was received while the pipeline was full, from `_read` on."""
+        self._read = 0
+        self._without_progress = 0
+        """Bytes of the message that is under way which became neither a request nor a body."""
+        self._upgrade = ""
+        """What the head that was just read would make of the connection, if anything: `websocket` or `ignored`."""
+        self._deaf = False
+        """Whether what the caller still sends is dropped."""
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._connection = Connection(transport, self, self._connections)
+        super().connection_made(cast("asyncio.Transport", self._connection))
+        self.flow = self._flow = _Flow(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.lost()
+        self._share.release()
+        self._unread = b""
+        if self._running is not None and not self._running.response_complete:
+            # uvicorn tells the last request of the pipeline only, which does not run yet.
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._connection.pause_writing()
+
+    def awaited(self) -> Wait | None:
+        """Return what we wait for the caller to do."""
+        cycle = self.cycle
+        if self._connection.said_farewell:
+            return Awaited.FAREWELL, 0
+        if self.flow.read_paused or self._deaf:
+            return None
+        if self._in_head:
+            return Awaited.HEAD, self._answered
+        if cycle is None or (cycle.response_complete and not cycle.more_body):
+            return Awaited.NEXT_REQUEST, self._answered
+        if cycle.response_complete:
+            return Awaited.DISCARDED_BODY, self._answered
+        if cycle.more_body and not cycle.waiting_for_100_continue:
+            return Awaited.BODY, self._received
+        return None
+
+    @property
+    def _in_head(self) -> bool:
+        """Whether a request has begun whose head is not complete."""
+        return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+
+    def hang_up(self) -> bool:
+        """Drop what comes from now on; tell whether the caller may still be sending."""
+        sends = self._deaf or self._in_head or (self.cycle is not None and self.cycle.more_body)
+        if sends:
+            self._stop_listening()
+        return sends
+
+    # What comes
+
+    def data_received(self, data: bytes) -> None:
+        self._received += 1
+        if self._deaf:
+            return
+        if self._unread:
+            self._unread = self._unread[self._read :] + data
+            self._read = 0
+            self._weigh()
+        elif not self.pipeline and (
+            len(data) <= _SHORTEST_REQUEST * MAX_PIPELINED or (len(data) <= _PIECE and data.count(_END_OF_HEAD) < 2)
+        ):
+            self._feed(data)
+        else:
+            self._unread, self._read = data, 0
+            self._feed_unread()
+
+    def _feed_unread(self) -> None:
+        """Feed one request after the other, as long as there is room for them."""
+        data, start = self._unread, self._read
+        while start < len(data) and not (self._flow.full or self._deaf):
+            end = data.find(_END_OF_HEAD, start, start + _PIECE)
+            end = end + len(_END_OF_HEAD) if end >= 0 else start + _PIECE
+            self._feed(data[start:end])
+            start = end
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self._flow.full = True
+                self.flow.pause_reading()
+        done = start >= len(data) or self._deaf
+        self._unread, self._read = (b"", 0) if done else (data, start)
+        self._weigh()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self._upgrade == "websocket":
+                    self._hand_over(rest)
+                    return
+                data = self._head_without_upgrade() + rest
+                self._upgrade = ""
+                self.parser = _parser(self)
+                self._without_progress = 0
+            except httptools.HttpParserError:
+                self._refuse(MalformedRequest("That is not a request of HTTP/1.1."))
+                return
+            else:
+                break
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope or cycle.more_body:
+            self._without_progress += len(data)
+            if self._without_progress > MAX_HEAD_BYTES:
+                self._refuse(_head_too_large())
+            self._weigh()
+        elif self._share.held:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Take from the process's budget what waits for its turn, or for its end."""
+        waiting = len(self._unread) - self._read
+        if self._in_head:
+            waiting += self._without_progress
+        for cycle, _ in self.pipeline:
+            waiting += len(cycle.body) + sum(len(name) + len(value) for name, value in cycle.scope["headers"])
+        if waiting or self._share.held:
+            try:
+                self._share.hold(0 if self._deaf else waiting)
+            except ProcessFull as error:
+                self._refuse(error)
+
+    # What the parser finds
+
+    def on_headers_complete(self) -> None:
+        if self._without_progress and self._head_size() > MAX_HEAD_BYTES:
+            raise self._refusal(_head_too_large())
+        if self.parser.should_upgrade():
+            self.scope["method"] = self.parser.get_method().decode("ascii")
+            if self.scope["method"] == "CONNECT":
+                raise self._refusal(MethodNotAllowed("This is no proxy: CONNECT is not allowed. Use GET or POST."))
+            self._upgrade = "websocket" if self._asks_for_websocket() else "ignored"
+            if self._upgrade == "websocket" and self._too_large_for_websocket():
+                raise self._refusal(HeadTooLarge("A field of a WebSocket's head is too large, or there are too many."))
+            return
+        super().on_headers_complete()
+        self.headers = _NOWHERE
+        if not self.pipeline:
+            self._running = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        self._without_progress = 0
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self._flow.full = bool(self.pipeline)
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if self._upgrade:
+            return
+        self._without_progress = 0
+        # Said of an answered request, too: the clock waits for its end.
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+
+    def _head_size(self) -> int:
+        fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+        return len(self.url) + fields + len("GET  HTTP/1.1\r\n\r\n")
+
+    # Upgrades
+
+    def _asks_for_websocket(self) -> bool:
+        """Tell whether a head that asks for an upgrade begins a WebSocket, and nothing else is under way."""
+        wanted = [value.strip().lower() for name, value in self.headers if name == b"upgrade"]
+        has_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+            for name, value in self.headers
+        )
+        idle = self.cycle is None or self.cycle.response_complete
+        plain = self.scope["method"] == "GET" and self.parser.get_http_version() == "1.1"
+        return wanted == [b"websocket"] and plain and idle and not has_body
+
+    def _too_large_for_websocket(self) -> bool:
+        """Tell whether the head, which we could read, is beyond what the WebSocket's library reads; it would hang."""
+        longest = max(len(name) + len(value) for name, value in self.headers) + len(": \r\n")
+        return max(longest, len(self.url) + 16) > MAX_LINE_LENGTH or len(self.headers) > MAX_NUM_HEADERS
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [b"%b %b HTTP/%b" % (self.scope["method"].encode(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join(token for token in tokens if token.lower() not in _HOP_BY_HOP)  # noqa: PLW2901
+            if name not in _HOP_BY_HOP:
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Let the WebSocket's protocol have the connection, and what came early."""
+        self._share.release()
+        self.handle_websocket_upgrade()
+        if rest:
+            protocol = cast("asyncio.Protocol", self._connection.caller)
+            protocol.data_received(rest)
+
+    # What goes
+
+    def on_response_complete(self) -> None:
+        # uvicorn sets a timer for each next request here, which the clock of `Connections` makes needless.
+        self._answered += 1
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._running, app = self.pipeline.pop()
+            self._start_asgi_task(self._running, app)
+        if not self.pipeline:
+            self._flow.full = False
+            if self._unread:
+                self._feed_unread()
+        if self._share.held:
+            self._weigh()
+        self.flow.resume_reading()
+
+    def _refusal(self, error: GatewayError) -> Exception:
+        """Refuse from within the parser: what is returned stops it."""
+        self._refuse(error)
+        return _Refused()
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer what is being received with a failure, in its turn, and read no more."""
+        if self._deaf:
+            return
+        cycle = self.cycle
+        receiving = cycle is not None and cycle.scope is self.scope and cycle.more_body
+        self._stop_listening()
+        if not receiving:
+            self._answer(error)
+        elif self.pipeline and self.pipeline[0][0] is cycle:
+            cycle.keep_alive = False
+            self.pipeline[0] = cycle, _answering(error)
+        elif cycle.response_complete:
+            self.transport.close()
+        else:
+            # For the application its caller has gone.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+            else:
+                self._answer(error)
+
+    def _answer(self, error: GatewayError) -> None:
+        before = self.cycle
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "headers": []}
+        self.cycle = RequestResponseCycle(
+            scope=cast("Any", scope),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        app = _answering(error)
+        if before is None or before.response_complete or before.disconnected:
+            self._running = self.cycle
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.pipeline.appendleft((self.cycle, app))
+
+    def _stop_listening(self) -> None:
+        self._deaf = True
+        self._unread, self._read = b"", 0
+        self._share.release()
+        # What still comes is dropped, and nobody needs to be told that the caller has gone.
+        self._flow.full = False
+        self.flow.resume_reading()
+
+
+def _parser(protocol: HttpProtocol) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(protocol)
+    # As uvicorn does: a request that is not to be followed by another may still be.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"The head of a request, or the trailers of its body, have at most {MAX_HEAD_BYTES} bytes.")
+
+
+def _answering(error: GatewayError) -> Any:
+    """Return an application that answers with a failure and closes the connection."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_problem(send, error, new_request_id(), {"connection": "close"})
+
+    return answer

@@ -1,0 +1,133 @@
+"""WebSockets on a socket: uvicorn's protocol, with what it leaves open to callers closed."""
+
+import asyncio
+from typing import Any
+
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from app.budget import Budget
+from app.errors import ProcessFull
+from app.serving.connections import Awaited, Connection, Wait
+
+_PIECE = 8 * 1024
+"""Bytes that are read into messages before the application has them: thousands of tiny ones would hold the loop."""
+_TRY_AGAIN_LATER, _TOO_BIG = 1013, 1009
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """One connection.
+
+    - Nothing is read while the caller does not take what is written, pings included.
+    - A message that is not complete counts against the process's budget, in whichever fragments it comes.
+
+    Args:
+        unfinished: budget of the process for what was received and can't be worked on yet.
+    """
+
+    def __init__(self, unfinished: Budget, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._connection: Connection
+        self._share = unfinished.share()
+        self._received = 0
+        """Times that bytes came."""
+        self._unread: bytes = b""
+        """What came while the application had not taken the message before, or the caller our answers."""
+        self._unfinished = 0
+        """Bytes of the message that is under way, with its frames' heads."""
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, Connection)
+        self._connection = transport
+        transport.caller = self
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.lost()
+        self._unread, self._unfinished = b"", 0
+        self._share.release()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._connection.pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_on()
+
+    def awaited(self) -> Wait | None:
+        """Return what we wait for the caller to do."""
+        if self._unfinished and not self._unread and not self.read_paused:
+            return Awaited.BODY, self._received
+        return None
+
+    def hang_up(self) -> bool:
+        """Drop what comes from now on; tell whether the caller may still be sending."""
+        return False
+
+    # What comes
+
+    def data_received(self, data: bytes) -> None:
+        self._received += 1
+        if not self.handshake_initiated:
+            super().data_received(data)
+            if self.conn.handshake_exc is not None:
+                # The library can't read the head that httptools could; uvicorn would leave the caller waiting.
+                self.transport.close()
+            return
+        self._unread += data
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read what came into messages, until there is one; then more from the socket."""
+        while self._unread and self._may_read():
+            piece, self._unread = self._unread[:_PIECE], self._unread[_PIECE:]
+            super().data_received(piece)
+            complete = not self.frames and not self.conn.reader.buffer
+            self._unfinished = 0 if complete else self._unfinished + len(piece)
+            if self._unfinished > 2 * self.config.ws_max_size + _PIECE:
+                # Fragments without content are not seen by the library's own limit.
+                self._fail(_TOO_BIG, "too many fragments")
+        if self._unread or self._unfinished or self._share.held:
+            try:
+                self._share.hold(self._unfinished + len(self._unread))
+            except ProcessFull as error:
+                self._fail(_TRY_AGAIN_LATER, error.detail)
+        if self.transport.is_closing():
+            self._unread = b""
+        elif self._unread or self.read_paused or not self.writable.is_set():
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def _may_read(self) -> bool:
+        ready = self.handshake_complete and not self.read_paused and self.writable.is_set()
+        return ready and not self.transport.is_closing()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if self._unread and self.queue.empty():
+            # It came before the application accepted.
+            self._read_on()
+        message = await self.queue.get()
+        if self.queue.empty():
+            self.read_paused = False
+            self._read_on()
+        return message
+
+    # What goes
+
+    async def send(self, message: ASGISendEvent) -> None:
+        while not self.writable.is_set():
+            # All who wait are woken together, and the first may fill the buffer again.
+            await self.writable.wait()
+        await super().send(message)
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()

@@ -1,15 +1,17 @@
 """The database server: customers, tickets, interactions and the knowledge base in PostgreSQL."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Self
 
 from pydantic import Field
 
-from app.errors import Conflict, Forbidden, NotFound
+from app.errors import Conflict, Forbidden, GatewayError, NotFound
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import Update, resource, tool, watch
+from app.services.postgres.connections.capacity import capacity_checked
+from app.services.postgres.connections.condition import condition_of
 from app.services.postgres.connections.pools import Database, open_database
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.desk.analytics import Analytics, GroupBy, Period, SupportAnalytics
@@ -74,11 +76,17 @@ class DatabaseMCPServer(BaseMCPServer):
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: PostgresSettings) -> AsyncGenerator[Self]:
-        async with open_database(settings) as database, open_sql_reader(settings) as reader:
+        async with (
+            open_database(settings) as database,
+            open_sql_reader(settings) as reader,
+            capacity_checked(settings),
+        ):
             yield cls(database, reader, TicketChanges(settings))
 
-    async def ping(self) -> None:
-        await self.database.ping()
+    async def ping(self) -> Mapping[str, GatewayError]:
+        condition = await condition_of(self.database.reads)
+        off = {"save_interaction": condition.writing, "query_database": await self.reader.objection()}
+        return {tool: reason for tool, reason in off.items() if reason is not None}
 
     @tool(
         title="Query the database",

@@ -22,12 +22,22 @@ class Health(BaseModel):
     version: str
 
 
+class ToolOff(BaseModel):
+    """A tool that could not work now."""
+
+    code: str = Field(description="The code of the failure that a call would be answered with.")
+    detail: str = Field(description="What is wrong and what to do.")
+
+
 class ServerReadiness(BaseModel):
     """One server's backend."""
 
-    ready: bool
+    ready: bool = Field(description="Each tool of the server could work now.")
     code: str | None = Field(default=None, description="The failure's code, if it does not answer.")
     detail: str | None = Field(default=None, description="What is wrong and what to do.")
+    tools_off: dict[str, ToolOff] | None = Field(
+        default=None, description="The tools that could not work, where others could, each with the reason."
+    )
 
 
 class Readiness(BaseModel):
@@ -53,11 +63,11 @@ def health_router(servers: Callable[[], Mapping[str, BaseMCPServer]], version: s
 
     @router.get("/ready", responses={503: {"model": Readiness, "description": "No backend answers."}})
     async def ready(response: Response) -> Readiness:
-        """Ask every backend, each for at most two seconds. 503 only if none answers."""
+        """Ask every backend, each for at most two seconds. 503 only if no tool of any server could work."""
         opened = servers()
         answers = await asyncio.gather(*map(_ask, opened.values()), return_exceptions=True)
         states = {name: _state(name, answer) for name, answer in zip(opened, answers, strict=True)}
-        if states and not any(state.ready for state in states.values()):
+        if states and not any(state.ready or state.tools_off for state in states.values()):
             response.status_code = 503
         all_ready = all(state.ready for state in states.values())
         return Readiness(status="ready" if all_ready else "degraded", servers=states)
@@ -76,9 +86,16 @@ def _state(server_id: str, answer: ServerReadiness | BaseException) -> ServerRea
 async def _ask(server: BaseMCPServer) -> ServerReadiness:
     try:
         async with asyncio.timeout(_PING_WITHIN):
-            await server.ping()
+            off = await server.ping() or {}
     except TimeoutError:
         return ServerReadiness(ready=False, code=BackendTimeout.code, detail=f"No answer within {_PING_WITHIN:g} s.")
     except GatewayError as error:
         return ServerReadiness(ready=False, code=error.code, detail=error.detail)
-    return ServerReadiness(ready=True)
+    if not off:
+        return ServerReadiness(ready=True)
+    names = ", ".join(off)
+    return ServerReadiness(
+        ready=False,
+        detail=f"Some tools could not work: {names}.",
+        tools_off={tool: ToolOff(code=error.code, detail=error.detail) for tool, error in off.items()},
+    )

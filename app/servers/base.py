@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic_settings import BaseSettings
 
-from app.errors import UnknownResource, UnknownTool
+from app.errors import GatewayError, UnknownResource, UnknownTool
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import HttpRoute, Resource, Tool
 
@@ -105,11 +105,13 @@ class BaseMCPServer:
         """
         yield cls()
 
-    async def ping(self) -> None:
-        """Return if the backend answers.
+    async def ping(self) -> Mapping[str, GatewayError] | None:
+        """Return if the backend answers, with the tools that could not work now, each with the reason.
+
+        Nothing means that every tool could. It is asked by `/ready`, often, and has two seconds.
 
         Raises:
-            BackendUnavailable: it does not; the message says why.
+            BackendUnavailable: it does not answer, so no tool could work; the message says why.
         """
 
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:

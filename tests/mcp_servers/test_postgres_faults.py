@@ -17,6 +17,7 @@ from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import free_port
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
+from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed
 from app.services.postgres.migrations import ensure_reader_login, migrate
 from app.settings import Settings
@@ -222,6 +223,50 @@ async def test_a_missing_reader_stops_queries_only(cluster: Cluster) -> None:
     problem = answers["query_database"]
     assert (problem["status"], problem["code"]) == (503, "backend_not_configured")
     assert "DATABASE_READER_URL is not set" in problem["detail"]
+
+
+@asynccontextmanager
+async def readiness(own: PostgresSettings) -> AsyncGenerator[dict[str, Any]]:
+    async with serve(create_app([DatabaseMCPServer], Settings(), [own])) as served, client_of(served) as http:
+        answer = await http.get("/ready")
+        yield {"http": answer.status_code, **answer.json()["servers"]["database"]}
+
+
+async def test_ready_means_that_each_tool_could_work(cluster: Cluster) -> None:
+    url, reader_url = cluster.database.url, cluster.database.reader_url
+    async with cluster.running():
+        async with readiness(settings_for(url, reader_url)) as ready:
+            assert ready == {"http": 200, "ready": True, "code": None, "detail": None, "tools_off": None}
+        for wrong in (None, reader_url.replace(":reader@", ":hunter2@")):
+            async with readiness(settings_for(url, wrong)) as ready:
+                assert (ready["http"], ready["ready"], list(ready["tools_off"])) == (200, False, ["query_database"])
+                assert "DATABASE_READER_URL" in ready["tools_off"]["query_database"]["detail"]
+        async with readiness(settings_for(f"{url.rpartition('/')[0]}/template1", reader_url)) as ready:
+            assert (ready["http"], ready["ready"]) == (503, False)
+            assert "switchboard migrate" in ready["detail"]
+
+
+async def test_a_database_of_an_older_version_is_not_ready_and_one_of_a_newer_is(cluster: Cluster) -> None:
+    own = cluster.database.settings
+    async with cluster.running(), cluster.database.connect() as administrator:
+        version = await administrator.fetchval("SELECT version_num FROM alembic_version")
+        for other, is_ready in (("0001", False), ("9999", True)):
+            await administrator.execute("UPDATE alembic_version SET version_num = $1", other)
+            async with readiness(own) as ready:
+                assert ready["ready"] is is_ready
+                assert is_ready or "switchboard migrate" in ready["detail"]
+        await administrator.execute("UPDATE alembic_version SET version_num = $1", version)
+
+
+async def test_a_view_that_nobody_vetted_is_told_by_ready(cluster: Cluster) -> None:
+    async with cluster.running(), cluster.database.connect() as administrator:
+        await administrator.execute("CREATE VIEW sneaky AS SELECT pg_read_file('x') AS x")
+        await administrator.execute("GRANT SELECT ON sneaky TO switchboard_reader")
+        try:
+            async with readiness(cluster.database.settings) as ready:
+                assert "sneaky" in ready["tools_off"]["query_database"]["detail"]
+        finally:
+            await administrator.execute("DROP VIEW sneaky")
 
 
 async def test_a_wrong_password_is_not_configured_and_is_not_shown(cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, InvalidArguments
+from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, GatewayError, InvalidArguments, TooManyRequests
 from app.results import Result
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
@@ -39,6 +39,8 @@ MAX_ROW_BYTES = 1024 * 1024
 _BATCH_ROWS = 50
 _GRACE_SECONDS = 0.1
 """By how much PostgreSQL's own limit comes before ours."""
+_PROBE_MS = 1500
+"""How long a probe's query may take, the time to connect and to read the catalogs included."""
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""
 
@@ -165,6 +167,16 @@ class SqlReader:
             truncated=truncated,
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
         )
+
+    async def objection(self) -> GatewayError | None:
+        """Return why no query could be answered now; None if one could, or if all connections are busy with some."""
+        try:
+            await self.query("SELECT 1", timeout_ms=_PROBE_MS)
+        except TooManyRequests:
+            return None
+        except GatewayError as error:
+            return error
+        return None
 
     async def _fresh_guard(self, sessions: ReaderSessions) -> SqlGuard:
         """Ask the catalogs anew: once for all who wait for it, before they take a connection of their own."""

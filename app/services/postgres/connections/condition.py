@@ -1,0 +1,72 @@
+"""What the support database could do now, for probes: has it our tables, of this version, and may we write?"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from app.errors import BackendNotConfigured, BackendUnavailable, GatewayError
+from app.services.postgres.connections.pools import ReadPool, Statement
+
+_MIGRATIONS = Path(__file__).resolve().parents[4] / "alembic" / "versions"
+
+_TABLES = Statement(
+    text("""
+    SELECT CAST(json_build_object(
+        'missing', count(*) FILTER (WHERE relation IS NULL),
+        'hidden', count(*) FILTER (WHERE NOT has_table_privilege(relation, 'SELECT')),
+        'writes', bool_and(has_table_privilege(relation, 'INSERT')) FILTER (WHERE name = 'interactions'),
+        'standby', pg_is_in_recovery(),
+        'versioned', coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), false)
+    ) AS text)
+    FROM (SELECT name, to_regclass(name) AS relation
+          FROM unnest(ARRAY['customers', 'tickets', 'interactions', 'knowledge_articles']) AS name) AS ours
+    """)
+)
+_VERSION = Statement(text("SELECT CAST(to_json(max(version_num)) AS text) FROM alembic_version"))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A database that can be read."""
+
+    writing: GatewayError | None
+    """Why nothing can be written; None if it can."""
+
+
+async def condition_of(reads: ReadPool) -> Condition:
+    """Look at a database.
+
+    Raises:
+        BackendUnavailable: it does not answer, or lacks our tables or a part of them.
+        BackendNotConfigured: the login may not read them.
+    """
+    found: dict[str, Any] = json.loads(await reads.fetch_json(_TABLES) or b"{}")
+    if found["missing"]:
+        raise BackendUnavailable("the database lacks our tables; run `switchboard migrate`")
+    if found["hidden"]:
+        raise BackendNotConfigured("the login of DATABASE_URL may not read our tables; grant it SELECT on them")
+    if found["versioned"]:
+        version = json.loads(await reads.fetch_json(_VERSION) or b"null") or "none"
+        # A newer one is a deployment's, whose old processes go on until they are replaced.
+        if version == "none" or version < _newest():
+            raise BackendUnavailable(
+                f"the database's tables are of version {version}, and this gateway wants {_newest()}; run"
+                " `switchboard migrate`"
+            )
+    if found["standby"]:
+        return Condition(
+            BackendUnavailable("DATABASE_URL leads to a standby, which can't be written to; see target_session_attrs")
+        )
+    if not found["writes"]:
+        return Condition(BackendNotConfigured("the login of DATABASE_URL may not write; grant it INSERT and UPDATE"))
+    return Condition(writing=None)
+
+
+@cache
+def _newest() -> str:
+    """Return the version that this code brings; migrations are numbered in their order."""
+    return max((path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*_*.py")), default="")

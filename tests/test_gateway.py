@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from app import errors
 from app.errors import GatewayError, InternalError, NotFound, TooManyRequests, UnknownResource, UnknownServer
+from app.faces.listing import describe_server
 from app.gateway import Gateway
 from app.main import create_app
 from app.results import Result
@@ -354,9 +357,39 @@ def test_a_schema_that_is_none_is_refused() -> None:
         Tool.dynamic("broken", "", {"type": "nonsense"})
 
 
-def test_every_error_is_documented_by_its_class() -> None:
-    def below(kind: type[GatewayError]) -> list[type[GatewayError]]:
-        return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
+def errors_below(kind: type[GatewayError], depth: int = 0) -> list[tuple[int, str, int, str]]:
+    """Return the kinds of failures with their depth in the tree, their status and their code."""
+    children = sorted((c for c in kind.__subclasses__() if c.__module__ == kind.__module__), key=lambda c: c.__name__)
+    below = [row for child in children for row in errors_below(child, depth + 1)]
+    return [(depth, kind.__name__, kind.status, kind.code), *below]
 
-    codes = [kind.code for kind in below(GatewayError) if kind is not GatewayError and kind.__module__ == "app.errors"]
+
+def test_every_error_is_documented_where_the_errors_are() -> None:
+    rows = re.findall(r"^    ([│├└─ ]+)(\w+) +(\d{3}) +(\w+)$", errors.__doc__ or "", re.MULTILINE)
+    documented = [(len(indent) // 4, name, int(status), code) for indent, name, status, code in rows]
+    assert sorted(documented) == sorted(errors_below(GatewayError)[1:])
+    for position, (depth, name, *_) in enumerate(documented):
+        above = (parent for level, parent, *_ in reversed(documented[:position]) if level < depth)
+        assert getattr(errors, name).__base__.__name__ == next(above, GatewayError.__name__)
+
+
+def test_a_code_names_one_kind_of_failure() -> None:
+    codes = [code for _, _, _, code in errors_below(GatewayError)[1:]]
     assert len(codes) == len(set(codes))
+
+
+def test_a_server_without_a_docstring_shows_nobody_elses() -> None:
+    class QuietMCPServer(BaseMCPServer):
+        pass
+
+    class TalkativeMCPServer(BaseMCPServer):
+        """Says much.
+
+        And more.
+        """
+
+    class HeirMCPServer(TalkativeMCPServer):
+        pass
+
+    described = [describe_server(kind)["description"] for kind in (QuietMCPServer, TalkativeMCPServer, HeirMCPServer)]
+    assert described == ["", *["Says much.\n\nAnd more."] * 2]

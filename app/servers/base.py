@@ -71,8 +71,9 @@ class BaseMCPServer:
             cls.server_id = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", stem).lower()
         if "name" not in vars(cls):
             cls.name = f"{re.sub(r'(?<=[a-z0-9])(?=[A-Z])', ' ', stem)} MCP Server"
-        if "description" not in vars(cls):
-            cls.description = inspect.getdoc(cls) or ""
+        if "description" not in vars(cls) and cls.__doc__:
+            # Not `inspect.getdoc`, which falls back on the docstring of `BaseMCPServer`, and that is for programmers.
+            cls.description = inspect.cleandoc(cls.__doc__)
         check_server_id(cls.server_id)
 
     def __init__(

@@ -28,7 +28,9 @@ READER_CONNECTIONS = 32
 _OLDEST = (15,)
 """The oldest version of PostgreSQL on which the tests have passed."""
 
-_PROJECT = Path(__file__).resolve().parents[3]
+_APP = Path(__file__).resolve().parents[2]
+_PLACES_OF_MIGRATIONS = (_APP / "alembic", _APP.parent / "alembic")
+"""In an installed package, and in a checkout."""
 
 _READER_SETTINGS = {
     "default_transaction_read_only": "'on'",
@@ -78,7 +80,9 @@ async def migration_connection(url: str) -> AsyncGenerator[AsyncConnection]:
 
 
 async def _run_alembic(url: str, run: Callable[[Config], None]) -> None:
-    config = Config(_PROJECT / "alembic.ini")
+    config = Config()
+    folder = next(place for place in _PLACES_OF_MIGRATIONS if (place / "env.py").is_file())
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
 
     def on_connection(connection: sqlalchemy.Connection) -> None:
         config.attributes["connection"] = connection

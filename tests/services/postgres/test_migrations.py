@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import asyncpg
@@ -92,6 +94,31 @@ async def test_two_processes_that_migrate_at_once_take_turns(postgres_server: Lo
             assert [await process.wait() for process in both] == [0, 0]
         async with empty.connect() as connection:
             assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 1
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """What an installation of the built wheel has, and a checkout has elsewhere."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=PROJECT, check=True
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(tmp_path / "100% installed")
+    return tmp_path / "100% installed"
+
+
+async def test_an_installation_without_a_checkout_migrates_and_seeds(postgres_server: LocalPostgres, installed: Path):
+    async with cloned_database(postgres_server, None) as empty:
+        environment = {**os.environ, "DATABASE_URL": empty.url, "PYTHONPATH": str(installed)}
+        for command in ("migrate", "seed"):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "app.cli", command, env=environment, cwd=installed.parent
+            )
+            async with asyncio.timeout(60):
+                assert await process.wait() == 0
+        async with empty.connect() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM customers") > 0
 
 
 async def test_a_failed_migration_says_why_and_not_where():

@@ -106,6 +106,6 @@ def _translated(error: BaseException, *, reading: bool) -> GatewayError | None:
             return BackendUnavailable("the server had to end the read in favour of a change; try again", retry_after=1)
         kind, message = _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or (None, "")
         return kind and kind(message)
-    if isinstance(error, asyncpg.DataError):
+    if isinstance(error, ValueError):  # the driver's own DataError, which it exports under no name: nothing was sent
         return InvalidArguments("a value is outside of what its column or function takes")
     return BackendUnavailable("the connection to PostgreSQL was lost; try again")

@@ -218,6 +218,12 @@ async def test_what_the_driver_says_never_reaches_the_caller(
         assert secret not in failure.value.detail
 
 
+async def test_what_the_driver_refuses_to_send_is_no_lost_connection(desk: TestDatabase):
+    async with open_database(desk.settings) as pools:
+        with pytest.raises(InvalidArguments, match="outside of what its column"):
+            await execute(pools, "SELECT CAST(:number AS bigint)", {"number": 2**63})
+
+
 async def test_a_mistake_of_ours_is_left_to_the_gateway_without_the_callers_data(desk: TestDatabase):
     async with open_database(desk.settings) as pools:
         with pytest.raises(ProgrammingError) as mistake:

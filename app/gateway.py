@@ -7,11 +7,11 @@ a rule written here holds for REST, MCP, WebSocket and stdio alike.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -32,11 +32,13 @@ from app.errors import (
 )
 from app.logs import CallLog
 from app.lookout import Interruptible, Lookout
-from app.results import RawResult
+from app.results import RawResult, parse_json
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.declaring import Resource, Tool, Update
 from app.settings import Settings
+
+T = TypeVar("T")
 
 _CLIENT_PREFIX = "mcp_"
 _STALLED = 2.0
@@ -57,6 +59,11 @@ class _Serving:
     """Calls that it works on."""
     streams: "set[Admission]" = field(default_factory=set["Admission"])
     """Streams that it carries. They last as long as their callers like, so they take no call's place."""
+
+    def unforeseen(self, error: Exception, context: CallContext) -> InternalError:
+        """Log the trace of what nobody foresaw; return what its caller is told."""
+        self.log.error("request_id=%s: unforeseen failure", context.request_id, exc_info=error)
+        return InternalError()
 
 
 @dataclass(slots=True)
@@ -91,6 +98,9 @@ class Gateway:
         self.closing = asyncio.Event()
         """Set when the process stops: streams that would never end by themselves end then."""
         self._serving: dict[str, _Serving] = {}
+        everything = BaseMCPServer(server_id="all", name="This gateway")
+        self._all = _Serving(everything, _NOBODYS_LOG, everything)
+        """Counts what is about all servers, so that a busy one does not hide the others."""
         self._tools: dict[tuple[str | None, str], tuple[_Serving, Tool, _Narrow | None]] = {}
         """By server and name, and by name alone."""
         owners: dict[str, str] = {}
@@ -224,7 +234,22 @@ class Gateway:
 
     # The ways in
 
-    async def call(self, server: str | None, name: str, arguments: bytes, context: CallContext) -> bytes:
+    @overload
+    async def call(self, server: str | None, name: str, arguments: bytes, context: CallContext) -> bytes: ...
+
+    @overload
+    async def call(
+        self, server: str | None, name: str, arguments: bytes, context: CallContext, write: Callable[[Tool, Any], T]
+    ) -> T: ...
+
+    async def call(
+        self,
+        server: str | None,
+        name: str,
+        arguments: bytes,
+        context: CallContext,
+        write: Callable[[Tool, Any], Any] = Tool.dump,
+    ) -> Any:
         """Run one tool and return its result object as JSON.
 
         Args:
@@ -232,6 +257,8 @@ class Gateway:
             name: the tool's name.
             arguments: the arguments object as JSON; nothing means `{}`.
             context: who calls, and how.
+            write: writes the result down in the face's own form. A result that can't be written is a failure of the
+                tool, so it happens here.
 
         Raises:
             GatewayError: the only exception, beside cancellation, that leaves this method.
@@ -239,32 +266,7 @@ class Gateway:
         serving, tool, narrow = self._find(server, name, context)
         limit = tool.timeout or self.settings.tool_timeout
         with Admission(self, serving, tool.name, context, limit, narrow=narrow) as opened:
-            return tool.dump(await tool.run(opened, tool.parse(arguments), context))
-
-    async def call_undeclared(
-        self,
-        server: str | None,
-        name: str,
-        arguments: bytes,
-        context: CallContext,
-        *,
-        kept: tuple[type[BaseModel], ...],
-    ) -> bytes | BaseModel:
-        """Run a tool that is known only at run time, as `call` does.
-
-        Args:
-            server: as for `call`.
-            name: as for `call`.
-            arguments: as for `call`.
-            context: as for `call`.
-            kept: results of these types are returned as they are: those of the protocol itself, with images or
-                questions to the caller in them, which only MCP's faces can carry.
-        """
-        serving, tool, narrow = self._find(server, name, context)
-        limit = tool.timeout or self.settings.tool_timeout
-        with Admission(self, serving, tool.name, context, limit, narrow=narrow) as opened:
-            result = await tool.run(opened, tool.parse(arguments), context)
-            return result if isinstance(result, kept) else tool.dump(result)
+            return write(tool, await tool.run(opened, tool.parse(arguments), context))
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
         """Return the media type and the bytes of a resource.
@@ -305,6 +307,10 @@ class Gateway:
                 ) as opened:
                     updates = await stack.enter_async_context(resource.watcher(opened, **keywords))
                 yield updates
+        except GatewayError:
+            raise
+        except Exception as error:
+            raise self._serving[server_id].unforeseen(error, context) from error
         finally:
             self.subscriptions -= 1
 
@@ -320,7 +326,7 @@ class Gateway:
 
     def admit(
         self,
-        server: str,
+        server: str | None,
         operation: str,
         context: CallContext,
         *,
@@ -329,7 +335,7 @@ class Gateway:
         """Let one operation of a server run: the first half of `call`.
 
         Args:
-            server: the server's name.
+            server: the server's name; None for what is about all of them, such as a listing.
             operation: what is done, for the log.
             context: who calls, and how.
             time_limit: seconds.
@@ -340,7 +346,8 @@ class Gateway:
             `BackendTimeout` when the time is up, `InternalError` for anything unforeseen, whose trace is logged
             under the request id.
         """
-        return Admission(self, self._serving[self.kind(server).server_id], operation, context, time_limit)
+        serving = self._all if server is None else self._serving[self.kind(server).server_id]
+        return Admission(self, serving, operation, context, time_limit)
 
     def admit_stream(self, server: str, operation: str, context: CallContext) -> "Admission":
         """Let a stream run, as `admit` does, in a place of its own and for as long as its bytes flow.
@@ -432,9 +439,8 @@ class Admission(Interruptible):
         elif isinstance(error, GatewayError):
             self._log(error.code)
         elif isinstance(error, Exception):
-            self._serving.log.error("request_id=%s: unforeseen failure", self._context.request_id, exc_info=error)
             self._log(InternalError.code)
-            raise InternalError from error
+            raise self._serving.unforeseen(error, self._context) from error
         else:
             self._log("cancelled")
 
@@ -508,4 +514,6 @@ def _resource_bytes(content: Any) -> bytes:
         return content
     if isinstance(content, str):
         return content.encode()
-    return to_json(content)
+    body = to_json(content, inf_nan_mode="constants")
+    parse_json(body)  # NaN is no JSON
+    return body

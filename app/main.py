@@ -90,7 +90,7 @@ def create_app(
     endpoints = tool_endpoints(gateway)
     mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}
     for server_id, kind in gateway.kinds.items():
-        mcp[f"/mcp/{server_id}"] = StreamableHTTP(gateway, server_id, partial(show_server, kind))
+        mcp[f"/mcp/{server_id}"] = StreamableHTTP(gateway, server_id, partial(show_server, gateway, kind))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:

@@ -1,9 +1,11 @@
 """What a tool returns: a model that says `success`, or the bytes of one."""
 
+import json
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Never, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 
 class Result(BaseModel):
@@ -24,3 +26,25 @@ class RawResult(Generic[ResultT]):
     """
 
     json: bytes
+
+
+def parse_json(body: bytes) -> Any:
+    """Return what the JSON of a result says.
+
+    Raises:
+        ValueError: it is no JSON, as NaN is none, or nested deeper than Python can follow.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        if "recursion limit" not in str(error):
+            raise
+        # The fast parser reads 200 levels, as it does of arguments: what was stored that deep comes back with more.
+        try:
+            return json.loads(body, parse_constant=_no_number)
+        except RecursionError:
+            raise ValueError("nested too deeply") from error
+
+
+def _no_number(name: str) -> Never:
+    raise ValueError(f"{name} is not JSON")

@@ -79,7 +79,7 @@ class Console:
     async def _home(self, request: Request) -> Response:
         root: str = request.scope.get("root_path", "")
         if "text/html" not in request.headers.get("accept", ""):
-            return list_servers(self._gateway, root)
+            return list_servers(self._gateway, request.scope)
         url = str(request.base_url).rstrip("/")
         kinds = list(self._gateway.kinds.values())
         configs = [*client_configs(url, self._launched.command, self._launched.env_file), *_curl(url, kinds)]

@@ -5,9 +5,9 @@ Streamable HTTP, WebSocket and stdio differ only in how messages travel, and in 
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mcp_types as types
@@ -17,7 +17,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from app.errors import (
     INVALID_PARAMS,
@@ -30,9 +30,11 @@ from app.errors import (
 )
 from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
+from app.faces.subscriptions import Subscription, Subscriptions, end
 from app.gateway import Gateway
+from app.results import parse_json
 from app.servers.calls import CallContext, Face, JsonObject, new_request_id
-from app.servers.declaring import Update
+from app.servers.declaring import Tool, Update
 from app.version import VERSION
 
 _Context = ServerRequestContext[Any, Any]
@@ -45,6 +47,8 @@ _RESULTS = (types.CallToolResult, types.InputRequiredResult, types.ErrorData)
 """What a tool that is known only at run time may return in the words of the protocol."""
 _TOO_EARLY = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
 """What the SDK answers to requests before the handshake."""
+_DEEP = 200
+"""Levels of nesting that everybody can write."""
 _LISTING_HINT = CacheHint(ttl_ms=300_000, scope="public")
 
 
@@ -57,38 +61,6 @@ class _FixedListings(Server[Any]):
             if listing is not None:
                 listing.list_changed = False
         return capabilities
-
-
-class Subscriptions:
-    """The `resources/subscribe` subscriptions of one connection, ended with it."""
-
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
-        self._tasks = tasks
-        self._running: dict[str, asyncio.Task[None]] = {}
-
-    async def add(
-        self, uri: str, watching: "AsyncExitStack", updates: AsyncIterator[Update], context: _Context
-    ) -> None:
-        """Forward updates to the client until it unsubscribes; a second subscription replaces the first."""
-        await self.remove(uri)
-
-        async def forward() -> None:
-            async with watching:
-                async for update in updates:
-                    await context.session.send_notification(_updated(uri, update))
-
-        self._running[uri] = self._tasks.create_task(forward())
-
-    async def remove(self, uri: str) -> None:
-        """End a subscription, if there is one."""
-        if task := self._running.pop(uri, None):
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def close(self) -> None:
-        """End all of them."""
-        for uri in list(self._running):
-            await self.remove(uri)
 
 
 def protocol_server(
@@ -118,31 +90,26 @@ def protocol_server(
         templates += patterns
     watchable = any(resource.watcher for kind in kinds for resource in kind.resources.values())
 
-    async def list_tools(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
-        _refuse_cursor(params)
-        return {**_COMPLETE, "tools": tools}
+    def listing(method: str, listed: Mapping[str, Sequence[JsonObject]]) -> Any:
+        async def answer(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
+            _refuse_cursor(params)
+            call = _call_context(context, face, address)
+            try:
+                with gateway.admit(server, method, call, time_limit=gateway.settings.tool_timeout):
+                    return {**_COMPLETE, **listed}
+            except GatewayError as error:
+                raise _protocol_error(error, call) from None
 
-    async def list_resources(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
-        _refuse_cursor(params)
-        return {**_COMPLETE, "resources": resources}
-
-    async def list_templates(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
-        _refuse_cursor(params)
-        return {**_COMPLETE, "resourceTemplates": templates}
+        return answer
 
     async def call_tool(context: _Context, params: types.CallToolRequestParams) -> Any:
         call = _call_context(context, face, address)
         try:
-            _, tool = gateway.tool(server, params.name, call)
-            arguments = _arguments(context, params)
-            if tool.method is not None:
-                return _tool_result(await gateway.call(server, params.name, arguments, call), failed=False)
-            result = await gateway.call_undeclared(server, params.name, arguments, call, kept=_RESULTS)
+            return await gateway.call(server, params.name, _arguments(context, params), call, _tool_result)
         except (UnknownTool, UnknownServer) as error:
             raise _protocol_error(error, call) from None
         except GatewayError as error:
-            return _tool_result(error.problem(call.request_id).model_dump_json(exclude_none=True).encode(), failed=True)
-        return _tool_result(result, failed=False) if isinstance(result, bytes) else result
+            return _failed_tool(error, call.request_id)
 
     async def read_resource(context: _Context, params: types.ReadResourceRequestParams) -> Any:
         call = _call_context(context, face, address)
@@ -154,25 +121,32 @@ def protocol_server(
         except GatewayError as error:
             raise _protocol_error(error, call) from None
         contents: JsonObject = {"uri": params.uri, "mimeType": media_type}
-        if media_type.startswith("text/") or media_type.endswith(("json", "xml")):
-            contents["text"] = content.decode()
-        else:
+        try:
+            is_text = media_type.startswith("text/") or media_type.endswith(("json", "xml"))
+            contents |= {"text": content.decode()} if is_text else {"blob": base64.b64encode(content).decode()}
+        except UnicodeDecodeError:  # a text of another encoding
             contents["blob"] = base64.b64encode(content).decode()
         return {**_COMPLETE, "contents": [contents]}
 
     async def listen(context: _Context, params: types.SubscriptionsListenRequestParams) -> Any:
-        return await _listen(gateway, server, face, address, context, params)
+        call = _call_context(context, face, address)
+        if subscriptions is None:
+            return await _listen(gateway, server, call, context, params, gateway.closing)
+        with subscriptions.stream():
+            return await _listen(gateway, server, call, context, params, subscriptions.closing)
 
     async def subscribe(context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
         assert subscriptions is not None
         call = _call_context(context, face, address)
-        async with AsyncExitStack() as stack:
-            try:
-                updates = await stack.enter_async_context(gateway.watch(server, params.uri, call))
-            except GatewayError as error:
-                code = _RESOURCE_NOT_FOUND if isinstance(error, NotFound) else None
-                raise _protocol_error(error, call, code, uri=params.uri) from None
-            await subscriptions.add(params.uri, stack.pop_all(), updates, context)
+
+        async def notify(update: Update) -> None:
+            await context.session.send_notification(_updated(params.uri, update))
+
+        try:
+            await subscriptions.add(params.uri, gateway.watch(server, params.uri, call), notify, call.request_id)
+        except GatewayError as error:
+            code = _RESOURCE_NOT_FOUND if isinstance(error, NotFound) else None
+            raise _protocol_error(error, call, code, uri=params.uri) from None
         return types.EmptyResult()
 
     async def unsubscribe(context: _Context, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
@@ -180,11 +154,11 @@ def protocol_server(
         await subscriptions.remove(params.uri)
         return types.EmptyResult()
 
-    handlers: dict[str, Any] = {"on_list_tools": list_tools, "on_call_tool": call_tool}
+    handlers: dict[str, Any] = {"on_list_tools": listing("tools/list", {"tools": tools}), "on_call_tool": call_tool}
     if resources or templates:
         handlers |= {
-            "on_list_resources": list_resources,
-            "on_list_resource_templates": list_templates,
+            "on_list_resources": listing("resources/list", {"resources": resources}),
+            "on_list_resource_templates": listing("resources/templates/list", {"resourceTemplates": templates}),
             "on_read_resource": read_resource,
         }
     if watchable:
@@ -237,56 +211,56 @@ async def _explaining(ctx: _Context, call_next: CallNext) -> HandlerResult:
 async def _listen(
     gateway: Gateway,
     server: str | None,
-    face: Face,
-    address: str,
+    call: CallContext,
     context: _Context,
     params: types.SubscriptionsListenRequestParams,
+    closing: asyncio.Event,
 ) -> types.SubscriptionsListenResult:
-    """Serve one `subscriptions/listen` stream until its client goes or the gateway stops.
+    """Serve one `subscriptions/listen` stream until its client goes, its last subscription ends or `closing` is set.
 
     URIs that can't be watched are left out of the acknowledgement, as the specification wants it; where
     none is left, the request fails and says why.
     """
-    call = _call_context(context, face, address)
     wanted = list(dict.fromkeys(params.notifications.resource_subscriptions or ()))
     meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: context.request_id}
-    async with AsyncExitStack() as stack:
-        watched: dict[str, AsyncIterator[Update]] = {}
-        refused: GatewayError | None = None
-        for uri in wanted:
-            try:
-                watched[uri] = await stack.enter_async_context(gateway.watch(server, uri, call))
-            except GatewayError as error:
-                refused = error
-        if refused is not None and not watched:
-            raise _protocol_error(refused, call)
-        honored = types.SubscriptionFilter(resource_subscriptions=list(watched) or None)
-        acknowledged = types.SubscriptionsAcknowledgedNotification(
-            params=types.SubscriptionsAcknowledgedNotificationParams(notifications=honored, _meta=meta)
-        )
-        await context.session.send_notification(acknowledged, related_request_id=context.request_id)
+    acknowledged = asyncio.Event()
 
-        async def forward(uri: str, updates: AsyncIterator[Update]) -> None:
-            async for update in updates:
-                await context.session.send_notification(
-                    _updated(uri, {**update, **meta}), related_request_id=context.request_id
-                )
+    async def notify(uri: str, update: Update) -> None:
+        await acknowledged.wait()
+        notice = _updated(uri, {**update, **meta})
+        await context.session.send_notification(notice, related_request_id=context.request_id)
 
-        async with _running(forward(uri, updates) for uri, updates in watched.items()):
-            await gateway.closing.wait()
-    return types.SubscriptionsListenResult(_meta=meta)
-
-
-@asynccontextmanager
-async def _running(coroutines: Any) -> AsyncGenerator[None]:
-    """Run coroutines beside the block and cancel them at its end; if one fails, the block is cancelled."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    watched: dict[str, Subscription] = {}
+    refused: GatewayError | None = None
+    async with asyncio.TaskGroup() as tasks:
+        closed = tasks.create_task(closing.wait())
         try:
-            yield
+            for uri in wanted:
+                watching = gateway.watch(server, uri, call)
+                subscription = Subscription(tasks, watching, partial(notify, uri), call.request_id)
+                try:
+                    await subscription.begun()
+                    watched[uri] = subscription
+                except GatewayError as error:
+                    refused = error
+            if watched or refused is None:
+                honored = types.SubscriptionFilter(resource_subscriptions=list(watched) or None)
+                acknowledgement = types.SubscriptionsAcknowledgedNotification(
+                    params=types.SubscriptionsAcknowledgedNotificationParams(notifications=honored, _meta=meta)
+                )
+                await context.session.send_notification(acknowledgement, related_request_id=context.request_id)
+                acknowledged.set()
+                if watched:
+                    ended = asyncio.gather(*(subscription.task for subscription in watched.values()))
+                    await asyncio.wait([closed, ended], return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await closed
         finally:
-            for task in tasks:
-                task.cancel()
+            closed.cancel()
+            await end(watched.values())
+    if refused is not None and not watched:
+        raise _protocol_error(refused, call)
+    return types.SubscriptionsListenResult(_meta=meta)
 
 
 def _updated(uri: str, meta: Update) -> types.ResourceUpdatedNotification:
@@ -295,16 +269,58 @@ def _updated(uri: str, meta: Update) -> types.ResourceUpdatedNotification:
     )
 
 
-def _tool_result(body: bytes, *, failed: bool) -> dict[str, Any]:
-    """Return the result both as text, for models, and as the same object, for programs.
+def _tool_result(tool: Tool, result: Any) -> Any:
+    """Return a result both as text, for models, and as the same object, for programs.
 
-    A failure is the `Problem` as text alone: it does not satisfy the tool's output schema, and clients that
-    check every `structuredContent` against it would show a schema's complaint in place of the failure.
+    Whatever can't be written so is found here, and not when the SDK writes it to the connection.
     """
-    result: dict[str, Any] = {**_COMPLETE, "content": [{"type": "text", "text": body.decode()}], "isError": failed}
-    if not failed:
-        result["structuredContent"] = from_json(body)
-    return result
+    if tool.method is None and isinstance(result, _RESULTS):
+        if isinstance(result, types.CallToolResult) and not result.is_error:
+            tool.check_result(result.structured_content)
+        return result
+    body = tool.dump(result)
+    answer: JsonObject = {
+        **_COMPLETE,
+        "content": [{"type": "text", "text": body.decode()}],
+        "isError": False,
+        "structuredContent": parse_json(body),
+    }
+    if body.count(b"[") + body.count(b"{") >= _DEEP:
+        # Whether it is nested so deeply that the SDK can't write it: with its envelope around it, as there.
+        to_json({"result": answer})
+    return answer
+
+
+def _failed_tool(error: GatewayError, request_id: str) -> JsonObject:
+    """Return a failure as a tool's result: the `Problem` as text alone.
+
+    It does not satisfy the tool's output schema, and clients that check every `structuredContent` against it would show
+    a schema's complaint in place of the failure.
+    """
+    problem = error.problem(request_id).model_dump_json(exclude_none=True)
+    return {**_COMPLETE, "content": [{"type": "text", "text": problem}], "isError": True}
+
+
+def refusal(request: types.JSONRPCRequest, error: GatewayError, server_info: Mapping[str, Any]) -> JsonObject:
+    """Return the answer to a request that no handler sees: in the form that a handler's failure would have.
+
+    Args:
+        request: what is refused.
+        error: why.
+        server_info: who answers, as 2026-07-28 wants it said in every result.
+    """
+    request_id = new_request_id()
+    answer: JsonObject = {"jsonrpc": "2.0", "id": request.id}
+    if request.method != "tools/call":
+        problem = error.problem(request_id).model_dump(mode="json", exclude_none=True)
+        return {**answer, "error": {"code": error.rpc_code, "message": error.detail, "data": problem}}
+    result = _failed_tool(error, request_id)
+    meta = (request.params or {}).get("_meta")
+    if isinstance(meta, dict) and types.PROTOCOL_VERSION_META_KEY in meta:
+        result["_meta"] = {types.SERVER_INFO_META_KEY: dict(server_info)}
+    else:
+        del result["resultType"]
+    return {**answer, "result": result}
 
 
 def _protocol_error(error: GatewayError, call: CallContext, code: int | None = None, **data: Any) -> MCPError:

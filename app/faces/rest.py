@@ -49,7 +49,7 @@ from app.faces.http import (
 )
 from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, problem_responses
-from app.gateway import Gateway
+from app.gateway import Admission, Gateway
 from app.servers.base import ServerKind
 from app.servers.calls import JsonObject
 from app.servers.declaring import HttpRoute, Tool
@@ -67,6 +67,7 @@ _EVERY_TOOL_MAY_ANSWER: tuple[type[GatewayError], ...] = (
     BackendUnavailable,
     BackendTimeout,
 )
+_LISTING_MAY_ANSWER: tuple[type[GatewayError], ...] = (NotFound, TooManyRequests, InternalError)
 _READING_MAY_ANSWER: tuple[type[GatewayError], ...] = (NotFound, *_EVERY_TOOL_MAY_ANSWER)
 
 
@@ -260,16 +261,18 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         for route in kind.routes.values():
             _add_http_route(router, kind, route, RouteEndpoint(gateway, kind.server_id, route))
 
-    @router.get("/mcp/{server}/tools", tags=["servers"], responses=problem_responses(NotFound))
-    async def list_tools(server: str) -> ToolListing:
+    @router.get("/mcp/{server}/tools", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
+    async def list_tools(server: str, request: Request) -> ToolListing:
         """List a server's tools with their schemas."""
-        return ToolListing(tools=[describe_tool(tool) for tool in gateway.kind(server).tools.values()])
+        with _listing(gateway, server, "tools/list", request.scope):
+            return ToolListing(tools=[describe_tool(tool) for tool in gateway.kind(server).tools.values()])
 
-    @router.get("/mcp/{server}/resources", tags=["servers"], responses=problem_responses(NotFound))
-    async def list_resources(server: str) -> ResourceListing:
+    @router.get("/mcp/{server}/resources", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
+    async def list_resources(server: str, request: Request) -> ResourceListing:
         """List a server's resources and resource templates."""
-        resources, templates = describe_resources(gateway.kind(server))
-        return ResourceListing(resources=resources, resourceTemplates=templates)
+        with _listing(gateway, server, "resources/list", request.scope):
+            resources, templates = describe_resources(gateway.kind(server))
+            return ResourceListing(resources=resources, resourceTemplates=templates)
 
     @router.get(
         "/mcp/{server}/resources/read",
@@ -302,15 +305,23 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
     )
 
 
-def list_servers(gateway: Gateway, root_path: str) -> JSONResponse:
+def list_servers(gateway: Gateway, scope: Scope) -> JSONResponse:
     """What `GET /mcp` answers to those who don't ask for an event stream."""
-    servers = [describe_server(kind, root_path) for kind in gateway.kinds.values()]
-    return JSONResponse(ServerListing(servers=servers).model_dump())
+    root_path = scope.get("root_path", "")
+    with _listing(gateway, None, "servers/list", scope):
+        servers = [describe_server(kind, root_path) for kind in gateway.kinds.values()]
+        return JSONResponse(ServerListing(servers=servers).model_dump())
 
 
-def show_server(kind: ServerKind, root_path: str) -> JSONResponse:
+def show_server(gateway: Gateway, kind: ServerKind, scope: Scope) -> JSONResponse:
     """What `GET /mcp/<server>` answers to those who don't ask for an event stream."""
-    return JSONResponse({"success": True, **describe_server(kind, root_path)})
+    with _listing(gateway, kind.server_id, "servers/read", scope):
+        return JSONResponse({"success": True, **describe_server(kind, scope.get("root_path", ""))})
+
+
+def _listing(gateway: Gateway, server: str | None, operation: str, scope: Scope) -> Admission:
+    """Admit a listing, which is a call like any other."""
+    return gateway.admit(server, operation, call_context(scope, "rest"), time_limit=gateway.settings.tool_timeout)
 
 
 def speak_problem_json(app: FastAPI) -> None:

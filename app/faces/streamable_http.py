@@ -37,10 +37,10 @@ class StreamableHTTP:
     Args:
         gateway: where calls go.
         server: the server's name; None for all servers.
-        listing: returns the answer to a GET that does not ask for an event stream, given what stands before our paths.
+        listing: returns the answer to a GET that does not ask for an event stream.
     """
 
-    def __init__(self, gateway: Gateway, server: str | None, listing: Callable[[str], Response]) -> None:
+    def __init__(self, gateway: Gateway, server: str | None, listing: Callable[[Scope], Response]) -> None:
         self._gateway = gateway
         self._listing = listing
         self._server = protocol_server(gateway, server, "mcp")
@@ -64,7 +64,12 @@ class StreamableHTTP:
         headers: dict[bytes, bytes] = scope["state"]["headers"]
         takes = accepted(headers.get(b"accept", b""))
         if scope["method"] in ("GET", "HEAD") and b"text/event-stream" not in headers.get(b"accept", b""):
-            await self._listing(scope.get("root_path", ""))(scope, receive, send)
+            try:
+                listing = self._listing(scope)
+            except GatewayError as error:
+                await send_problem(send, error, request_id)
+            else:
+                await listing(scope, receive, send)
             return
         if scope["method"] != "POST":
             refusal = MethodNotAllowed("This MCP endpoint is stateless: it takes POST, and GET for the JSON listing.")

@@ -8,21 +8,21 @@ import asyncio
 from contextlib import suppress
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from mcp.server.runner import serve_dual_era_loop
-from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.errors import UnknownServer
-from app.faces.jsonrpc import NotAMessage, read_message
-from app.faces.protocol import Received, Subscriptions, protocol_server
+from app.faces.duplex import Backlog, Duplex, Write
 from app.gateway import Gateway
 
 _SUBPROTOCOL = "mcp"
-_UNREAD_MESSAGES = 32
-"""Messages that wait on either side before the other is slowed down."""
+_MAX_BACKLOG_BYTES = 64 * 1024 * 1024
+"""Bytes of answers that wait in all WebSockets of the process for their clients to take them."""
+_FAREWELL = 1.0
+"""Seconds that a close may wait for what is before it."""
 
+_CLOSED = (WebSocketDisconnect, RuntimeError)
+"""What Starlette and uvicorn raise when a closed socket is to send."""
 _POLICY_VIOLATION, _UNSUPPORTED_DATA, _TOO_BIG, _GOING_AWAY = 1008, 1003, 1009, 1001
 
 
@@ -32,6 +32,7 @@ class WebSocketFace:
     def __init__(self, gateway: Gateway, *, root_server: str | None = None) -> None:
         self._gateway = gateway
         self._root_server = root_server
+        self._backlog = Backlog(_MAX_BACKLOG_BYTES)
 
     def routes(self) -> list[WebSocketRoute]:
         """Return the addresses: every server's, all servers' and, where one server has the process, `/`."""
@@ -60,52 +61,45 @@ class WebSocketFace:
     async def _serve(self, socket: WebSocket, server: str | None) -> None:
         offered: list[str] = socket.scope.get("subprotocols", [])
         await socket.accept(subprotocol=_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
-        incoming_send, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](_UNREAD_MESSAGES)
-        outgoing, outgoing_receive = anyio.create_memory_object_stream[SessionMessage](_UNREAD_MESSAGES)
-        async with asyncio.TaskGroup() as tasks:
-            subscriptions = Subscriptions(tasks)
-            protocol = protocol_server(
-                self._gateway, server, "websocket", subscriptions, socket.scope["state"]["address"]
-            )
-            # Whichever ends first ends the connection: the client left, or the gateway stops.
-            parts = [
-                tasks.create_task(self._read(socket, incoming_send)),
-                tasks.create_task(_write(socket, outgoing_receive)),
-                tasks.create_task(serve_dual_era_loop(protocol, incoming, outgoing, lifespan_state=None)),
-                tasks.create_task(self._gateway.closing.wait()),
-            ]
-            try:
-                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for part in parts:
-                    part.cancel()
-                await subscriptions.close()
-        with suppress(RuntimeError, WebSocketDisconnect):
-            await socket.close(_GOING_AWAY)
+        connection = Duplex(
+            self._gateway,
+            server,
+            "websocket",
+            _writer(socket),
+            self._backlog,
+            address=socket.scope["state"]["address"],
+        )
+        await connection.serve(self._read(socket, connection))
+        await _close(socket, _GOING_AWAY)
 
-    async def _read(self, socket: WebSocket, incoming: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    async def _read(self, socket: WebSocket, connection: Duplex) -> None:
         limit = self._gateway.settings.max_request_bytes
-        async with incoming:
-            while True:
-                message = await socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    return
-                text = message.get("text")
-                if text is None:
-                    await socket.close(_UNSUPPORTED_DATA, "Send JSON-RPC as text frames")
-                    return
-                if len(text) > limit or len(text.encode()) > limit:
-                    await socket.close(_TOO_BIG, f"Messages have at most {limit} bytes")
-                    return
-                try:
-                    parsed = read_message(text)
-                except NotAMessage as error:
-                    await socket.send_text(error.answer.decode())
-                    continue
-                await incoming.send(SessionMessage(parsed, ServerMessageMetadata(request_context=Received(text))))
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            if text is None:
+                await _close(socket, _UNSUPPORTED_DATA, "Send JSON-RPC as text frames")
+                return
+            if len(text) > limit or len(text.encode()) > limit:
+                await _close(socket, _TOO_BIG, f"Messages have at most {limit} bytes")
+                return
+            await connection.take(text)
 
 
-async def _write(socket: WebSocket, outgoing: MemoryObjectReceiveStream[SessionMessage]) -> None:
-    async with outgoing:
-        async for item in outgoing:
-            await socket.send_text(item.message.model_dump_json(by_alias=True, exclude_none=True))
+def _writer(socket: WebSocket) -> Write:
+    async def write(text: str) -> None:
+        try:
+            await socket.send_text(text)
+        except _CLOSED:
+            raise anyio.BrokenResourceError from None
+
+    return write
+
+
+async def _close(socket: WebSocket, code: int, reason: str | None = None) -> None:
+    """Close a socket, unless that is done; a client that takes nothing is not told why."""
+    with suppress(*_CLOSED, TimeoutError):
+        async with asyncio.timeout(_FAREWELL):
+            await socket.close(code, reason)

@@ -27,7 +27,7 @@ from starlette.responses import Response
 
 from app.errors import GatewayError, InvalidArguments, MalformedRequest
 from app.exact_json import NotExact, NotJson, read
-from app.results import RawResult, Result
+from app.results import RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
 from app.servers.json_schema import SchemaValidator as CompiledSchema
 from app.servers.json_schema import compile_schema, refusals
@@ -142,12 +142,11 @@ class Tool:
             title,
             description or title,
             dynamic_input_schema=dict(input_schema or {"type": "object"}),
-            dynamic_output_schema=dict(output_schema) if output_schema else None,
+            dynamic_output_schema=_with_success(output_schema) if output_schema else None,
             **options,
         )
-        _ = described._compiled_schema  # its mistakes are told now, not at the first call
-        if output_schema:
-            compile_schema(output_schema)
+        # Mistakes are told now, not at the first call.
+        _ = described._compiled_schema, described._compiled_output_schema
         return described
 
     @cached_property
@@ -179,6 +178,10 @@ class Tool:
     @cached_property
     def _compiled_schema(self) -> CompiledSchema:
         return compile_schema(self.input_schema)
+
+    @cached_property
+    def _compiled_output_schema(self) -> CompiledSchema | None:
+        return None if self.dynamic_output_schema is None else compile_schema(self.dynamic_output_schema)
 
     @cached_property
     def _leniency(self) -> Leniency:
@@ -238,14 +241,45 @@ class Tool:
         return cast("JsonObject", taken)
 
     def dump(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
-        """Serialize a result, once."""
+        """Serialize a result, once.
+
+        Raises:
+            ValueError: a tool that is known only at run time returned what is no JSON, or breaks its own output schema.
+        """
         if type(result) is self.result:  # as nearly always; isinstance would ask pydantic's metaclass
             return self._serializer.to_json(result)
+        if self.method is None:
+            return self._dump_unknown(result)
         if isinstance(result, RawResult):
             return result.json
-        if isinstance(result, BaseModel):
-            return result.__pydantic_serializer__.to_json(result)
-        return to_json({"success": True, **result})
+        assert isinstance(result, BaseModel)
+        return result.__pydantic_serializer__.to_json(result)
+
+    def _dump_unknown(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
+        """Serialize what nobody has promised anything of, and check it."""
+        if isinstance(result, RawResult):
+            body = result.json
+        elif isinstance(result, BaseModel):
+            # Not the model's own JSON, which has null in place of NaN.
+            body = to_json(result.model_dump(mode="json"), inf_nan_mode="constants")
+        else:
+            body = to_json({"success": True, **result}, inf_nan_mode="constants")
+        value = parse_json(body)
+        if not isinstance(result, BaseModel) or isinstance(result, Result):
+            self.check_result(value)
+        return body
+
+    def check_result(self, value: Any) -> None:
+        """Hold a result against the output schema of a tool that is known only at run time.
+
+        Raises:
+            ValueError: it breaks the schema. The message, for the log, says where and repeats nothing of it.
+        """
+        promised = self._compiled_output_schema
+        if promised is not None and not promised.is_valid(value):
+            place, rule = refusals(promised, value)[0]
+            where = ".".join(map(str, place)) or "the result"
+            raise ValueError(f"{self.name} breaks its output schema at {where}: {rule}")
 
     def run(self, server: CallsTools, arguments: BaseModel | JsonObject, context: CallContext) -> Awaitable[Any]:
         """Call the method with checked arguments."""
@@ -467,6 +501,14 @@ def watch(template: str) -> Callable[[_Method], _Method]:
         return method
 
     return declare
+
+
+def _with_success(schema: Mapping[str, JsonValue]) -> JsonObject:
+    """Return a result's schema that lets the `success` pass which every result object carries."""
+    properties = schema.get("properties", {})
+    if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
+        return dict(schema)
+    return {**schema, "properties": {"success": {"const": True}, **properties}}
 
 
 def _not_json(reason: str) -> MalformedRequest:

@@ -54,7 +54,7 @@ async def _addresses(http: httpx.AsyncClient, *prefixes: str) -> None:
         f"{prefix}/mcp/clock/ws",
         f"{prefix}/mcp/clock/tools/{{tool}}",
     )
-    assert f"{prefix}/openapi.json" in (await http.get("/docs")).text
+    assert f'data-root="{prefix}"' in (await http.get("/docs")).text
     assert (await http.get("/openapi.json")).json().get("servers", [{"url": ""}]) == [{"url": prefix}]
     assert f"{prefix}/docs" in (await http.get("/nowhere")).json()["detail"]
     for path in ("/mcp/clock/tools", "/health", "/mcp/clock/chimes/2"):

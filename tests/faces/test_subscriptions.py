@@ -1,16 +1,24 @@
 """Changes of resources reach who subscribed, in the way of each era, and nothing stays behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
+from app.errors import BackendUnavailable
 from app.main import create_app
+from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
+from app.servers.declaring import resource, watch
 from app.settings import Settings
-from tests.clock import ClockMCPServer
-from tests.faces.raw import WITHIN, event_stream, handshake, initialize, post, request, websocket
+from tests.clock import ClockMCPServer, ClockTime
+from tests.faces.raw import WITHIN, client_of, event_stream, handshake, initialize, post, request, websocket
 from tests.fixtures.gateway import Served, serve
 
 UTC = "clock://zones/UTC"
@@ -158,3 +166,186 @@ async def test_only_who_can_be_told_is_promised_it(gateway: Served) -> None:
     async with websocket(gateway, MODERN) as messages:
         over_websocket = await initialize(messages, LEGACY)
     assert over_websocket["capabilities"]["resources"]["subscribe"] is True
+
+
+# Watches that fail, and clients that are in a hurry
+
+
+class MoodyMCPServer(BaseMCPServer):
+    """Has things that can be watched, in a way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered: list[asyncio.Task[Any] | None] = []
+        self.left: list[asyncio.Task[Any] | None] = []
+        self.tell: dict[str, asyncio.Queue[Any]] = defaultdict(asyncio.Queue)
+
+    @resource("moody://things/{name}")
+    async def thing(self, name: str) -> ClockTime:
+        """A thing."""
+        return ClockTime(zone=name)
+
+    @watch("moody://things/{name}")
+    @asynccontextmanager
+    async def watch_thing(self, name: str) -> AsyncGenerator[AsyncIterator[Any]]:
+        # What is within such a scope has to leave it in the task that entered it.
+        with anyio.CancelScope():
+            await anyio.lowlevel.checkpoint()
+            if name == "shut":
+                raise RuntimeError("password=hunter2")
+            self.entered.append(asyncio.current_task())
+            try:
+                yield self._told(name)
+            finally:
+                self.left.append(asyncio.current_task())
+                if name == "sticky":
+                    raise RuntimeError("password=hunter2")
+
+    async def _told(self, name: str) -> AsyncGenerator[Any]:
+        while (told := await self.tell[name].get()) is not None:
+            if isinstance(told, Exception):
+                raise told
+            yield told
+
+
+THING = "moody://things/"
+FAILURES = [
+    (RuntimeError("password=hunter2"), "internal_error"),
+    (BackendUnavailable("The thing is asleep."), "backend_unavailable"),
+    (ExceptionGroup("two", [OSError("hunter2"), ValueError("hunter2")]), "internal_error"),
+    ({"not": object()}, "internal_error"),
+    (None, "not_found"),
+]
+
+
+@pytest.fixture
+def moody() -> MoodyMCPServer:
+    return MoodyMCPServer()
+
+
+@pytest.fixture
+async def moods(moody: MoodyMCPServer) -> AsyncGenerator[Served]:
+    async with serve(create_app([moody], Settings(max_subscriptions=50))) as served:
+        yield served
+
+
+async def nobody_watches(served: Served) -> None:
+    async with asyncio.timeout(WITHIN), client_of(served) as http:
+        while served.app.state.gateway.subscriptions:
+            await http.get("/health")
+
+
+def subscribe(name: str, number: int) -> JsonObject:
+    return request(LEGACY, "resources/subscribe", {"uri": THING + name}, number=number)
+
+
+async def test_subscribing_to_one_thing_many_times_at_once_is_one_subscription(
+    moody: MoodyMCPServer, moods: Served
+) -> None:
+    async with websocket(moods, LEGACY, "/mcp/moody/ws") as messages:
+        for number in range(7):
+            await messages.send(subscribe("one", number))
+        answers = [await messages.receive() for _ in range(7)]
+        assert [answer["result"] for answer in answers] == [{}] * 7
+        assert moods.app.state.gateway.subscriptions == 1
+        moody.tell["one"].put_nowait({"cursor": "1"})
+        assert (await messages.receive())["params"]["_meta"] == {"cursor": "1"}
+        unsubscribe = request(LEGACY, "resources/unsubscribe", {"uri": THING + "one"}, number=8)
+        assert (await messages.ask(unsubscribe))["result"] == {}
+        assert moods.app.state.gateway.subscriptions == 0
+        for number in range(20, 40, 2):
+            await messages.send(subscribe("one", number))
+            await messages.send(request(LEGACY, "resources/unsubscribe", {"uri": THING + "one"}, number=number + 1))
+        assert {(await messages.receive())["id"] for _ in range(20)} == set(range(20, 40))
+    await nobody_watches(moods)
+    assert moody.entered == moody.left, "each is left by the task that entered it"
+
+
+@pytest.mark.parametrize(("told", "code"), FAILURES)
+async def test_a_watch_that_fails_ends_with_a_notice_and_takes_nothing_along(
+    moody: MoodyMCPServer, moods: Served, told: Any, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with websocket(moods, LEGACY, "/mcp/moody/ws") as messages:
+        for number, name in enumerate(("ill", "well")):
+            assert (await messages.ask(subscribe(name, number)))["result"] == {}
+        moody.tell["ill"].put_nowait(told)
+        notice = (await messages.receive())["params"]
+        assert notice["uri"] == THING + "ill"
+        assert notice["_meta"]["failure"]["code"] == code
+        assert "hunter2" not in str(notice)
+        moody.tell["well"].put_nowait({})
+        assert (await messages.receive())["params"]["uri"] == THING + "well"
+        assert moods.app.state.gateway.subscriptions == 1
+        assert (await messages.ask(subscribe("ill", 5)))["result"] == {}, "it may be tried again"
+    await nobody_watches(moods)
+    assert [record.exc_info is not None for record in caplog.records if "unforeseen" in record.getMessage()] == (
+        [True] if code == "internal_error" else []
+    )
+
+
+@pytest.mark.parametrize(("told", "code"), FAILURES)
+@pytest.mark.parametrize("transport", ["http", "websocket"])
+async def test_a_stream_goes_on_without_a_watch_that_failed_and_ends_with_its_last(
+    moody: MoodyMCPServer, moods: Served, told: Any, code: str, transport: str
+) -> None:
+    uris: JsonObject = {"notifications": {"resourceSubscriptions": [THING + "ill", THING + "well"]}}
+    message = request(MODERN, "subscriptions/listen", uris, number=3)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(WITHIN))
+        if transport == "http":
+            stream = event_stream(moods, message, MODERN, path="/mcp/moody")
+            receive = (await stack.enter_async_context(stream)).__anext__
+        else:
+            messages = await stack.enter_async_context(websocket(moods, MODERN, "/mcp/moody/ws"))
+            await messages.send(message)
+            receive = messages.receive
+        assert (await receive())["method"] == "notifications/subscriptions/acknowledged"
+        moody.tell["ill"].put_nowait(told)
+        failed = (await receive())["params"]
+        assert (failed["uri"], failed["_meta"]["failure"]["code"]) == (THING + "ill", code)
+        assert failed["_meta"][SUBSCRIPTION] == 3
+        moody.tell["well"].put_nowait({"cursor": "1"})
+        assert (await receive())["params"]["uri"] == THING + "well"
+        moody.tell["well"].put_nowait(told)
+        assert (await receive())["params"]["_meta"]["failure"]["code"] == code
+        assert (await receive())["result"]["resultType"] == "complete"
+    await nobody_watches(moods)
+    assert set(moody.entered) == set(moody.left)
+
+
+@pytest.mark.parametrize("name", ["shut", "sticky"])
+async def test_a_watch_that_cannot_be_entered_or_left_is_no_ones_problem_but_its_own(
+    moody: MoodyMCPServer, moods: Served, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with websocket(moods, LEGACY, "/mcp/moody/ws") as messages:
+        subscribed = await messages.ask(subscribe(name, 1))
+        if name == "shut":
+            assert subscribed["error"]["data"]["code"] == "internal_error"
+            assert "hunter2" not in str(subscribed)
+        else:
+            unsubscribe = request(LEGACY, "resources/unsubscribe", {"uri": THING + name}, number=2)
+            assert "result" in await messages.ask(unsubscribe)
+        assert "result" in await messages.ask(request(LEGACY, "resources/list", number=4))
+    await nobody_watches(moods)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_subscribing_leaves_nothing(
+    moody: MoodyMCPServer, moods: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with websocket(moods, LEGACY, "/mcp/moody/ws") as messages:
+        for number in range(30):
+            await messages.send(subscribe(str(number), number))
+        await messages.receive()
+        messages.socket.transport.abort()
+    await nobody_watches(moods)
+    assert set(moody.entered) == set(moody.left)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_gateway_that_stops_ends_subscriptions_at_once(moody: MoodyMCPServer, moods: Served) -> None:
+    async with websocket(moods, LEGACY, "/mcp/moody/ws") as messages, asyncio.timeout(WITHIN):
+        for number in range(5):
+            await messages.ask(subscribe(str(number), number))
+        moods.app.state.gateway.closing.set()
+        await messages.socket.wait_closed()
+        assert moods.app.state.gateway.subscriptions == 0

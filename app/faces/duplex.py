@@ -1,0 +1,288 @@
+"""A connection that carries JSON-RPC messages both ways for as long as it lives: what WebSocket and stdio share."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import mcp_types as types
+from mcp.server.runner import serve_dual_era_loop
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from pydantic_core import to_json
+
+from app.errors import BackendUnavailable, GatewayError, TooManyRequests
+from app.faces.jsonrpc import NotAMessage, read_message
+from app.faces.protocol import Received, protocol_server, refusal
+from app.faces.subscriptions import Subscriptions
+from app.gateway import Gateway
+from app.servers.calls import Face
+
+MAX_UNANSWERED = 64
+"""Requests of one connection that are under way."""
+MAX_UNSENT_BYTES = 64 * 1024
+"""Bytes of messages that wait for a client to take those before them, until nothing more is read from it."""
+_FLUSH = 1.0
+"""Seconds that the last messages of an ending connection get to leave."""
+
+Write = Callable[[str], Awaitable[None]]
+
+
+class Backlog:
+    """The messages that wait in all connections of a process, and the bound to their memory.
+
+    What one connection may ask for is bounded in number; the size of answers is not known before they are there.
+
+    Args:
+        most: bytes. Beyond them the connection that has taken nothing for longest is given up.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: dict[Duplex, int] = {}
+        """Bytes by connection; the one whose last message left longest ago comes first."""
+        self.bytes = 0
+
+    def grew(self, connection: "Duplex", size: int) -> None:
+        """Note that a message waits."""
+        self._waiting[connection] = self._waiting.get(connection, 0) + size
+        self.bytes += size
+        while self.bytes > self._most:
+            next(iter(self._waiting)).give_up()
+
+    def shrank(self, connection: "Duplex", size: int) -> None:
+        """Note that a message has left, or is dropped."""
+        self.bytes -= size
+        if left := self._waiting.pop(connection) - size:
+            self._waiting[connection] = left
+
+
+class Duplex:
+    """Serves MCP to one client over one connection, many requests under way.
+
+    Notices and answers to us are always read. What bounds memory: `MAX_UNANSWERED` requests, and nothing is read while
+    the client does not take what is there for it.
+
+    Args:
+        gateway: where calls go.
+        server: the server's name; None for all servers.
+        face: how calls come in, for the log.
+        write: sends one message and returns once there is room for another one; raises anyio's `BrokenResourceError`
+            when nobody is there to take it.
+        backlog: of the face.
+        address: of the client, for the log.
+        patient: let a request beyond `MAX_UNANSWERED` wait, unread, where it would be refused; for a client that can't
+            hold others up.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        server: str | None,
+        face: Face,
+        write: Write,
+        backlog: Backlog,
+        *,
+        address: str = "-",
+        patient: bool = False,
+    ) -> None:
+        self._gateway = gateway
+        self._write = write
+        self._backlog = backlog
+        self._patient = patient
+        self._server = server
+        self._face: Face = face
+        self._address = address
+        self._incoming, self._read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        self._unsent: deque[tuple[str, bool]] = deque()
+        """Messages in their order, and whether each answers a request."""
+        self._unsent_bytes = 0
+        self._put = self._sent = 0
+        self._unanswered = 0
+        self._over = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set at each change of what somebody may wait for, and replaced then."""
+        self._subscriptions: Subscriptions
+        self._stamp: Mapping[str, Any]
+
+    async def serve(self, read: Coroutine[Any, Any, None]) -> None:
+        """Serve until `read` returns, nobody takes our messages any more, or the gateway stops.
+
+        Args:
+            read: hands what comes to `take`. Its end is the end of the connection.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            self._subscriptions = Subscriptions(tasks)
+            protocol = protocol_server(self._gateway, self._server, self._face, self._subscriptions, self._address)
+            self._stamp = protocol.server_info_stamp
+            answering = tasks.create_task(
+                serve_dual_era_loop(protocol, self._read_stream, _WayOut(self), lifespan_state=None)
+            )
+            moving = [tasks.create_task(self._read(read)), tasks.create_task(self._send_messages())]
+            ends = [tasks.create_task(self._gateway.closing.wait()), tasks.create_task(self._over.wait())]
+            try:
+                await asyncio.wait([answering, *ends], return_when=asyncio.FIRST_COMPLETED)
+                if self._gateway.closing.is_set():
+                    await self._at_most(self._gateway.settings.shutdown_grace, self.finish())
+            finally:
+                answering.cancel()
+                await self._subscriptions.close()
+                await asyncio.wait([answering])
+                self._incoming.close()
+                await self._at_most(_FLUSH, self._until(lambda: not self._unsent))
+                self.give_up()
+                for task in (*moving, *ends):
+                    task.cancel()
+
+    async def take(self, raw: bytes | str) -> None:
+        """Handle one frame or line that came.
+
+        It returns once there is room for the next one: after a client has taken what waits for it.
+
+        Raises:
+            anyio.BrokenResourceError: nobody is there to be answered.
+        """
+        await self._until(self._has_room)
+        try:
+            message = read_message(raw)
+        except NotAMessage as error:
+            self.put(error.answer.decode())
+            return
+        metadata = None
+        if isinstance(message, types.JSONRPCRequest):
+            if self._patient:
+                await self._until(lambda: self._unanswered - self._subscriptions.streams < MAX_UNANSWERED)
+            if (error := self._reason_to_refuse()) is not None:
+                self.put(to_json(refusal(message, error, self._stamp)).decode())
+                return
+            self._unanswered += 1
+            metadata = ServerMessageMetadata(request_context=Received(raw), on_request_unanswered=self._settle)
+        await self._incoming.send(SessionMessage(message, metadata))
+
+    async def finish(self) -> None:
+        """End the subscriptions and return once every other request is answered."""
+        await self._subscriptions.close()
+        await self._until(lambda: not self._unanswered)
+
+    def put(self, text: str, *, answers: bool = False) -> None:
+        """Send a message as soon as those before it have left.
+
+        Raises:
+            anyio.BrokenResourceError: nobody is there to take it.
+        """
+        if self._over.is_set():
+            raise anyio.BrokenResourceError
+        self._unsent.append((text, answers))
+        self._unsent_bytes += len(text)
+        self._put += 1
+        self._notify()
+        self._backlog.grew(self, len(text))
+
+    def give_up(self) -> None:
+        """End the connection and drop what waits in it."""
+        self._over.set()
+        if self._unsent:
+            self._backlog.shrank(self, self._unsent_bytes)
+            self._unsent.clear()
+            self._unsent_bytes = 0
+        self._notify()
+
+    async def send(self, text: str) -> None:
+        """Send a message and return once it has left.
+
+        Raises:
+            anyio.BrokenResourceError: nobody is there to take it.
+        """
+        await self._until(self._has_room)
+        self.put(text)
+        last = self._put
+        await self._until(lambda: self._sent >= last)
+
+    def _reason_to_refuse(self) -> GatewayError | None:
+        if self._gateway.closing.is_set():
+            return BackendUnavailable("The gateway is stopping. Connect again and repeat the call.", retry_after=1)
+        if not self._patient and self._unanswered >= MAX_UNANSWERED:
+            return TooManyRequests(
+                f"{MAX_UNANSWERED} requests of this connection are unanswered. Wait for an answer before the next one."
+            )
+        return None
+
+    def _has_room(self) -> bool:
+        return self._unsent_bytes < MAX_UNSENT_BYTES
+
+    async def _settle(self) -> None:
+        """Note that a request will have no answer, since its client cancelled it."""
+        self._unanswered -= 1
+        self._notify()
+
+    async def _read(self, read: Coroutine[Any, Any, None]) -> None:
+        with suppress(anyio.BrokenResourceError):
+            await read
+        self.give_up()
+
+    async def _send_messages(self) -> None:
+        with suppress(anyio.BrokenResourceError):
+            while True:
+                await self._until(lambda: bool(self._unsent))
+                text, answers = self._unsent[0]
+                await self._write(text)
+                if self._over.is_set():
+                    return
+                self._unsent.popleft()
+                self._unsent_bytes -= len(text)
+                self._sent += 1
+                self._unanswered -= answers
+                self._backlog.shrank(self, len(text))
+                self._notify()
+        self.give_up()
+
+    async def _at_most(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
+        with suppress(TimeoutError, anyio.BrokenResourceError):
+            async with asyncio.timeout(seconds):
+                await work
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Return once the condition holds.
+
+        Raises:
+            anyio.BrokenResourceError: nobody is there any more.
+        """
+        while True:
+            if self._over.is_set():
+                raise anyio.BrokenResourceError
+            if condition():
+                return
+            await self._changed.wait()
+
+    def _notify(self) -> None:
+        """Wake who waits for a change; who comes later waits for the next one."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class _WayOut:
+    """Where the SDK writes: an answer is put down at once, so that nothing of a call is kept but its bytes."""
+
+    def __init__(self, connection: Duplex) -> None:
+        self._connection = connection
+
+    async def send(self, item: SessionMessage, /) -> None:
+        text = item.message.model_dump_json(by_alias=True, exclude_none=True)
+        if isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
+            self._connection.put(text, answers=True)
+        else:
+            # A tool that reports its progress, or a watch, goes no faster than its client.
+            await self._connection.send(text)
+
+    async def aclose(self) -> None:
+        """Do nothing: the connection ends by itself."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        return None

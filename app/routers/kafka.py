@@ -201,7 +201,7 @@ class KafkaMCPServer(BaseMCPServer):
         errors=[NotFound, AckExpired],
         example={"topic": "support-events", "max_messages": 5, "start": {"tail": 5}},
     )
-    async def consume_messages(self, arguments: ConsumeMessages) -> ConsumedMessages:
+    async def consume_messages(self, arguments: ConsumeMessages, context: CallContext) -> ConsumedMessages:
         """Read messages of a topic, by browsing or as work of a consumer group.
 
         Browsing (no `group_id`) changes nothing on the cluster. Begin at `start`, then pass each answer's
@@ -213,7 +213,7 @@ class KafkaMCPServer(BaseMCPServer):
         without `ack`.
         """
         if arguments.group_id is not None:
-            return await self._work(arguments, arguments.group_id)
+            return await self._work(arguments, arguments.group_id, context.caller)
         for field in ("ack", "lease_ms"):
             if field in arguments.model_fields_set:
                 raise InvalidArguments.of(field, "is for work in a group; give group_id, too")
@@ -233,7 +233,7 @@ class KafkaMCPServer(BaseMCPServer):
             value_contains=arguments.value_contains,
         )
 
-    async def _work(self, arguments: ConsumeMessages, group_id: str) -> ConsumedMessages:
+    async def _work(self, arguments: ConsumeMessages, group_id: str, caller: str) -> ConsumedMessages:
         for field in ("start", "cursor", "partition", "key_contains", "value_contains"):
             if getattr(arguments, field) is not None:
                 raise InvalidArguments.of(field, "is for browsing; a group reads on from its committed offsets")
@@ -247,6 +247,7 @@ class KafkaMCPServer(BaseMCPServer):
             max_bytes=arguments.max_bytes,
             lease_ms=arguments.lease_ms,
             ack=arguments.ack,
+            caller=caller,
         )
 
     @tool(read_only=True, errors=[NotFound], example={"topic": "support-events"})

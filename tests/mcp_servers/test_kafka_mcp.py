@@ -1,6 +1,7 @@
 """The Kafka server as its callers meet it: every tool through REST, MCP and WebSocket, subscriptions and streams."""
 
 import asyncio
+import base64
 import json
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from app.local.kafka import LocalKafka
 from app.local.process import child_process, free_port
@@ -282,6 +284,71 @@ async def test_a_browser_streams_a_topic_and_connects_again_without_a_gap(
             await kafka.publish(topic, "live")
             live = await anext(events)
             assert (live["event"], json.loads(live["data"])["value"]) == ("message", "live")
+
+
+VALUES: list[tuple[bytes, str]] = [
+    (b'{"e":1e400,"amt":0.1234567890123456789012}', "text"),
+    (b'{"a":[{"b":1,"b":2}]}', "text"),
+    (b'{"a":"\\ud800"}', "text"),
+    (b"[1.10]", "text"),
+    (b'{"big":1267650600228229401496703205376,"small":[1e-7,2.5]}', "json"),
+    (b"[" * 100 + b"]" * 100, "json"),
+    (b"[" * 101 + b"]" * 101, "text"),
+    (b"\0\0\0\0\x07payload", "schema_registry"),
+    (b"\xff\xfe", "base64"),
+]
+
+
+def check_values(messages: list[dict[str, Any]]) -> None:
+    for message, (raw, encoding) in zip(messages, VALUES, strict=True):
+        assert message["encoding"] == encoding, raw
+        if encoding == "json":
+            assert message["value"] == json.loads(raw)
+        elif encoding == "text":
+            assert message["value"] == raw.decode()
+        else:
+            assert base64.b64decode(message["value"]) == raw
+        assert message.get("schema_id") == (7 if encoding == "schema_registry" else None)
+
+
+async def test_values_lose_nothing_on_any_face(call: Call, topic: str) -> None:
+    for raw, _ in VALUES:
+        value = base64.b64encode(raw).decode()
+        await call("kafka", "publish_message", {"topic": topic, "message": value, "encoding": "base64"})
+    check_values((await call("kafka", "consume_messages", {"topic": topic}))["messages"])
+
+
+async def test_values_lose_nothing_on_the_stream(gateway: Served, kafka: KafkaService, topic: str) -> None:
+    for raw, _ in VALUES:
+        await kafka.publish(topic, base64.b64encode(raw).decode(), encoding="base64")
+    async with (
+        httpx.AsyncClient(base_url=gateway.url) as http,
+        asyncio.timeout(WITHIN),
+        http.stream("GET", f"/mcp/kafka/topics/{topic}/stream", params={"start": "earliest"}) as response,
+    ):
+        events = server_sent(response)
+        check_values([json.loads((await anext(events))["data"]) for _ in VALUES])
+
+
+async def test_a_stream_of_a_topic_that_is_deleted_says_so(
+    gateway: Served, kafka: KafkaService, kafka_broker: LocalKafka, topic: str
+) -> None:
+    await kafka.publish(topic, "x")
+    async with (
+        httpx.AsyncClient(base_url=gateway.url) as http,
+        asyncio.timeout(WITHIN),
+        http.stream("GET", f"/mcp/kafka/topics/{topic}/stream", params={"start": "earliest"}) as response,
+    ):
+        events = server_sent(response)
+        assert (await anext(events))["event"] == "message"
+        admin: Any = AIOKafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap_servers)
+        await admin.start()
+        try:
+            await admin.delete_topics([topic])
+        finally:
+            await admin.close()
+        end = await anext(events)
+        assert (end["event"], json.loads(end["data"])["code"]) == ("failure", "not_found")
 
 
 @pytest.mark.parametrize(

@@ -8,32 +8,35 @@ about all topics unless somebody wants the list, so the size of the cluster cost
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from aiokafka import errors
-from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
-from aiokafka.protocol.admin import (
+from aiokafka.structs import TopicPartition
+
+from app.services.kafka.connections import Connections
+from app.services.kafka.driver import (
+    READ_COMMITTED,
+    READ_UNCOMMITTED,
+    AllTopicsRequest,
     CreateTopicsRequest,
     DescribeConfigsRequest,
     DescribeGroupsRequest,
+    FetchRequest,
+    FindCoordinatorRequest,
     ListGroupsRequest,
+    MetadataRequest,
+    OffsetCommitRequest,
+    OffsetFetchRequest,
+    OffsetRequest,
+    decode_all_topics,
 )
-from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
-from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v5, MetadataResponse_v5
-from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.structs import ConsumerRecord, TopicPartition
-
-from app.services.kafka.connections import Connections
 from app.services.kafka.failures import MOVED, raise_for
+from app.services.kafka.records import Fetched
 from app.services.kafka.settings import KafkaSettings
+from app.single_flight import SingleFlight
 
-Record = ConsumerRecord[bytes, bytes]
 T = TypeVar("T")
 
 EARLIEST = -2
@@ -41,6 +44,13 @@ LATEST = -1
 """What stands for a timestamp where an end of the log is meant."""
 
 _RETRY_PAUSE = 0.1
+_UNKNOWN_UNTIL_SURE = 0.3
+_EXISTED_UNTIL_SURE = 3.0
+"""Seconds for which a broker is asked again before a topic is said not to exist: any topic, one that was there."""
+_PERHAPS_NOT_YET = (errors.UnknownTopicOrPartitionError.errno, errors.LeaderNotAvailableError.errno)
+_MOST_COUNTED = 8 * 1024 * 1024
+"""Bytes that are read to count messages for one answer."""
+_COUNTED_AT_A_TIME = 4 * 1024 * 1024
 _TOPIC_RESOURCE = 2
 _TOPIC_CONFIG_SOURCE = 1
 
@@ -98,48 +108,28 @@ class Group:
     members: Sequence[GroupMember]
 
 
-class Fetched:
-    """What one partition answered to a fetch."""
+class _Flights(Generic[T]):
+    """One flight for all who want to know the same of the same thing."""
 
-    def __init__(
-        self,
-        partition: TopicPartition,
-        position: int,
-        first: int,
-        end: int,
-        records: bytes,
-        aborted: Any,
-        isolation: int,
-    ) -> None:
-        self.first = first
-        """First offset that is still stored; -1 if the broker does not say."""
-        self.end = end
-        """Offset after the last message that may be read."""
-        self.size = len(records)
-        self._records: Any = PartitionRecords(
-            partition, MemoryRecords(records), aborted, position, None, None, True, isolation
-        )
+    def __init__(self) -> None:
+        self._by_name: dict[str, SingleFlight[T]] = {}
 
-    @property
-    def position(self) -> int:
-        """Offset to read on from, once the records have been taken."""
-        return self._records.next_fetch_offset
+    async def run(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        async def work_and_land() -> T:
+            try:
+                return await work()
+            finally:
+                self._by_name.pop(name, None)
 
-    def __iter__(self) -> Iterator[Record]:
-        return cast("Iterator[Record]", iter(self._records))
+        return await self._by_name.setdefault(name, SingleFlight()).run(work_and_land)
 
 
-class _RawMetadata:
-    """Leaves a large answer undecoded, so that decoding need not happen on the event loop."""
+@dataclass(slots=True)
+class Allowance:
+    """How much may still be read to count messages."""
 
-    @classmethod
-    def decode(cls, data: BytesIO) -> bytes:
-        return data.read()
-
-
-class _AllTopicsStruct(MetadataRequest_v5):
-    API_VERSION = 5
-    RESPONSE_TYPE = _RawMetadata  # pyright: ignore[reportAssignmentType] - aiokafka only calls its decode()
+    left: int = _MOST_COUNTED
+    """Bytes."""
 
 
 class Cluster:
@@ -149,7 +139,9 @@ class Cluster:
         self._settings = settings
         self.connections = connections
         self._topics: dict[str, tuple[float, Topic]] = {}
+        self._asking: _Flights[Topic] = _Flights()
         self._coordinators: dict[str, int] = {}
+        self._finding: _Flights[int] = _Flights()
         self._isolation = READ_COMMITTED if settings.isolation_level == "read_committed" else READ_UNCOMMITTED
 
     # Topics
@@ -160,8 +152,8 @@ class Cluster:
 
     async def topics(self) -> Sequence[Topic]:
         """Return all topics. A thread decodes the answer, which may be megabytes."""
-        raw: bytes = await self.connections.send(_AllTopics())
-        return self._learn(await asyncio.to_thread(MetadataResponse_v5.decode, raw)).topics
+        raw: bytes = await self.connections.send(AllTopicsRequest())
+        return self._learn(await asyncio.to_thread(decode_all_topics, raw)).topics
 
     async def topic(self, name: str, *, fresh: bool = False) -> Topic:
         """Return a topic, which may be a few seconds old unless it has to be fresh.
@@ -170,12 +162,25 @@ class Cluster:
             UnknownTopicOrPartitionError: there is none of this name. It is not created by asking.
         """
         known = self._topics.get(name)
-        if known is not None and not fresh and self.connections.alive and time.monotonic() < known[0]:
+        if fresh:
+            return await self._ask_for(name)
+        if known is not None and self.connections.alive and time.monotonic() < known[0]:
             return known[1]
-        answer = await self.connections.send(MetadataRequest([name], False))
-        metadata = self._learn(answer)
+        # Whoever finds it too old at the same moment waits for the same answer.
+        return await self._asking.run(name, lambda: self._ask_for(name))
+
+    async def _ask_for(self, name: str) -> Topic:
+        sure_after = time.monotonic() + (_EXISTED_UNTIL_SURE if name in self._topics else _UNKNOWN_UNTIL_SURE)
+        while True:
+            answer = await self.connections.send(MetadataRequest([name], False))
+            metadata = self._learn(answer)
+            code = answer.topics[0][0]
+            if code not in _PERHAPS_NOT_YET or time.monotonic() >= sure_after:
+                break
+            # A broker that has just begun, or that was not told yet of a new topic, knows fewer than there are.
+            await asyncio.sleep(_RETRY_PAUSE)
         self._topics.pop(name, None)
-        raise_for(answer.topics[0][0])
+        raise_for(code)
         [topic] = metadata.topics
         if all(partition.leader is not None for partition in topic.partitions.values()):
             if len(self._topics) > 10_000:
@@ -211,16 +216,23 @@ class Cluster:
 
     async def own_config(self, topic: str) -> dict[str, str | None]:
         """Return the configuration that is set on the topic itself; sensitive values are None."""
-        answer = await self.connections.send(DescribeConfigsRequest([(_TOPIC_RESOURCE, topic, None)], False))
-        code, _message, _type, _name, entries = answer.resources[0]
-        raise_for(code)
         own: dict[str, str | None] = {}
-        for name, value, _read_only, source, sensitive, *_synonyms in entries:
+        for name, value, _read_only, source, sensitive, *_synonyms in await self._config(topic, None):
             # The oldest version of the answer says `is_default` in the place of the source.
             is_own = not source if isinstance(source, bool) else source == _TOPIC_CONFIG_SOURCE
             if is_own:
                 own[name] = None if sensitive else value
         return dict(sorted(own.items()))
+
+    async def effective_config(self, topic: str, name: str) -> str | None:
+        """Return a value that holds for a topic, set on it or not; None if the broker does not tell."""
+        return next((entry[1] for entry in await self._config(topic, [name]) if entry[0] == name), None)
+
+    async def _config(self, topic: str, names: list[str] | None) -> Sequence[Any]:
+        answer = await self.connections.send(DescribeConfigsRequest([(_TOPIC_RESOURCE, topic, names)], False))
+        code, _message, _type, _name, entries = answer.resources[0]
+        raise_for(code)
+        return entries
 
     # Offsets and records
 
@@ -285,6 +297,46 @@ class Cluster:
 
         return await self._again_when_moved(ask, topic=topic)
 
+    async def count(
+        self, topic: str, ranges: Mapping[int, tuple[int, int]], allowance: Allowance
+    ) -> dict[int, tuple[int, bool]]:
+        """Count the messages that may be read, for which offsets alone do not stand.
+
+        Markers of transactions, aborted messages and what compaction removed have offsets, too.
+
+        Args:
+            topic: its name.
+            ranges: first offset and offset after the last one, by partition.
+            allowance: how much may be read for it, which is used up.
+
+        Returns:
+            how many there are by partition, and whether all were counted: if not, they are at most so many.
+        """
+        counted = dict.fromkeys(ranges, 0)
+        positions = {partition: first for partition, (first, end) in ranges.items() if first < end}
+        while positions and allowance.left > 0:
+            room = min(allowance.left, _COUNTED_AT_A_TIME)
+            fetched, _outside = await self.fetch(topic, positions, partition_bytes=room, max_bytes=room)
+            before = dict(positions)
+            for partition, answer in fetched.items():
+                allowance.left -= answer.size
+                number, position = answer.count(ranges[partition][1])
+                counted[partition] += number
+                positions[partition] = position
+                if position >= ranges[partition][1]:
+                    del positions[partition]
+            if positions == before:
+                break
+            # Brokers fill an answer partition by partition: another one gets its turn.
+            positions = dict([*positions.items()][1:] + [*positions.items()][:1])
+        return {
+            partition: (
+                counted[partition] + (end - positions[partition] if partition in positions else 0),
+                partition not in positions,
+            )
+            for partition, (_, end) in ranges.items()
+        }
+
     async def fetch_from(
         self,
         leader: int,
@@ -332,8 +384,9 @@ class Cluster:
     async def coordinator(self, group_id: str) -> int:
         """Return the broker that a consumer group's requests go to."""
         known = self._coordinators.get(group_id)
-        if known is not None:
-            return known
+        return await self._finding.run(group_id, lambda: self._find_coordinator(group_id)) if known is None else known
+
+    async def _find_coordinator(self, group_id: str) -> int:
         while True:
             answer = await self.connections.send(FindCoordinatorRequest(group_id, 0))
             if answer.error_code != errors.GroupCoordinatorNotAvailableError.errno:
@@ -448,8 +501,14 @@ class Cluster:
             except MOVED:
                 if group_id is not None:
                     self.forget_coordinator(group_id)
+            except errors.UnknownTopicOrPartitionError:
+                # So answers a broker, too, that has the partition no more, or not yet. The topic decides.
+                if topic is None:
+                    raise
             if topic is not None:
-                await self.topic(topic, fresh=True)
+                if topic in self._topics:
+                    self._topics[topic] = 0.0, self._topics[topic][1]
+                await self.topic(topic)
             await asyncio.sleep(_RETRY_PAUSE)
 
     def _learn(self, answer: Any) -> Metadata:
@@ -468,16 +527,6 @@ class Cluster:
         ]
         controller = answer.controller_id
         return Metadata(getattr(answer, "cluster_id", None), controller if controller >= 0 else None, brokers, topics)
-
-
-class _AllTopics(MetadataRequest):
-    """Asks for all topics and leaves the answer undecoded."""
-
-    def __init__(self) -> None:
-        super().__init__(None, False)
-
-    def prepare(self, versions: dict[int, tuple[int, int]]) -> Any:
-        return _AllTopicsStruct(None, False)
 
 
 def _group_member(member_id: str, client_id: str, host: str, metadata: bytes, assignment: bytes) -> GroupMember:

@@ -2,24 +2,14 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any
 
-from aiokafka import conn
 from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
 
+from app.services.kafka.driver import Connection, create_connection
 from app.services.kafka.failures import UNREACHABLE
 from app.services.kafka.settings import KafkaSettings
-
-
-class _Connection(Protocol):
-    def send(self, request: Any) -> Awaitable[Any]: ...
-    def connected(self) -> bool: ...
-    def close(self) -> Awaitable[None] | None: ...
-
-
-_create = cast("Callable[..., Awaitable[_Connection]]", conn.create_conn)  # pyright: ignore[reportUnknownMemberType] - untyped
 
 
 class Connections:
@@ -32,7 +22,7 @@ class Connections:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._addresses: dict[int, tuple[str, int]] = {}
-        self._open: dict[tuple[int | None, str], _Connection] = {}
+        self._open: dict[tuple[int | None, str], Connection] = {}
         self._opening: defaultdict[tuple[int | None, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def learn(self, addresses: dict[int, tuple[str, int]]) -> None:
@@ -96,12 +86,12 @@ class Connections:
             async with asyncio.timeout(2):
                 await asyncio.gather(*closing, return_exceptions=True)
 
-    def _drop(self, key: tuple[int | None, str], connection: _Connection) -> None:
+    def _drop(self, key: tuple[int | None, str], connection: Connection) -> None:
         if self._open.get(key) is connection:
             del self._open[key]
         connection.close()
 
-    async def _connection(self, key: tuple[int | None, str]) -> _Connection:
+    async def _connection(self, key: tuple[int | None, str]) -> Connection:
         async with self._opening[key]:
             connection = self._open.get(key)
             if connection is not None and connection.connected():
@@ -112,7 +102,7 @@ class Connections:
             self._open[key] = connection
             return connection
 
-    async def _connect(self, broker: int | None) -> _Connection:
+    async def _connect(self, broker: int | None) -> Connection:
         if broker is None:
             candidates = [*self._settings.require_bootstrap_servers(), *self._addresses.values()]
         elif broker in self._addresses:
@@ -123,7 +113,7 @@ class Connections:
         failure: Exception = KafkaConnectionError("no broker")
         for host, port in dict.fromkeys(candidates):
             try:
-                return await _create(host, port, **options)
+                return await create_connection(host, port, **options)
             except TimeoutError:
                 failure = KafkaConnectionError("a broker did not answer in time")
             except (KafkaError, OSError) as error:

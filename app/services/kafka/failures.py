@@ -82,8 +82,6 @@ def translated(error: Exception, *, topic: str | None = None, group_id: str | No
             return NotFound(f"there is no topic {topic!r}; list_topics tells which there are, create_topic makes one")
         case errors.InvalidTopicError():
             return InvalidArguments.of("topic", "Kafka refuses this name for a topic, or an internal topic")
-        case errors.MessageSizeTooLargeError() | errors.RecordTooLargeError() | errors.RecordListTooLargeError():
-            return InvalidArguments.of("message", "larger than the broker accepts (max.message.bytes of the topic)")
         case errors.InvalidTimestampError():
             return InvalidArguments.of("timestamp", "outside of what the topic accepts (message.timestamp.*.max.ms)")
         case errors.TopicAuthorizationFailedError():

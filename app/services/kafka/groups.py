@@ -7,7 +7,7 @@ remembers are the leases.
 
 import asyncio
 import time
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Generator, Mapping, Set
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,21 +15,22 @@ from uuid import uuid4
 
 from aiokafka import errors
 
-from app.errors import AckExpired, TooManyRequests
+from app.errors import AckExpired, BackendUnavailable, TooManyRequests
 from app.services.kafka.acks import Ack, AckSigner
-from app.services.kafka.cluster import EARLIEST, LATEST, Cluster
+from app.services.kafka.cluster import EARLIEST, LATEST, Allowance, Cluster, Topic
 from app.services.kafka.failures import raise_for, translated
 from app.services.kafka.membership import Lease, Member, by_partition
 from app.services.kafka.reading import GRACE, Limits, Page, Reader
 from app.services.kafka.settings import KafkaSettings
-from app.services.kafka.tails import Tail, Tails
+from app.services.kafka.tails import NEVER, Tail, Tails
 
 _MOST_MEMBERS = 500
+_MOST_MEMBERS_OF_A_CALLER = 100
+"""Groups that one caller may wait in, or have messages of, at a time."""
 _LOOK_AT_COMMITS_EVERY = 0.25
 """Seconds. Nobody tells us when another gateway commits an acknowledgement for a member of ours."""
 _CLOCKS_DIFFER_BY = 0.5
 """Seconds that we wait longer than a token says, since another gateway may still be committing it."""
-_NO_END = 2**63 - 1
 _FENCED = (errors.IllegalGenerationError.errno, errors.UnknownMemberIdError.errno)
 
 
@@ -52,13 +53,14 @@ class GroupWork:
         self._settings = settings
         self._signer = AckSigner(settings.ack_signing_key.get_secret_value() if settings.ack_signing_key else None)
         self._members: dict[tuple[str, str], Member] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Leave all groups."""
-        await asyncio.gather(*(member.leave() for member in list(self._members.values())))
+        await asyncio.gather(*(member.leave() for member in list(self._members.values())), *self._leaving)
 
     async def consume(
-        self, topic: str, group_id: str, limits: Limits, *, deadline: float, lease_seconds: float
+        self, topic: str, group_id: str, limits: Limits, *, deadline: float, lease_seconds: float, caller: str
     ) -> Work:
         """Lease messages of the group's partitions that are not out with another caller.
 
@@ -68,21 +70,23 @@ class GroupWork:
             limits: when the answer is full.
             deadline: by time.monotonic(), until when a first message is waited for.
             lease_seconds: how long the caller has to acknowledge.
+            caller: who may have a share of the places, and no more.
 
         Raises:
+            TooManyRequests: the caller, or all of them together, work for as many groups as they may.
             KafkaError: Kafka does not answer.
             GatewayError: Kafka refuses the group.
         """
         work = Work(Page({}), None, [])
-        with self._using(topic, group_id, lease_seconds) as member, suppress(TimeoutError):
+        with self._using(topic, group_id, lease_seconds, caller) as member, suppress(TimeoutError):
             async with asyncio.timeout(max(deadline - time.monotonic(), 0) + GRACE), AsyncExitStack() as stack:
                 tail: Tail | None = None
                 while True:
                     seen = member.version
                     if member.failure is not None:
-                        raise translated(member.failure, topic=topic, group_id=group_id) from member.failure
+                        raise _failed(member) from member.failure
                     work = await self._lease(member, limits, deadline, lease_seconds)
-                    if work.page.messages or time.monotonic() >= deadline:
+                    if work.page.records or time.monotonic() >= deadline:
                         break
                     if tail is None and work.partitions:
                         tail = await stack.enter_async_context(self._tails.follow(topic))
@@ -140,18 +144,36 @@ class GroupWork:
         return set(owed) - done
 
     @contextmanager
-    def _using(self, topic: str, group_id: str, lease_seconds: float) -> Generator[Member]:
+    def _using(self, topic: str, group_id: str, lease_seconds: float, caller: str) -> Generator[Member]:
         key = group_id, topic
         member = self._members.get(key)
         if member is None:
-            if len(self._members) >= _MOST_MEMBERS:
-                raise TooManyRequests(f"this gateway works for {_MOST_MEMBERS} groups already", retry_after=10)
+            self._make_room(caller)
             member = self._members[key] = Member(self._cluster, self._settings, group_id, topic, self._forget)
-        member.use(lease_seconds)
+        member.use(caller)
         try:
             yield member
         finally:
             member.done(lease_seconds + _CLOCKS_DIFFER_BY)
+
+    def _make_room(self, caller: str) -> None:
+        """See that there is a place for one more member, if need be that of one which is only kept warm."""
+        held = sum(member.busy for member in self._members.values() if member.caller == caller)
+        if held >= _MOST_MEMBERS_OF_A_CALLER:
+            raise TooManyRequests(
+                f"you work for {held} groups at once; acknowledge messages, or wait until their leases end",
+                retry_after=10,
+            )
+        if len(self._members) < _MOST_MEMBERS:
+            return
+        unused = [member for member in self._members.values() if not member.busy]
+        if not unused:
+            raise TooManyRequests(f"this gateway works for {_MOST_MEMBERS} groups already", retry_after=10)
+        coldest = min(unused, key=lambda member: member.warm_until)
+        self._forget(coldest)
+        leaving = asyncio.create_task(coldest.leave())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     def _forget(self, member: Member) -> None:
         key = member.group_id, member.topic
@@ -163,20 +185,27 @@ class GroupWork:
         async with member.reading:
             epoch = member.epoch
             assigned = member.assigned
-            if not assigned:
+            if assigned is None:
                 return Work(Page({}), None, [])
+            topic = await self._cluster.topic(member.topic)
             stored = by_partition(
-                await self._cluster.committed(member.group_id, {member.topic: sorted(assigned)}), member.topic
+                await self._cluster.committed(member.group_id, {member.topic: list(topic.partitions)}), member.topic
             )
             member.drop_leases(stored)
             free = assigned - member.leases.keys()
             page = Page(await self._positions(member, free, stored))
+            began = dict(page.positions)
             await self._reader.read_stored(member.topic, page, limits, deadline)
-            page.reached_end = page.reached_end and free == assigned
+            await self._commit_what_holds_no_message(member, page, began)
+            page.reached_end = (
+                (page.reached_end or not assigned)
+                and page.positions.keys() == assigned
+                and await self._are_read(topic, topic.partitions.keys() - assigned, stored)
+            )
             if member.epoch != epoch:
                 # What was read may be another member's by now.
                 return Work(Page({}), None, sorted(member.assigned or ()))
-            if not page.messages:
+            if not page.records:
                 return Work(page, None, sorted(assigned))
             lease_id = uuid4().hex
             until = time.monotonic() + lease_seconds + _CLOCKS_DIFFER_BY
@@ -192,6 +221,27 @@ class GroupWork:
                 o=page.spans,
             )
             return Work(page, self._signer.write(ack), sorted(assigned))
+
+    async def _commit_what_holds_no_message(self, member: Member, page: Page, began: Mapping[int, int]) -> None:
+        """Leave markers and aborted messages behind, which nobody can acknowledge."""
+        passed = {p: offset for p, offset in page.positions.items() if offset > began[p] and p not in page.spans}
+        if passed:
+            await self._cluster.commit(member.group_id, member.generation, member.id, member.topic, passed)
+
+    async def _are_read(self, topic: Topic, partitions: Set[int], stored: Mapping[int, int]) -> bool:
+        """Tell whether the group's other members have acknowledged all messages of their partitions."""
+        if not partitions:
+            return True
+        if self._settings.auto_offset_reset == "latest" and partitions - stored.keys():
+            return False  # Where its reader begins, only the reader knows.
+        bounds = await self._cluster.bounds(topic.name, sorted(partitions))
+        ranges: dict[int, tuple[int, int]] = {}
+        for partition, (first, end) in bounds.items():
+            if first is None or end is None:
+                return False  # Nobody leads it, so nobody knows.
+            ranges[partition] = stored.get(partition, first), end
+        unread = await self._cluster.count(topic.name, ranges, Allowance())
+        return not any(number for number, _ in unread.values())
 
     async def _positions(self, member: Member, free: frozenset[int], stored: Mapping[int, int]) -> dict[int, int]:
         new = sorted(partition for partition in free if partition not in stored)
@@ -216,15 +266,24 @@ class GroupWork:
         signals: list[Coroutine[Any, Any, None]] = [member.changed_since(seen)]
         if tail is not None:
             # Partitions that are not ours, or are out with somebody, are no reason to look again.
-            positions = {partition: page.positions.get(partition, _NO_END) for partition in tail.ends}
+            positions = {partition: page.positions.get(partition, NEVER) for partition in tail.ends}
             signals.append(tail.moved_beyond(positions))
         waiting = [asyncio.ensure_future(signal) for signal in signals]
         try:
             await asyncio.wait(waiting, timeout=max(until, 0), return_when=asyncio.FIRST_COMPLETED)
+            for signal in waiting:
+                if signal.done():
+                    signal.result()
         finally:
             for signal in waiting:
                 signal.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _failed(member: Member) -> Exception:
+    if isinstance(member.failure, errors.KafkaError):
+        return translated(member.failure, topic=member.topic, group_id=member.group_id)
+    return BackendUnavailable(f"work for group {member.group_id!r} was broken off; try again")
 
 
 def _is_lease(lease: Lease | None, lease_id: str) -> bool:

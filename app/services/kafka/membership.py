@@ -10,25 +10,31 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
 from aiokafka import errors
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.coordinator.protocol import (
-    ConsumerProtocolMemberAssignment,
-    ConsumerProtocolMemberMetadata,
-)
-from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from app.services.kafka.cluster import Cluster
+from app.services.kafka.driver import (
+    HeartbeatRequest,
+    JoinGroupRequest,
+    LeaveGroupRequest,
+    Subscriptions,
+    SyncGroupRequest,
+    decode_assignment,
+    encode_subscription,
+)
 from app.services.kafka.failures import raise_for
 from app.services.kafka.settings import KafkaSettings
 
 _log = logging.getLogger(__name__)
 
 _PAUSE = 0.2
+_LONGEST_IDLE = 60.0
+"""Seconds for which a member that nobody uses stays warm. It stays longer only for messages that are out."""
+_LOOK_AT_COMMITS_EVERY = 5.0
+"""Seconds. An unused member asks so often whether another gateway was given the acknowledgement it stays for."""
 _STRATEGIES = ("range", "roundrobin")
 """Names that we may agree on with other clients. Whoever leads divides; as the leader we divide by range."""
 
@@ -63,7 +69,7 @@ class Member:
         settings: of sessions and heartbeats.
         group_id: the group.
         topic: the one topic that it takes part for.
-        on_end: called once when it is over: nobody used it for long, or Kafka refused it for good.
+        on_end: called once when it is over: nobody used it for a while, or Kafka refused it for good.
     """
 
     def __init__(
@@ -81,7 +87,7 @@ class Member:
         self._changed = asyncio.Event()
         self._leads = False
         self._partition_count = 0
-        self._keep_until = 0.0
+        self._warm_until = 0.0
         self._users = 0
         self.group_id = group_id
         self.topic = topic
@@ -92,20 +98,36 @@ class Member:
         self.leases: dict[int, Lease] = {}
         self.reading = asyncio.Lock()
         """Held while messages are taken or acknowledged, so that no two callers get the same."""
-        self.failure: Exception | None = None
-        """Why Kafka refuses it, for good."""
+        self.failure: BaseException | None = None
+        """Why it has ended: Kafka refuses it, for good, or something unforeseen."""
         self.version = 0
+        self.caller = ""
+        """Who used it last."""
         self._running = asyncio.create_task(self._run())
+        self._running.add_done_callback(self._ended)
 
-    def use(self, lease_seconds: float) -> None:
-        """Begin to use it; it stays for at least the length of a lease after that."""
+    def use(self, caller: str) -> None:
+        """Begin to use it."""
         self._users += 1
-        self._keep_until = max(self._keep_until, time.monotonic() + lease_seconds)
+        self.caller = caller
 
     def done(self, lease_seconds: float) -> None:
-        """End one use."""
+        """End one use. It stays warm for as long as the caller wanted messages for, but not for long."""
         self._users -= 1
-        self._keep_until = max(self._keep_until, time.monotonic() + lease_seconds)
+        self._warm_until = max(self._warm_until, time.monotonic() + min(lease_seconds, _LONGEST_IDLE))
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody uses it or has messages of it."""
+        return self._users > 0 or self._leased_until() > time.monotonic()
+
+    @property
+    def warm_until(self) -> float:
+        """Until when it stays if nobody uses it any more, by time.monotonic()."""
+        return max(self._warm_until, self._leased_until())
+
+    def _leased_until(self) -> float:
+        return max((lease.expires for lease in self.leases.values()), default=0.0)
 
     @property
     def epoch(self) -> tuple[str, int, frozenset[int] | None]:
@@ -162,6 +184,13 @@ class Member:
             self._pause()
             await self._say_goodbye()
 
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        """Tell those who wait for it, whatever it was that ended it."""
+        if not running.cancelled() and (failure := running.exception()) is not None:
+            _log.error("group %s: broken off", self.group_id, exc_info=failure)
+            self.failure = failure
+            self.notify()
+
     def _pause(self) -> None:
         self.assigned = None
         self.notify()
@@ -191,10 +220,7 @@ class Member:
             # The leader did not know of us yet; the next rebalance includes us.
             await asyncio.sleep(_PAUSE)
             raise errors.RebalanceInProgressError
-        assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)
-        assigned = frozenset(
-            p for topic, partitions in assignment.assignment if topic == self.topic for p in partitions
-        )
+        assigned = frozenset(decode_assignment(synced.member_assignment).get(self.topic, ()))
         # Who was in each generation knows that nobody else had the partition in between.
         unbroken = previous == (self.id, generation - 1)
         self.leases = {p: lease for p, lease in self.leases.items() if p in assigned} if unbroken else {}
@@ -203,7 +229,7 @@ class Member:
         self.notify()
 
     async def _ask_to_join(self) -> Any:
-        metadata = ConsumerProtocolMemberMetadata(0, [self.topic], b"").encode()
+        metadata = encode_subscription(self.topic)
         while True:
             request = JoinGroupRequest(
                 self.group_id,
@@ -223,20 +249,15 @@ class Member:
 
     async def _divide(self, members: list[tuple[Any, ...]]) -> list[tuple[str, bytes]]:
         """As the leader, share out the partitions of all topics that members of the group take part for."""
-        subscriptions = {member[0]: ConsumerProtocolMemberMetadata.decode(member[-1]) for member in members}
-        topics = {topic for metadata in subscriptions.values() for topic in metadata.subscription}
+        subscriptions = Subscriptions(members)
         partitions: dict[str, set[int]] = {}
-        for topic in topics:
+        for topic in subscriptions.topics:
             try:
                 partitions[topic] = set((await self._cluster.topic(topic, fresh=True)).partitions)
             except errors.UnknownTopicOrPartitionError:
                 _log.info("group %s: topic %s does not exist", self.group_id, topic)
         self._partition_count = len(partitions.get(self.topic, ()))
-        known = cast("Any", SimpleNamespace(partitions_for_topic=partitions.get))
-        return [
-            (member, assignment.encode())
-            for member, assignment in RangePartitionAssignor.assign(known, subscriptions).items()
-        ]
+        return subscriptions.divide_by_range(partitions)
 
     async def _stay(self) -> None:
         """Send heartbeats until nobody needs the member any more.
@@ -245,14 +266,22 @@ class Member:
             RebalanceInProgressError: the group wants everyone to join again.
         """
         interval = self._settings.heartbeat_interval_ms / 1000
-        while self._users or time.monotonic() < self._keep_until:
-            await asyncio.sleep(interval if self._users else min(interval, self._keep_until - time.monotonic()))
+        look_at = time.monotonic() + _LOOK_AT_COMMITS_EVERY
+        while self._users or time.monotonic() < self.warm_until:
+            await asyncio.sleep(interval if self._users else min(interval, self.warm_until - time.monotonic()))
+            if not self._users and self.leases and time.monotonic() >= look_at:
+                self.drop_leases(await self._committed())
+                look_at = time.monotonic() + _LOOK_AT_COMMITS_EVERY
             answer = await self._send(HeartbeatRequest(self.group_id, self.generation, self.id))
             raise_for(answer.error_code)
             if self._leads:
                 topic = await self._cluster.topic(self.topic)
                 if len(topic.partitions) != self._partition_count:
                     raise errors.RebalanceInProgressError
+
+    async def _committed(self) -> dict[int, int]:
+        places = await self._cluster.committed(self.group_id, {self.topic: list(self.leases)})
+        return by_partition(places, self.topic)
 
     async def _send(self, request: Any) -> Any:
         return await self._cluster.to_coordinator(self.group_id, request, lane=self._lane)

@@ -1,18 +1,37 @@
 """Messages as callers write and read them, and the bytes that Kafka keeps."""
 
+import asyncio
 import base64
 import binascii
+import json
+import math
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, JsonValue
 from pydantic_core import from_json, to_json
 
 from app.errors import InvalidArguments
 from app.results import Result
-from app.services.kafka.cluster import Record
+from app.services.kafka.driver import Record
 
-Encoding = Literal["json", "text", "base64"]
+Encoding = Literal["json", "text", "base64", "schema_registry"]
+
+_HALF_A_PAIR = "holds half of a surrogate pair, which UTF-8 can't write"
+_MOST_LEVELS = 100
+"""Levels of lists and objects that are decoded. Callers' parsers end at 200, and an answer wraps values in some."""
+_HIGHEST_SCHEMA_ID = 2**24 - 1
+"""Registries count from 1. Far beyond what one reaches, four bytes are something else."""
+_PADDED_FRACTION = re.compile(r"\.\d+0(?:[eE]|$)")
+_DECODED_AT_ONCE = 128 * 1024
+"""Bytes that are decoded on the event loop; more than that, which takes milliseconds, is left to a thread."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Base64Header(BaseModel):
@@ -34,9 +53,15 @@ class Message(BaseModel):
     timestamp: datetime | None = Field(description="UTC; null if the message has none that a calendar holds.")
     key: JsonValue = Field(description="As `key_encoding` says; null if the message has none.")
     key_encoding: Encoding | None = None
+    key_schema_id: int | None = Field(None, exclude_if=_is_none, description="As `schema_id`, of the key.")
     value: JsonValue = Field(description="As `encoding` says; null is a tombstone, which deletes the key.")
     encoding: Encoding | None = Field(
-        None, description="`json`: decoded; `text`: a string as it was stored; `base64`: bytes that are no text."
+        None,
+        description="`json`: decoded, nothing lost; `text`: a string as it was stored; `base64`: bytes that are no "
+        "text; `schema_registry`: base64 of bytes that name a registered schema.",
+    )
+    schema_id: int | None = Field(
+        None, exclude_if=_is_none, description="Of the schema registry, where the encoding is `schema_registry`."
     )
     headers: Headers = Field(
         default_factory=dict[str, "HeaderValue | list[HeaderValue]"],
@@ -70,16 +95,26 @@ def encode_value(message: JsonValue, encoding: Literal["base64"] | None) -> byte
     """Return the bytes of a message: a string as it is, null as a tombstone, anything else as JSON.
 
     Raises:
-        InvalidArguments: it is said to be base64 and is not, or holds text that UTF-8 can't write.
+        InvalidArguments: it is said to be base64 and is not, or holds what JSON or UTF-8 can't write.
     """
     if encoding == "base64":
         return _from_base64(message, "message")
     if message is None:
         return None
+    if isinstance(message, str):
+        return _text(message, "message")
     try:
-        return message.encode() if isinstance(message, str) else to_json(message)
-    except (UnicodeEncodeError, ValueError):
-        raise InvalidArguments.of("message", "holds half of a surrogate pair, which UTF-8 can't write") from None
+        raw = to_json(message)
+        if b"NaN" in raw or b"Infinity" in raw:  # in a text, or as the number that JSON has no word for
+            json.dumps(message, allow_nan=False)
+    except ValueError as error:
+        if "surrogate" in str(error):
+            raise InvalidArguments.of("message", _HALF_A_PAIR) from None
+        raise InvalidArguments.of(
+            "message",
+            "holds a number that JSON can't write (NaN, or too large) or is nested too deeply; send it as text",
+        ) from None
+    return raw
 
 
 def encode_key(key: str | None, encoding: Literal["base64"] | None) -> bytes | None:
@@ -108,7 +143,7 @@ def _text(text: str, field: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise InvalidArguments.of(field, "holds half of a surrogate pair, which UTF-8 can't write") from None
+        raise InvalidArguments.of(field, _HALF_A_PAIR) from None
 
 
 def _from_base64(text: JsonValue, field: str) -> bytes:
@@ -120,19 +155,27 @@ def _from_base64(text: JsonValue, field: str) -> bytes:
     raise InvalidArguments.of(field, "is not base64, which `encoding` says it is")
 
 
-def decode_record(record: Record) -> Message:
-    """Return a stored record as callers read it."""
-    value, encoding = _decoded(record.value, scalars=True)
-    key, key_encoding = _decoded(record.key, scalars=False)
+async def decode_records(records: Sequence[Record]) -> list[Message]:
+    """Return stored records as callers read them, without holding the event loop for a large page."""
+    if sum(map(record_size, records)) <= _DECODED_AT_ONCE:
+        return [_message(record) for record in records]
+    return await asyncio.to_thread(lambda: [_message(record) for record in records])
+
+
+def _message(record: Record) -> Message:
+    value = _decoded(record.value, scalars=True)
+    key = _decoded(record.key, scalars=False)
     return Message(
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         timestamp=utc(record.timestamp),
-        key=key,
-        key_encoding=key_encoding,
-        value=value,
-        encoding=encoding,
+        key=key.value,
+        key_encoding=key.encoding,
+        key_schema_id=key.schema_id,
+        value=value.value,
+        encoding=value.encoding,
+        schema_id=value.schema_id,
         headers=_headers(record),
     )
 
@@ -156,27 +199,84 @@ def utc(milliseconds: int | None) -> datetime | None:
         return None
 
 
-def _decoded(raw: bytes | None, *, scalars: bool) -> tuple[JsonValue, Encoding | None]:
+class _Decoded(NamedTuple):
+    value: JsonValue
+    encoding: Encoding | None
+    schema_id: int | None = None
+
+
+def _decoded(raw: bytes | None, *, scalars: bool) -> _Decoded:
     """Return the value that bytes stand for and how it was found.
 
-    Numbers become numbers only if nothing is lost: `1.10` and `007` stay text. Keys that are a bare JSON
-    scalar stay text altogether, since keys are strings when they are published.
+    JSON is decoded only if nothing is lost, at any depth: what can't be written again as the same numbers, names and
+    text stays text. Keys that are a bare JSON scalar stay text altogether, since keys are strings when they are
+    published.
     """
     if raw is None:
-        return None, None
+        return _Decoded(None, None)
+    if raw[:1] == b"\0":
+        # No text begins so. Serializers of a schema registry write this, the schema's id in four bytes, the data.
+        schema_id = int.from_bytes(raw[1:5], "big") if len(raw) >= 5 else 0
+        as_base64 = base64.b64encode(raw).decode()
+        if 0 < schema_id <= _HIGHEST_SCHEMA_ID:
+            return _Decoded(as_base64, "schema_registry", schema_id)
+        return _Decoded(as_base64, "base64")
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        return base64.b64encode(raw).decode(), "base64"
+        return _Decoded(base64.b64encode(raw).decode(), "base64")
     if scalars or text[:1] in ("{", "["):
         try:
-            value: JsonValue = from_json(raw, allow_inf_nan=False)
-        except ValueError:
-            return text, "text"
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or to_json(value) == raw.strip():
-            return value, "json"
-    return text, "text"
+            return _Decoded(_whole_json(raw, text), "json")
+        except (ValueError, ArithmeticError):
+            pass
+    return _Decoded(text, "text")
+
+
+def _whole_json(raw: bytes, text: str) -> JsonValue:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError, ArithmeticError: it is none, or the value would not be all that the text says.
+    """
+    value: JsonValue = from_json(raw, allow_inf_nan=False)
+    if isinstance(value, list | dict):
+        if raw.count(b"[") + raw.count(b"{") > _MOST_LEVELS:
+            _check_depth(value, _MOST_LEVELS)
+        if to_json(value) != raw:
+            json.loads(
+                text,
+                parse_float=_check_float,
+                parse_int=_check_integer,
+                object_pairs_hook=_check_names,
+            )
+    elif not isinstance(value, str) and to_json(value) != raw:
+        raise ValueError("written in another way, so perhaps not meant as a number")
+    return value
+
+
+def _check_depth(value: JsonValue, levels: int) -> None:
+    if isinstance(value, list | dict):
+        if not levels:
+            raise ValueError("nested too deeply")
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_depth(part, levels - 1)
+
+
+def _check_float(digits: str) -> None:
+    number = float(digits)
+    if not math.isfinite(number) or Decimal(digits) != Decimal(repr(number)) or _PADDED_FRACTION.search(digits):
+        raise ValueError("a number would lose digits")
+
+
+def _check_integer(digits: str) -> None:
+    if digits == "-0":
+        raise ValueError("an integer has no negative zero")
+
+
+def _check_names(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name repeats")
 
 
 def _headers(record: Record) -> Headers:

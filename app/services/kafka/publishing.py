@@ -1,31 +1,27 @@
 """The shared producer: idempotent, acknowledged by all in-sync replicas, batching under load."""
 
 import asyncio
-import contextlib
 import hashlib
-import logging
-import random
+import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any, cast
 
-from aiokafka import AIOKafkaProducer, errors
-from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka import errors
 from aiokafka.structs import RecordMetadata
 
 from app.errors import BackendTimeout, Conflict
+from app.services.kafka.driver import LargerThanWeSend, Producer, size_of_batch
 from app.services.kafka.failures import MOVED, UNREACHABLE
 from app.services.kafka.settings import KafkaSettings
-
-_log = logging.getLogger(__name__)
 
 IDEMPOTENCY_HEADER = "idempotency-key"
 _KEYS_REMEMBERED = 10_000
 _STOP_WITHIN = 10.0
 
-_SENDS_AT_MOST = 3
+_SENDS_AT_MOST = 10
+"""Producers that a message may go by. Each time but the last it was another message that was refused."""
+_LIMITS_REMEMBERED = 1000
 _UNCERTAIN = (
     "Kafka did not acknowledge the message in time; it may be stored now or later. "
     "Repeat with the same idempotency_key to store it once"
@@ -49,6 +45,16 @@ _NOT_STORED_FOR_ANOTHERS_SAKE: tuple[type[Exception], ...] = (
 )
 """The brokers refused the producer, not the message: it can go by another one."""
 
+_TOO_LARGE: tuple[type[Exception], ...] = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
+
+_THIS_ONE_CAN_NOT_BE_QUEUED: tuple[type[Exception], ...] = (
+    LargerThanWeSend,
+    errors.UnknownTopicOrPartitionError,
+    errors.TopicAuthorizationFailedError,
+    errors.KafkaTimeoutError,
+)
+"""The message is not stored, and no other producer would store it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -66,33 +72,37 @@ class Outgoing:
         return hashlib.sha256(repr(astuple(self)).encode()).digest()
 
 
-class _Client(AIOKafkaClient):
-    """The producer's client, whose questions about topics neither create them nor grow with the cluster.
+class _Sending:
+    """A message on its way, and the producer that has it."""
 
-    aiokafka's own lets brokers create each topic that it asks about, so that a deleted one would come back,
-    and asks about all topics while it has sent nothing.
-    """
+    def __init__(self) -> None:
+        self.producer: Producer | None = None
+        self.task: asyncio.Task[RecordMetadata]
 
-    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
-        this = cast("Any", self)
-        request = MetadataRequest(list(topics), False)
-        for broker in random.sample(nodes := list(this.cluster.brokers()), len(nodes)):
-            with contextlib.suppress(errors.KafkaError, OSError):
-                cluster_metadata.update_metadata(await this.send(broker.nodeId, request))
-                return True
-        cluster_metadata.failed_update(None)
-        return False
+    def forget_producer(self) -> None:
+        self.producer = None
 
 
 class Publisher:
-    """Sends messages by one producer, which is started by the first message."""
+    """Sends messages by one producer, which is started by the first message.
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    A second one sends again, one by one, what was too large for the broker together with others.
+
+    Args:
+        settings: of producers and time limits.
+        largest: returns how many bytes of a batch a topic takes; None if that is unknown.
+    """
+
+    def __init__(self, settings: KafkaSettings, largest: Callable[[str], Awaitable[int | None]]) -> None:
         self._settings = settings
-        self._producer: Any = None
+        self._largest = largest
+        self._limits: dict[str, int] = {}
+        """Of topics that have refused something."""
+        self._producers: dict[bool, Producer] = {}
+        """By whether it sends one by one."""
         self._starting = asyncio.Lock()
         self._stopping: set[asyncio.Task[None]] = set()
-        self._by_key: OrderedDict[tuple[str, str], tuple[bytes, asyncio.Task[RecordMetadata]]] = OrderedDict()
+        self._by_key: OrderedDict[tuple[str, str], tuple[bytes, _Sending]] = OrderedDict()
 
     async def publish(self, message: Outgoing, idempotency_key: str | None) -> tuple[RecordMetadata, bool]:
         """Send a message and return where it is stored, and whether an earlier call had sent it.
@@ -104,6 +114,8 @@ class Publisher:
         Raises:
             BackendTimeout: no acknowledgement in time. The message may be stored now or later.
             Conflict: the key was used for another message.
+            LargerThanWeSend: it is larger than KAFKA_MAX_REQUEST_SIZE.
+            MessageSizeTooLargeError, RecordListTooLargeError: it is larger than the topic takes.
             KafkaError: the message is not stored.
         """
         if idempotency_key is None:
@@ -117,7 +129,7 @@ class Publisher:
         header = IDEMPOTENCY_HEADER, idempotency_key.encode()
         sending = self._begin(replace(message, headers=(*message.headers, header)))
         self._by_key[place] = digest, sending
-        sending.add_done_callback(lambda done: self._forget_failed(place, done))
+        sending.task.add_done_callback(lambda done: self._forget_failed(place, done))
         while len(self._by_key) > _KEYS_REMEMBERED:
             self._by_key.popitem(last=False)
         return await self._within_time(sending), False
@@ -125,37 +137,42 @@ class Publisher:
     async def close(self) -> None:
         """Send what is waiting, then stop. What no broker takes within 10 s was never answered with an offset."""
         async with self._starting:
-            if self._producer is not None:
-                self._retire(self._producer)
+            for producer in list(self._producers.values()):
+                self._retire(producer)
         await asyncio.gather(*self._stopping)
 
     def _forget_failed(self, place: tuple[str, str], sending: "asyncio.Task[RecordMetadata]") -> None:
         if sending.cancelled() or sending.exception() is not None:
             self._by_key.pop(place, None)
 
-    def _begin(self, message: Outgoing) -> "asyncio.Task[RecordMetadata]":
-        sending = asyncio.create_task(self._send(message))
+    def _begin(self, message: Outgoing) -> _Sending:
+        sending = _Sending()
+        sending.task = asyncio.create_task(self._send(message, sending))
         # Nobody may be left to hear of a failure.
-        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        sending.task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # A remembered key must not keep a producer.
+        sending.task.add_done_callback(lambda _: sending.forget_producer())
         return sending
 
-    async def _within_time(self, sending: "asyncio.Task[RecordMetadata]") -> RecordMetadata:
+    async def _within_time(self, sending: _Sending) -> RecordMetadata:
         """Wait for a message's place. A caller who gives up does not call the message back."""
-        done, _ = await asyncio.wait([sending], timeout=self._settings.delivery_timeout_ms / 1000)
+        done, _ = await asyncio.wait([sending.task], timeout=self._settings.delivery_timeout_ms / 1000)
         if not done:
             # The brokers may have moved away altogether: a new producer looks for them where the settings say.
-            if self._producer is not None:
-                self._retire(self._producer)
+            # One that has taken over since is none of this message's business.
+            if sending.producer is not None:
+                self._retire(sending.producer)
             raise BackendTimeout(_UNCERTAIN)
-        return sending.result()
+        return sending.task.result()
 
-    async def _send(self, message: Outgoing) -> RecordMetadata:
-        for left in reversed(range(_SENDS_AT_MOST)):
-            producer = await self._started()
-            known: set[int] | None = producer.client.cluster.partitions_for_topic(message.topic)
-            if message.partition is not None and known is not None and message.partition not in known:
-                # The producer's own knowledge is older than ours.
-                await producer.client.force_metadata_update()
+    async def _send(self, message: Outgoing, sending: _Sending) -> RecordMetadata:
+        """Send a message, by another producer if its first one fails for another's sake."""
+        if message.topic in self._limits and await self._is_too_large(message):
+            raise errors.MessageSizeTooLargeError
+        one_by_one = False
+        failure: errors.KafkaError = errors.ProducerClosed()
+        for _ in range(_SENDS_AT_MOST):
+            sending.producer = producer = await self._started(one_by_one)
             try:
                 stored = await producer.send(
                     message.topic,
@@ -163,9 +180,13 @@ class Publisher:
                     message.key,
                     message.partition,
                     message.timestamp_ms,
-                    list(message.headers),
+                    message.headers,
                 )
-            except errors.ProducerClosed:
+            except _THIS_ONE_CAN_NOT_BE_QUEUED:
+                raise
+            except errors.KafkaError as error:
+                self._retire(producer)
+                failure = error
                 continue
             try:
                 return await stored
@@ -175,50 +196,48 @@ class Publisher:
                 self._retire(producer)
                 if isinstance(error, _NO_ANSWER):
                     raise BackendTimeout(_UNCERTAIN) from error
-                if not left or not isinstance(error, _NOT_STORED_FOR_ANOTHERS_SAKE):
+                if isinstance(error, _TOO_LARGE) and not one_by_one:
+                    # Perhaps only together with those that were sent at the same moment.
+                    self._limits.setdefault(message.topic, 0)
+                    if await self._is_too_large(message):
+                        raise
+                    one_by_one = True
+                elif not isinstance(error, _NOT_STORED_FOR_ANOTHERS_SAKE):
                     raise
-        raise errors.ProducerClosed
+                failure = error
+        raise failure
 
-    def _retire(self, producer: Any) -> None:
-        if self._producer is producer:
-            self._producer = None
-            stopping = asyncio.create_task(self._stop(producer))
-            self._stopping.add(stopping)
-            stopping.add_done_callback(self._stopping.discard)
+    async def _is_too_large(self, message: Outgoing) -> bool:
+        """Tell whether a topic that has refused something will refuse this, which would cost others their producer."""
+        size = size_of_batch(message.key, message.value, message.headers)
+        if self._settings.compression_type != "none" or size <= self._limits.get(message.topic, 0):
+            return False
+        # It may have been raised since.
+        largest = await self._largest(message.topic)
+        while len(self._limits) >= _LIMITS_REMEMBERED:
+            self._limits.pop(next(iter(self._limits)))
+        self._limits[message.topic] = sys.maxsize if largest is None else largest
+        return largest is not None and size > largest
 
-    async def _started(self) -> Any:
+    def _retire(self, producer: Producer) -> None:
+        for one_by_one, current in list(self._producers.items()):
+            if current is producer:
+                del self._producers[one_by_one]
+                stopping = asyncio.create_task(producer.stop(_STOP_WITHIN))
+                self._stopping.add(stopping)
+                stopping.add_done_callback(self._stopping.discard)
+
+    async def _started(self, one_by_one: bool) -> Producer:
         async with self._starting:
-            if self._producer is None:
+            if one_by_one not in self._producers:
                 compression = self._settings.compression_type
-                producer = cast("Any", AIOKafkaProducer)(
-                    bootstrap_servers=[f"{host}:{port}" for host, port in self._settings.require_bootstrap_servers()],
-                    enable_idempotence=True,
-                    acks="all",
+                producer = Producer(
+                    [f"{host}:{port}" for host, port in self._settings.require_bootstrap_servers()],
                     max_request_size=self._settings.max_request_size,
-                    compression_type=None if compression == "none" else compression,
-                    **self._settings.connection_options(),
+                    compression=None if compression == "none" else compression,
+                    one_by_one=one_by_one,
+                    connection_options=self._settings.connection_options(),
                 )
-                producer.client.__class__ = _Client  # AIOKafkaProducer takes no client of ours.
-                try:
-                    async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
-                        await producer.start()
-                except TimeoutError:
-                    raise errors.KafkaConnectionError("no broker gave the producer its id") from None
-                finally:
-                    if producer._sender.sender_task is None:
-                        await producer.client.close()
-                        producer._closed = True  # There is nothing to flush; without this aiokafka warns of a leak.
-                self._producer = producer
-            return self._producer
-
-    async def _stop(self, producer: Any) -> None:
-        with contextlib.suppress(errors.KafkaError):
-            try:
-                async with asyncio.timeout(_STOP_WITHIN):
-                    await producer.stop()
-            except TimeoutError:
-                _log.warning("messages that no broker took in time are given up; none was answered with an offset")
-                # What stop() would have done after the flush, which does not end.
-                await producer._sender.close()
-                producer._message_accumulator.fail_all(errors.KafkaTimeoutError())
-                await producer.client.close()
+                await producer.start(self._settings.request_timeout_ms / 1000)
+                self._producers[one_by_one] = producer
+            return self._producers[one_by_one]

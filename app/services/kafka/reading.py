@@ -5,19 +5,23 @@ import base64
 import binascii
 import heapq
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, cast
 
+from aiokafka.errors import KafkaError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import to_json
 
 from app.errors import BackendTimeout, InvalidArguments
-from app.services.kafka.cluster import EARLIEST, LATEST, Cluster, Fetched, Record, Topic
-from app.services.kafka.messages import Message, decode_record, record_size
-from app.services.kafka.tails import Tails
+from app.services.kafka.cluster import EARLIEST, LATEST, Allowance, Cluster, Topic
+from app.services.kafka.driver import Record
+from app.services.kafka.messages import record_size
+from app.services.kafka.records import Fetched
+from app.services.kafka.tails import NEVER, Tail, Tails
 
 MAX_MESSAGES = 1000
 
@@ -152,13 +156,19 @@ class Page:
     """What was read, and where to read on."""
 
     positions: dict[int, int]
-    messages: list[Message] = field(default_factory=list[Message])
+    records: list[Record] = field(default_factory=list[Record])
     size: int = 0
+    drained: bool = False
+    """Nothing more can be read now."""
     reached_end: bool = False
+    """Nothing more is stored in any partition that was to be read: drained, and none of them is out of reach."""
     truncated: bool = False
     skipped: int = 0
-    spans: dict[int, int] = field(default_factory=dict[int, int])
-    """Offset after the last returned message, by partition."""
+
+    @property
+    def spans(self) -> dict[int, int]:
+        """Where to read on in the partitions that the records are of."""
+        return {record.partition: self.positions[record.partition] for record in self.records}
 
 
 class Reader:
@@ -209,35 +219,45 @@ class Reader:
         beginnings = await self._known(topic, dict.fromkeys(added, EARLIEST)) if added else {}
         return {p: cursor.offsets[p] for p in chosen if p in cursor.offsets} | beginnings
 
-    async def read(self, topic: str, positions: Mapping[int, int], limits: Limits, deadline: float) -> Page:
+    async def read(
+        self, topic: Topic, positions: Mapping[int, int], limits: Limits, deadline: float, *, whole: bool = True
+    ) -> Page:
         """Read up to the limits; wait for a first message if there is none.
 
         Args:
-            topic: its name.
+            topic: where.
             positions: where to begin, by partition.
             limits: when the answer is full.
             deadline: by time.monotonic(), until when a first message is waited for; a long search ends then, too.
+            whole: all partitions are to be read, also those that are added meanwhile; else those of `positions`.
         """
         page = Page(dict(positions))
         bound = asyncio.timeout(max(deadline - time.monotonic(), 0) + GRACE)
         try:
             async with bound:
-                await self.read_stored(topic, page, limits, deadline)
-                if page.messages or not page.reached_end or time.monotonic() >= deadline:
-                    return page
-                async with self._tails.follow(topic) as tail:
-                    while page.reached_end and not page.messages and not tail.gone:
+                await self.read_stored(topic.name, page, limits, deadline)
+                if page.records or not page.drained or time.monotonic() >= deadline:
+                    return _with_end(page, topic, whole)
+                async with self._tails.follow(topic.name) as tail:
+                    while page.drained and not page.records and not tail.gone:
                         try:
                             async with asyncio.timeout(deadline - time.monotonic()):
-                                await tail.moved_beyond(page.positions)
+                                await self._more_than(tail, topic, page, whole)
                         except TimeoutError:
-                            return page
-                        await self.read_stored(topic, page, limits, deadline)
+                            return _with_end(page, topic, whole)
+                        await self.read_stored(topic.name, page, limits, deadline)
         except TimeoutError:
-            if not bound.expired() or not (page.messages or page.reached_end):
+            if not bound.expired() or not (page.records or page.drained):
                 raise BackendTimeout("Kafka did not answer within timeout_ms; try again later") from None
             page.truncated = True
-        return page
+        return _with_end(page, topic, whole)
+
+    async def _more_than(self, tail: Tail, topic: Topic, page: Page, whole: bool) -> None:
+        """Wait until there is something behind the page's positions. New partitions are read from their beginning."""
+        not_read = (topic.partitions if whole else tail.ends).keys() - page.positions.keys()
+        await tail.moved_beyond({**page.positions, **dict.fromkeys(not_read, NEVER)})
+        if whole:
+            page.positions |= dict.fromkeys(tail.ends.keys() - topic.partitions.keys() - page.positions.keys(), 0)
 
     async def read_stored(self, topic: str, page: Page, limits: Limits, deadline: float) -> None:
         """Read what is stored, without waiting for more, and add it to the page.
@@ -258,12 +278,13 @@ class Reader:
             if outside:
                 await self._return_to_what_is_stored(topic, page, outside)
             full = self._take(page, fetched, limits)
-            page.reached_end = (
+            page.drained = (
                 not full
                 and not outside
                 and all(page.positions[partition] >= answer.end for partition, answer in fetched.items())
             )
-            if full or page.reached_end:
+            page.reached_end = page.drained and fetched.keys() == page.positions.keys()
+            if full or page.drained:
                 return
             if time.monotonic() >= deadline and not outside:
                 page.truncated = True
@@ -286,31 +307,49 @@ class Reader:
                     await tail.moved_beyond(seen)
                     if tail.gone:
                         return
-                    notice = Cursor.at(topic, seen, whole=True)
-                    seen = dict(tail.ends)
-                    yield notice
+                    ends = dict(tail.ends)
+                    if await self._is_news(topic, seen, ends):
+                        yield Cursor.at(topic, seen, whole=True)
+                    seen = ends
 
             yield notices(dict(tail.ends))
 
+    async def _is_news(self, topic: str, seen: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+        """Tell whether a reader finds a message between, and not just the end of a transaction that was aborted."""
+        ranges = {partition: (seen.get(partition, 0), end) for partition, end in ends.items()}
+        try:
+            counts = await self._cluster.count(topic, ranges, Allowance())
+        except (KafkaError, OSError):
+            return True  # Better a notice too many than one too few.
+        return any(number > 0 for number, _ in counts.values())
+
     def _take(self, page: Page, fetched: Mapping[int, Fetched], limits: Limits) -> bool:
-        """Move records into the page until it is full; tell whether it is."""
-        for record in heapq.merge(*fetched.values(), key=_time):
+        """Move records into the page, by time across partitions, until it is full; tell whether it is."""
+        full = False
+        waiting = [(record.timestamp, p) for p, answer in fetched.items() if (record := answer.peek()) is not None]
+        heapq.heapify(waiting)
+        while waiting and not full:
+            _, partition = waiting[0]
+            record = fetched[partition].peek()
+            assert record is not None
             if limits.matches is None or limits.matches(record):
                 size = record_size(record)
-                if page.messages and page.size + size > limits.bytes:
-                    page.truncated = True
-                    return True
-                page.messages.append(decode_record(record))
+                if page.records and page.size + size > limits.bytes:
+                    page.truncated = full = True
+                    break
+                page.records.append(record)
                 page.size += size
-                page.spans[record.partition] = record.offset + 1
-            page.positions[record.partition] = record.offset + 1
-            if len(page.messages) >= limits.messages:
-                # It may be the last one: then there is nothing more to fetch.
-                return any(page.positions[p] < answer.end for p, answer in fetched.items())
+                full = len(page.records) >= limits.messages
+            fetched[partition].take()
+            following = fetched[partition].peek()
+            if following is None:
+                heapq.heappop(waiting)
+            else:
+                heapq.heapreplace(waiting, (following.timestamp, partition))
         for partition, answer in fetched.items():
-            # Markers of transactions and what compaction removed have offsets, too.
             page.positions[partition] = max(page.positions[partition], answer.position)
-        return False
+        # The last one may have filled it: then there is nothing more to fetch.
+        return full and any(page.positions[p] < answer.end for p, answer in fetched.items())
 
     async def _return_to_what_is_stored(self, topic: str, page: Page, outside: set[int]) -> None:
         """Move positions that retention has overtaken, or that are past the end, to where messages are."""
@@ -332,27 +371,59 @@ class Reader:
     async def _before_the_end(self, topic: Topic, chosen: list[int], count: int) -> dict[int, int]:
         """Return positions after which `count` messages come, the newest of the topic by their time."""
         bounds = await self._cluster.bounds(topic.name, chosen)
-        ends = {p: end for p, (_, end) in bounds.items() if end is not None}
-        starts = {p: max((first or 0), ends[p] - count) for p, (first, _) in bounds.items() if p in ends}
-        if len(starts) == 1:
-            return starts
-        newest: list[tuple[int, int, int]] = []
-        positions = dict(starts)
-        while any(positions[p] < ends[p] for p in positions):
-            behind = {p: offset for p, offset in positions.items() if offset < ends[p]}
-            fetched, outside = await self._cluster.fetch(
-                topic.name, behind, partition_bytes=_MOST_FETCH, max_bytes=_MOST_ANSWER
-            )
-            for partition, answer in fetched.items():
-                newest += [(record.timestamp, partition, record.offset) for record in answer]
-                positions[partition] = max(positions[partition], answer.position)
-            if outside or all(positions[p] == offset for p, offset in behind.items()):
-                break
-        taken = sorted(newest)[-count:]
+        known = {p: (first or 0, end) for p, (first, end) in bounds.items() if end is not None}
+        newest = await self._newest(topic.name, known, count)
+        taken = sorted((time, p, offset) for p, records in newest.items() for time, offset in records)[-count:]
         # Within a partition the last ones by offset are taken, whatever their times say.
-        shares = {p: sum(1 for _, partition, _ in taken if partition == p) for p in starts}
-        offsets = {p: sorted(offset for _, partition, offset in newest if partition == p) for p in starts}
-        return {p: offsets[p][-shares[p]] if shares[p] else ends[p] for p in starts}
+        shares = {p: sum(1 for _, partition, _ in taken if partition == p) for p in known}
+        return {p: newest[p][-shares[p]][1] if shares[p] else end for p, (_, end) in known.items()}
+
+    async def _newest(
+        self, topic: str, bounds: Mapping[int, tuple[int, int]], count: int
+    ) -> dict[int, list[tuple[int, int]]]:
+        """Return time and offset of the last `count` messages of each partition, in order of their offsets.
+
+        Offsets do not say how many messages there are, so it goes back, further each time, until there are enough.
+        """
+        found: dict[int, list[tuple[int, int]]] = {p: [] for p in bounds}
+        seen_from = {p: end for p, (_, end) in bounds.items()}
+        step = count
+        while lacking := {p for p, (first, _) in bounds.items() if len(found[p]) < count and seen_from[p] > first}:
+            windows = {p: (max(bounds[p][0], seen_from[p] - step), seen_from[p]) for p in lacking}
+            earlier = await self._last_between(topic, windows, count)
+            for partition, (begin, _) in windows.items():
+                found[partition] = [*earlier[partition], *found[partition]][-count:]
+                seen_from[partition] = begin
+            step *= 4
+        return found
+
+    async def _last_between(
+        self, topic: str, windows: Mapping[int, tuple[int, int]], count: int
+    ) -> dict[int, deque[tuple[int, int]]]:
+        """Return time and offset of the last messages from one offset to before another, by partition."""
+        found = {partition: deque[tuple[int, int]](maxlen=count) for partition in windows}
+        positions = {partition: begin for partition, (begin, _) in windows.items()}
+        while positions:
+            fetched, _outside = await self._cluster.fetch(
+                topic, positions, partition_bytes=_MOST_FETCH, max_bytes=_MOST_ANSWER
+            )
+            before = dict(positions)
+            for partition, answer in fetched.items():
+                end = windows[partition][1]
+                found[partition].extend((record.timestamp, record.offset) for record in answer if record.offset < end)
+                positions[partition] = answer.position
+                if answer.position >= end:
+                    del positions[partition]
+            if positions == before:
+                break  # Retention has taken the rest, or nobody leads it.
+            positions = dict([*positions.items()][1:] + [*positions.items()][:1])
+        return found
+
+
+def _with_end(page: Page, topic: Topic, whole: bool) -> Page:
+    """Say whether the end was reached: a partition that nobody leads now was not read."""
+    page.reached_end = page.reached_end and (not whole or topic.partitions.keys() <= page.positions.keys())
+    return page
 
 
 def chosen_partitions(topic: Topic, partition: int | None) -> list[int]:
@@ -374,7 +445,3 @@ def containing(key: str | None, value: str | None) -> Callable[[Record], bool] |
         return None
     in_key, in_value = (key or "").encode(errors="surrogatepass"), (value or "").encode(errors="surrogatepass")
     return lambda record: in_key in (record.key or b"") and in_value in (record.value or b"")
-
-
-def _time(record: Record) -> int:
-    return record.timestamp

@@ -1,5 +1,6 @@
 """What callers read of topics, groups and brokers, and the names that they give."""
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -23,6 +24,16 @@ TopicName = Annotated[
     AfterValidator(_topic_name),
 ]
 GroupId = Annotated[str, Field(min_length=1, max_length=249, description="Name of a consumer group.")]
+
+
+Estimated = Annotated[
+    bool,
+    Field(
+        exclude_if=operator.not_,
+        description="There is too much to be counted: it is at most so many, since not every offset is a message.",
+    ),
+]
+"""Stands beside numbers of messages, and is left out where they are exact."""
 
 
 class TopicSummary(BaseModel):
@@ -50,8 +61,9 @@ class PartitionMetadata(BaseModel):
     replicas: list[int]
     in_sync_replicas: list[int]
     first_offset: int | None = Field(description="Of the oldest message that is stored.")
-    end_offset: int | None = Field(description="That the next message will get.")
-    message_count: int | None = Field(description="end_offset - first_offset; compaction may have removed some.")
+    end_offset: int | None = Field(description="After the last message that may be read.")
+    message_count: int | None = Field(description="Messages that may be read.")
+    estimated: Estimated = False
 
 
 class TopicMetadata(Result):
@@ -62,6 +74,7 @@ class TopicMetadata(Result):
     partition_count: int
     replication_factor: int
     message_count: int | None = Field(description="Over all partitions; null if one of them has no leader.")
+    estimated: Estimated = False
     partitions: list[PartitionMetadata]
     config: dict[str, str | None] = Field(description="What is set on this topic; sensitive values are null.")
 
@@ -84,6 +97,7 @@ class PartitionLag(BaseModel):
     committed_offset: int | None
     end_offset: int | None
     lag: int | None = Field(description="Messages still to be acknowledged; null where it can't be known.")
+    estimated: Estimated = False
     client_id: str | None = Field(None, description="Who reads the partition now.")
     host: str | None = None
 
@@ -94,6 +108,7 @@ class ConsumerGroupLag(Result):
     group_id: str
     state: str
     total_lag: int | None = Field(description="Over the partitions whose lag is known; null if none is.")
+    estimated: Estimated = False
     partitions: list[PartitionLag]
 
 
@@ -114,6 +129,7 @@ class ConsumerGroup(Result):
     protocol: str
     members: list[ConsumerGroupMember]
     total_lag: int | None
+    estimated: Estimated = False
     partitions: list[PartitionLag]
 
 
@@ -124,6 +140,7 @@ class ConsumerGroupSummary(BaseModel):
     state: str
     members: int
     total_lag: int | None
+    estimated: Estimated = False
 
 
 class ConsumerGroupList(Result):

@@ -4,22 +4,23 @@ import asyncio
 import fnmatch
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal, Self
 
 from aiokafka import errors
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from pydantic import JsonValue
 
 from app.errors import BackendTimeout, Conflict, Forbidden, InvalidArguments, NotFound
-from app.services.kafka.cluster import Cluster, Topic
+from app.services.kafka.cluster import LATEST, Allowance, Cluster, Topic
 from app.services.kafka.connections import Connections
+from app.services.kafka.driver import LargerThanWeSend, decode_assignment
 from app.services.kafka.failures import MOVED, UNREACHABLE, answers, translated
 from app.services.kafka.groups import GroupWork
 from app.services.kafka.messages import (
     ConsumedMessages,
     PublishedMessage,
+    decode_records,
     encode_headers,
     encode_key,
     encode_value,
@@ -48,10 +49,11 @@ from app.services.kafka.tails import Tails
 
 _STREAM_PAGE = 100
 _STREAM_BYTES = 1024 * 1024
-_SHORTEST_BOUND = 2.0
+_SHORTEST_BOUND = 5.0
 """Seconds that looking up a topic may take even if the caller wants to wait for messages less than that."""
 _MOST_GROUPS_DESCRIBED = 200
 _MOST_TOPICS_LISTED = 1000
+_GROUPS_AT_A_TIME = 16
 
 
 class KafkaService:
@@ -65,7 +67,7 @@ class KafkaService:
         self.tails = Tails(self._cluster)
         self._reader = Reader(self._cluster, self.tails)
         self._groups = GroupWork(self._cluster, self._reader, self.tails, settings)
-        self._publisher = Publisher(settings)
+        self._publisher = Publisher(settings, self._largest_batch)
 
     @classmethod
     @asynccontextmanager
@@ -133,6 +135,13 @@ class KafkaService:
                 with suppress(*MOVED, *UNREACHABLE, errors.RequestTimedOutError):
                     await self._cluster.topic(topic, fresh=True)
                 raise
+            except LargerThanWeSend:
+                most = self._settings.max_request_size
+                raise InvalidArguments.of(
+                    "message", f"larger, with key and headers, than the {most} bytes of KAFKA_MAX_REQUEST_SIZE"
+                ) from None
+            except (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError) as error:
+                raise await self._too_large(topic, error) from error
         return PublishedMessage(
             topic=topic,
             partition=placed.partition,
@@ -140,6 +149,24 @@ class KafkaService:
             timestamp=utc(placed.timestamp),
             duplicate=duplicate,
         )
+
+    async def _too_large(self, topic: str, error: Exception) -> InvalidArguments:
+        """Name the limit of the broker's that a message was refused for."""
+        name = "segment.bytes" if isinstance(error, errors.RecordListTooLargeError) else "max.message.bytes"
+        most = await self._size_limit(topic, name)
+        limit = f"the {most} bytes that topic {topic!r} takes ({name})" if most else f"topic {topic!r} takes ({name})"
+        return InvalidArguments.of("message", f"larger, with key, headers and Kafka's own, than {limit}")
+
+    async def _largest_batch(self, topic: str) -> int | None:
+        return await self._size_limit(topic, "max.message.bytes")
+
+    async def _size_limit(self, topic: str, name: str) -> int | None:
+        """Return one of a topic's limits in bytes; None if the broker does not tell."""
+        try:
+            value = await self._cluster.effective_config(topic, name)
+        except (errors.KafkaError, OSError):
+            return None
+        return int(value) if value and value.isdecimal() else None
 
     async def browse(
         self,
@@ -169,10 +196,10 @@ class KafkaService:
                 positions = await self._reader.resume(known, stands, partition)
             else:
                 positions = await self._reader.begin(known, start, partition)
-        async with answers(timeout_ms / 1000 + 60, topic=topic):
-            page = await self._reader.read(topic, positions, limits, deadline)
         whole = partition is None and (stands is None or stands.whole)
-        return _consumed(page, cursor=Cursor.at(topic, page.positions, whole=whole).write())
+        async with answers(timeout_ms / 1000 + 60, topic=topic):
+            page = await self._reader.read(known, positions, limits, deadline, whole=whole)
+        return await _consumed(page, cursor=Cursor.at(topic, page.positions, whole=whole).write())
 
     async def consume(
         self,
@@ -184,11 +211,13 @@ class KafkaService:
         max_bytes: int,
         lease_ms: int,
         ack: str | None = None,
+        caller: str = "",
     ) -> ConsumedMessages:
         """Acknowledge what was dealt with, if anything, and lease further messages of a group.
 
         Raises:
             AckExpired: the acknowledged messages come again. Nothing was read.
+            TooManyRequests: the caller works for as many groups as one may, or the gateway does.
             NotFound: the topic is unknown.
         """
         deadline = time.monotonic() + timeout_ms / 1000
@@ -197,7 +226,7 @@ class KafkaService:
             if ack is not None:
                 await self._groups.acknowledge(topic, group_id, ack)
         if max_messages == 0:
-            return _consumed(Page({}), partitions=[])
+            return await _consumed(Page({}), partitions=[])
         async with answers(timeout_ms / 1000 + 60, topic=topic, group_id=group_id):
             work = await self._groups.consume(
                 topic,
@@ -205,8 +234,9 @@ class KafkaService:
                 Limits(max_messages, max_bytes),
                 deadline=deadline,
                 lease_seconds=lease_ms / 1000,
+                caller=caller,
             )
-        return _consumed(work.page, ack=work.ack, partitions=work.partitions)
+        return await _consumed(work.page, ack=work.ack, partitions=work.partitions)
 
     @asynccontextmanager
     async def changes(self, topic: str) -> AsyncGenerator[AsyncIterator[str]]:
@@ -248,24 +278,26 @@ class KafkaService:
                 positions = await self._reader.resume(known, stands, None)
             else:
                 positions = await self._reader.begin(known, start, None)
-        return self._events(topic, positions, idle_after)
+        return self._events(known, positions, idle_after)
 
-    async def _events(self, topic: str, positions: dict[int, int], idle_after: float) -> AsyncGenerator[StreamEvent]:
+    async def _events(self, topic: Topic, positions: dict[int, int], idle_after: float) -> AsyncGenerator[StreamEvent]:
         limits = Limits(_STREAM_PAGE, _STREAM_BYTES)
+        name = topic.name
         try:
-            async with self.tails.follow(topic) as tail:
+            async with self.tails.follow(name) as tail:
                 while not tail.gone:
                     page = await self._reader.read(topic, positions, limits, time.monotonic() + idle_after)
                     if page.skipped:
-                        yield StreamEvent(kind="skipped", cursor=_cursor_of(topic, positions), skipped=page.skipped)
-                    for message in page.messages:
+                        yield StreamEvent(kind="skipped", cursor=_cursor_of(name, positions), skipped=page.skipped)
+                    for message in await decode_records(page.records):
                         positions[message.partition] = message.offset + 1
-                        yield StreamEvent(kind="message", cursor=_cursor_of(topic, positions), message=message)
+                        yield StreamEvent(kind="message", cursor=_cursor_of(name, positions), message=message)
                     positions = page.positions
-                    if not page.messages:
-                        yield StreamEvent(kind="idle", cursor=_cursor_of(topic, positions))
+                    if not page.records:
+                        yield StreamEvent(kind="idle", cursor=_cursor_of(name, positions))
         except (errors.KafkaError, OSError) as error:
-            raise translated(error, topic=topic) from error
+            raise translated(error, topic=name) from error
+        raise NotFound(f"topic {name!r} was deleted")
 
     # Topics
 
@@ -297,6 +329,7 @@ class KafkaService:
             bounds, config = await asyncio.gather(
                 self._cluster.bounds(name, list(topic.partitions)), self._cluster.own_config(name)
             )
+            counts = await self._count(name, bounds, Allowance())
         partitions = [
             PartitionMetadata(
                 partition=partition.id,
@@ -305,17 +338,18 @@ class KafkaService:
                 in_sync_replicas=list(partition.isr),
                 first_offset=bounds[partition.id][0],
                 end_offset=bounds[partition.id][1],
-                message_count=_difference(*bounds[partition.id]),
+                message_count=counts[partition.id][0],
+                estimated=not counts[partition.id][1],
             )
             for partition in topic.partitions.values()
         ]
-        counts = [partition.message_count for partition in partitions]
         return TopicMetadata(
             topic=name,
             internal=topic.internal,
             partition_count=len(partitions),
             replication_factor=_replication_factor(topic),
-            message_count=None if None in counts else sum(count or 0 for count in counts),
+            message_count=_sum_of_all(partition.message_count for partition in partitions),
+            estimated=any(partition.estimated for partition in partitions),
             partitions=partitions,
             config=config,
         )
@@ -389,7 +423,11 @@ class KafkaService:
         """
         group = await self.group(group_id)
         return ConsumerGroupLag(
-            group_id=group.group_id, state=group.state, total_lag=group.total_lag, partitions=group.partitions
+            group_id=group.group_id,
+            state=group.state,
+            total_lag=group.total_lag,
+            estimated=group.estimated,
+            partitions=group.partitions,
         )
 
     async def group(self, group_id: str) -> ConsumerGroup:
@@ -399,27 +437,33 @@ class KafkaService:
             NotFound: it is unknown.
         """
         async with answers(self._within, group_id=group_id):
-            return await self._describe(group_id)
+            return await self._describe(group_id, Allowance())
 
     async def groups(self) -> ConsumerGroupList:
         """Return the consumer groups with state, members and lag."""
         async with answers(3 * self._within):
             ids = await self._cluster.groups()
+            described = ids[:_MOST_GROUPS_DESCRIBED]
+            allowance = Allowance()
             summaries: list[ConsumerGroupSummary] = []
-            for group_id in ids[:_MOST_GROUPS_DESCRIBED]:
-                try:
-                    group = await self._describe(group_id)
-                except NotFound:
-                    continue  # It went away between the two questions.
-                summaries.append(
-                    ConsumerGroupSummary(
-                        group_id=group_id,
-                        state=group.state,
-                        members=len(group.members),
-                        total_lag=group.total_lag,
-                    )
-                )
+            for start in range(0, len(described), _GROUPS_AT_A_TIME):
+                part = described[start : start + _GROUPS_AT_A_TIME]
+                found = await asyncio.gather(*(self._summary_of(group_id, allowance) for group_id in part))
+                summaries += [summary for summary in found if summary is not None]
         return ConsumerGroupList(groups=summaries, total=len(ids))
+
+    async def _summary_of(self, group_id: str, allowance: Allowance) -> ConsumerGroupSummary | None:
+        try:
+            group = await self._describe(group_id, allowance)
+        except NotFound:
+            return None  # It went away between the two questions.
+        return ConsumerGroupSummary(
+            group_id=group_id,
+            state=group.state,
+            members=len(group.members),
+            total_lag=group.total_lag,
+            estimated=group.estimated,
+        )
 
     async def brokers(self) -> BrokerList:
         """Return the cluster's brokers."""
@@ -440,7 +484,7 @@ class KafkaService:
             ],
         )
 
-    async def _describe(self, group_id: str) -> ConsumerGroup:
+    async def _describe(self, group_id: str, allowance: Allowance) -> ConsumerGroup:
         group, committed = await asyncio.gather(self._cluster.group(group_id), self._cluster.committed(group_id))
         if group.state == "Dead" and not committed:
             raise NotFound(f"there is no consumer group {group_id!r}; kafka://consumer-groups tells which there are")
@@ -449,7 +493,7 @@ class KafkaService:
                 member_id=member.id,
                 client_id=member.client_id,
                 host=member.host.removeprefix("/"),
-                partitions=_assignment(member.assignment),
+                partitions=decode_assignment(member.assignment),
             )
             for member in group.members
         ]
@@ -463,13 +507,20 @@ class KafkaService:
         topics = sorted({topic for topic, _ in places})
         ends = dict(zip(topics, await asyncio.gather(*(self._ends(topic) for topic in topics)), strict=True))
         offsets = {(place.topic, place.partition): offset for place, offset in committed.items()}
+        lags = {
+            topic: await self._count(
+                topic, {p: (offsets.get((t, p)), ends[t].get(p)) for t, p in places if t == topic}, allowance
+            )
+            for topic in topics
+        }
         partitions = [
             PartitionLag(
                 topic=topic,
                 partition=partition,
-                committed_offset=(offset := offsets.get((topic, partition))),
-                end_offset=(end := ends[topic].get(partition)),
-                lag=None if (lag := _difference(offset, end)) is None else max(lag, 0),
+                committed_offset=offsets.get((topic, partition)),
+                end_offset=ends[topic].get(partition),
+                lag=lags[topic][partition][0],
+                estimated=not lags[topic][partition][1],
                 client_id=readers[topic, partition].client_id if (topic, partition) in readers else None,
                 host=readers[topic, partition].host if (topic, partition) in readers else None,
             )
@@ -482,22 +533,31 @@ class KafkaService:
             protocol=group.protocol,
             members=members,
             total_lag=sum(known) if known else None,
+            estimated=any(partition.estimated for partition in partitions),
             partitions=partitions,
         )
+
+    async def _count(
+        self, topic: str, bounds: Mapping[int, tuple[int | None, int | None]], allowance: Allowance
+    ) -> dict[int, tuple[int | None, bool]]:
+        """Return how many messages there are between two offsets of each partition, and whether all were counted."""
+        unknown: dict[int, tuple[int | None, bool]] = dict.fromkeys(bounds, (None, True))
+        ranges = {p: (first, end) for p, (first, end) in bounds.items() if first is not None and end is not None}
+        return unknown | dict(await self._cluster.count(topic, ranges, allowance))
 
     async def _ends(self, topic: str) -> dict[int, int | None]:
         try:
             known = await self._cluster.topic(topic)
-            return await self._cluster.offsets(topic, dict.fromkeys(known.partitions, -1))
+            return await self._cluster.offsets(topic, dict.fromkeys(known.partitions, LATEST))
         except errors.UnknownTopicOrPartitionError:
             return {}  # Its offsets outlive a deleted topic for a while.
 
 
-def _consumed(
+async def _consumed(
     page: Page, *, cursor: str | None = None, ack: str | None = None, partitions: list[int] | None = None
 ) -> ConsumedMessages:
     return ConsumedMessages(
-        messages=page.messages,
+        messages=await decode_records(page.records),
         next_cursor=cursor,
         reached_end=page.reached_end,
         truncated=page.truncated,
@@ -524,15 +584,9 @@ def _replication_factor(topic: Topic) -> int:
     return max((len(partition.replicas) for partition in topic.partitions.values()), default=0)
 
 
-def _difference(first: int | None, end: int | None) -> int | None:
-    return None if first is None or end is None else end - first
-
-
-def _assignment(raw: bytes) -> dict[str, list[int]]:
-    if not raw:
-        return {}
-    assignment = ConsumerProtocolMemberAssignment.decode(raw).assignment
-    return {topic: sorted(partitions) for topic, partitions in assignment}
+def _sum_of_all(numbers: Iterable[int | None]) -> int | None:
+    known = list(numbers)
+    return None if None in known else sum(number or 0 for number in known)
 
 
 def _creation_refused(error: type[errors.BrokerResponseError], name: str, reason: str | None) -> Exception:

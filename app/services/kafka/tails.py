@@ -4,11 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from typing import cast
 from uuid import uuid4
 
 from aiokafka import errors
 
+from app.errors import BackendUnavailable
 from app.services.kafka.cluster import LATEST, Cluster
 from app.services.kafka.failures import MOVED, UNREACHABLE
 
@@ -17,6 +19,8 @@ _log = logging.getLogger(__name__)
 _POLL_MS = 5_000
 _PARTITIONS_ARE_OLD_AFTER = 30.0
 _PAUSE = 0.2
+NEVER = 2**63 - 1
+"""A position that no partition ends beyond."""
 
 
 class Tail:
@@ -34,6 +38,7 @@ class Tail:
         """Offset after the last message that may be read, by partition."""
         self.gone = False
         """The topic was deleted."""
+        self._failure: BaseException | None = None
 
     async def start(self) -> None:
         """Learn the ends: whatever is published after this is seen."""
@@ -42,9 +47,28 @@ class Tail:
         self._advance({partition: end for partition, end in ends.items() if end is not None})
 
     async def moved_beyond(self, positions: Mapping[int, int]) -> None:
-        """Return once a partition ends after the given position, or a partition is new, or the topic is gone."""
+        """Return once a partition ends after the given position, or a partition is new, or the topic is gone.
+
+        Raises:
+            KafkaError: Kafka refuses to let the topic be followed.
+            BackendUnavailable: it is followed no more; begin again.
+        """
         while not self.gone and all(end <= positions.get(partition, 0) for partition, end in self.ends.items()):
+            if isinstance(self._failure, errors.KafkaError):
+                raise self._failure
+            if self._failure is not None:
+                raise BackendUnavailable("following the topic was broken off; begin again") from self._failure
             await self._moved.wait()
+
+    def ended(self, running: asyncio.Task[None]) -> None:
+        """Tell the followers if nobody polls for them any more, for whatever reason."""
+        failure = None if running.cancelled() else running.exception()
+        while isinstance(failure, BaseExceptionGroup):
+            failure = cast("BaseExceptionGroup[BaseException]", failure).exceptions[0]
+        if failure is not None:
+            _log.error("following topic %s was broken off", self._topic, exc_info=failure)
+            self._failure = failure
+            self._notify()
 
     async def run(self) -> None:
         """Follow the topic until it is deleted."""
@@ -72,6 +96,8 @@ class Tail:
         except* errors.UnknownTopicOrPartitionError:
             self.gone = True
             self._notify()
+        except* errors.TopicAuthorizationFailedError:
+            raise
         except* (*MOVED, *UNREACHABLE, errors.OffsetOutOfRangeError, errors.RequestTimedOutError):
             await asyncio.sleep(_PAUSE)
         except* errors.KafkaError as failures:
@@ -109,16 +135,41 @@ class Tail:
         self._moved = asyncio.Event()
 
 
+class _Followed:
+    """A tail, its tasks and the number of those who follow it."""
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        self.tail = Tail(cluster, topic)
+        self.followers = 0
+        self.started = asyncio.create_task(self.tail.start())
+        self._running = asyncio.create_task(self._run())
+        self._running.add_done_callback(self.tail.ended)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be heard from it any more."""
+        return self._running.done()
+
+    async def end(self) -> None:
+        self.started.cancel()
+        self._running.cancel()
+        await asyncio.gather(self.started, self._running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        await asyncio.wait([self.started])
+        if not self.started.cancelled() and self.started.exception() is None:  # else the followers hear of it
+            await self.tail.run()
+
+
 class Tails:
     """The tails of this process: one a topic, for as long as somebody follows it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._tails: dict[str, tuple[Tail, asyncio.Task[None], asyncio.Task[None]]] = {}
-        self._followers: dict[str, int] = {}
+        self._followed: dict[str, _Followed] = {}
 
     def __len__(self) -> int:
-        return len(self._tails)
+        return len(self._followed)
 
     @asynccontextmanager
     async def follow(self, topic: str) -> AsyncGenerator[Tail]:
@@ -127,26 +178,17 @@ class Tails:
         Raises:
             KafkaError: the topic is unknown or the cluster does not answer.
         """
-        if topic not in self._tails:
-            tail = Tail(self._cluster, topic)
-            started = asyncio.create_task(tail.start())
-            self._tails[topic] = tail, started, asyncio.create_task(_run_after(started, tail))
-        tail, started, running = self._tails[topic]
-        self._followers[topic] = self._followers.get(topic, 0) + 1
+        followed = self._followed.get(topic)
+        if followed is None or followed.over:
+            followed = self._followed[topic] = _Followed(self._cluster, topic)
+        followed.followers += 1
         try:
             # A follower who gives up must not stop the others' start.
-            await asyncio.shield(started)
-            yield tail
+            await asyncio.shield(followed.started)
+            yield followed.tail
         finally:
-            self._followers[topic] -= 1
-            if not self._followers[topic]:
-                del self._tails[topic], self._followers[topic]
-                started.cancel()
-                running.cancel()
-                await asyncio.gather(started, running, return_exceptions=True)
-
-
-async def _run_after(started: asyncio.Task[None], tail: Tail) -> None:
-    with suppress(errors.KafkaError, OSError):
-        await started
-        await tail.run()
+            followed.followers -= 1
+            if not followed.followers:
+                if self._followed.get(topic) is followed:
+                    del self._followed[topic]
+                await followed.end()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.services.kafka import KafkaService
+from app.services.kafka.connections import Connections
 from app.services.kafka.messages import ConsumedMessages
 
 # Only Apache Kafka has logins and TLS.
@@ -34,6 +35,31 @@ async def work(kafka: KafkaService, topic: str, group_id: str, **changes: Any) -
         "lease_ms": 60_000,
     }
     return await kafka.consume(topic, group_id, **{**arguments, **changes})
+
+
+class Requests(list[Any]):
+    """What was asked of the brokers, in order."""
+
+    def of(self, kind: str) -> list[Any]:
+        return [request for request in self if type(request).__name__ == kind]
+
+    def waiting(self) -> list[Any]:
+        """Requests that a broker keeps until there is something to answer, or some time has passed."""
+        return [request for request in self.of("FetchRequest") if request._max_wait_ms]
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    """Every request of this test's gateways, but for those of the producer's own."""
+    asked = Requests()
+    send = Connections.send
+
+    async def send_and_note(self: Connections, request: Any, **options: Any) -> Any:
+        asked.append(request)
+        return await send(self, request, **options)
+
+    monkeypatch.setattr(Connections, "send", send_and_note)
+    return asked
 
 
 def values(page: ConsumedMessages) -> list[Any]:

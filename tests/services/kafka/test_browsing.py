@@ -15,7 +15,10 @@ from app.errors import InvalidArguments, NotFound
 from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService
 from app.services.kafka.reading import FromOffset, FromTail, FromTimestamp
-from tests.services.kafka.conftest import browse, values, work
+from tests.services.kafka.conftest import Requests, browse, values, work
+
+WITHIN = 10.0
+"""Seconds in which everything that a test waits for happens, or the test fails."""
 
 
 def an_hour_ago() -> int:
@@ -124,22 +127,33 @@ async def test_a_message_larger_than_a_fetch_comes_whole(kafka: KafkaService, to
     assert [len(value) for value in values(await browse(kafka, topic, max_messages=2))] == [900_000, 5]
 
 
-async def test_ten_messages_that_are_there_take_milliseconds(kafka: KafkaService, numbered: str) -> None:
+async def test_what_is_there_is_read_without_a_wait(kafka: KafkaService, numbered: str, requests: Requests) -> None:
     await browse(kafka, numbered)
-    times = []
-    for _ in range(10):
-        began = time.perf_counter()
-        page = await browse(kafka, numbered, timeout_ms=5000)
-        times.append(time.perf_counter() - began)
-        assert len(page.messages) == 10
-    assert sorted(times)[5] < 0.1
+    requests.clear()
+    page = await browse(kafka, numbered, timeout_ms=50_000)
+    assert len(page.messages) == 10
+    assert len(requests.of("FetchRequest")) == 1
+    assert len(requests) <= 3  # and where it begins, and perhaps whether the topic is as it was
+    assert requests.waiting() == []
 
 
-async def test_waiting_takes_the_time_that_was_asked_for(kafka: KafkaService, topic: str) -> None:
-    began = time.perf_counter()
-    page = await browse(kafka, topic, timeout_ms=1500)
-    assert 1.0 <= time.perf_counter() - began <= 2.0
+async def test_who_waits_waits_as_long_as_was_asked_for(kafka: KafkaService, topic: str) -> None:
+    long = asyncio.create_task(browse(kafka, topic, timeout_ms=50_000))
+    short = await browse(kafka, topic, timeout_ms=300)
+    assert (short.messages, short.reached_end) == ([], True)
+    assert not long.done()
+    await kafka.publish(topic, "at last")
+    assert values(await asyncio.wait_for(long, WITHIN)) == ["at last"]
+
+
+async def test_who_waits_for_one_partition_is_not_kept_awake_by_others(
+    kafka: KafkaService, wide_topic: str, requests: Requests
+) -> None:
+    for partition in (0, 2):
+        await kafka.publish(wide_topic, "elsewhere", partition=partition)
+    page = await browse(kafka, wide_topic, partition=1, timeout_ms=500)
     assert (page.messages, page.reached_end) == ([], True)
+    assert len([fetch for fetch in requests.of("FetchRequest") if not fetch._max_wait_ms]) <= 3
 
 
 async def test_many_who_wait_share_one_tail(kafka: KafkaService, topic: str) -> None:

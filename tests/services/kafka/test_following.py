@@ -1,11 +1,14 @@
 """Following a topic: notices with a cursor, and streams of the messages themselves."""
 
 import asyncio
+from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
-from app.errors import InvalidArguments, NotFound
-from app.services.kafka import KafkaService
+from app.errors import BackendUnavailable, InvalidArguments, NotFound
+from app.local.kafka import LocalKafka
+from app.services.kafka import KafkaService, tails
 from app.services.kafka.schemas import StreamEvent
 from tests.services.kafka.conftest import browse, values
 
@@ -87,3 +90,54 @@ async def test_a_stream_gives_messages_as_they_come(kafka: KafkaService, topic: 
 async def test_a_stream_begins_only_at_a_cursor_of_its_topic(kafka: KafkaService, topic: str) -> None:
     with pytest.raises(InvalidArguments):
         await kafka.stream(topic, start="latest", cursor="nonsense")
+
+
+async def test_a_tail_that_breaks_down_is_told_and_replaced(
+    kafka: KafkaService, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tails.Tail, "_poll", fail)
+        for attempt in (browse(kafka, topic, timeout_ms=50_000), first_notice(kafka, topic), last_event(kafka, topic)):
+            with pytest.raises(BackendUnavailable, match="broken off"):
+                async with asyncio.timeout(WITHIN):
+                    await attempt
+    async with kafka.changes(topic) as notices, asyncio.timeout(WITHIN):
+        await kafka.publish(topic, "new")
+        assert values(await browse(kafka, topic, cursor=await anext(notices))) == ["new"]
+    assert len(kafka.tails) == 0
+
+
+async def first_notice(kafka: KafkaService, topic: str) -> str:
+    async with kafka.changes(topic) as notices:
+        return await anext(notices)
+
+
+async def last_event(kafka: KafkaService, topic: str) -> None:
+    async for _ in await kafka.stream(topic, start="latest", cursor=None):
+        pass
+
+
+async def test_a_stream_goes_on_into_partitions_that_are_added(
+    kafka: KafkaService, kafka_broker: LocalKafka, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    monkeypatch.setattr(tails, "_PARTITIONS_ARE_OLD_AFTER", 0.5)
+    monkeypatch.setattr(tails, "_POLL_MS", 200)
+    events = await kafka.stream(topic, start="latest", cursor=None, idle_after=0.2)
+    async with asyncio.timeout(WITHIN):
+        assert (await anext(events)).kind == "idle"
+        admin: Any = AIOKafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap_servers)
+        await admin.start()
+        try:
+            await admin.create_partitions({topic: NewPartitions(2)})
+        finally:
+            await admin.close()
+        while len((await kafka.topic(topic)).partitions) < 2:
+            pass
+        await kafka.publish(topic, "in the new one", partition=1)
+        while (event := await anext(events)).message is None:
+            pass
+        assert (event.message.partition, event.message.value) == (1, "in the new one")
+    await events.aclose()

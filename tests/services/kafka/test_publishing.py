@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 
-from app.errors import Conflict, InvalidArguments, NotFound
+from app.errors import BackendTimeout, Conflict, InvalidArguments, NotFound
 from app.local.kafka import LocalKafka
-from app.services.kafka import KafkaService
+from app.services.kafka import KafkaService, publishing
+from app.services.kafka.driver import Producer
 from tests.fixtures.kafka import settings_for_kafka
 from tests.services.kafka.conftest import browse, values
 
@@ -119,6 +121,106 @@ async def test_a_message_past_the_brokers_maximum_is_refused_by_name(kafka: Kafk
         await kafka.publish(topic_name, "x" * 5000)
     assert refused.value.errors[0].field == "message"
     assert (await kafka.publish(topic_name, "small")).offset == 0
+
+
+async def test_a_refusal_names_the_limit_that_was_hit(kafka_broker: LocalKafka, topic_name: str) -> None:
+    async with KafkaService.open(settings_for_kafka(kafka_broker, max_request_size=3000)) as kafka:
+        await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+        with pytest.raises(InvalidArguments, match=r"2000 bytes .*max\.message\.bytes"):
+            await kafka.publish(topic_name, "x" * 2500)
+        with pytest.raises(InvalidArguments, match=r"2000 bytes .*max\.message\.bytes"):
+            await kafka.publish(topic_name, "x", headers={"long": "x" * 2500})
+        await kafka.create_topic(f"{topic_name}.roomy", num_partitions=1)
+        with pytest.raises(InvalidArguments, match=r"3000 bytes of KAFKA_MAX_REQUEST_SIZE"):
+            await kafka.publish(f"{topic_name}.roomy", "x" * 3500)
+        assert (await kafka.publish(topic_name, "x" * 1500)).offset == 0
+
+
+async def test_messages_that_are_too_large_only_together_are_stored(
+    kafka: KafkaService, kafka_broker: LocalKafka, topic_name: str
+) -> None:
+    """What is published at the same moment travels in one batch, and the broker's limit is one of batches."""
+    await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+    moment = int(datetime.now(UTC).timestamp() * 1000) - 1000
+    placed = await asyncio.gather(
+        *(kafka.publish(topic_name, f"{number:3}" * 300, key=str(number), timestamp_ms=moment) for number in range(20))
+    )
+    assert sorted(place.offset for place in placed) == list(range(20))
+    stored = (await browse(kafka, topic_name, max_messages=20)).messages
+    by_offset = {message.offset: message for message in stored}
+    for number, place in enumerate(placed):
+        assert by_offset[place.offset].value == f"{number:3}" * 300
+        assert by_offset[place.offset].timestamp == place.timestamp == datetime.fromtimestamp(moment / 1000, UTC)
+
+
+async def test_messages_that_are_too_large_take_no_others_with_them(kafka: KafkaService, topic_name: str) -> None:
+    await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+    small = [f"small {number}" for number in range(40)]
+    attempts = [kafka.publish(topic_name, message) for message in small]
+    attempts += [kafka.publish(topic_name, "large " * 500) for _ in range(10)]
+    attempts += [kafka.publish(topic_name, f"and {message}") for message in small]
+    answers = await asyncio.gather(*attempts, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert [type(answer) for answer in refused] == [InvalidArguments] * 10
+    assert all("2000 bytes" in str(answer) for answer in refused)
+    stored = values(await browse(kafka, topic_name, max_messages=100))
+    assert sorted(stored) == sorted(small + [f"and {message}" for message in small])
+
+
+async def test_a_publish_that_times_out_late_leaves_the_producer_alone_that_took_over(
+    kafka_broker: LocalKafka, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    started: list[Producer] = []
+    stopped: list[Producer] = []
+
+    class KeepsSilent(Producer):
+        """A producer whose brokers store everything and do not answer for some of it."""
+
+        async def start(self, within: float) -> None:
+            await super().start(within)
+            started.append(self)
+
+        async def send(self, topic: str, value: bytes | None, *others: Any, **options: Any) -> Any:
+            stored = await super().send(topic, value, *others, **options)
+            return asyncio.get_running_loop().create_future() if value == b"silence" else stored
+
+        async def stop(self, within: float) -> None:
+            stopped.append(self)
+            await super().stop(within)
+
+    monkeypatch.setattr(publishing, "Producer", KeepsSilent)
+    async with KafkaService.open(settings_for_kafka(kafka_broker, delivery_timeout_ms=1000)) as kafka:
+        silent: list[asyncio.Task[Any]] = []
+        for _ in range(5):
+            silent.append(asyncio.create_task(kafka.publish(topic, "silence")))
+            for number in range(30):
+                await kafka.publish(topic, number)
+        while not all(task.done() for task in silent):
+            await kafka.publish(topic, "meanwhile")
+        assert all(isinstance(task.exception(), BackendTimeout) for task in silent)
+        await kafka.publish(topic, "after")
+        assert len(started) == 2
+        assert stopped == started[:1]
+
+
+async def test_a_producer_whose_sender_has_ended_is_replaced(
+    kafka_broker: LocalKafka, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    started: list[Producer] = []
+
+    class Known(Producer):
+        async def start(self, within: float) -> None:
+            await super().start(within)
+            started.append(self)
+
+    monkeypatch.setattr(publishing, "Producer", Known)
+    async with KafkaService.open(settings_for_kafka(kafka_broker)) as kafka:
+        await kafka.publish(topic, "before")
+        # What aiokafka does when its sender meets something unforeseen.
+        insides: Any = started[0]
+        insides._producer._message_accumulator.fail_all(errors.KafkaError("Unexpected error during batch delivery"))
+        assert (await kafka.publish(topic, "after")).offset == 1
+        assert len(started) == 2
 
 
 async def test_an_unknown_topic_is_not_created(kafka: KafkaService, topic_name: str) -> None:

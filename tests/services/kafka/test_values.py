@@ -1,0 +1,167 @@
+"""Values: what goes in comes out unchanged, decoded only where nothing is lost."""
+
+import base64
+import json
+import math
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidArguments
+from app.services.kafka import KafkaService
+from app.services.kafka.messages import Message
+from tests.services.kafka.conftest import browse
+
+LOSSLESS = [
+    b"{}",
+    b"[]",
+    b'{"a":[1,2.5,-3,null,true,"x"]}',
+    b' { "a" : [ 1 , 2 ] } ',
+    b'{"a":"\\u00e9\\n\\ud83d\\ude00"}',
+    '{"ä":"é"}'.encode(),
+    b"[1e5,1E+22,1.0E22,1e23,5e-324,1.7976931348623157e308,2.2250738585072014e-308]",
+    b"[0,0.0,-0.0,1.0,100,0.1,123456789.123456]",
+    b"[9007199254740993,-18446744073709551616,1267650600228229401496703205376]",
+    b'{"a":{"a":{"a":1}},"b":{"a":1}}',
+    b'"text"',
+    b'"1.10"',
+    b"7",
+    b"-7.25",
+    b"true",
+    b"null",
+    b"[" * 100 + b"]" * 100,
+]
+LOSSY = [
+    # Numbers, at every depth.
+    b'{"e":1e400,"amt":0.1234567890123456789012}',
+    b'[{"a":[{"b":0.1234567890123456789012}]}]',
+    b"[1e400]",
+    b"[-1e400]",
+    b"[1e-400]",
+    b"[9007199254740993.0]",
+    b"[123456789012345678901234.5]",
+    b"[1.10]",
+    b"[1.00]",
+    b"[1.50E3]",
+    b"[-0]",
+    b"[1e99999999999999999999]",
+    b"[" + b"9" * 5000 + b"]",
+    b"[0." + b"1" * 400 + b"]",
+    # Names, text, structure.
+    b'{"a":1,"a":2}',
+    b'{"x":[{"a":1,"b":2,"a":1}]}',
+    b'{"a":1,"\\u0061":2}',
+    b'{"a":"\\ud800"}',
+    b'{"\\udc00":1}',
+    b'["\\ud800x"]',
+    b"[" * 101 + b"]" * 101,
+    b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    # No JSON, or a bare number written so that it may be none.
+    b"[NaN]",
+    b"[Infinity]",
+    b"{'a':1}",
+    b"[1,]",
+    b"1.10",
+    b"007",
+    b"1e5",
+    b" 5",
+    b"1e400",
+    b"NaN",
+    b"-0",
+    b"\xef\xbb\xbf[1]",
+]
+
+
+async def stored(kafka: KafkaService, topic: str, *raw: bytes) -> list[Message]:
+    """Store bytes as they are and read them back."""
+    for value in raw:
+        await kafka.publish(topic, base64.b64encode(value).decode(), encoding="base64", key="k")
+    return (await browse(kafka, topic, max_messages=1000)).messages
+
+
+async def test_what_loses_nothing_is_decoded(kafka: KafkaService, topic: str) -> None:
+    for raw, message in zip(LOSSLESS, await stored(kafka, topic, *LOSSLESS), strict=True):
+        assert message.encoding == "json", raw
+        assert message.value == json.loads(raw), raw
+        # Negative zero is equal to zero.
+        assert str(message.value) == str(json.loads(raw)), raw
+
+
+async def test_what_would_lose_something_is_text(kafka: KafkaService, topic: str) -> None:
+    for raw, message in zip(LOSSY, await stored(kafka, topic, *LOSSY), strict=True):
+        assert (message.encoding, message.value) == ("text", raw.decode()), raw
+
+
+async def test_a_key_is_decoded_as_carefully_as_a_value(kafka: KafkaService, topic: str) -> None:
+    keys = {'{"id":1}': "json", '{"id":1,"id":2}': "text", '{"id":1e400}': "text", "[0.10]": "text", "7": "text"}
+    for key in keys:
+        await kafka.publish(topic, "x", key=key)
+    for message, (key, encoding) in zip((await browse(kafka, topic)).messages, keys.items(), strict=True):
+        assert (message.key_encoding, message.key) == (encoding, json.loads(key) if encoding == "json" else key)
+
+
+@pytest.mark.parametrize(
+    ("raw", "encoding", "schema_id"),
+    [
+        (b"\0\0\0\0\x2a\x02\x06foo", "schema_registry", 42),
+        (b"\0\0\x01\x86\xa0{}", "schema_registry", 100_000),
+        (b"\0\0\0\0\1", "schema_registry", 1),
+        (b"\0\0\0\0\0\0\0\x2a", "base64", None),  # 42, as Java's LongSerializer writes it
+        (b"\0\0\0\x2a", "base64", None),
+        (b"\0", "base64", None),
+        (b"\0text", "base64", None),
+        (b"\0\xff\xff\xff\xff", "base64", None),
+        (b"\x80abc", "base64", None),
+        (b"a\0b", "text", None),
+    ],
+)
+async def test_bytes_of_a_schema_registry_are_named_as_such(
+    kafka: KafkaService, topic: str, raw: bytes, encoding: str, schema_id: int | None
+) -> None:
+    as_base64 = base64.b64encode(raw).decode()
+    await kafka.publish(topic, as_base64, encoding="base64", key=as_base64, key_encoding="base64")
+    [message] = (await browse(kafka, topic)).messages
+    shown = raw.decode() if encoding == "text" else as_base64
+    assert (message.encoding, message.value, message.schema_id) == (encoding, shown, schema_id)
+    assert (message.key_encoding, message.key, message.key_schema_id) == (encoding, shown, schema_id)
+    # What has no schema says nothing of one.
+    assert ("schema_id" in message.model_dump()) == (schema_id is not None)
+    # What was read as base64 is written back as it was.
+    if encoding != "text":
+        await kafka.publish(topic, message.value, encoding="base64")
+        assert (await browse(kafka, topic)).messages[-1].value == message.value
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        math.inf,
+        {"a": math.nan},
+        [[{"a": [-math.inf]}]],
+        {"a": "\ud800"},
+        {"\udc00": 1},
+    ],
+)
+async def test_what_json_can_not_write_is_not_stored(kafka: KafkaService, topic: str, message: Any) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        await kafka.publish(topic, message)
+    assert refused.value.errors[0].field == "message"
+    assert (await kafka.topic(topic)).message_count == 0
+
+
+@pytest.mark.parametrize("message", [{"a": "NaN and Infinity"}, ["NaN"], {"Infinity": 1}, "NaN", 2**200, 1e22, 1e-7])
+async def test_what_only_looks_like_it_is_stored(kafka: KafkaService, topic: str, message: Any) -> None:
+    await kafka.publish(topic, message)
+    [read] = (await browse(kafka, topic)).messages
+    if not isinstance(message, float):
+        assert read.value == message
+    else:
+        assert json.loads(str(read.value)) == message  # a bare number in a notation of its own is text
+
+
+async def test_a_large_page_is_decoded_beside_the_event_loop(kafka: KafkaService, topic: str) -> None:
+    """More than is decoded at once, which is the only way to a thread, comes back the same."""
+    large = {"rows": [{"n": number, "half": number / 2} for number in range(10_000)]}
+    await kafka.publish(topic, large)
+    [message] = (await browse(kafka, topic)).messages
+    assert (message.encoding, message.value) == ("json", large)

@@ -95,6 +95,8 @@ class Gateway:
         self.log: CallLog
         self.lookout: Lookout
         """Interrupts calls that take too long or have lost their caller, while the gateway is open."""
+        self.stopping = False
+        """Whether the process was told to stop, and callers should go elsewhere."""
         self.closing = asyncio.Event()
         """Set when the process stops: streams that would never end by themselves end then."""
         self._serving: dict[str, _Serving] = {}
@@ -127,6 +129,7 @@ class Gateway:
         Args:
             service_settings: settings to use in place of what a server reads from the environment.
         """
+        self.stopping = False
         self.closing.clear()
         self.log = CallLog()
         self.lookout = Lookout()

@@ -3,18 +3,30 @@
 import asyncio
 import json
 import logging
+import os
+import queue
 import re
+import select
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, TextIO, cast
 
-_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]{0,256}:)[^\s@]{1,1024}@")
+"""Bounded everywhere, so that the time to look for them grows no faster than the text."""
+MOST_WAITING = 4 * 1024 * 1024
+"""Characters of the log that wait to be written; what comes beyond is dropped and counted."""
+LONGEST_LINE = 64 * 1024
+"""Characters of one event, its trace included; the rest is cut off."""
+_PAUSE = 0.01
+"""Seconds in which lines gather."""
+_FLUSHED_WITHIN = 1.0
+"""Seconds that the end of the process waits for the log's reader."""
 
 
 CallFields = tuple[str, str, str, str, str, str, float, str]
@@ -120,26 +132,36 @@ class JsonFormatter(logging.Formatter):
         return hide_passwords(json.dumps(event, default=str, ensure_ascii=False))
 
 
-class BatchingHandler(logging.Handler):
-    """Writes the lines of one turn of the event loop in one piece, and a warning at once with all before it.
+class BackgroundHandler(logging.Handler):
+    """Hands lines to a thread that writes them: whoever reads the log, or does not, holds nobody up.
 
-    The standard handler locks, writes and flushes for every line.
+    What does not fit between the two is dropped, and the next line that fits is preceded by one that says how much.
+    The standard library's `QueueListener` would write a traceback for each, and wait for a reader for good at the end.
 
     Args:
         stream: where the lines go.
         formatter: puts events into words.
+        most_waiting: characters that wait to be written.
     """
 
-    def __init__(self, stream: TextIO, formatter: TextFormatter | JsonFormatter) -> None:
+    def __init__(
+        self, stream: TextIO, formatter: TextFormatter | JsonFormatter, *, most_waiting: int = MOST_WAITING
+    ) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._stream = stream
         self._formatter = formatter
-        self._lines: list[str] = []
-        self._due = False
-        self._writing = threading.Lock()
+        self._write = _writer(stream)
+        self._most_waiting = most_waiting
+        # A garbage collection in the middle of what it guards may log, too: hence re-entrant.
+        self._guard = threading.RLock()
+        self._lines: list[str | threading.Event] = []
+        self._waiting = 0
+        self._dropped = 0
+        self._awake = False
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
-    def write_calls(self, logger: str, when: float, calls: Iterable[CallFields]) -> None:
+    def write_calls(self, logger: str, when: float, calls: Sequence[CallFields]) -> None:
         """Write the lines of calls, as `handle` would those of their records, without making any.
 
         Args:
@@ -147,45 +169,111 @@ class BatchingHandler(logging.Handler):
             when: the lines' time, in seconds since 1970.
             calls: what they say.
         """
-        self._lines.append(self._formatter.format_calls(logger, when, calls))
-        self.flush()
+        self._put(self._formatter.format_calls(logger, when, calls), len(calls))
 
     def handle(self, record: logging.LogRecord) -> bool:
         try:
-            self._lines.append(self.format(record))
-        except (TypeError, ValueError, LookupError):  # a message that does not fit its arguments
-            self.handleError(record)
-        if record.levelno >= logging.WARNING:
-            self.flush()
-        elif not self._due:
-            try:
-                asyncio.get_running_loop().call_soon(self.flush)
-                self._due = True
-            except RuntimeError:  # no loop: a command of the CLI, or another thread
-                self.flush()
+            text = self.format(record)
+        except (TypeError, ValueError, LookupError) as error:
+            text = self.format(
+                _own_record("A message of %s does not fit its arguments: %r", record.name, record.msg, error)
+            )
+        self._put(text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]} … (cut)", 1)
         return True
 
     def flush(self) -> None:
-        """Write what there is; `logging.shutdown` calls it too."""
-        self._due = False
-        with self._writing:
-            # Other threads may add lines meanwhile, but only behind these.
-            lines = self._lines[:]
-            with suppress(OSError, ValueError):  # the stream is closed: nobody to tell
-                self._stream.write("".join([f"{line}\n" for line in lines]))
-                self._stream.flush()
-            del self._lines[: len(lines)]
+        """Wait a while until all is written that there is; `logging.shutdown` calls it at the end of the process."""
+        with self._guard:
+            if self._thread is None:
+                return
+            if self._dropped:
+                self._report_dropped()
+            written = threading.Event()
+            self._lines.append(written)
+            self._wake_up()
+        written.wait(_FLUSHED_WITHIN)
+
+    def _put(self, text: str, lines: int) -> None:
+        with self._guard:
+            if self._waiting + len(text) > self._most_waiting:
+                self._dropped += lines
+                return
+            if self._dropped:
+                self._report_dropped()
+            self._append(text)
+            self._wake_up()
+
+    def _report_dropped(self) -> None:
+        dropped, self._dropped = self._dropped, 0
+        self._append(self.format(_own_record("%d lines were dropped: nobody took the log in time", dropped)))
+
+    def _append(self, text: str) -> None:
+        self._waiting += len(text)
+        self._lines.append(text)
+
+    def _wake_up(self) -> None:
+        if not self._awake:
+            self._awake = True
+            if self._thread is None:
+                # A daemon, since it may wait for a reader for good; it must not keep the process from ending.
+                self._thread = threading.Thread(target=self._write_for_ever, name="log", daemon=True)
+                self._thread.start()
+            self._wake.put(None)
+
+    def _write_for_ever(self) -> None:
+        while True:
+            self._wake.get()
+            # What comes in a moment is written together: fewer calls of the system, fewer changes of threads.
+            time.sleep(_PAUSE)
+            with self._guard:
+                lines, self._lines, self._awake = self._lines, [], False
+            for is_event, group in groupby(lines, lambda line: isinstance(line, threading.Event)):
+                if is_event:
+                    for event in cast("Iterable[threading.Event]", group):
+                        event.set()
+                else:
+                    texts = list(cast("Iterable[str]", group))
+                    with suppress(OSError, ValueError):  # the stream is closed: nobody to tell
+                        self._write("".join([f"{text}\n" for text in texts]))
+                    with self._guard:
+                        self._waiting -= sum(map(len, texts))
 
 
-def _only_handler(logger: logging.Logger) -> BatchingHandler | None:
+def _own_record(message: str, *arguments: object) -> logging.LogRecord:
+    """Return a warning of the log's own; a last argument that is an error is its cause."""
+    cause = arguments[-1] if isinstance(arguments[-1], Exception) else None
+    trace = (type(cause), cause, cause.__traceback__) if cause is not None else None
+    given = arguments[:-1] if cause is not None else arguments
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, given, trace)
+
+
+def _writer(stream: TextIO) -> Callable[[str], object]:
+    """Return what writes to a stream; past its buffers where it can be, since they are locked while a write waits."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return lambda text: (stream.write(text), stream.flush())
+
+    def write(text: str) -> None:
+        left = memoryview(text.encode("utf-8", "backslashreplace"))
+        while left:
+            try:
+                left = left[os.write(descriptor, left) :]
+            except BlockingIOError:  # whoever started us has set the pipe so
+                select.select([], [descriptor], [])
+
+    return write
+
+
+def _only_handler(logger: logging.Logger) -> BackgroundHandler | None:
     """Return the handler that alone would get every event of a logger, if it is one of ours."""
-    found: BatchingHandler | None = None
+    found: BackgroundHandler | None = None
     asked: logging.Logger | None = logger
     if logger.disabled or logger.filters:
         return None
     while asked is not None:
         for handler in asked.handlers:
-            if found is not None or not isinstance(handler, BatchingHandler) or handler.level > logging.INFO:
+            if found is not None or not isinstance(handler, BackgroundHandler) or handler.level > logging.INFO:
                 return None
             found = handler
         asked = asked.parent if asked.propagate else None
@@ -209,7 +297,7 @@ def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
         level: the least severe level to show, such as `INFO`.
         form: `text` for people, `json` for machines.
     """
-    handler = BatchingHandler(sys.stderr, JsonFormatter() if form == "json" else TextFormatter())
+    handler = BackgroundHandler(sys.stderr, JsonFormatter() if form == "json" else TextFormatter())
     # What no line of ours shows need not be found out for each: the standard library's advice on speed.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as its manual has it

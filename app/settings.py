@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     websocket_compression: bool = Field(
         default=False, description="Compress WebSocket messages for clients that offer it."
     )
+    shutdown_delay: float = Field(
+        default=0.0, ge=0, description="Seconds from the signal to stop, when `/ready` turns, to the end of new calls."
+    )
     shutdown_grace: Seconds = Field(default=5.0, description="Seconds that running calls get when the gateway stops.")
 
     allowed_hosts: Annotated[list[str], NoDecode] = Field(

@@ -4,11 +4,16 @@ import asyncio
 import io
 import json
 import logging
+import os
+import re
+import threading
+import weakref
 from typing import Any
 
 import pytest
 
-from app.logs import BatchingHandler, CallFields, CallLog, CallRecord, JsonFormatter, TextFormatter
+from app.logs import LONGEST_LINE, BackgroundHandler, CallFields, CallLog, CallRecord, JsonFormatter, TextFormatter
+from tests.faces.raw import WITHIN
 
 FIELDS: dict[str, Any] = {
     "server": "clock",
@@ -89,48 +94,92 @@ def written(stream: Pieces) -> list[str]:
 @pytest.fixture
 def log(stream: Pieces) -> logging.Logger:
     logger = logging.Logger("MCP.Clock MCP Server", logging.INFO)
-    logger.addHandler(BatchingHandler(stream, TextFormatter()))
+    logger.addHandler(BackgroundHandler(stream, TextFormatter()))
     return logger
 
 
-def _messages(written: list[str]) -> list[str]:
+def _messages(log: logging.Logger, written: list[str]) -> list[str]:
+    [handler] = log.handlers
+    handler.flush()
     return [line.partition("MCP.Clock MCP Server ")[2] for line in "".join(written).splitlines()]
 
 
-async def test_the_lines_of_one_turn_are_written_in_one_piece(log: logging.Logger, written: list[str]) -> None:
-    log.info("one")
-    log.info("two")
-    assert written == []
-    await asyncio.sleep(0)
-    assert len(written) == 1
-    log.info("three")
-    await asyncio.sleep(0)
-    assert _messages(written) == ["one", "two", "three"]
-
-
-async def test_a_warning_is_written_at_once_and_all_before_it(log: logging.Logger, written: list[str]) -> None:
-    log.info("one")
-    log.warning("two")
-    assert _messages(written) == ["one", "two"]
-
-
-def test_without_a_loop_a_line_is_written_at_once(log: logging.Logger, written: list[str]) -> None:
-    log.info("one")
-    assert _messages(written) == ["one"]
+async def test_lines_are_written_in_their_order_and_together(log: logging.Logger, written: list[str]) -> None:
+    for number in range(100):
+        log.info("%d", number)
+    log.warning("last")
+    assert _messages(log, written) == [*map(str, range(100)), "last"]
+    assert len(written) < 10
 
 
 async def test_lines_of_other_threads_are_written_too(log: logging.Logger, written: list[str]) -> None:
     await asyncio.to_thread(log.info, "elsewhere")
-    assert _messages(written) == ["elsewhere"]
+    assert _messages(log, written) == ["elsewhere"]
 
 
-def test_a_message_that_does_not_fit_its_arguments_stops_nothing(
-    log: logging.Logger, written: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_message_that_does_not_fit_its_arguments_is_told_and_stops_nothing(
+    log: logging.Logger, written: list[str]
 ) -> None:
     log.info("%d", "not a number")
     log.info("next")
-    assert "not a number" in capsys.readouterr().err
-    assert _messages(written) == ["next"]
+    assert _messages(log, written)[-1] == "next"
+    assert "MCP.Clock MCP Server does not fit its arguments: '%d'" in "".join(written)
+
+
+def test_one_event_is_no_longer_than_others_can_bear(log: logging.Logger, written: list[str]) -> None:
+    log.info("x" * 10 * LONGEST_LINE)
+    [line] = _messages(log, written)
+    assert LONGEST_LINE - 100 < len(line) <= LONGEST_LINE + 10
+    assert line.endswith("(cut)")
+
+
+class Unread:
+    """A log whose reader takes nothing before the end."""
+
+    def __init__(self) -> None:
+        self._reader, writer = os.pipe()
+        self.stream = os.fdopen(writer, "w", encoding="utf-8")
+        self.handler = BackgroundHandler(self.stream, TextFormatter(), most_waiting=10_000)
+        self.log = logging.Logger("MCP.Clock MCP Server", logging.INFO)
+        self.log.addHandler(self.handler)
+
+    def read(self) -> list[str]:
+        """Read what was written and what waits; the log ends."""
+        with os.fdopen(self._reader, encoding="utf-8") as reader:
+            lines: list[str] = []
+            thread = threading.Thread(target=lambda: lines.extend(reader))
+            thread.start()
+            self.handler.flush()
+            self.stream.close()
+            thread.join(WITHIN)
+        return lines
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_log_that_nobody_reads_holds_nobody_up_and_says_what_it_lost(
+    monkeypatch: pytest.MonkeyPatch, blocking: bool
+) -> None:
+    unread = Unread()
+    os.set_blocking(unread.stream.fileno(), blocking)
+    sent = 10_000  # ten times what a pipe holds
+    for number in range(sent):
+        unread.log.info("%d %s", number, "x" * 50)
+    monkeypatch.setattr("app.logs._FLUSHED_WITHIN", WITHIN)
+    lines = unread.read()
+    kept = [line for line in lines if line.endswith("x\n")]
+    losses = [int(found[1]) for line in lines if (found := re.search(r"(\d+) lines were dropped", line))]
+    assert len(losses) > 0
+    assert len(kept) + sum(losses) == sent
+    assert [line for line in kept if "INFO    MCP.Clock MCP Server " not in line] == []
+
+
+def test_the_end_of_the_process_does_not_wait_for_the_logs_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    unread = Unread()
+    for number in range(5000):
+        unread.log.info("%d %s", number, "x" * 50)
+    monkeypatch.setattr("app.logs._FLUSHED_WITHIN", 0.05)
+    logging.shutdown([weakref.ref(unread.handler)])
+    assert unread.read()
 
 
 CALLS: list[CallFields] = [
@@ -144,9 +193,9 @@ async def test_calls_are_logged_a_turn_later_in_their_order(log: logging.Logger,
     log.info("before")
     for fields in CALLS:
         calls.add(log, fields)
-    assert written == []
+    assert _messages(log, written) == ["before"]
     await asyncio.sleep(0)
-    assert _messages(written) == [
+    assert _messages(log, written) == [
         "before",
         "server=clock operation=first face=rest caller=curl/8 address=10.0.0.7 outcome=ok ms=0.0 request_id=abc",
         "server=clock operation=last face=mcp caller=https://bot:***@desk address=::1 outcome=off ms=12.3 request_id=d",
@@ -159,13 +208,13 @@ async def test_calls_read_the_same_whoever_listens_beside(formatter: TextFormatt
     calls = CallLog()
     for stream in (alone, shared):
         logger = logging.Logger("MCP.Clock MCP Server", logging.INFO)
-        logger.addHandler(BatchingHandler(stream, formatter))
+        logger.addHandler(BackgroundHandler(stream, formatter))
         if stream is shared:
             logger.addHandler(logging.NullHandler())
         for fields in CALLS:
             calls.add(logger, fields)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        logger.handlers[0].flush()
     lines, others = "".join(alone.pieces).splitlines(), "".join(shared.pieces).splitlines()
     assert len(lines) == len(others) == len(CALLS)
     for line, other in zip(lines, others, strict=True):
@@ -179,7 +228,7 @@ async def test_loggers_that_others_have_set_up_are_asked(log: logging.Logger, wr
         calls.add(log, fields)
     calls.flush()
     await asyncio.sleep(0)
-    assert [message.split()[1] for message in _messages(written)] == ["operation=last"]
+    assert [message.split()[1] for message in _messages(log, written)] == ["operation=last"]
 
 
 async def test_calls_cost_nothing_where_their_lines_are_not_wanted(log: logging.Logger, written: list[str]) -> None:
@@ -187,4 +236,4 @@ async def test_calls_cost_nothing_where_their_lines_are_not_wanted(log: logging.
     calls = CallLog()
     calls.add(log, CALLS[0])
     calls.flush()
-    assert written == []
+    assert _messages(log, written) == []

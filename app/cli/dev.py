@@ -34,4 +34,4 @@ def dev(port: int | None, data_dir: Path) -> None:
         )
     settings = read_settings(Settings, port=port, host="127.0.0.1")
     set_up_logging(settings.log_level, settings.log_format)
-    run(lambda: start(settings, data_dir), PortInUse)
+    run(lambda: start(settings, data_dir), PortInUse, serves=True)

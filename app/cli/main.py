@@ -5,14 +5,16 @@ for nothing that only `serve` needs.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from dotenv import dotenv_values
 
+from app.cli.leaving import leaving_at_once
 from app.version import VERSION
 
 _PROJECT = Path(__file__).parents[2]
@@ -35,8 +37,17 @@ COMMANDS: Mapping[str, _Row] = {
 }
 
 
+_SERVE = frozenset({"dev", "serve", "stdio"})
+"""Commands that run until they are told to stop."""
+
+
 class _Commands(click.Group):
     """A group that imports a command when it is called."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        # Imports come first, and a signal in the middle of them has nothing to clean up.
+        with leaving_at_once(lambda number: 0 if _SERVE.intersection(sys.argv[1:2]) else 128 + number):
+            return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -14,6 +14,7 @@ from app.catalogue import NoSuchServer, load_servers
 from app.errors import GatewayError
 from app.servers.base import ServerKind
 from app.settings import Settings
+from app.signals import stopping_by
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -57,24 +58,28 @@ def chosen_servers(names: Sequence[str], settings: Settings) -> list[ServerKind]
         raise UnusableSettings(str(error)) from None
 
 
-def run(task: Callable[[], Awaitable[None]], *expected: type[Exception]) -> None:
-    """Run a command on uvloop until it ends.
+def run(task: Callable[[], Awaitable[None]], *expected: type[Exception], serves: bool = False) -> None:
+    """Run a command on uvloop until it ends, or a signal ends it.
 
     Args:
         task: what the command does.
         expected: failures, beside `GatewayError`, whose message says all; they end the command with status 1.
+        serves: it runs until it is told to stop, so that a signal is no failure.
     """
 
     async def guarded() -> None:
-        await task()
+        running = asyncio.current_task()
+        assert running is not None
+        with stopping_by(running.cancel):
+            await task()
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(guarded())
     except (GatewayError, *expected) as error:
         raise click.ClickException(str(error)) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(130)
+    except asyncio.CancelledError:
+        sys.exit(0 if serves else 130)
 
 
 def _explained(kind: type[BaseSettings], error: ValidationError) -> str:

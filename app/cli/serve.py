@@ -73,4 +73,4 @@ def serve(host: str | None, port: int | None, server: str | None) -> None:
     service_settings = read_service_settings(kinds)
     set_up_logging(settings.log_level, settings.log_format)
     app = create_app(kinds, settings, service_settings, root_server=root_server)
-    run(lambda: serve_app(app, settings), PortInUse)
+    run(lambda: serve_app(app, settings), PortInUse, serves=True)

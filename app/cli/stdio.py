@@ -25,4 +25,4 @@ def stdio(servers: tuple[str, ...]) -> None:
             await serve_stdio(gateway, only)
 
     # The SDK reads its input in a thread that only the end of the process ends.
-    run(speak)
+    run(speak, serves=True)

@@ -43,15 +43,18 @@ class ServerReadiness(BaseModel):
 class Readiness(BaseModel):
     """The backends of all servers. One that is down takes no other down, so this is a report, not a gate."""
 
-    status: Literal["ready", "degraded"]
+    status: Literal["ready", "degraded", "stopping"]
     servers: dict[str, ServerReadiness]
 
 
-def health_router(servers: Callable[[], Mapping[str, BaseMCPServer]], version: str) -> APIRouter:
+def health_router(
+    servers: Callable[[], Mapping[str, BaseMCPServer]], is_stopping: Callable[[], bool], version: str
+) -> APIRouter:
     """Return the routes that probes ask.
 
     Args:
         servers: returns the open servers.
+        is_stopping: tells whether the process was told to stop.
         version: of the product.
     """
     router = APIRouter(tags=["health"])
@@ -61,9 +64,14 @@ def health_router(servers: Callable[[], Mapping[str, BaseMCPServer]], version: s
         """Tell that the process answers; no backend is asked."""
         return Health(version=version)
 
-    @router.get("/ready", responses={503: {"model": Readiness, "description": "No backend answers."}})
+    @router.get(
+        "/ready", responses={503: {"model": Readiness, "description": "No backend answers, or the gateway stops."}}
+    )
     async def ready(response: Response) -> Readiness:
-        """Ask every backend, each for at most two seconds. 503 only if no tool of any server could work."""
+        """Ask every backend, each for at most two seconds. 503 if no tool of any server could work, or we stop."""
+        if is_stopping():
+            response.status_code = 503
+            return Readiness(status="stopping", servers={})
         opened = servers()
         answers = await asyncio.gather(*map(_ask, opened.values()), return_exceptions=True)
         states = {name: _state(name, answer) for name, answer in zip(opened, answers, strict=True)}

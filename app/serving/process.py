@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import gc
-import signal
+import logging
 import socket
 from collections.abc import Callable, Generator
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.gateway import Gateway
 from app.keep_alive import keep_alive
@@ -18,10 +20,15 @@ from app.serving.connections import Connections
 from app.serving.http import HttpProtocol
 from app.serving.websocket import WebSocketProtocol
 from app.settings import Settings
+from app.signals import stopping_by
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_log = logging.getLogger(__name__)
 _PING_INTERVAL, _PONG_WITHIN = 20.0, 20.0
 """Seconds between two pings of a WebSocket, and until the answer to one must be there."""
+_TICK = 0.02
+"""Seconds between two looks at whether a server has started, or has nothing left to do."""
+_CUT_OFF_WITHIN = 1.0
+"""Seconds that calls get to end after they were cut off."""
 _NEW_OBJECTS = 10_000
 """Objects that may be new, and not yet gone, before the collector looks for cycles: more than calls in flight have."""
 
@@ -31,11 +38,60 @@ class PortInUse(RuntimeError):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with signals left to us: it would raise them again and cut off our own cleaning up."""
+    """uvicorn, which ends as the gateway wants it: nothing new, what runs is answered, then all is closed.
+
+    uvicorn's own end closes WebSockets at once, whatever runs on them; and its signals are left to us.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    def stop(self) -> None:
+        """Begin the end: say so to `/ready`, wait `SHUTDOWN_DELAY`, then stop. The second time, stop at once."""
+        loop = asyncio.get_running_loop()
+        if self._gateway.stopping:
+            self.should_exit = self.force_exit = True
+        else:
+            self._gateway.stopping = True
+            loop.call_later(self._gateway.settings.shutdown_delay, self._end)
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener, let calls end for `SHUTDOWN_GRACE` seconds, and cut off what is left."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        connections, tasks = self.server_state.connections, self.server_state.tasks
+        for connection in list(connections):
+            if not isinstance(connection, WebSocketsSansIOProtocol):  # they have a grace of their own, and say goodbye
+                connection.shutdown()
+        # Streams never end by themselves.
+        self._gateway.closing.set()
+        await self._until_idle(self._gateway.settings.shutdown_grace)
+        if tasks:
+            _log.warning("%d calls were cut off, since SHUTDOWN_GRACE was over", len(tasks))
+        # A call whose caller has gone ends by itself; uvicorn would log the trace of one that is cancelled.
+        for connection in list(connections):
+            connection.transport.abort()
+        if tasks:
+            await asyncio.wait(list(tasks), timeout=_CUT_OFF_WITHIN)
+        for task in tasks:
+            task.cancel()
+
+    async def _until_idle(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        state = self.server_state
+        while (state.connections or state.tasks) and loop.time() < end and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(_TICK)
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -65,7 +121,8 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None] = lambda port: None) -> None:
     """Serve until SIGINT or SIGTERM, then end streams, let calls finish, and return.
 
-    Calls get `settings.shutdown_grace` seconds; a second signal cuts them off.
+    `/ready` says so for `settings.shutdown_delay` seconds before anything else ends. Calls get
+    `settings.shutdown_grace` seconds; a second signal cuts them off. One that comes before we serve ends the start.
 
     Args:
         app: what to serve.
@@ -76,34 +133,35 @@ async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None
         PortInUse: the address is taken.
     """
     gateway: Gateway = app.state.gateway
-    server = _Server(uvicorn_config(app, settings))
+    config = uvicorn_config(app, settings)
+    config.lifespan = "off"  # it is ours: uvicorn's can't be interrupted, and runs in a task that nobody awaits
+    server = _Server(config, gateway)
+    starting = asyncio.current_task()
+    assert starting is not None
+    with contextlib.closing(_bind(settings)) as listener:
+        try:
+            async with AsyncExitStack() as stack:
+                with stopping_by(starting.cancel):
+                    await stack.enter_async_context(app.router.lifespan_context(app))
+                with stopping_by(server.stop):
+                    await _serve(server, listener, on_ready)
+        except asyncio.CancelledError:
+            if starting.uncancel() or server.started:
+                raise
 
-    def stop() -> None:
-        if server.should_exit:
-            server.force_exit = True
-        server.should_exit = True
-        # Streams never end by themselves: uvicorn would wait for them until the grace is over.
-        gateway.closing.set()
 
-    loop = asyncio.get_running_loop()
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop)
-    try:
-        with contextlib.closing(_bind(settings)) as listener:
-            running = asyncio.ensure_future(server.serve([listener]))
-            while not server.started and not running.done():
-                await asyncio.wait([running], timeout=0.02)
-            if not running.done():
-                # What is there now stays: the collector need not look at it again in the middle of calls.
-                gc.collect()
-                gc.freeze()
-                # Nearly all of a call dies by reference counting: a look at every 700 new objects finds nothing.
-                gc.set_threshold(_NEW_OBJECTS)
-                on_ready(listener.getsockname()[1])
-            await running
-    finally:
-        for number in _STOP_SIGNALS:
-            loop.remove_signal_handler(number)
+async def _serve(server: _Server, listener: socket.socket, on_ready: Callable[[int], None]) -> None:
+    running = asyncio.ensure_future(server.serve([listener]))
+    while not server.started and not running.done():
+        await asyncio.wait([running], timeout=_TICK)
+    if not running.done():
+        # What is there now stays: the collector need not look at it again in the middle of calls.
+        gc.collect()
+        gc.freeze()
+        # Nearly all of a call dies by reference counting: a look at every 700 new objects finds nothing.
+        gc.set_threshold(_NEW_OBJECTS)
+        on_ready(listener.getsockname()[1])
+    await running
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -54,7 +54,10 @@ async def _addresses(http: httpx.AsyncClient, *prefixes: str) -> None:
         f"{prefix}/mcp/clock/ws",
         f"{prefix}/mcp/clock/tools/{{tool}}",
     )
-    assert f'data-root="{prefix}"' in (await http.get("/docs")).text
+    page = (await http.get("/docs")).text  # its script asks for openapi.json below the root
+    assert f'data-root="{prefix}"' in page
+    assert f'src="{prefix}/console/docs.js"' in page
+    assert (await http.get("/console/docs.js")).status_code == 200
     assert (await http.get("/openapi.json")).json().get("servers", [{"url": ""}]) == [{"url": prefix}]
     assert f"{prefix}/docs" in (await http.get("/nowhere")).json()["detail"]
     for path in ("/mcp/clock/tools", "/health", "/mcp/clock/chimes/2"):

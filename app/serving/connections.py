@@ -165,7 +165,7 @@ class Connections:
             Awaited.FAREWELL: _FAREWELL_WITHIN,
         }
         self._max_unsent = settings.max_unsent_bytes
-        self._every = min(_SWEEP_EVERY, *(limit / 4 for limit in self._limits.values()))
+        self._every = min(_SWEEP_EVERY, settings.head_timeout / 4, settings.idle_timeout / 4)
         self._open: set[Connection] = set()
         self._sweeps: asyncio.TimerHandle | None = None
         self._weighs = False

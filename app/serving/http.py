@@ -160,14 +160,15 @@ class HttpProtocol(HttpToolsProtocol):
     def _feed_unread(self) -> None:
         """Feed one request after the other, as long as there is room for them."""
         data, start = self._unread, self._read
-        while start < len(data) and not (self._flow.full or self._deaf):
+        while start < len(data) and not self._deaf:
+            if self._flow.full or len(self.pipeline) >= MAX_PIPELINED:
+                self._flow.full = True
+                self.flow.pause_reading()
+                break
             end = data.find(_END_OF_HEAD, start, start + _PIECE)
             end = end + len(_END_OF_HEAD) if end >= 0 else start + _PIECE
             self._feed(data[start:end])
             start = end
-            if len(self.pipeline) >= MAX_PIPELINED:
-                self._flow.full = True
-                self.flow.pause_reading()
         done = start >= len(data) or self._deaf
         self._unread, self._read = (b"", 0) if done else (data, start)
         self._weigh()

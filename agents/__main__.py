@@ -79,7 +79,7 @@ def application(options: argparse.Namespace, gateway: Mapping[str, Any]) -> Star
     else:
         peers.update((cast("Role", role), RemoteAgent(url)) for role, url in options.peer)
     if peers:
-        agents[""] = CoordinatorAgent("coordinator", gateway, peers)
+        agents[""] = CoordinatorAgent("coordinator", gateway, peers=peers)
     url = (options.public_url or f"http://{options.host}:{options.port}").rstrip("/")
     return serve_agents(agents, url, allowed_hosts=options.allowed_host)
 

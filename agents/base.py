@@ -1,10 +1,11 @@
 """What every agent is: a client of the gateway, skills with handlers, a beginning and an end.
 
     class GreetingAgent(A2AAgent):
+        kind = "greeting"
         description = "Greets customers by name."
 
         def __init__(self, agent_id: str, mcp_config: McpConfig) -> None:
-            super().__init__(agent_id, "greeting", mcp_config)
+            super().__init__(agent_id, mcp_config)
             self.add_handler(Skill("greet", "Greet", "Greets a customer.", tags=("demo",)), self.greet)
 
 `agents.a2a` serves it to any A2A client.
@@ -12,12 +13,13 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -38,6 +40,7 @@ from agents.transports import JsonObject
 McpConfig = str | Sequence[str] | Mapping[str, Any] | ClientConfig
 """As `MCPClient` takes it."""
 
+_AGENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
@@ -153,23 +156,38 @@ class A2AAgent:
 
     Args:
         agent_id: its name, which the gateway's log and the stored interactions repeat.
-        agent_type: what kind it is, such as "query".
+        agent_type: what kind it is, such as "query"; the class's own word may be left out, and the configuration
+            stands in its place then.
         mcp_config: where the gateway or its servers are, as `MCPClient` takes it.
         client: a client to use instead of one of its own; its owner closes it.
+
+    Raises:
+        TypeError: neither a configuration nor a client is given.
     """
 
+    kind: ClassVar[str] = "agent"
+    """What `agent_type` is unless somebody says otherwise."""
     description: ClassVar[str] = ""
     servers: ClassVar[tuple[str, ...]] = ()
     """The servers that it can't work without."""
 
     def __init__(
-        self, agent_id: str, agent_type: str, mcp_config: McpConfig, *, client: MCPClient | None = None
+        self,
+        agent_id: str,
+        agent_type: str | McpConfig | None = None,
+        mcp_config: McpConfig | None = None,
+        *,
+        client: MCPClient | None = None,
     ) -> None:
+        if mcp_config is None and not (isinstance(agent_type, str) and _AGENT_TYPE.fullmatch(agent_type)):
+            agent_type, mcp_config = None, agent_type
+        if mcp_config is None and client is None:
+            raise TypeError(f"{type(self).__name__}: mcp_config is missing; give the gateway's address")
         self.agent_id = agent_id
-        self.agent_type = agent_type
+        self.agent_type = agent_type if isinstance(agent_type, str) else self.kind
         self.mcp_config = mcp_config
-        self.client = client or MCPClient(mcp_config, name=agent_id)
-        self.log = logging.getLogger(f"agents.{agent_type}")
+        self.client = client or MCPClient(cast("McpConfig", mcp_config), name=agent_id)
+        self.log = logging.getLogger(f"agents.{self.agent_type}")
         self._owns_client = client is None
         self._handlers: dict[str, tuple[Skill, Handler]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -43,18 +43,20 @@ class CoordinatorAgent(A2AAgent):
         peers: who plays which role, in this process or elsewhere.
     """
 
+    kind = "coordinator"
     description: ClassVar[str] = "Finds the agent that can answer, and passes answers on."
     servers: ClassVar[tuple[str, ...]] = ("kafka",)
 
     def __init__(
         self,
         agent_id: str,
-        mcp_config: McpConfig,
-        peers: Mapping[Role, Answering],
+        agent_type: str | McpConfig | None = None,
+        mcp_config: McpConfig | None = None,
         *,
+        peers: Mapping[Role, Answering],
         client: MCPClient | None = None,
     ) -> None:
-        super().__init__(agent_id, "coordinator", mcp_config, client=client)
+        super().__init__(agent_id, agent_type, mcp_config, client=client)
         self._peers = dict(peers)
         self.add_handler(
             Skill(

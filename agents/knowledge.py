@@ -128,18 +128,20 @@ class KnowledgeAgent(A2AAgent):
         writer: who writes the answers; the configured one if left out.
     """
 
+    kind = "knowledge"
     description: ClassVar[str] = "Answers questions from the knowledge base and names its sources."
     servers: ClassVar[tuple[str, ...]] = ("database",)
 
     def __init__(
         self,
         agent_id: str,
-        mcp_config: McpConfig,
+        agent_type: str | McpConfig | None = None,
+        mcp_config: McpConfig | None = None,
         *,
         writer: AnswerWriter | None = None,
         client: MCPClient | None = None,
     ) -> None:
-        super().__init__(agent_id, "knowledge", mcp_config, client=client)
+        super().__init__(agent_id, agent_type, mcp_config, client=client)
         self.knowledge = KnowledgeBase(self.client)
         self.writer = writer or configured_writer()
         self.add_handler(

@@ -67,6 +67,7 @@ class QueryAgent(A2AAgent):
         writer: who writes the answers; the configured one if left out.
     """
 
+    kind = "query"
     description: ClassVar[str] = (
         "Answers a customer's question from the knowledge base, with sources, and keeps it on record."
     )
@@ -75,12 +76,13 @@ class QueryAgent(A2AAgent):
     def __init__(
         self,
         agent_id: str,
-        mcp_config: McpConfig,
+        agent_type: str | McpConfig | None = None,
+        mcp_config: McpConfig | None = None,
         *,
         writer: AnswerWriter | None = None,
         client: MCPClient | None = None,
     ) -> None:
-        super().__init__(agent_id, "query", mcp_config, client=client)
+        super().__init__(agent_id, agent_type, mcp_config, client=client)
         self.knowledge = KnowledgeBase(self.client)
         self.writer = writer or configured_writer()
         self.add_handler(

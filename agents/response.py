@@ -78,13 +78,15 @@ class ResponseAgent(A2AAgent):
         lease_ms: how long a round of work may take before its messages go to another agent.
     """
 
+    kind = "response"
     description: ClassVar[str] = "Hands finished answers on to customers and keeps them on record."
     servers: ClassVar[tuple[str, ...]] = ("database", "kafka")
 
     def __init__(
         self,
         agent_id: str,
-        mcp_config: McpConfig,
+        agent_type: str | McpConfig | None = None,
+        mcp_config: McpConfig | None = None,
         *,
         deliver: Deliver | None = None,
         topic: str = AGENT_RESPONSES,
@@ -92,7 +94,7 @@ class ResponseAgent(A2AAgent):
         lease_ms: int = 60_000,
         client: MCPClient | None = None,
     ) -> None:
-        super().__init__(agent_id, "response", mcp_config, client=client)
+        super().__init__(agent_id, agent_type, mcp_config, client=client)
         self._deliver = deliver
         self._topic = topic
         self._group_id = group_id

@@ -33,14 +33,12 @@ from app.errors import (
 from app.logs import CallLog
 from app.lookout import Interruptible, Lookout
 from app.results import RawResult, parse_json
-from app.servers.base import BaseMCPServer, ServerKind
+from app.servers.base import CLIENT_PREFIX, BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.declaring import Resource, Tool, Update
 from app.settings import Settings
 
 T = TypeVar("T")
-
-_CLIENT_PREFIX = "mcp_"
 _STALLED = 2.0
 """Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
 _NOBODYS_LOG = logging.getLogger("MCP")
@@ -138,10 +136,12 @@ class Gateway:
             for serving in self._serving.values():
                 if isinstance(serving.kind, BaseMCPServer):
                     serving.server = serving.kind
-                    continue
-                wanted = serving.kind.settings_class
-                settings = (given.get(wanted) or wanted()) if wanted else None
-                serving.server = await stack.enter_async_context(serving.kind.open(settings))
+                elif (wanted := serving.kind.settings_class) is not None:
+                    serving.server = serving.kind(settings=given.get(wanted) or wanted())
+                else:
+                    serving.server = serving.kind()
+                if not serving.server.is_started:
+                    await stack.enter_async_context(serving.server.opened())
             try:
                 yield
             finally:
@@ -167,7 +167,7 @@ class Gateway:
         Raises:
             UnknownServer: the message lists the names that exist.
         """
-        found = self.kinds.get(server) or self.kinds.get(server.removeprefix(_CLIENT_PREFIX))
+        found = self.kinds.get(server) or self.kinds.get(server.removeprefix(CLIENT_PREFIX))
         if found is None:
             raise UnknownServer(f"There is no server {_quoted(server)}. Servers: {', '.join(self.kinds)}.")
         return found
@@ -280,12 +280,9 @@ class Gateway:
         server_id, resource, variables = self.resource(server, uri)
         with self.admit(server_id, resource.template, context, time_limit=self.settings.tool_timeout) as opened:
             if resource.method is None:
-                content = await opened.get_resource(uri, context)
+                content = await opened.read_undeclared(uri, context)
             else:
-                keywords = resource.parse(variables)
-                if resource.context_parameter:
-                    keywords[resource.context_parameter] = context
-                content = await resource.method(opened, **keywords)
+                content = await resource.run(opened, variables, context)
             return resource.mime_type, _resource_bytes(content)
 
     @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -141,16 +141,33 @@ class AWSMCPServer(BaseMCPServer):
     settings_class = AwsSettings
     capabilities = ("s3", "lambda", "ssm")
 
-    def __init__(self, aws: AwsService) -> None:
-        super().__init__()
-        self._aws = aws
+    _aws: AwsService
+    """There while the server is open."""
 
-    @classmethod
+    def __init__(
+        self,
+        aws_access_key_id: str | None = None,
+        aws_secret_access_key: str | None = None,
+        region_name: str | None = None,
+        *,
+        endpoint_url: str | None = None,
+        settings: AwsSettings | None = None,
+    ) -> None:
+        given = {
+            "access_key_id": aws_access_key_id,
+            "secret_access_key": aws_secret_access_key,
+            "region": region_name,
+            "endpoint_url": endpoint_url,
+        }
+        super().__init__(
+            settings=settings or AwsSettings.model_validate({name: value for name, value in given.items() if value})
+        )
+
     @asynccontextmanager
-    async def open(cls, settings: AwsSettings) -> AsyncGenerator[Self]:
-        """Make the clients of AWS and close them at the end. Neither AWS nor credentials need be there."""
-        async with open_aws(settings) as aws:
-            yield cls(aws)
+    async def opened(self) -> AsyncGenerator[None]:
+        """Hold the clients of AWS. Neither AWS nor credentials need be there."""
+        async with open_aws(self.settings) as self._aws:
+            yield
 
     async def ping(self) -> None:
         """Return if AWS answers and knows the gateway's credentials.

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from app.servers.base import BaseMCPServer
 from app.servers.declaring import Update, resource, tool, watch
 from app.services.postgres.connections.capacity import capacity_checked
 from app.services.postgres.connections.condition import condition_of
-from app.services.postgres.connections.pools import Database, open_database
+from app.services.postgres.connections.pools import open_database
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.desk.analytics import Analytics, GroupBy, Period, SupportAnalytics
 from app.services.postgres.desk.changes import TicketChanges
@@ -42,7 +42,7 @@ from app.services.postgres.desk.support import (
     SupportDesk,
 )
 from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults, SearchTerm
-from app.services.postgres.sql.reader import QueryResult, SqlQuery, SqlReader, open_sql_reader
+from app.services.postgres.sql.reader import QueryResult, SqlQuery, open_sql_reader
 
 MOST_QUERIES = 96
 MOST_REPORTS = 34
@@ -63,25 +63,32 @@ class DatabaseMCPServer(BaseMCPServer):
     settings_class = PostgresSettings
     capabilities = ("sql", "customers", "knowledge search", "interactions", "analytics")
 
-    def __init__(self, database: Database, reader: SqlReader, changes: TicketChanges) -> None:
-        super().__init__()
-        self.database = database
-        self.reader = reader
-        self.changes = changes
-        self.desk = SupportDesk(database)
-        self.knowledge = KnowledgeSearch(database.reads)
-        self.analytics = SupportAnalytics(database)
-        self.records = SupportRecords(database)
+    def __init__(
+        self,
+        database_url: str | None = None,
+        reader_url: str | None = None,
+        *,
+        settings: PostgresSettings | None = None,
+    ) -> None:
+        given = {name: url for name, url in (("url", database_url), ("reader_url", reader_url)) if url}
+        super().__init__(settings=settings or PostgresSettings.model_validate(given))
 
-    @classmethod
     @asynccontextmanager
-    async def open(cls, settings: PostgresSettings) -> AsyncGenerator[Self]:
+    async def opened(self) -> AsyncGenerator[None]:
+        """Hold the pools of connections. The database need not be up."""
         async with (
-            open_database(settings) as database,
-            open_sql_reader(settings) as reader,
-            capacity_checked(settings),
+            open_database(self.settings) as database,
+            open_sql_reader(self.settings) as reader,
+            capacity_checked(self.settings),
         ):
-            yield cls(database, reader, TicketChanges(settings))
+            self.database = database
+            self.reader = reader
+            self.changes = TicketChanges(self.settings)
+            self.desk = SupportDesk(database)
+            self.knowledge = KnowledgeSearch(database.reads)
+            self.analytics = SupportAnalytics(database)
+            self.records = SupportRecords(database)
+            yield
 
     async def ping(self) -> Mapping[str, GatewayError]:
         condition = await condition_of(self.database.reads)

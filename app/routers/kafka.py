@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -157,16 +157,18 @@ class KafkaMCPServer(BaseMCPServer):
     capabilities = ("publish", "consume", "consumer groups", "topics", "subscriptions")
     settings_class = KafkaSettings
 
-    def __init__(self, kafka: KafkaService) -> None:
-        super().__init__()
-        self.kafka = kafka
+    kafka: KafkaService
+    """There while the server is open."""
 
-    @classmethod
+    def __init__(self, bootstrap_servers: str | None = None, *, settings: KafkaSettings | None = None) -> None:
+        given = {"bootstrap_servers": bootstrap_servers} if bootstrap_servers else {}
+        super().__init__(settings=settings or KafkaSettings.model_validate(given))
+
     @asynccontextmanager
-    async def open(cls, settings: KafkaSettings) -> AsyncGenerator[Self]:
-        """Make the server ready. No broker need be up; one that comes later is found."""
-        async with KafkaService.open(settings) as kafka:
-            yield cls(kafka)
+    async def opened(self) -> AsyncGenerator[None]:
+        """Hold the connections. No broker need be up; one that comes later is found."""
+        async with KafkaService.open(self.settings) as self.kafka:
+            yield
 
     async def ping(self) -> None:
         """Return if a broker answers."""

@@ -1,36 +1,45 @@
 """What every server is: a class with declared tools and resources, over one backend."""
 
+import asyncio
 import inspect
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, cast
 
+from pydantic_core import from_json, to_json
 from pydantic_settings import BaseSettings
 
 from app.errors import GatewayError, UnknownResource, UnknownTool
-from app.servers.calls import CallContext, JsonObject
+from app.results import RawResult
+from app.servers.calls import CallContext, JsonObject, new_request_id
 from app.servers.declaring import HttpRoute, Resource, Tool
 
 RESERVED_NAMES = frozenset({"batch", "ws", "tools", "resources"})
 """Path segments under `/mcp` that no server may take as its name."""
 
+CLIENT_PREFIX = "mcp_"
+"""Clients may put it before a server's name."""
+
+_WITHOUT_CONTEXT = {"call_tool": 3, "get_resource": 2}
+"""How many parameters these methods have, `self` included, if they take no `CallContext`."""
 _SERVER_ID = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class BaseMCPServer:
     """A named group of tools and resources over one backend.
 
-    Declare a subclass with `@tool` and `@resource` methods and an `open`. Where the tools are known only
-    at run time, construct it with `tools=` and `resources=` and override `call_tool` and `get_resource`.
+    Declare a subclass with `@tool` and `@resource` methods, and `opened` if it holds anything. Where the tools are
+    known only at run time, construct it with `tools=` and `resources=` and override `call_tool` and `get_resource`.
 
     Args:
-        server_id: path segment under `/mcp`; clients may say `mcp_<server_id>`.
+        server_id: path segment under `/mcp`; `mcp_custom` is the same as `custom`, and clients may say either.
         name: name for people and for the logger `MCP.<name>`.
         capabilities: free words that a listing shows.
-        tools: tools known only at run time.
-        resources: resources known only at run time.
+        tools: tools known only at run time; a name alone stands for a tool that takes any object.
+        resources: resources known only at run time; a URI alone stands for one of JSON.
+        settings: an instance of `settings_class`, where the class has one.
     """
 
     server_id: str = ""
@@ -43,7 +52,13 @@ class BaseMCPServer:
     mcp_handlers: Mapping[str, Any] = {}
     """Handlers of the MCP SDK's low-level server beyond tools and resources, such as `on_get_prompt`."""
     settings_class: ClassVar[type[BaseSettings] | None] = None
-    """What `open` takes; read from the environment by `create_app`."""
+    """What the constructor takes as `settings`; the gateway reads it from the environment."""
+
+    _holding: asyncio.Task[None] | None = None
+    """Enters and leaves `opened` for `start` and `stop`, which may be called in different tasks."""
+    _stop_wanted: asyncio.Event
+    _call_takes_context: ClassVar[bool] = False
+    _read_takes_context: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -74,6 +89,9 @@ class BaseMCPServer:
         if "description" not in vars(cls) and cls.__doc__:
             # Not `inspect.getdoc`, which falls back on the docstring of `BaseMCPServer`, and that is for programmers.
             cls.description = inspect.cleandoc(cls.__doc__)
+        cls._call_takes_context = len(inspect.signature(cls.call_tool).parameters) > _WITHOUT_CONTEXT["call_tool"]
+        cls._read_takes_context = len(inspect.signature(cls.get_resource).parameters) > _WITHOUT_CONTEXT["get_resource"]
+        cls.server_id = cls.server_id.removeprefix(CLIENT_PREFIX)
         check_server_id(cls.server_id)
 
     def __init__(
@@ -81,30 +99,63 @@ class BaseMCPServer:
         server_id: str | None = None,
         name: str | None = None,
         capabilities: Sequence[str] = (),
-        tools: Sequence[Tool] = (),
-        resources: Sequence[Resource] = (),
+        tools: Sequence[Tool | str] = (),
+        resources: Sequence[Resource | str] = (),
+        *,
+        settings: Any = None,
     ) -> None:
+        self.settings = settings
         if server_id is not None:
-            check_server_id(server_id)
-            self.server_id = server_id
+            self.server_id = server_id.removeprefix(CLIENT_PREFIX)
+            check_server_id(self.server_id)
         if name is not None:
             self.name = name
         if capabilities:
             self.capabilities = tuple(capabilities)
         if tools:
-            self.tools = {**type(self).tools, **{t.name: t for t in tools}}
+            known_later = (Tool.dynamic(t) if isinstance(t, str) else t for t in tools)
+            self.tools = {**type(self).tools, **{t.name: t for t in known_later}}
         if resources:
-            self.resources = {**type(self).resources, **{r.template: r for r in resources}}
+            found_later = (Resource.named(r) if isinstance(r, str) else r for r in resources)
+            self.resources = {**type(self).resources, **{r.template: r for r in found_later}}
 
-    @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Any) -> AsyncGenerator[Self]:
-        """Make the server ready; release what it holds on exit. The backend need not be up.
+    async def opened(self) -> AsyncGenerator[None]:
+        """Hold what the server works with, and release it at the end. The backend need not be up."""
+        yield
 
-        Args:
-            settings: an instance of `settings_class`, or None if the server has none.
-        """
-        yield cls()
+    # In a program of one's own: the gateway does this itself for the servers that it is given as classes.
+
+    @property
+    def is_started(self) -> bool:
+        """Whether `start` was called, and `stop` was not."""
+        return self._holding is not None
+
+    async def start(self) -> None:
+        """Open the server until `stop`; one that was started already stays as it is."""
+        if self._holding is not None:
+            return
+        self._stop_wanted, opened = asyncio.Event(), asyncio.Event()
+        self._holding = holding = asyncio.create_task(self._hold(opened))
+        waiting = asyncio.create_task(opened.wait())
+        try:
+            await asyncio.wait((holding, waiting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            if not opened.is_set():
+                await self.stop()
+
+    async def stop(self) -> None:
+        """Release what the server holds."""
+        holding, self._holding = self._holding, None
+        if holding is not None:
+            self._stop_wanted.set()
+            await holding
+
+    async def _hold(self, opened: asyncio.Event) -> None:
+        async with self.opened():
+            opened.set()
+            await self._stop_wanted.wait()
 
     async def ping(self) -> Mapping[str, GatewayError] | None:
         """Return if the backend answers, with the tools that could not work now, each with the reason.
@@ -115,13 +166,45 @@ class BaseMCPServer:
             BackendUnavailable: it does not answer, so no tool could work; the message says why.
         """
 
-    async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
-        """Run a tool that has no declared method. The default knows none."""
-        raise UnknownTool(f"{self.server_id} has no tool {name!r}")
+    async def call_tool(self, tool_name: str, arguments: JsonObject) -> Any:
+        """Run a tool by its name, in a program of one's own or for tools that have no declared method.
 
-    async def get_resource(self, uri: str, context: CallContext) -> Any:
-        """Read a resource that has no declared method. The default knows none."""
-        raise UnknownResource(f"{self.server_id} has no resource {uri}")
+        Override it where tools are known only at run time; `context: CallContext` may be a third parameter. The
+        arguments are checked already then. The default runs declared tools, outside of any gateway's limits and log.
+
+        Returns:
+            The result object: a mapping, which gets `"success": true`.
+
+        Raises:
+            GatewayError: as the tool; `UnknownTool` if there is none of that name.
+        """
+        declared = self.tools.get(tool_name)
+        if declared is None or declared.method is None:
+            raise UnknownTool(f"{self.server_id} has no tool {tool_name!r}")
+        parsed = declared.parse(to_json(arguments))
+        return from_json(declared.dump(await declared.run(self, parsed, CallContext(new_request_id(), "internal"))))
+
+    async def get_resource(self, resource_uri: str) -> Any:
+        """Read a resource by its URI, as `call_tool` runs a tool.
+
+        Raises:
+            GatewayError: as the resource; `UnknownResource` if there is none of that form.
+        """
+        for declared in self.resources.values():
+            if declared.method is not None and (variables := declared.match(resource_uri)) is not None:
+                content = await declared.run(self, variables, CallContext(new_request_id(), "internal"))
+                return from_json(content.json if isinstance(content, RawResult) else content.model_dump_json())
+        raise UnknownResource(f"{self.server_id} has no resource {resource_uri}")
+
+    def call_undeclared(self, tool_name: str, arguments: JsonObject, context: CallContext) -> Awaitable[Any]:
+        """Let the gateway run a tool that has no declared method."""
+        handed_on = (context,) if self._call_takes_context else ()
+        return cast("Callable[..., Awaitable[Any]]", self.call_tool)(tool_name, arguments, *handed_on)
+
+    def read_undeclared(self, resource_uri: str, context: CallContext) -> Awaitable[Any]:
+        """Let the gateway read a resource that has no declared method."""
+        handed_on = (context,) if self._read_takes_context else ()
+        return cast("Callable[..., Awaitable[Any]]", self.get_resource)(resource_uri, *handed_on)
 
 
 ServerKind = type[BaseMCPServer] | BaseMCPServer

@@ -40,7 +40,7 @@ _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 class CallsTools(Protocol):
     """Runs tools that have no declared method, as `BaseMCPServer` does."""
 
-    async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any: ...
+    def call_undeclared(self, tool_name: str, arguments: JsonObject, context: CallContext) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class Tool:
         """Call the method with checked arguments."""
         if self.method is None:
             assert isinstance(arguments, dict)
-            return server.call_tool(self.name, arguments, context)
+            return server.call_undeclared(self.name, arguments, context)
         keywords = {self.whole_model: arguments} if self.whole_model else arguments.__dict__
         if self.context_parameter:
             keywords = {**keywords, self.context_parameter: context}
@@ -342,6 +342,11 @@ class Resource:
             context_parameter=context_parameter,
         )
 
+    @classmethod
+    def named(cls, uri: str) -> Self:
+        """Describe a resource of which nothing is known but its URI."""
+        return cls(uri, uri, uri, f"What the server has at {uri}.")
+
     @cached_property
     def _parsed(self) -> UriTemplate:
         return UriTemplate.parse(self.template)
@@ -381,6 +386,20 @@ class Resource:
             raise InvalidArguments.from_validation(
                 error.errors(include_url=False, include_input=False, include_context=False)
             ) from None
+
+    def run(
+        self, server: object, variables: Mapping[str, str], context: CallContext
+    ) -> Awaitable[Result | RawResult[Any]]:
+        """Call the method with the checked variables of a URI.
+
+        Raises:
+            InvalidArguments: as `parse`.
+        """
+        assert self.method is not None
+        keywords = self.parse(variables)
+        if self.context_parameter:
+            keywords[self.context_parameter] = context
+        return self.method(server, **keywords)
 
 
 @dataclass(frozen=True)

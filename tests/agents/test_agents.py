@@ -239,7 +239,7 @@ async def test_the_coordinator_finds_who_can_answer(
 ) -> None:
     names: list[Any] = ["query", "knowledge", "response"]
     peers: Any = {name: Peer(AgentReply("asked back", state="input_required")) for name in names}
-    agent = CoordinatorAgent("coordinator", f"http://127.0.0.1:{unused_port}", peers)
+    agent = CoordinatorAgent("coordinator", f"http://127.0.0.1:{unused_port}", peers=peers)
     reply = await agent.handle(AgentRequest(text, data))
     assert reply.data["answered_by_agent"] == role
     [request] = peers[role].asked
@@ -251,7 +251,7 @@ async def test_the_coordinator_finds_who_can_answer(
 async def test_the_coordinator_hands_answers_on_to_the_response_agent(support_gateway: Served) -> None:
     async with MCPClient(support_gateway.url) as client:
         peers: Any = {"query": QueryAgent("query-1", support_gateway.url, client=client)}
-        agent = CoordinatorAgent("coordinator", support_gateway.url, peers, client=client)
+        agent = CoordinatorAgent("coordinator", support_gateway.url, peers=peers, client=client)
         reply = await agent.handle(AgentRequest(f"Customer 12345: {QUESTION}"))
         assert "Forgot password?" in reply.text
         assert reply.data["degraded"] == []

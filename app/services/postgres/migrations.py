@@ -4,7 +4,6 @@ import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import asyncpg
 import sqlalchemy
@@ -18,6 +17,7 @@ from app.services.postgres.connections.address import Address
 from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.pools import create_engine
+from app.services.postgres.versions import migrations_folder
 
 READER_LOGIN = "switchboard_reader_login"
 """The login that `switchboard dev` and the tests make; operators may choose another name."""
@@ -27,10 +27,6 @@ READER_CONNECTIONS = 32
 
 _OLDEST = (15,)
 """The oldest version of PostgreSQL on which the tests have passed."""
-
-_APP = Path(__file__).resolve().parents[2]
-_PLACES_OF_MIGRATIONS = (_APP / "alembic", _APP.parent / "alembic")
-"""In an installed package, and in a checkout."""
 
 _READER_SETTINGS = {
     "default_transaction_read_only": "'on'",
@@ -81,8 +77,7 @@ async def migration_connection(url: str) -> AsyncGenerator[AsyncConnection]:
 
 async def _run_alembic(url: str, run: Callable[[Config], None]) -> None:
     config = Config()
-    folder = next(place for place in _PLACES_OF_MIGRATIONS if (place / "env.py").is_file())
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
 
     def on_connection(connection: sqlalchemy.Connection) -> None:
         config.attributes["connection"] = connection

@@ -26,6 +26,7 @@ from app.services.postgres.migrations import (
     migrate,
     migration_connection,
 )
+from app.services.postgres.versions import newest_version
 from tests.fixtures.postgres import TestDatabase, cloned_database
 
 PROJECT = Path(__file__).parents[3]
@@ -205,6 +206,11 @@ async def test_the_readers_login_has_its_limits_as_soon_as_it_connects(database:
         "search_path": "pg_catalog, public, pg_temp",
     }
     assert limit == PostgresSettings(_env_file=None).reader_connections == READER_CONNECTIONS
+
+
+async def test_the_newest_version_is_known_without_alembic(database: TestDatabase):
+    async with database.connect() as connection:
+        assert await connection.fetchval("SELECT version_num FROM alembic_version") == newest_version()
 
 
 async def test_a_login_that_exists_changes_its_password_only_if_that_is_asked_for(database: TestDatabase):

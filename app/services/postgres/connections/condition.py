@@ -2,16 +2,13 @@
 
 import json
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 
 from app.errors import BackendNotConfigured, BackendUnavailable, GatewayError
 from app.services.postgres.connections.pools import ReadPool, Statement
-
-_MIGRATIONS = Path(__file__).resolve().parents[4] / "alembic" / "versions"
+from app.services.postgres.versions import newest_version
 
 _TABLES = Statement(
     text("""
@@ -52,9 +49,9 @@ async def condition_of(reads: ReadPool) -> Condition:
     if found["versioned"]:
         version = json.loads(await reads.fetch_json(_VERSION) or b"null") or "none"
         # A newer one is a deployment's, whose old processes go on until they are replaced.
-        if version == "none" or version < _newest():
+        if version == "none" or version < newest_version():
             raise BackendUnavailable(
-                f"the database's tables are of version {version}, and this gateway wants {_newest()}; run"
+                f"the database's tables are of version {version}, and this gateway wants {newest_version()}; run"
                 " `switchboard migrate`"
             )
     if found["standby"]:
@@ -64,9 +61,3 @@ async def condition_of(reads: ReadPool) -> Condition:
     if not found["writes"]:
         return Condition(BackendNotConfigured("the login of DATABASE_URL may not write; grant it INSERT and UPDATE"))
     return Condition(writing=None)
-
-
-@cache
-def _newest() -> str:
-    """Return the version that this code brings; migrations are numbered in their order."""
-    return max((path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*_*.py")), default="")

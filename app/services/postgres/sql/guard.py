@@ -28,6 +28,8 @@ MAX_COMMENTS = 128
 
 # The same for `+++…`, which the parser reads anew from every sign.
 _LONG_RUN_OF_SIGNS = re.compile(r"[+-]{256}")
+_NO = re.compile(r"'(?:false|off)'|: 0\b|: false\b|'integer': {}")
+"""How the parser writes an option of EXPLAIN that is turned off."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 _Fields = dict[str, Any]
@@ -135,6 +137,8 @@ _VOLATILE_BUT_HARMLESS = (
     "uuidv7",
     "clock_timestamp",
     "timeofday",
+    "array_shuffle",
+    "array_sample",
 )
 _NOT_VOLATILE_BUT_HARMFUL = (
     "^(pg_|txid_|lo_|has_|inet_client_|inet_server_|row_security|to_reg|currtid|dblink|crosstab|connectby)"
@@ -302,6 +306,8 @@ class ReadingStatement:
     is_select: bool
     """False for EXPLAIN, which can't stand in a subquery."""
     parameters: tuple[Parameter, ...]
+    is_generic: bool = False
+    """Whether it is EXPLAIN of a plan for any values (`GENERIC_PLAN`)."""
 
     def with_parameters(self, written: Mapping[int, str]) -> str:
         """Return the text with each `$n` replaced by an expression."""
@@ -352,6 +358,7 @@ class SqlGuard:
     def _judge(self, sql: str) -> ReadingStatement:
         kind, fields, text, offset = _parse(sql)
         is_explain = kind == "ExplainStmt"
+        is_generic = is_explain and _is_generic(fields)
         if is_explain:
             _check_explain_options(fields)
             [(kind, fields)] = fields["query"].items()
@@ -363,7 +370,7 @@ class SqlGuard:
                 check(content)
             elif node == "ParamRef":
                 parameters.append(Parameter(content.get("number", 0), content["location"] - offset))
-        return ReadingStatement(text, not is_explain, tuple(parameters))
+        return ReadingStatement(text, not is_explain, tuple(parameters), is_generic=is_generic)
 
     def _object_to_hidden_sql(self) -> str:
         """Return why no statement at all may run; empty if nothing speaks against it."""
@@ -496,6 +503,16 @@ def _check_explain_options(explain: _Fields) -> None:
         name = option["DefElem"]["defname"].lower()
         if name not in _EXPLAIN_OPTIONS:
             raise _forbidden(f"EXPLAIN option {name}", f"the options are {', '.join(sorted(_EXPLAIN_OPTIONS))}")
+
+
+def _is_generic(explain: _Fields) -> bool:
+    """Tell whether EXPLAIN is asked for a plan that no values are needed for; the last of an option's words counts."""
+    generic = False
+    for option in explain.get("options", []):
+        definition = option["DefElem"]
+        if definition["defname"].lower() == "generic_plan":
+            generic = not _NO.search(str(definition.get("arg", "")).lower())
+    return generic
 
 
 def _check_relation(relation: _Fields) -> None:

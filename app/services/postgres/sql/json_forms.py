@@ -37,6 +37,9 @@ _FIXED_SIZE = frozenset(
 }
 
 
+_VECTORS = ("vector", "halfvec")
+
+
 def json_expression(column: str, of: Type) -> str:
     """Return the SQL that writes a column as JSON text; NULL stays NULL."""
     if of.name == "bytea":
@@ -175,6 +178,8 @@ def _as_text(value: JsonValue, of: Type, field: str) -> str | None:
     if of.name in ("json", "jsonb"):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     elif isinstance(value, list):
+        if of.name in _VECTORS:
+            return _vector(value, of.name, field)
         if of.kind == "composite" or not of.name.endswith("[]"):
             raise InvalidArguments.of(field, f"a list was given where the query expects {of.name}")
         text = _array(value, of.name.removesuffix("[]"), field)
@@ -189,6 +194,14 @@ def _as_text(value: JsonValue, of: Type, field: str) -> str | None:
     except UnicodeEncodeError:
         raise InvalidArguments.of(field, "holds half a surrogate pair, which is no character") from None
     return text
+
+
+def _vector(items: list[JsonValue], type_name: str, field: str) -> str:
+    """Return pgvector's own form, which is JSON's for numbers."""
+    for index, item in enumerate(items):
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            raise InvalidArguments.of(f"{field}.{index}", f"the query expects {type_name}: send a list of numbers")
+    return json.dumps(items)
 
 
 def _scalar(value: str | float | bool, type_name: str, field: str) -> str:

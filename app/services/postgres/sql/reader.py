@@ -15,6 +15,7 @@ from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, GatewayE
 from app.results import Result
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.sql.described import describe, explain_generically
 from app.services.postgres.sql.guard import Catalog, ReadingStatement, SqlGuard
 from app.services.postgres.sql.json_forms import (
     json_expression,
@@ -207,15 +208,23 @@ async def _run(
 ) -> tuple[list[Column], list[dict[str, Any]], bool]:
     # Parsed alone at first: it tells the types, and proves to PostgreSQL as well that this is one whole statement,
     # before it becomes a part of another.
-    described: Statement = await connection.prepare(statement.sql, name="")
+    described = await describe(connection, statement.sql)
     attributes, parameter_types = described.get_attributes(), described.get_parameters()
+    # With values at hand it is a plan for these.
+    is_generic = statement.is_generic and not params
+    if is_generic:
+        parameter_types = ()
     texts = parameters_as_text(params, parameter_types)
     words = [await _in_words(connection, catalog, of.oid) for of in (*(a.type for a in attributes), *parameter_types)]
     type_words, parameter_words = words[: len(attributes)], words[len(attributes) :]
     await _check_parameters(connection, texts, parameter_words)
-    sql = statement.with_parameters(
-        {number: f"CAST(${number}::pg_catalog.text AS {word})" for number, word in enumerate(parameter_words, 1)}
-    )
+    if is_generic:
+        as_json = attributes[0].type.name == "json"
+        sql = await explain_generically(connection, statement.sql, as_json=as_json)
+    else:
+        sql = statement.with_parameters(
+            {number: f"CAST(${number}::pg_catalog.text AS {word})" for number, word in enumerate(parameter_words, 1)}
+        )
     names = unique_names([attribute.name for attribute in attributes])
     if statement.is_select:
         sql = _as_json(sql, attributes, max_rows + 1)
@@ -308,7 +317,7 @@ def _query_errors() -> Generator[None]:
             raise InvalidArguments.of("query", f"needs more temporary space than is allowed: {message}") from error
         if state.startswith("54"):
             raise InvalidArguments.of("query", f"goes beyond a limit of PostgreSQL: {message}") from error
-        if state[:2] in ("0A", "21", "22", "42", "2B", "38", "39", "P0"):
+        if state[:2] in ("0A", "21", "22", "23", "3F", "42", "2B", "38", "39", "P0"):
             raise InvalidArguments.of("query", f"{message}{_place(error)}") from error
         if state[:2] in ("28", "3D"):
             raise BackendNotConfigured(

@@ -237,6 +237,27 @@ async def test_a_customer_id_that_can_not_be_stored_is_refused_in_words(pools: D
         await SupportDesk(pools).customer_context("a\0b", 1, 1)
 
 
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+def test_a_read_that_a_standby_ended_is_to_be_repeated_and_a_write_is_a_conflict(state: str):
+    ended = asyncpg.PostgresError.new({"S": "ERROR", "C": state, "M": "canceling statement due to conflict"})
+    with pytest.raises(BackendUnavailable) as failure, postgres_errors(reading=True):
+        raise ended
+    assert (failure.value.code, failure.value.retry_after) == ("backend_unavailable", 1)
+    with pytest.raises(Conflict), postgres_errors():
+        raise ended
+
+
+async def test_a_write_whose_statements_a_migration_has_outdated_is_done_once_more(desk: TestDatabase):
+    async with open_database(settings_for(desk.url, write_pool_size=1)) as pools, desk.connect() as administrator:
+        support = SupportDesk(pools)
+        for number, kind in enumerate(("text", "varchar(400)", "text")):
+            saved = await support.save_interaction(NewInteraction(customer_id="12345", query_text=f"note {number}"))
+            assert saved.interaction.query_text == f"note {number}"
+            await administrator.execute(f"ALTER TABLE interactions ALTER COLUMN agent_id TYPE {kind}")
+        stored = await administrator.fetchval("SELECT count(*) FROM interactions WHERE query_text LIKE 'note %'")
+        assert stored == 3
+
+
 def test_errors_of_the_network_are_translated():
     for raised, kind in ((ConnectionRefusedError(), BackendUnavailable), (TimeoutError(), BackendTimeout)):
         with pytest.raises(kind), postgres_errors():

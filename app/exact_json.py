@@ -18,6 +18,7 @@ _LONG = b"0" * 17
 _EXPONENT = b"0e"
 _NORMAL = (1e-300, 1e300)
 """Between these a double keeps 15 digits."""
+BYTES_AS_BASE64 = 'bytes that are no text go in base64, where a tool takes `encoding: "base64"`'
 _LONGEST = 1000
 """Characters of a number with a fraction or an exponent; the longest that a double writes has 326."""
 
@@ -62,12 +63,28 @@ def read(text: bytes) -> Any:
     except ValueError as error:
         if "duplicate key" in str(error):
             raise NotExact(_defects(text)) from None
-        raise NotJson(str(error)) from None
+        raise NotJson(why_not_json(text, str(error))) from None
     # Most texts have no number that could be altered, and this costs next to nothing to know.
     shape = text.translate(_SHAPE)
     if (_EXPONENT in shape or (b"." in text and _LONG in shape)) and (defects := _altered(text)):
         raise NotExact(defects)
     return document
+
+
+def why_not_json(text: bytes | str, parsers: str) -> str:
+    """Return why a text is no JSON; who tried to send bytes as text is told how they are sent.
+
+    Args:
+        text: what came.
+        parsers: what the parser says.
+    """
+    if isinstance(text, bytes):
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            return f"byte {error.start} is no UTF-8; {BYTES_AS_BASE64}"
+    about_half_a_pair = "hex escape" in parsers and BYTES_AS_BASE64 not in parsers
+    return f"{parsers}; {BYTES_AS_BASE64}" if about_half_a_pair else parsers
 
 
 def exact_float(digits: str) -> float | None:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from app.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
-from app.exact_json import NotExact, NotJson, read
+from app.exact_json import BYTES_AS_BASE64, NotExact, NotJson, read, why_not_json
 
 RequestId = int | str
 
@@ -136,9 +136,12 @@ def _refuse_unreadable(raw: bytes | str, reason: str) -> Never:
         text = raw if isinstance(raw, str) else raw.decode()
         message = json.loads(text, parse_int=_integer, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise NotAMessage(PARSE_ERROR, f"Not JSON: {reason}") from None
+        raise NotAMessage(PARSE_ERROR, f"Not JSON: {why_not_json(raw, reason)}") from None
     if "hex escape" in reason:
-        reason = r"a text holds half of a surrogate pair (\ud800 to \udfff alone), which is no character"
+        reason = (
+            r"a text holds half of a surrogate pair (\ud800 to \udfff alone), which is no character; "
+            f"{BYTES_AS_BASE64}"
+        )
     raise NotAMessage(INVALID_REQUEST, f"Can't be read: {reason}", _request_id(message))
 
 

@@ -180,6 +180,35 @@ async def test_an_argument_that_is_refused_is_named(
     assert field in [error["field"].split(".")[0] for error in answer["errors"]]
 
 
+async def test_text_that_is_no_utf_8_is_answered_with_the_way_to_send_bytes(
+    http: httpx.AsyncClient, gateway: Served, bucket: str
+) -> None:
+    place = b'"bucket": "%s", "key": "k"' % bucket.encode()
+    hint = 'encoding: "base64"'
+    for content in (b"\xe4", b"\\ud800", b"ok\xff\xfe"):
+        arguments = b'{%s, "content": "%s"}' % (place, content)
+        tool = await http.post(
+            "/mcp/aws/tools/s3_upload_file", content=arguments, headers={"content-type": "application/json"}
+        )
+        batch = await http.post(
+            "/mcp/batch",
+            content=b'{"calls": [{"server": "aws", "tool": "s3_upload_file", "arguments": %s}]}' % arguments,
+            headers={"content-type": "application/json"},
+        )
+        mcp = await http.post(
+            "/mcp/aws",
+            content=b'{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "s3_upload_file", '
+            b'"arguments": %s}}' % arguments,
+            headers={"content-type": "application/json", "accept": "application/json, text/event-stream"},
+        )
+        assert (tool.status_code, batch.status_code) == (400, 400)
+        assert hint in tool.json()["detail"]
+        assert hint in batch.json()["detail"]
+        assert hint in mcp.json()["error"]["message"]
+    said = await http.post("/mcp/aws/tools/s3_download_file", json={"bucket": bucket, "key": "k"})
+    assert said.status_code == 404
+
+
 # Resources
 
 

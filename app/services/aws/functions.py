@@ -3,11 +3,13 @@
 import base64
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
 from app.errors import InvalidArguments
+from app.exact_json import NotExact, NotJson, read
 from app.results import Result
 from app.services.aws.clients import Connection
 from app.services.aws.failures import aws_failures, naming_others
@@ -21,6 +23,9 @@ InvocationType = Literal["RequestResponse", "Event", "DryRun"]
 LogType = Literal["None", "Tail"]
 PayloadEncoding = Literal["json", "text", "base64"]
 
+_DEEPEST = 100
+"""Lists and objects in each other that are decoded: callers' parsers end at 200, and an answer wraps a payload."""
+
 
 class Invocation(Result):
     """What Lambda answered. A handler that failed is told by `function_error`, not by a failed call."""
@@ -29,7 +34,7 @@ class Invocation(Result):
     status_code: int = Field(description="200 for RequestResponse, 202 for Event, 204 for DryRun.")
     payload: JsonValue = Field(description="What the function returned; its error object if `function_error` is set.")
     payload_encoding: PayloadEncoding | None = Field(
-        description="json, or how a payload that is no JSON is written; null where there is none."
+        description="json, or how a payload is written that is no JSON or would lose by it; null where there is none."
     )
     function_error: str | None = Field(description="Handled or Unhandled if the function failed, else null.")
     executed_version: str | None = Field(description="The version that ran.")
@@ -162,21 +167,23 @@ def _json(payload: JsonValue) -> bytes:
 
 
 def _decoded(body: bytes) -> tuple[JsonValue, PayloadEncoding | None]:
+    """Return what a function answered, decoded only if nothing is lost by it."""
     if not body:
         return None, None
-    try:
-        return json.loads(body, parse_constant=_refuse_constant), "json"
-    except ValueError:
-        pass
+    with suppress(NotJson, NotExact):
+        if _depth(payload := read(body)) <= _DEEPEST:
+            return payload, "json"
     try:
         return body.decode(), "text"
     except UnicodeDecodeError:
         return base64.b64encode(body).decode(), "base64"
 
 
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
-    raise ValueError(name)
+def _depth(value: JsonValue) -> int:
+    """Return how many lists and objects stand in each other."""
+    if isinstance(value, dict | list):
+        return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+    return 0
 
 
 def _log_tail(encoded: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """Lambda: functions really run, and their failures are results."""
 
 import asyncio
+import json
 
 import pytest
 from pydantic import JsonValue
@@ -9,8 +10,8 @@ from app.errors import Forbidden, InvalidArguments, NotFound
 from app.local.aws import DEMO_FUNCTION
 from app.services.aws.clients import Connection
 from app.services.aws.functions import Functions
-from app.services.aws.service import AwsService
-from tests.fixtures.aws import AwsBehindTheGateway, deploy, settings_for_aws
+from app.services.aws.service import AwsService, open_aws
+from tests.fixtures.aws import AwsBehindTheGateway, deploy, http_answer, scripted_aws, settings_for_aws
 
 
 async def test_the_demo_function_scores_feedback(aws: AwsService) -> None:
@@ -75,6 +76,24 @@ async def test_a_payload_that_is_no_json_is_kept_as_text(
     answer = await aws.functions.invoke(bucket, {})
 
     assert (answer.payload, answer.payload_encoding) == ("plain words", "text")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"n":1e999}', '{"n":0.1234567890123456789012}', '{"n":1,"n":2}', "[NaN]", "[" * 101 + "]" * 101, "[" * 5000],
+    ids=lambda text: text[:20],
+)
+async def test_an_answer_that_would_lose_by_decoding_comes_as_text(answer: str) -> None:
+    async with scripted_aws(lambda _, __: http_answer("200 OK", answer)) as (settings, _), open_aws(settings) as aws:
+        invoked = await aws.functions.invoke("name", {})
+    assert (invoked.payload, invoked.payload_encoding) == (answer, "text")
+
+
+@pytest.mark.parametrize("answer", ["1", "1.5", '{"n":12345678901234567890123}', "[" * 100 + "]" * 100, '"\\u00e4"'])
+async def test_an_answer_that_loses_nothing_is_decoded(answer: str) -> None:
+    async with scripted_aws(lambda _, __: http_answer("200 OK", answer)) as (settings, _), open_aws(settings) as aws:
+        invoked = await aws.functions.invoke("name", {})
+    assert (invoked.payload, invoked.payload_encoding) == (json.loads(answer), "json")
 
 
 async def test_what_is_no_json_is_refused(aws: AwsService) -> None:

@@ -1,9 +1,11 @@
 """A connection that carries JSON-RPC messages both ways for as long as it lives: what WebSocket and stdio share."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,10 +24,14 @@ from app.servers.calls import Face
 
 MAX_UNANSWERED = 64
 """Requests of one connection that are under way."""
-MAX_UNSENT_BYTES = 64 * 1024
+MAX_WAITING_BYTES = 64 * 1024
 """Bytes of messages that wait for a client to take those before them, until nothing more is read from it."""
 _FLUSH = 1.0
 """Seconds that the last messages of an ending connection get to leave."""
+
+_APART = 0.01
+"""Seconds between the last progress of a call and its answer. The TypeScript SDK forgets whom to tell of progress that
+it reads together with the answer (modelcontextprotocol/typescript-sdk#2580)."""
 
 Write = Callable[[str], Awaitable[None]]
 
@@ -101,6 +107,8 @@ class Duplex:
         self._unsent_bytes = 0
         self._put = self._sent = 0
         self._unanswered = 0
+        self.told: dict[types.RequestId, float] = {}
+        """When the last notice about a request left, by the request's id."""
         self._over = asyncio.Event()
         self._changed = asyncio.Event()
         """Set at each change of what somebody may wait for, and replaced then."""
@@ -158,7 +166,9 @@ class Duplex:
                 self.put(to_json(refusal(message, error, self._stamp)).decode())
                 return
             self._unanswered += 1
-            metadata = ServerMessageMetadata(request_context=Received(raw), on_request_unanswered=self._settle)
+            metadata = ServerMessageMetadata(
+                request_context=Received(raw), on_request_unanswered=partial(self._cancelled, message.id)
+            )
         await self._incoming.send(SessionMessage(message, metadata))
 
     async def finish(self) -> None:
@@ -189,6 +199,16 @@ class Duplex:
             self._unsent_bytes = 0
         self._notify()
 
+    async def answer(self, text: str, request_id: types.RequestId | None) -> None:
+        """Send the answer to a request as soon as what is before it has left."""
+        if request_id is not None and (told := self.told.pop(request_id, None)) is not None:
+            try:
+                await asyncio.sleep(told + _APART - time.monotonic())
+            except asyncio.CancelledError:
+                self._settle()
+                raise
+        self.put(text, answers=True)
+
     async def send(self, text: str) -> None:
         """Send a message and return once it has left.
 
@@ -210,10 +230,14 @@ class Duplex:
         return None
 
     def _has_room(self) -> bool:
-        return self._unsent_bytes < MAX_UNSENT_BYTES
+        return self._unsent_bytes < MAX_WAITING_BYTES
 
-    async def _settle(self) -> None:
+    async def _cancelled(self, request_id: types.RequestId) -> None:
         """Note that a request will have no answer, since its client cancelled it."""
+        self.told.pop(request_id, None)
+        self._settle()
+
+    def _settle(self) -> None:
         self._unanswered -= 1
         self._notify()
 
@@ -271,10 +295,12 @@ class _WayOut:
     async def send(self, item: SessionMessage, /) -> None:
         text = item.message.model_dump_json(by_alias=True, exclude_none=True)
         if isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
-            self._connection.put(text, answers=True)
+            await self._connection.answer(text, item.message.id)
         else:
             # A tool that reports its progress, or a watch, goes no faster than its client.
             await self._connection.send(text)
+            if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
+                self._connection.told[item.metadata.related_request_id] = time.monotonic()
 
     async def aclose(self) -> None:
         """Do nothing: the connection ends by itself."""

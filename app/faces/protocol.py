@@ -251,7 +251,8 @@ async def _listen(
                 await context.session.send_notification(acknowledgement, related_request_id=context.request_id)
                 acknowledged.set()
                 if watched:
-                    ended = asyncio.gather(*(subscription.task for subscription in watched.values()))
+                    running = [subscription.task for subscription in watched.values()]
+                    ended = asyncio.gather(*running, return_exceptions=True)
                     await asyncio.wait([closed, ended], return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await closed

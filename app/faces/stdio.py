@@ -22,8 +22,6 @@ from app.gateway import Gateway
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = len(b"\r\n")
-_MAX_BACKLOG_BYTES = 64 * 1024 * 1024
-"""Bytes of answers that may wait for the client to take them; a client that takes nothing loses the process."""
 
 
 async def serve_stdio(gateway: Gateway, server: str | None) -> None:
@@ -41,7 +39,9 @@ async def serve_stdio(gateway: Gateway, server: str | None) -> None:
     try:
         with _wire() as (from_client, to_client):
             lines, writer = _Lines(from_client, limit + _LINE_END + 1), _Writer(to_client)
-            connection = Duplex(gateway, server, "stdio", writer.write, Backlog(_MAX_BACKLOG_BYTES), patient=True)
+            connection = Duplex(
+                gateway, server, "stdio", writer.write, Backlog(gateway.settings.max_unsent_bytes), patient=True
+            )
             await connection.serve(_read(lines, connection, limit))
     finally:
         loop.remove_signal_handler(signal.SIGTERM)

@@ -16,8 +16,6 @@ from app.faces.duplex import Backlog, Duplex, Write
 from app.gateway import Gateway
 
 _SUBPROTOCOL = "mcp"
-_MAX_BACKLOG_BYTES = 64 * 1024 * 1024
-"""Bytes of answers that wait in all WebSockets of the process for their clients to take them."""
 _FAREWELL = 1.0
 """Seconds that a close may wait for what is before it."""
 
@@ -32,7 +30,7 @@ class WebSocketFace:
     def __init__(self, gateway: Gateway, *, root_server: str | None = None) -> None:
         self._gateway = gateway
         self._root_server = root_server
-        self._backlog = Backlog(_MAX_BACKLOG_BYTES)
+        self._backlog = Backlog(gateway.settings.max_unsent_bytes)
 
     def routes(self) -> list[WebSocketRoute]:
         """Return the addresses: every server's, all servers' and, where one server has the process, `/`."""

@@ -166,7 +166,8 @@ async def _serve(server: _Server, listener: socket.socket, on_ready: Callable[[i
 
 def _bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+    # Named, TCP's delays are switched off for each connection; with 0, which means the same, asyncio leaves them on.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     keep_alive(listener)
     try:

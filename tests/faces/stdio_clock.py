@@ -34,6 +34,20 @@ class StdioClock(ClockMCPServer):
         await self.started.wait()
         return ClockTime(zone="started")
 
+    @tool()
+    async def take_a_while(self) -> ClockTime:
+        """Answer after everything else that was asked with it."""
+        await asyncio.sleep(0.5)
+        return ClockTime(zone="late")
+
+    @tool()
+    async def print_something(self) -> ClockTime:
+        """Print, as careless libraries do, and let a child read and print."""
+        print("from the process")
+        child = await asyncio.create_subprocess_exec("sh", "-c", "cat; echo from a child")
+        await child.wait()
+        return ClockTime(zone="printed")
+
 
 async def main() -> None:
     logging.basicConfig(level=logging.INFO)

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from app.faces.duplex import MAX_UNANSWERED, MAX_UNSENT_BYTES, Backlog, Duplex
+from app.faces.duplex import MAX_UNANSWERED, MAX_WAITING_BYTES, Backlog, Duplex
 from app.gateway import Gateway
 from app.main import create_app
 from app.results import Result
@@ -218,7 +218,7 @@ async def test_nothing_more_is_read_from_a_client_who_does_not_read(ask: Callabl
     client, backlog = Client(), Backlog(2**30)
     async with connected(client, backlog) as (connection, _):
         assert await as_many_as_it_takes(connection, ask) < MANY
-        assert backlog.bytes < MAX_UNSENT_BYTES + (MAX_UNANSWERED + 1) * LARGEST_ANSWER
+        assert backlog.bytes < MAX_WAITING_BYTES + (MAX_UNANSWERED + 1) * LARGEST_ANSWER
         client.reads.set()
         assert await as_many_as_it_takes(connection, ask) == MANY
     assert backlog.bytes == 0
@@ -234,7 +234,7 @@ async def test_progress_waits_for_a_client_who_does_not_read() -> None:
 
         assert await as_many_as_it_takes(connection, ask) < MANY
         # One notice a call may be on its way beyond the bound.
-        assert backlog.bytes < MAX_UNSENT_BYTES + (MAX_UNANSWERED + 1) * 6000
+        assert backlog.bytes < MAX_WAITING_BYTES + (MAX_UNANSWERED + 1) * 6000
 
 
 async def test_a_backlog_that_is_full_costs_the_connection_that_has_taken_nothing_for_longest() -> None:

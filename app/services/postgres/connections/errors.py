@@ -81,6 +81,7 @@ _BY_STATE: Mapping[str, tuple[type[GatewayError], str]] = {
     "3F000": (BackendUnavailable, "the database has no such schema; run `switchboard migrate`"),
     "42P01": (BackendUnavailable, "the database lacks our tables; run `switchboard migrate`"),
     "42703": (BackendUnavailable, "the database's tables are of another version; run `switchboard migrate`"),
+    "42704": (BackendUnavailable, "the database lacks a name of ours; run `switchboard migrate`"),
     "42883": (BackendUnavailable, "the database lacks a function of ours; run `switchboard migrate`"),
     "42501": (Forbidden, "the gateway's login at PostgreSQL may not do that"),
     "25006": (Forbidden, "the connection may only read"),

@@ -42,6 +42,8 @@ _GRACE_SECONDS = 0.1
 """By how much PostgreSQL's own limit comes before ours."""
 _PROBE_MS = 1500
 """How long a probe's query may take, the time to connect and to read the catalogs included."""
+LONGEST_SECONDS = 60.0
+"""Longest that a query may take, whatever the settings say."""
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""
 
@@ -149,7 +151,8 @@ class SqlReader:
         if self._sessions is None:
             # Asking for the address says what is missing.
             raise AssertionError(self._settings.reader_address)
-        limit = timeout_ms / 1000 if timeout_ms else self._settings.statement_timeout
+        usual = self._settings.reader_address.statement_timeout or self._settings.statement_timeout
+        limit = timeout_ms / 1000 if timeout_ms else min(usual, LONGEST_SECONDS)
         with postgres_errors(reading=True), _query_errors():
             # The server's own limit comes first; ours holds where it does not answer.
             async with asyncio.timeout(limit + _GRACE_SECONDS):

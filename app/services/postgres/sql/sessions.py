@@ -21,7 +21,6 @@ _CLEANING_UP_SECONDS = 0.25
 """How long a PostgreSQL that hangs may keep those who have given up already."""
 
 PINNED = {
-    "application_name": "switchboard query_database",
     "idle_in_transaction_session_timeout": "15s",
     "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
     # With this off, '\\'' would hide a call from the parser, which reads strings as the standard says.
@@ -86,7 +85,10 @@ class ReaderSessions:
 async def open_reader_sessions(settings: PostgresSettings) -> AsyncGenerator[ReaderSessions]:
     """Make the pool and close it on exit. No connection is opened before the first query."""
     connector = Connector(
-        lambda: settings.reader_address, connect_timeout=settings.connect_timeout, pooler=settings.pooler
+        lambda: settings.reader_address,
+        connect_timeout=settings.connect_timeout,
+        pooler=settings.pooler,
+        session={"application_name": "switchboard query_database"},
     )
 
     async def connect(*_: object, **__: object) -> Connection:

@@ -1,14 +1,15 @@
 """Tells watchers that a ticket has changed, over PostgreSQL's LISTEN and NOTIFY."""
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 
-from app.errors import BackendUnavailable
+from app.errors import BackendUnavailable, GatewayError, InternalError
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.pools import connect_to_listen
 from app.services.postgres.connections.settings import PostgresSettings
@@ -16,10 +17,13 @@ from app.services.postgres.connections.settings import PostgresSettings
 CHANNEL = "switchboard_tickets"
 """Where the triggers of migration 0001 send ticket ids, or `*` after a change of very many."""
 
+_log = logging.getLogger(__name__)
+
 _HEARTBEAT = 30.0
 """Seconds after which a silent connection is asked whether it lives: a dead network closes nothing."""
-_LONGEST_PAUSE = 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two attempts to listen again."""
+_EVERYTHING = "*"
 
 
 class TicketChanges:
@@ -34,30 +38,31 @@ class TicketChanges:
     def __init__(self, settings: PostgresSettings) -> None:
         self._settings = settings
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._listening: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
+        self._listener: _Listener | None = None
 
     @asynccontextmanager
     async def watch(self, ticket_id: int) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
         """Yield an iterator that gives an empty notice after each change of a ticket.
 
-        Changes that follow each other faster than they are taken are one notice. After a lost connection there is
-        one notice too, since something may have been missed.
+        Changes that follow each other faster than they are taken are one notice. While the database can't tell of
+        changes, it is tried again without end; a notice says so, with the problem in `interrupted`, and an empty one
+        says when it is over, since something may have been missed.
 
         Raises:
             BackendNotConfigured: a pooler is in the way, and there is no `DATABASE_DIRECT_URL`.
-            BackendUnavailable: the database can't be reached now. Later it is tried again without end.
+            BackendUnavailable: the database can't be reached now.
+            GatewayError: it refuses to tell of changes now.
         """
         changed = asyncio.Event()
         key = str(ticket_id)
-        async with self._turn:
-            if self._listening is None:
-                connection = await self._listen()
-                self._listening = asyncio.create_task(self._keep_listening(connection), name="ticket changes")
-            self._watchers[key].add(changed)
+        if self._listener is None or self._listener.ended:
+            self._listener = _Listener(self._settings, self._tell)
+        listener = self._listener
+        self._watchers[key].add(changed)
         try:
-            yield _notices(changed)
+            await listener.listens()
+            changed.clear()
+            yield _notices(listener, changed)
         finally:
             self._leave(key, changed)
 
@@ -69,60 +74,126 @@ class TicketChanges:
         self._watchers[key].discard(changed)
         if not self._watchers[key]:
             del self._watchers[key]
-        if not self._watchers and self._listening is not None:
-            self._listening.cancel()
-            self._listening = None
-            self._hang_up()
+        if not self._watchers and self._listener is not None:
+            self._listener.end()
+            self._listener = None
 
-    def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
-
-    async def _listen(self) -> "asyncpg.Connection[asyncpg.Record]":
-        with postgres_errors():
-            connection = await connect_to_listen(self._settings)
-            try:
-                await connection.add_listener(CHANNEL, self._on_notice)
-            except BaseException:
-                connection.terminate()
-                raise
-        self._connection = connection
-        return connection
-
-    async def _keep_listening(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        pause = 0.1
-        while True:
-            await _until_lost(connection)
-            self._hang_up()
-            while True:
-                try:
-                    connection = await self._listen()
-                except BackendUnavailable:
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-                else:
-                    break
-            pause = 0.1
-            self._tell_everyone()
-
-    def _on_notice(self, _connection: Any, _process: int, _channel: str, ticket: object) -> None:
-        if ticket == "*":
-            self._tell_everyone()
-        for changed in self._watchers.get(str(ticket), ()):
-            changed.set()
-
-    def _tell_everyone(self) -> None:
-        for watchers in self._watchers.values():
+    def _tell(self, ticket: str) -> None:
+        concerned = self._watchers.values() if ticket == _EVERYTHING else [self._watchers.get(ticket, set())]
+        for watchers in concerned:
             for changed in watchers:
                 changed.set()
 
 
-async def _notices(changed: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+class _Listener:
+    """Listens, and listens again whenever it can't, until it is ended.
+
+    Args:
+        settings: where the database is.
+        tell: takes the id of a ticket that has changed, or `_EVERYTHING` where that is not known.
+    """
+
+    def __init__(self, settings: PostgresSettings, tell: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._tell = tell
+        self.failure: GatewayError | None = None
+        """Why nothing can be heard now; None while it can."""
+        self._tried = asyncio.Event()
+        """Set while it is known whether something can be heard."""
+        self._wanted = asyncio.Event()
+        """Set by who would like another attempt before the pause is over."""
+        self._task = asyncio.create_task(self._listen(), name="ticket changes")
+        self._task.add_done_callback(self._note_end)
+
+    @property
+    def ended(self) -> bool:
+        return self._task.done()
+
+    def end(self) -> None:
+        """Stop listening."""
+        self._task.cancel()
+
+    async def listens(self) -> None:
+        """Return if every later change is heard.
+
+        Raises:
+            GatewayError: it is not, as has just been tried.
+        """
+        if self.failure is not None and not self.ended:
+            self._tried.clear()
+            self._wanted.set()
+        await self._tried.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def _listen(self) -> None:
+        pause, lost = _FIRST_PAUSE, False
+        while True:
+            self._wanted.clear()
+            try:
+                connection = await self._connect()
+            except (GatewayError, asyncpg.PostgresError) as error:
+                # Whatever it is, somebody may mend it while others wait: a login, a right, a setting, a standby.
+                first = self.failure is None
+                self.failure = _shown(error)
+                self._tried.set()
+                if lost and first:
+                    self._tell(_EVERYTHING)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wanted.wait()
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            try:
+                self.failure = None
+                self._tried.set()
+                if lost:
+                    self._tell(_EVERYTHING)
+                await _until_lost(connection)
+            finally:
+                connection.terminate()
+            self._tried.clear()
+            pause, lost = _FIRST_PAUSE, True
+
+    async def _connect(self) -> "asyncpg.Connection[asyncpg.Record]":
+        with postgres_errors():
+            connection = await connect_to_listen(self._settings)
+            try:
+                await connection.add_listener(CHANNEL, self._hear)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    def _hear(self, _connection: Any, _process: int, _channel: str, ticket: object) -> None:
+        self._tell(str(ticket))
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """See to it that nobody waits for a listener that is no more."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("listening for changes of tickets failed", exc_info=error)
+            self.failure = InternalError()
+            self._tell(_EVERYTHING)
+        self._tried.set()
+
+
+def _shown(error: Exception) -> GatewayError:
+    if isinstance(error, GatewayError):
+        return error
+    return BackendUnavailable("PostgreSQL refuses to tell of changes now; see its log")
+
+
+async def _notices(listener: _Listener, changed: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
     while True:
         await changed.wait()
         changed.clear()
-        yield {}
+        failure = listener.failure
+        if failure is None:
+            yield {}
+        elif listener.ended:
+            raise failure
+        else:
+            yield {"interrupted": failure.problem().model_dump(mode="json", exclude_none=True)}
 
 
 async def _until_lost(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -137,5 +208,5 @@ async def _until_lost(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
             try:
                 with postgres_errors():
                     await connection.execute("SELECT 1", timeout=_HEARTBEAT)
-            except BackendUnavailable:
+            except (GatewayError, asyncpg.PostgresError):
                 return

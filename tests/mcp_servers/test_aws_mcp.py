@@ -160,7 +160,7 @@ async def test_a_presigned_address_works_without_credentials(call: Call) -> None
         ("s3_upload_file", {"bucket": "bucket", "key": "k", "content": "?", "encoding": "base64"}, "content"),
         ("s3_download_file", {"bucket": "bucket", "key": "k", "range": "0-9"}, "range"),
         ("s3_list_objects", {"bucket": "bucket", "max_keys": 1001}, "max_keys"),
-        ("s3_list_objects", {"bucket": "bucket", "max_keys": "5"}, "max_keys"),
+        ("s3_list_objects", {"bucket": "bucket", "max_keys": "five"}, "max_keys"),
         ("s3_presign_url", {"bucket": "bucket", "key": "k", "expires_in": 604801}, "expires_in"),
         ("s3_presign_url", {"bucket": "bucket", "key": "k", "method": "DELETE"}, "method"),
         ("lambda_invoke", {"function_name": "a/b"}, "function_name"),

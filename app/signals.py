@@ -8,12 +8,15 @@ from collections.abc import Callable, Generator
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-_stops: list[Callable[[], object]] = []
+Stop = Callable[[signal.Signals], object]
+"""Begins the end, given what was sent."""
+
+_stops: list[Stop] = []
 """Signals are the process's, so this is, too; the innermost block is the last."""
 
 
 @contextlib.contextmanager
-def stopping_by(stop: Callable[[], object]) -> Generator[None]:
+def stopping_by(stop: Stop) -> Generator[None]:
     """Call `stop` in the event loop for each signal that comes in the block; a block within another goes first.
 
     In a thread that gets no signals, it does nothing.
@@ -25,7 +28,7 @@ def stopping_by(stop: Callable[[], object]) -> Generator[None]:
     before = {number: signal.getsignal(number) for number in _NUMBERS}
     _stops.append(stop)
     for number in _NUMBERS:
-        loop.add_signal_handler(number, _call_the_innermost)
+        loop.add_signal_handler(number, _call_the_innermost, number)
     try:
         yield
     finally:
@@ -36,5 +39,5 @@ def stopping_by(stop: Callable[[], object]) -> Generator[None]:
                 signal.signal(number, before[number])
 
 
-def _call_the_innermost() -> None:
-    _stops[-1]()
+def _call_the_innermost(number: signal.Signals) -> None:
+    _stops[-1](number)

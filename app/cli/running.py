@@ -70,7 +70,7 @@ def run(task: Callable[[], Awaitable[None]], *expected: type[Exception], serves:
     async def guarded() -> None:
         running = asyncio.current_task()
         assert running is not None
-        with stopping_by(running.cancel):
+        with stopping_by(lambda _: running.cancel()):
             await task()
 
     try:

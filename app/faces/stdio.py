@@ -18,6 +18,7 @@ from app.errors import INVALID_REQUEST
 from app.faces.duplex import Backlog, Duplex
 from app.faces.jsonrpc import NotAMessage
 from app.gateway import Gateway
+from app.signals import stopping_by
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -31,20 +32,21 @@ async def serve_stdio(gateway: Gateway, server: str | None) -> None:
     reads stays off the wire.
     """
     limit = gateway.settings.max_request_bytes
-    loop = asyncio.get_running_loop()
     serving = asyncio.current_task()
     assert serving is not None
-    # Who ends us by a signal has stopped listening. For Ctrl-C asyncio itself does so.
-    loop.add_signal_handler(signal.SIGTERM, serving.cancel)
-    try:
-        with _wire() as (from_client, to_client):
-            lines, writer = _Lines(from_client, limit + _LINE_END + 1), _Writer(to_client)
-            connection = Duplex(
-                gateway, server, "stdio", writer.write, Backlog(gateway.settings.max_unsent_bytes), patient=True
-            )
-            await connection.serve(_read(lines, connection, limit))
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+
+    def stop(number: signal.Signals) -> None:
+        # A person's Ctrl-C, and a second signal, wait for nothing that runs.
+        if number == signal.SIGTERM and not gateway.closing.is_set():
+            gateway.closing.set()
+        else:
+            serving.cancel()
+
+    with stopping_by(stop), _wire() as (from_client, to_client):
+        lines, writer = _Lines(from_client, limit + _LINE_END + 1), _Writer(to_client)
+        backlog = Backlog(gateway.settings.max_unsent_bytes)
+        connection = Duplex(gateway, server, "stdio", writer.write, backlog, patient=True)
+        await connection.serve(_read(lines, connection, limit))
 
 
 async def _read(lines: "_Lines", connection: Duplex, limit: int) -> None:

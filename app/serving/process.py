@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack
@@ -12,7 +13,6 @@ from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.gateway import Gateway
 from app.keep_alive import keep_alive
@@ -51,7 +51,7 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         yield
 
-    def stop(self) -> None:
+    def stop(self, number: signal.Signals) -> None:
         """Begin the end: say so to `/ready`, wait `SHUTDOWN_DELAY`, then stop. The second time, stop at once."""
         loop = asyncio.get_running_loop()
         if self._gateway.stopping:
@@ -69,29 +69,35 @@ class _Server(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
-        connections, tasks = self.server_state.connections, self.server_state.tasks
-        for connection in list(connections):
-            if not isinstance(connection, WebSocketsSansIOProtocol):  # they have a grace of their own, and say goodbye
-                connection.shutdown()
-        # Streams never end by themselves.
+        for connection in self._http():
+            connection.shutdown()
+        # Streams never end by themselves; WebSockets take the grace as theirs, and say goodbye.
         self._gateway.closing.set()
-        await self._until_idle(self._gateway.settings.shutdown_grace)
-        if tasks:
-            _log.warning("%d calls were cut off, since SHUTDOWN_GRACE was over", len(tasks))
+        await self._until(lambda: self._is_idle() or self.force_exit, self._gateway.settings.shutdown_grace)
+        if tasks := self.server_state.tasks:
+            _log.warning("%d requests and connections were cut off, since SHUTDOWN_GRACE was over", len(tasks))
         # A call whose caller has gone ends by itself; uvicorn would log the trace of one that is cancelled.
-        for connection in list(connections):
+        for connection in self._http():
             connection.transport.abort()
+        await self._until(self._is_idle, _CUT_OFF_WITHIN)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for task in list(tasks):
+            task.cancel()
         if tasks:
             await asyncio.wait(list(tasks), timeout=_CUT_OFF_WITHIN)
-        for task in tasks:
-            task.cancel()
 
-    async def _until_idle(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        state = self.server_state
-        while (state.connections or state.tasks) and loop.time() < end and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event
-            await asyncio.sleep(_TICK)
+    def _http(self) -> list[HttpProtocol]:
+        return [connection for connection in self.server_state.connections if isinstance(connection, HttpProtocol)]
+
+    def _is_idle(self) -> bool:
+        return not (self.server_state.connections or self.server_state.tasks)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():  # noqa: ASYNC110 - uvicorn has no event for it
+                    await asyncio.sleep(_TICK)
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -141,7 +147,7 @@ async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None
     with contextlib.closing(_bind(settings)) as listener:
         try:
             async with AsyncExitStack() as stack:
-                with stopping_by(starting.cancel):
+                with stopping_by(lambda _: starting.cancel()):
                     await stack.enter_async_context(app.router.lifespan_context(app))
                 with stopping_by(server.stop):
                     await _serve(server, listener, on_ready)

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import mcp_types as types
@@ -13,10 +15,11 @@ from app.faces.jsonrpc import NotAMessage, read_message
 from app.main import create_app
 from app.settings import Settings
 from tests.clock import ClockMCPServer
-from tests.faces.raw import ERAS, client_of, headers, request, websocket
+from tests.faces.raw import ERAS, client_of, headers, launched, request, websocket
 from tests.fixtures.gateway import Served, serve
 
-TRANSPORTS = ("http", "websocket")
+TRANSPORTS = ("http", "websocket", "stdio")
+ROOT = Path(__file__).parents[2]
 HALF_PAIRS = [r"\ud800", r"\uDBFF.", r"\udc00", r"\ud800\ud800", r"\udfff\ud800", r"\\\ud800"]
 Exchange = Callable[[str], Awaitable[dict[str, Any]]]
 """Sends a text as it stands and returns the answer."""
@@ -58,6 +61,14 @@ async def connected(gateway: Served, transport: str, era: str) -> AsyncGenerator
                 return result
 
             yield post
+    elif transport == "stdio":
+        async with launched(era, [sys.executable, "-m", "tests.faces.stdio_clock"], cwd=ROOT) as pipe:
+
+            async def write(text: str) -> dict[str, Any]:
+                await pipe.send(text)
+                return await pipe.receive()
+
+            yield write
     else:
         async with websocket(gateway, era) as messages:
 

@@ -33,7 +33,7 @@ demo: $(READY_TO_RUN) ## With `make run` in another shell: a customer's question
 	@$(BIN)/python -m agents demo $(if $(PORT),--gateway http://127.0.0.1:$(PORT)) $(if $(QUESTION),"$(QUESTION)")
 
 test-kafka: $(READY) ## Run the Kafka tests against Apache Kafka itself (needs Java 17 and Maven)
-	@KAFKA_BROKER=apache $(BIN)/pytest tests/services/kafka tests/mcp_servers/test_kafka_mcp.py
+	@KAFKA_BROKER=apache $(BIN)/pytest tests/services/kafka tests/mcp_servers/test_kafka_*.py
 
 check: $(READY) ## Check format, style, types, layers and migrations
 	@$(BIN)/ruff format --check .

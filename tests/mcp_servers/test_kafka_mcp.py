@@ -128,7 +128,14 @@ async def test_bad_input_is_told_by_name(call: Call) -> None:
 
 async def test_every_form_of_start(call: Call, topic: str) -> None:
     await call("kafka", "publish_message", {"topic": topic, "message": "x"})
-    for start in ("earliest", {"offset": 0}, {"timestamp": "2020-01-01T00:00:00Z"}, {"timestamp": 0}, {"tail": 1}):
+    for start in (
+        "earliest",
+        {"offset": 0},
+        {"offset": "0"},
+        {"timestamp": "2020-01-01T00:00:00Z"},
+        {"timestamp": 0},
+        {"tail": 1},
+    ):
         page = await call("kafka", "consume_messages", {"topic": topic, "start": start})
         assert [message["value"] for message in page["messages"]] == ["x"], start
     for start in (

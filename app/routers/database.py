@@ -106,7 +106,7 @@ class DatabaseMCPServer(BaseMCPServer):
         max_in_flight=MOST_QUERIES,
         errors=(Forbidden,),
     )
-    async def query_database(self, arguments: SqlQuery) -> QueryResult:
+    async def query_database(self, arguments: SqlQuery) -> RawResult[QueryResult]:
         """Run one reading SQL statement (PostgreSQL) on the support database and return its rows as objects.
 
         Use it for questions that no other tool answers. The tables, with their columns:

@@ -35,7 +35,7 @@ _READER_SETTINGS = {
     "temp_file_limit": "'256MB'",
     # With it off, '\\'' ends a string for the server and not for the parser that looks for forbidden calls.
     "standard_conforming_strings": "'on'",
-    "search_path": "pg_catalog, {schema}, pg_temp",
+    "search_path": "{schema}, pg_temp",
 }
 
 

@@ -203,7 +203,7 @@ async def test_the_readers_login_has_its_limits_as_soon_as_it_connects(database:
         "statement_timeout": "30s",
         "temp_file_limit": "256MB",
         "standard_conforming_strings": "on",
-        "search_path": "pg_catalog, public, pg_temp",
+        "search_path": "public, pg_temp",
     }
     assert limit == PostgresSettings(_env_file=None).reader_connections == READER_CONNECTIONS
 

@@ -5,14 +5,36 @@ types, relations. It is one layer of several (`docs/query-database.md`): login a
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Self, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
-import asyncpg
 import pgparse
 
 from app.errors import BackendUnavailable, Forbidden, InvalidArguments
+from app.services.postgres.sql.bounds import (
+    MAX_SECONDS,
+    STORED,
+    Argument,
+    Bound,
+    Needed,
+    Relations,
+    Source,
+    TooComplex,
+    TooMuch,
+    needed_checks,
+)
+from app.services.postgres.sql.catalog import Catalog
+from app.services.postgres.sql.checks import with_checks, without_checks
+from app.services.postgres.sql.functions import (
+    AGGREGATES,
+    COUNTED,
+    FILLING,
+    FUNCTIONS,
+    GROWING_AGGREGATES,
+    OPERATORS,
+    TEMPLATES,
+)
 
 MAX_BYTES = 32 * 1024
 """Longest statement. The parser ends the whole process on much longer ones."""
@@ -49,7 +71,7 @@ _NODES = _set(
     JsonArrayConstructor JsonArrayQueryConstructor JsonBehavior JsonFormat JsonFuncExpr JsonIsPredicate JsonKeyValue
     JsonObjectAgg JsonObjectConstructor JsonOutput JsonParseExpr JsonReturning JsonScalarExpr JsonSerializeExpr
     JsonTable JsonTableColumn JsonTablePathSpec JsonValueExpr List MinMaxExpr NamedArgExpr NullTest ParamRef
-    RangeFunction RangeSubselect RangeTableFunc RangeTableFuncCol RangeTableSample RangeVar ResTarget RowExpr
+    RangeFunction RangeSubselect RangeTableSample RangeVar ResTarget RowExpr
     SQLValueFunction SelectStmt SortBy String SubLink TypeCast TypeName WindowDef WithClause XmlExpr XmlSerialize
     """
 )
@@ -88,6 +110,7 @@ _STRUCTS: Mapping[str, str] = {
 
 _WORDS: Mapping[str, str] = {
     "LockingClause": "FOR UPDATE and FOR SHARE",
+    "RangeTableFunc": "XMLTABLE",
     "intoClause": "SELECT INTO",
     "CopyStmt": "COPY",
     "VariableSetStmt": "SET",
@@ -110,182 +133,11 @@ _INFORMATION_SCHEMA = _set(
 )
 """What tells of the tables' form and nothing of other callers or of secrets."""
 
+_KNOWN_FUNCTIONS = FUNCTIONS.keys() | AGGREGATES | GROWING_AGGREGATES | COUNTED.keys() | FILLING.keys() | TEMPLATES
+
 _BETWEEN = frozenset({"BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"})
 _COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
 """Operators that BETWEEN, CASE, USING and NATURAL JOIN call without naming them."""
-
-EXTENSIONS = (
-    "pg_trgm",
-    "unaccent",
-    "vector",
-    "fuzzystrmatch",
-    "citext",
-    # These share names of operators with what is built in, which would be refused if they were installed.
-    "hstore",
-    "ltree",
-    "intarray",
-    "btree_gin",
-    "btree_gist",
-)
-"""Extensions whose functions, operators and types count as built in."""
-
-_VOLATILE_BUT_HARMLESS = (
-    "random",
-    "random_normal",
-    "gen_random_uuid",
-    "uuidv4",
-    "uuidv7",
-    "clock_timestamp",
-    "timeofday",
-    "array_shuffle",
-    "array_sample",
-)
-_NOT_VOLATILE_BUT_HARMFUL = (
-    "^(pg_|txid_|lo_|has_|inet_client_|inet_server_|row_security|to_reg|currtid|dblink|crosstab|connectby)"
-    "|^(current_setting|regclass|ts_stat|ts_rewrite|xpath_table|satisfies_hash_partition)$"
-    "|_to_xml|_description$|_validator$"
-)
-"""They run text, read what the guard can't see, take transaction ids or tell of the server."""
-_HARMLESS_IN_SPITE_OF_THEIR_NAME = (
-    "pg_typeof",
-    "pg_size_pretty",
-    "pg_size_bytes",
-    "pg_column_size",
-    "pg_collation_for",
-    "pg_input_is_valid",
-)
-_HARMFUL_TYPES = ("regclass", "regproc", "regprocedure", "regoper", "regoperator", "regrole", "regnamespace", "aclitem")
-"""They look names up in the catalogs."""
-
-_TRUSTED = """
-    SELECT oid AS classid, objid FROM (
-        SELECT 'pg_proc'::regclass AS oid, oid AS objid FROM pg_proc WHERE oid < 16384
-        UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE oid < 16384
-        UNION ALL SELECT d.classid, d.objid
-        FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
-        WHERE d.deptype = 'e' AND e.extname = ANY($1)
-    ) AS known(oid, objid)
-"""
-"""Objects that came with PostgreSQL (16384 is the first id of anybody else) or with an allowed extension."""
-
-_FUNCTIONS = f"""
-    WITH trusted AS ({_TRUSTED}), judged AS (
-        SELECT proname, CASE
-            WHEN prosecdef THEN 'it runs with the rights of its owner (SECURITY DEFINER)'
-            WHEN NOT EXISTS (SELECT FROM trusted t WHERE t.classid = 'pg_proc'::regclass AND t.objid = p.oid)
-                THEN 'it, or another function of its name, is neither built in nor of an allowed extension'
-            WHEN proname ~ $3 AND proname <> ALL($4)
-                THEN 'it runs text as SQL, or tells of the server, other sessions, files or rights'
-            WHEN provolatile = 'v' AND proname <> ALL($2) THEN 'it may change something, or wait (it is volatile)'
-            WHEN prokind NOT IN ('f', 'a', 'w') THEN 'it is a procedure'
-            WHEN ARRAY['internal', 'cstring']::regtype[]::oid[] && proargtypes::oid[]
-                OR prorettype IN ('internal'::regtype, 'cstring'::regtype, 'trigger'::regtype, 'event_trigger'::regtype)
-                THEN 'it is for PostgreSQL''s own use'
-            END AS objection,
-            -- No expression has the type internal, so `t.system` stays a column.
-            pronargs >= 1 AND pronargs - pronargdefaults <= 1 AND proargtypes[0] <> 'internal'::regtype AS takes_one
-        FROM pg_proc p
-    )
-    SELECT proname::text AS name, min(objection) AS objection,
-        coalesce(bool_or(takes_one) FILTER (WHERE objection IS NOT NULL), false) AS as_column
-    FROM judged GROUP BY proname
-"""  # noqa: S608 - made of constants
-
-_OPERATORS = f"""
-    WITH trusted AS ({_TRUSTED})
-    SELECT oprname::text AS name,
-        bool_and(coalesce(p.provolatile <> 'v' AND NOT p.prosecdef AND t.objid IS NOT NULL, false)) AS safe
-    FROM pg_operator o
-    LEFT JOIN pg_proc p ON p.oid = o.oprcode
-    LEFT JOIN trusted t ON t.classid = 'pg_proc'::regclass AND t.objid = p.oid
-    GROUP BY oprname
-"""  # noqa: S608 - made of constants
-
-_TYPES = f"""
-    WITH trusted AS ({_TRUSTED}), judged AS (
-        SELECT y.oid, y.typname, y.typelem, y.typtype, y.typtype IN ('e', 'd')
-            OR y.typtype IN ('b', 'r', 'm') AND y.typname <> ALL($2)
-            AND EXISTS (SELECT FROM trusted t WHERE t.classid = 'pg_type'::regclass AND t.objid = y.oid) AS safe
-        FROM pg_type y
-    )
-    SELECT j.oid, j.typname::text AS name, j.safe OR j.typtype = 'b' AND coalesce(e.safe, false) AS safe,
-        format_type(j.oid, -1) AS words
-    FROM judged j LEFT JOIN judged e ON e.oid = j.typelem
-"""  # noqa: S608 - made of constants
-
-_HIDDEN_SQL = """
-    WITH RECURSIVE seen(oid) AS (
-        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'v' AND c.relname !~ '^pg_' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-            AND has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT')
-        UNION
-        SELECT inner_view.oid FROM seen
-        JOIN pg_rewrite r ON r.ev_class = seen.oid
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-            AND d.refclassid = 'pg_class'::regclass
-        JOIN pg_class inner_view ON inner_view.oid = d.refobjid AND inner_view.relkind = 'v'
-        WHERE inner_view.relnamespace <> 'information_schema'::regnamespace
-    )
-    SELECT 'view ' || oid::regclass AS name, pg_get_viewdef(oid) AS sql FROM seen
-    UNION ALL
-    SELECT 'domain ' || format_type(t.oid, NULL),
-        'SELECT 1 WHERE ' || substring(pg_get_constraintdef(k.oid) FROM 'CHECK (.*)')
-    FROM pg_type t JOIN pg_constraint k ON k.contypid = t.oid AND k.contype = 'c' WHERE t.oid >= 16384
-"""
-"""SQL that runs behind a name that the guard lets pass."""
-
-_FOREIGN_CASTS = f"""
-    WITH trusted AS ({_TRUSTED})
-    SELECT format('cast from %s to %s', format_type(castsource, NULL), format_type(casttarget, NULL)) AS name
-    FROM pg_cast
-    WHERE castmethod = 'f'
-        AND NOT EXISTS (SELECT FROM trusted t WHERE t.classid = 'pg_proc'::regclass AND t.objid = castfunc)
-"""  # noqa: S608 - made of constants
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """What the guard has to know of a database, read once and again when it may have changed."""
-
-    functions: Mapping[str, str | None]
-    """Every function by its bare name, with what speaks against one of its overloads."""
-    as_columns: frozenset[str]
-    """Unsafe functions that take one argument: `t.name` calls them."""
-    operators: Mapping[str, bool]
-    types: Mapping[str, bool]
-    type_words: Mapping[int, str]
-    """The name of each type in SQL by its object id."""
-    hidden_sql: tuple[tuple[str, str], ...] = ()
-    """Views and domains that the reader may reach, and the SQL that runs behind them."""
-    foreign_casts: tuple[str, ...] = ()
-
-    @classmethod
-    async def load(
-        cls, connection: "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-    ) -> Self:
-        """Read the catalogs with the rights of the login that queries are going to have."""
-        extensions = list(EXTENSIONS)
-        functions = await connection.fetch(
-            _FUNCTIONS,
-            extensions,
-            list(_VOLATILE_BUT_HARMLESS),
-            _NOT_VOLATILE_BUT_HARMFUL,
-            list(_HARMLESS_IN_SPITE_OF_THEIR_NAME),
-        )
-        operators = await connection.fetch(_OPERATORS, extensions)
-        types = await connection.fetch(_TYPES, extensions, list(_HARMFUL_TYPES))
-        hidden = await connection.fetch(_HIDDEN_SQL)
-        casts = await connection.fetch(_FOREIGN_CASTS, extensions)
-        unsafe_types = {row["name"] for row in types if not row["safe"]}
-        return cls(
-            functions={row["name"]: row["objection"] for row in functions},
-            as_columns=frozenset(row["name"] for row in functions if row["as_column"]),
-            operators={row["name"]: row["safe"] for row in operators},
-            types={row["name"]: row["name"] not in unsafe_types for row in types},
-            type_words={row["oid"]: row["words"] for row in types},
-            hidden_sql=tuple((row["name"], row["sql"]) for row in hidden),
-            foreign_casts=tuple(row["name"] for row in casts),
-        )
 
 
 @dataclass(frozen=True)
@@ -306,18 +158,43 @@ class ReadingStatement:
     is_select: bool
     """False for EXPLAIN, which can't stand in a subquery."""
     parameters: tuple[Parameter, ...]
+    """In the text that runs."""
+    checked_sql: str = ""
+    """The text that runs: with checks of sizes, if it needs some."""
     is_generic: bool = False
     """Whether it is EXPLAIN of a plan for any values (`GENERIC_PLAN`)."""
 
+    @property
+    def runs(self) -> str:
+        """The text that runs, with `$n` in it."""
+        return self.checked_sql or self.sql
+
     def with_parameters(self, written: Mapping[int, str]) -> str:
         """Return the text with each `$n` replaced by an expression."""
-        text = self.sql.encode()
+        text = self.runs.encode()
         for parameter in sorted(self.parameters, key=lambda p: p.start, reverse=True):
             end = parameter.start + 1 + len(str(parameter.number))
             while text[end : end + 1].isdigit():  # $01 is $1
                 end += 1
             text = text[: parameter.start] + written[parameter.number].encode() + text[end:]
         return text.decode()
+
+
+@dataclass(slots=True)
+class _Judged:
+    """A statement whose every part is allowed."""
+
+    select: _Fields
+    text: str
+    offset: int
+    """Of the text in what was parsed, in bytes."""
+    is_explain: bool
+    is_generic: bool
+    parameters: list[Parameter] = field(default_factory=list[Parameter])
+    schemata: set[int] = field(default_factory=set[int])
+    """Where `information_schema.schemata` stands, which tells of roles."""
+    excused: set[int] = field(default_factory=set[int])
+    """Ids of parts that are harmless where they stand."""
 
 
 class SqlGuard:
@@ -340,37 +217,120 @@ class SqlGuard:
             "RangeVar": _check_relation,
             "RangeTableSample": _check_sample_method,
         }
+        self._views = frozenset(hidden.view for hidden in catalog.hidden_sql if hidden.view)
+        tables = {
+            name: Source.of(
+                [column.name for column in columns],
+                [_bound_of(column.is_number, column.longest) for column in columns],
+                is_stored=True,
+            )
+            for name, columns in catalog.relations.items()
+        }
+        self._relations = Relations(tables)
         self._objection = self._object_to_hidden_sql()
 
-    def check(self, sql: str) -> ReadingStatement:
+    def check(self, sql: str, arguments: Sequence[Argument] = ()) -> ReadingStatement:
         """Return the statement if it may run. Nothing is sent to the database.
 
+        Args:
+            sql: the statement.
+            arguments: what is known of the values of its parameters.
+
         Raises:
-            InvalidArguments: it can't be read, is too long or nested too deep.
+            InvalidArguments: it can't be read, is too long or nested too deep, or could take PostgreSQL too long.
             Forbidden: it is, or contains, something that is not allowed; the message names it.
             BackendUnavailable: the database holds a view, cast or domain that the guard can't answer for.
         """
-        statement = self._judge(sql)
+        judged = self._judge(sql)
         if self._objection:
             raise BackendUnavailable(self._objection)
-        return statement
+        needed = self._needed_checks(judged.select, arguments)
+        if not needed and not judged.schemata:
+            return ReadingStatement(
+                judged.text, not judged.is_explain, tuple(judged.parameters), is_generic=judged.is_generic
+            )
+        return self._with_checks(judged, needed)
 
-    def _judge(self, sql: str) -> ReadingStatement:
+    def _judge(self, sql: str) -> _Judged:
         kind, fields, text, offset = _parse(sql)
         is_explain = kind == "ExplainStmt"
-        is_generic = is_explain and _is_generic(fields)
+        is_generic = is_explain and _is_on(fields, "generic_plan")
         if is_explain:
             _check_explain_options(fields)
             [(kind, fields)] = fields["query"].items()
         if kind != "SelectStmt":
             raise _forbidden(_in_words(kind), "only SELECT, VALUES, TABLE, WITH and EXPLAIN of them are")
-        parameters: list[Parameter] = []
+        judged = _Judged(fields, text, offset, is_explain, is_generic)
+        if fields.get("op") == "SETOP_NONE":
+            judged.excused.update(
+                id(target["ResTarget"]["val"].get("FuncCall")) for target in fields.get("targetList", ())
+            )
         for node, content in _walk(kind, fields):
+            if id(content) in judged.excused and node == "TypeName":
+                continue
             if check := self._checks.get(node):
                 check(content)
+                if node == "RangeVar":
+                    self._note_relation(content, judged)
+                elif node == "FuncCall" and id(content) not in judged.excused:
+                    _check_result_type(content)
+            elif node == "TypeCast":
+                self._note_cast(content, judged)
             elif node == "ParamRef":
-                parameters.append(Parameter(content.get("number", 0), content["location"] - offset))
-        return ReadingStatement(text, not is_explain, tuple(parameters), is_generic=is_generic)
+                judged.parameters.append(Parameter(content.get("number", 0), content["location"] - offset))
+        return judged
+
+    def _note_cast(self, cast: _Fields, judged: _Judged) -> None:
+        type_name = cast["typeName"]
+        names = _names(type_name.get("names", []))
+        if names[-1:] == ["regtype"] and "arrayBounds" not in type_name:
+            # pg_typeof(x) = 'integer'::regtype
+            self._check_named_type([cast["arg"]])
+            judged.excused.add(id(type_name))
+        elif names[-1:] == ["text"]:
+            judged.excused.add(id(cast["arg"].get("FuncCall")))
+
+    def _note_relation(self, relation: _Fields, judged: _Judged) -> None:
+        name = relation["relname"]
+        if relation.get("schemaname") == "information_schema" and name == "schemata":
+            judged.schemata.add(relation["location"])
+        if judged.is_explain and name in self._views:
+            raise _forbidden(f"EXPLAIN of the view {name}", "the plan would tell what it is made of")
+
+    def _needed_checks(self, select: _Fields, arguments: Sequence[Argument]) -> Needed:
+        try:
+            return needed_checks(select, self._relations, arguments)
+        except TooMuch as much:
+            mostly = f", mostly in {much.dearest}" if much.dearest else ""
+            message = (
+                f"could keep PostgreSQL for more than {MAX_SECONDS:g} s on one row without a look at the time limit"
+                f"{mostly}; call it less often, or on less: left(column, 1000)"
+            )
+            raise InvalidArguments.of("query", message) from None
+        except TooComplex:
+            raise InvalidArguments.of("query", "has too many calls and queries within each other") from None
+        except RecursionError:
+            raise _too_deep() from None
+
+    def _with_checks(self, judged: _Judged, needed: Needed) -> ReadingStatement:
+        if not self.catalog.has_checks:
+            raise BackendUnavailable("the database lacks functions of ours; run `switchboard migrate`")
+        failure = InvalidArguments.of("query", "is written in a way that can't be checked; write it more plainly")
+        try:
+            text = with_checks(judged.text, needed, judged.schemata, judged.offset)
+            [(kind, fields)] = _parser.parse(text)[0]["stmt"].items()
+            if judged.is_explain:
+                [(kind, fields)] = fields["query"].items()
+            if without_checks(fields) != without_checks(judged.select):
+                raise failure
+        except (ValueError, RecursionError, _parser.PGQueryError):
+            raise failure from None
+        parameters = [
+            Parameter(content.get("number", 0), content["location"])
+            for node, content in _walk(kind, fields)
+            if node == "ParamRef"
+        ]
+        return ReadingStatement(judged.text, not judged.is_explain, tuple(parameters), text, judged.is_generic)
 
     def _object_to_hidden_sql(self) -> str:
         """Return why no statement at all may run; empty if nothing speaks against it."""
@@ -382,11 +342,21 @@ class SqlGuard:
         for operator in _COMPARISONS:
             if not self.catalog.operators.get(operator):
                 return f"there is an operator {operator} that is not built in; {advice}"
-        for name, sql in self.catalog.hidden_sql:
+        views: dict[str, _Fields] = {}
+        for hidden in self.catalog.hidden_sql:
             try:
-                self._judge(sql)
+                judged = self._judge(hidden.sql)
             except (Forbidden, InvalidArguments) as refusal:
-                return f"{name} can't be vetted ({refusal.detail}); {advice}"
+                return f"{hidden.name} can't be vetted ({refusal.detail}); {advice}"
+            if hidden.view:
+                views[hidden.view] = judged.select
+        self._relations = Relations(self._relations.tables, views)
+        for hidden in self.catalog.hidden_sql:
+            if hidden.view:
+                try:
+                    self._needed_checks(views[hidden.view], ())
+                except InvalidArguments as refusal:
+                    return f"{hidden.name} can't be vetted ({refusal.detail}); {advice}"
         return ""
 
     def _check_function(self, call: _Fields) -> None:
@@ -396,6 +366,10 @@ class SqlGuard:
             raise InvalidArguments.of("query", f"function {_written(names)} does not exist")
         if objection := self.catalog.functions[name]:
             raise _forbidden(f"function {_written(names)}", objection)
+        if name not in _KNOWN_FUNCTIONS:
+            raise _forbidden(f"function {_written(names)}", "it is for PostgreSQL's own use, or not known to this tool")
+        if name == "pg_input_is_valid":
+            self._check_named_type(call.get("args", [])[1:2])
 
     def _check_column(self, column: _Fields) -> None:
         # `t.f` means f(t) where t has no column f.
@@ -419,12 +393,27 @@ class SqlGuard:
             raise InvalidArguments.of("query", f"operator {names[-1]} does not exist")
         if not safe:
             raise _forbidden(f"operator {names[-1]}", "one of its name is neither built in nor of an allowed extension")
+        if names[-1] not in OPERATORS:
+            raise _forbidden(f"operator {names[-1]}", "it is not known to this tool")
+
+    def _check_named_type(self, arguments: Sequence[_Fields]) -> None:
+        """Refuse what is not a literal that names an allowed type."""
+        for argument in arguments:
+            text = argument.get("A_Const", {}).get("sval", {}).get("sval")
+            type_name = _parsed_type(text) if isinstance(text, str) else None
+            if type_name is None:
+                raise _forbidden("the name of a type that is not written out", "give it as text, such as 'integer'")
+            self._check_type(type_name)
 
     def _check_type(self, type_name: _Fields) -> None:
         names = _names(type_name.get("names", []))
         if not names:
             return
-        safe = self.catalog.types.get(names[-1])
+        # PostgreSQL looks into pg_catalog first.
+        is_builtin = len(names) == 1 or names[-2] == "pg_catalog"
+        safe = self.catalog.builtin_types.get(names[-1]) if is_builtin else None
+        if safe is None:
+            safe = self.catalog.types.get(names[-1])
         if safe is None:
             raise InvalidArguments.of("query", f"type {_written(names)} does not exist")
         if not safe:
@@ -498,21 +487,40 @@ def _walk(kind: str, fields: _Fields) -> Iterator[tuple[str, _Fields]]:
             stack.extend((key, inner, depth + 1) for key, inner in content.items())
 
 
+def _parsed_type(text: str) -> _Fields | None:
+    """Return the TypeName that a text stands for; None if it is no type, or more than one."""
+    try:
+        [statement] = _parser.parse(f"SELECT NULL::{text}")
+        select = cast("_Fields", statement["stmt"]["SelectStmt"])
+        [target] = select["targetList"]
+        value = target["ResTarget"]["val"]["TypeCast"]
+    except (ValueError, KeyError, _parser.PGQueryError):
+        return None
+    is_plain = select.keys() <= {"targetList", "limitOption", "op"} and value["arg"].get("A_Const", {}).get("isnull")
+    return value["typeName"] if is_plain else None
+
+
+def _bound_of(is_number: bool, longest: int | None) -> Bound:
+    return Bound(64.0 if is_number else float(min(longest or STORED, STORED)), is_number=is_number)
+
+
 def _check_explain_options(explain: _Fields) -> None:
     for option in explain.get("options", []):
         name = option["DefElem"]["defname"].lower()
         if name not in _EXPLAIN_OPTIONS:
             raise _forbidden(f"EXPLAIN option {name}", f"the options are {', '.join(sorted(_EXPLAIN_OPTIONS))}")
+    if _is_on(explain, "generic_plan") and _is_on(explain, "analyze"):
+        raise InvalidArguments.of("query", "asks for ANALYZE, which runs the query, and GENERIC_PLAN, which can't")
 
 
-def _is_generic(explain: _Fields) -> bool:
-    """Tell whether EXPLAIN is asked for a plan that no values are needed for; the last of an option's words counts."""
-    generic = False
+def _is_on(explain: _Fields, name: str) -> bool:
+    """Tell whether an option of EXPLAIN is given and not turned off; the last of its words counts."""
+    is_on = False
     for option in explain.get("options", []):
         definition = option["DefElem"]
-        if definition["defname"].lower() == "generic_plan":
-            generic = not _NO.search(str(definition.get("arg", "")).lower())
-    return generic
+        if definition["defname"].lower() == name:
+            is_on = not _NO.search(str(definition.get("arg", "")).lower())
+    return is_on
 
 
 def _check_relation(relation: _Fields) -> None:
@@ -530,6 +538,12 @@ def _check_relation(relation: _Fields) -> None:
             "the system catalogs tell of passwords and other callers; information_schema.columns describes the tables"
         )
         raise _forbidden(f"relation {written}", reason)
+
+
+def _check_result_type(call: _Fields) -> None:
+    if _names(call["funcname"])[-1] == "pg_typeof":
+        # Compared with a text it would look that up among all types, those of hidden tables too.
+        raise _forbidden("pg_typeof in an expression", "write pg_typeof(…)::text")
 
 
 def _check_sample_method(sample: _Fields) -> None:

@@ -8,6 +8,7 @@ so that no value passes through a Python type that can't hold it (infinity, the 
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, cast
@@ -38,6 +39,16 @@ _FIXED_SIZE = frozenset(
 
 
 _VECTORS = ("vector", "halfvec")
+
+_AS_IT_IS = _FIXED_SIZE - {"oid", "int8"} | {
+    *("text", "varchar", "bpchar", "citext", "xml", "inet", "cidr", "bit", "varbit", "tsvector", "tsquery", "ltree")
+}
+"""Types of which PostgreSQL's JSON is what is answered."""
+
+# All of an array of numbers but its NaN and Infinity, which are strings already.
+_NUMBER = re.compile(r"-?[0-9][0-9.]*")
+# A number that a double may not hold, or half a surrogate pair.
+_SUSPICIOUS = re.compile(r"[0-9.]{16}|[0-9][eE][-+]?[0-9]|\\u[dD]")
 
 
 def json_expression(column: str, of: Type) -> str:
@@ -70,31 +81,47 @@ def size_expression(column: str, of: Type) -> str | None:
     return None if of.name in _FIXED_SIZE else f"coalesce(pg_catalog.pg_column_size({column}), 0)::pg_catalog.int8"
 
 
-def json_reader(of: Type) -> Callable[[str | None], JsonValue]:
-    """Return what turns the JSON text of a column into its value."""
+def json_writer(of: Type) -> Callable[[str], str]:
+    """Return what turns the JSON text of a column, as PostgreSQL writes it, into the JSON that is answered."""
     base = of.name.removesuffix("[]")
-    if base in ("float4", "float8"):
-        decode = json.JSONDecoder(parse_int=float, parse_float=float).decode
-    elif base == "numeric":
-        decode = json.JSONDecoder(parse_int=str, parse_float=str).decode
-    elif base == "oid":
-        decode = _with_strings(int)
-    elif of.name == "bytea[]":
-        decode = _with_strings(lambda text: base64.b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode())
-    elif of.kind == "scalar" and base in ("vector", "halfvec"):
-        decode = _with_strings(json.loads)
-    else:
-        decode = _read_document
-    return lambda text: None if text is None else cast("JsonValue", decode(text))
+    if of.kind == "scalar" or of.name.endswith("[]"):
+        if base in _AS_IT_IS:
+            return _unchanged
+        if base == "numeric":
+            return _numbers_as_strings
+        if base in ("oid", *_VECTORS):
+            # PostgreSQL writes what JSON has as a string.
+            return lambda text: text.replace('"', "")
+    if of.name == "bytea[]":
+        return lambda text: _dump(_in_base64(json.loads(text)))
+    if base == "jsonb":
+        return _document
+    return lambda text: _dump(_read_document(text))
 
 
-def _with_strings(change: Callable[[str], Any]) -> Callable[[str], Any]:
-    def changed(value: Any) -> Any:
-        if isinstance(value, list):
-            return [changed(item) for item in cast("list[Any]", value)]
-        return change(value) if isinstance(value, str) else value
+def _unchanged(text: str) -> str:
+    return text
 
-    return lambda text: changed(json.loads(text))
+
+def _numbers_as_strings(text: str) -> str:
+    return _NUMBER.sub(r'"\g<0>"', text)
+
+
+def _document(text: str) -> str:
+    """Return JSON as it is, unless it holds something that has another form in an answer."""
+    if _SUSPICIOUS.search(text) or text.count("[") + text.count("{") > MAX_DEPTH:
+        return _dump(_read_document(text))
+    return text
+
+
+def _dump(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _in_base64(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_in_base64(item) for item in cast("list[Any]", value)]
+    return base64.b64encode(bytes.fromhex(value.removeprefix("\\x"))).decode() if isinstance(value, str) else value
 
 
 def _exact_integer(text: str) -> int | str:

@@ -2,28 +2,28 @@
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 
-from app.errors import BackendNotConfigured, BackendTimeout, Forbidden, GatewayError, InvalidArguments, TooManyRequests
-from app.results import Result
+from app.errors import BackendUnavailable, Forbidden, GatewayError, InvalidArguments, TooManyRequests
+from app.results import RawResult, Result
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.sql.answers import RowWriter, Written
+from app.services.postgres.sql.bounds import Argument
+from app.services.postgres.sql.catalog import Catalog
 from app.services.postgres.sql.described import describe, explain_generically
-from app.services.postgres.sql.guard import Catalog, ReadingStatement, SqlGuard
-from app.services.postgres.sql.json_forms import (
-    json_expression,
-    json_reader,
-    parameters_as_text,
-    size_expression,
-    unique_names,
-)
+from app.services.postgres.sql.failures import while_it_is_parsed, while_it_runs
+from app.services.postgres.sql.guard import ReadingStatement, SqlGuard
+from app.services.postgres.sql.json_forms import parameters_as_text
 from app.services.postgres.sql.sessions import ReaderSessions, open_reader_sessions
 from app.single_flight import SingleFlight
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     Statement = PreparedStatement[asyncpg.Record]
 
-MAX_RESULT_BYTES = 4 * 1024 * 1024
-"""Rows whose JSON goes beyond this are left out, and `truncated` says so."""
-
-MAX_ROW_BYTES = 1024 * 1024
-"""A larger row is refused: it never leaves PostgreSQL."""
-
-_BATCH_ROWS = 50
+_INTEGER = re.compile(r"-?[0-9]{1,10}")
 _GRACE_SECONDS = 0.1
 """By how much PostgreSQL's own limit comes before ours."""
 _PROBE_MS = 1500
 """How long a probe's query may take, the time to connect and to read the catalogs included."""
 LONGEST_SECONDS = 60.0
 """Longest that a query may take, whatever the settings say."""
+_LOST_AFTER_SECONDS = 66.0
+"""What outlives the longest limit by this much is not going to hear of it."""
+_LOST_BACKENDS = (
+    "SELECT pid FROM pg_catalog.pg_stat_activity WHERE usename = session_user AND state = 'active' "
+    "AND pid <> pg_catalog.pg_backend_pid() AND query_start < pg_catalog.clock_timestamp() - $1::interval ORDER BY pid"
+)
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""
 
@@ -94,6 +94,9 @@ class Column(BaseModel):
     type: str = Field(description="PostgreSQL's name of the type, such as `timestamp with time zone`.")
 
 
+_COLUMNS = TypeAdapter(list[Column])
+
+
 class QueryResult(Result):
     """The rows of a query."""
 
@@ -129,7 +132,7 @@ class SqlReader:
         params: Sequence[JsonValue] = (),
         max_rows: int = 100,
         timeout_ms: int | None = None,
-    ) -> QueryResult:
+    ) -> RawResult[QueryResult]:
         """Run one statement that reads.
 
         Args:
@@ -153,34 +156,64 @@ class SqlReader:
             raise AssertionError(self._settings.reader_address)
         usual = self._settings.reader_address.statement_timeout or self._settings.statement_timeout
         limit = timeout_ms / 1000 if timeout_ms else min(usual, LONGEST_SECONDS)
-        with postgres_errors(reading=True), _query_errors():
+        arguments = [_argument(value) for value in params]
+        with postgres_errors(reading=True), while_it_runs(self._types_told):
             # The server's own limit comes first; ours holds where it does not answer.
             async with asyncio.timeout(limit + _GRACE_SECONDS):
                 guard = self._guard or await self._fresh_guard(self._sessions)
-                statement = guard.check(query)
+                statement = guard.check(query, arguments)
                 if time.monotonic() >= self._stale_at:
                     guard = await self._fresh_guard(self._sessions)
-                    statement = guard.check(query)
+                    statement = guard.check(query, arguments)
                 left = started + limit - time.perf_counter()
                 async with self._sessions.begin(left) as connection:
-                    columns, rows, truncated = await _run(connection, guard.catalog, statement, params, max_rows)
-        return QueryResult(
-            columns=columns,
-            rows=rows,
-            row_count=len(rows),
-            truncated=truncated,
-            duration_ms=round((time.perf_counter() - started) * 1000, 3),
+                    try:
+                        columns, written = await _run(connection, guard.catalog, statement, params, max_rows)
+                    except UnicodeDecodeError:
+                        # PostgreSQL cut a message in the middle of a character, and asyncpg lost the thread over it.
+                        connection.terminate()
+                        raise InvalidArguments.of("query", "PostgreSQL refuses a text in it") from None
+        return RawResult(
+            b'{"success":true,"columns":%b,"rows":%b,"row_count":%d,"truncated":%b,"duration_ms":%.3f}'
+            % (
+                _COLUMNS.dump_json(columns),
+                written.rows,
+                written.count,
+                b"true" if written.truncated else b"false",
+                (time.perf_counter() - started) * 1000,
+            )
         )
 
+    def _types_told(self) -> Collection[str]:
+        return self._guard.catalog.safe_type_words if self._guard else ()
+
     async def objection(self) -> GatewayError | None:
-        """Return why no query could be answered now; None if one could, or if all connections are busy with some."""
+        """Return why no query could be answered now, or which backends a query holds beyond any limit.
+
+        None if one could, or if all connections are busy with some.
+        """
         try:
             await self.query("SELECT 1", timeout_ms=_PROBE_MS)
+            lost = await self._lost_backends()
         except TooManyRequests:
             return None
         except GatewayError as error:
             return error
-        return None
+        if not lost:
+            return None
+        return BackendUnavailable(
+            f"PostgreSQL can't interrupt what these backends of query_database run: {', '.join(map(str, lost))}; "
+            "they take a core each until they end by themselves or the server is restarted"
+        )
+
+    async def _lost_backends(self) -> list[int]:
+        """Return the process ids of backends of our login that run longer than any statement may."""
+        if self._sessions is None:
+            return []
+        with postgres_errors(reading=True), while_it_runs():
+            async with asyncio.timeout(_PROBE_MS / 1000), self._sessions.begin(_PROBE_MS / 1000) as connection:
+                rows = await connection.fetch(_LOST_BACKENDS, timedelta(seconds=_LOST_AFTER_SECONDS))
+        return [row["pid"] for row in rows]
 
     async def _fresh_guard(self, sessions: ReaderSessions) -> SqlGuard:
         """Ask the catalogs anew: once for all who wait for it, before they take a connection of their own."""
@@ -192,6 +225,15 @@ class SqlReader:
             return self._guard
 
         return await self._loading.run(load)
+
+
+def _argument(value: JsonValue) -> Argument:
+    if isinstance(value, str):
+        number = value.strip()
+        return Argument(len(value.encode(errors="replace")), int(number) if _INTEGER.fullmatch(number) else None)
+    if isinstance(value, list | dict):
+        return Argument(len(json.dumps(value, ensure_ascii=False).encode(errors="replace")))
+    return Argument(32, value if type(value) is int else None)
 
 
 @asynccontextmanager
@@ -208,70 +250,33 @@ async def open_sql_reader(
 
 async def _run(
     connection: "Connection", catalog: Catalog, statement: ReadingStatement, params: Sequence[JsonValue], max_rows: int
-) -> tuple[list[Column], list[dict[str, Any]], bool]:
+) -> tuple[list[Column], Written]:
     # Parsed alone at first: it tells the types, and proves to PostgreSQL as well that this is one whole statement,
     # before it becomes a part of another.
-    described = await describe(connection, statement.sql)
+    with while_it_is_parsed(statement.sql, catalog):
+        described = await describe(connection, statement.sql)
     attributes, parameter_types = described.get_attributes(), described.get_parameters()
     # With values at hand it is a plan for these.
     is_generic = statement.is_generic and not params
     if is_generic:
         parameter_types = ()
+    for number, of in enumerate(parameter_types, 1):
+        if of.oid in catalog.unsafe_types:
+            raise Forbidden(f"a value for ${number} is not allowed: its type looks up names in the catalogs")
     texts = parameters_as_text(params, parameter_types)
     words = [await _in_words(connection, catalog, of.oid) for of in (*(a.type for a in attributes), *parameter_types)]
     type_words, parameter_words = words[: len(attributes)], words[len(attributes) :]
     await _check_parameters(connection, texts, parameter_words)
     if is_generic:
-        as_json = attributes[0].type.name == "json"
-        sql = await explain_generically(connection, statement.sql, as_json=as_json)
+        sql = await explain_generically(connection, statement.runs, as_json=attributes[0].type.name == "json")
     else:
         sql = statement.with_parameters(
             {number: f"CAST(${number}::pg_catalog.text AS {word})" for number, word in enumerate(parameter_words, 1)}
         )
-    names = unique_names([attribute.name for attribute in attributes])
-    if statement.is_select:
-        sql = _as_json(sql, attributes, max_rows + 1)
-    columns = [Column(name=name, type=word) for name, word in zip(names, type_words, strict=True)]
-    readers = [json_reader(attribute.type) for attribute in attributes]
-
-    prepared: Statement = await connection.prepare(sql, name="")
-    cursor = await prepared.cursor(*texts)
-    rows: list[dict[str, Any]] = []
-    size = 0
-    while batch := await cursor.fetch(min(_BATCH_ROWS, max_rows + 1 - len(rows))):
-        for record in batch:
-            values = cast(
-                "list[str | None] | None", record[0] if statement.is_select else _explained(record, attributes)
-            )
-            if values is None:
-                message = (
-                    f"row {len(rows) + 1} is larger than {MAX_ROW_BYTES:,} bytes; select less of it: left(column, 1000)"
-                )
-                raise InvalidArguments.of("query", message)
-            size += sum(len(value) for value in values if value is not None)
-            if len(rows) == max_rows or size > MAX_RESULT_BYTES:
-                return columns, rows, True
-            rows.append({name: read(value) for name, read, value in zip(names, readers, values, strict=True)})
-    return columns, rows, False
-
-
-def _as_json(sql: str, attributes: Sequence[asyncpg.Attribute], limit: int) -> str:
-    """Wrap a query so that PostgreSQL writes each column as JSON, and NULL for a row that is too large."""
-    names = [f"c{number}" for number in range(1, len(attributes) + 1)]
-    written = ", ".join(json_expression(name, a.type) for name, a in zip(names, attributes, strict=True))
-    sizes = [size for name, a in zip(names, attributes, strict=True) if (size := size_expression(name, a.type))]
-    row = f"ARRAY[{written}]::pg_catalog.text[]"
-    if sizes:
-        row = f"CASE WHEN {' + '.join(sizes)} <= {MAX_ROW_BYTES} THEN {row} END"
-    aliases = f"({', '.join(names)})" if names else ""
-    # The line break ends a comment that the query may end with.
-    return f"SELECT {row} FROM (\n{sql}\n) AS q{aliases} LIMIT {limit}"  # noqa: S608 - judged by the guard, parsed alone
-
-
-def _explained(record: asyncpg.Record, attributes: Sequence[asyncpg.Attribute]) -> list[str]:
-    """Return a row of EXPLAIN as JSON text; only FORMAT JSON makes it JSON already."""
-    pairs = zip(record, attributes, strict=True)
-    return [value if attribute.type.name == "json" else json.dumps(value) for value, attribute in pairs]
+    writer = RowWriter(attributes, is_select=statement.is_select)
+    prepared: Statement = await connection.prepare(writer.wrap(sql, max_rows + 1), name="")
+    written = await writer.write(prepared, texts, max_rows)
+    return [Column(name=name, type=word) for name, word in zip(writer.names, type_words, strict=True)], written
 
 
 async def _in_words(connection: "Connection", catalog: Catalog, oid: int) -> str:
@@ -290,49 +295,5 @@ async def _check_parameters(connection: "Connection", texts: Sequence[str | None
         types,
     )
     if wrong:
-        first = wrong[0]
-        raise InvalidArguments.of(f"params.{first['n'] - 1}", _shortened(first["message"]))
-
-
-_OVER_TIME = "the query ran into its time limit and was ended; narrow it, or allow more by timeout_ms"
-
-
-@contextmanager
-def _query_errors() -> Generator[None]:
-    """Translate what PostgreSQL says of a caller's own statement.
-
-    Its primary message may be handed on here, since it speaks of nothing but the caller's SQL and what it reads.
-    """
-    try:
-        yield
-    except TimeoutError as error:
-        raise BackendTimeout(_OVER_TIME) from error
-    except asyncpg.PostgresError as error:
-        state = error.sqlstate or ""
-        message = _shortened(str(error.args[0]) if error.args else "")
-        if state == "57014":
-            raise BackendTimeout(_OVER_TIME) from error
-        if state in ("42501", "25006"):
-            raise Forbidden(
-                f"{message}; query_database may only read the tables that switchboard_reader may read"
-            ) from error
-        if state == "53400":
-            raise InvalidArguments.of("query", f"needs more temporary space than is allowed: {message}") from error
-        if state.startswith("54"):
-            raise InvalidArguments.of("query", f"goes beyond a limit of PostgreSQL: {message}") from error
-        if state[:2] in ("0A", "21", "22", "23", "3F", "42", "2B", "38", "39", "P0"):
-            raise InvalidArguments.of("query", f"{message}{_place(error)}") from error
-        if state[:2] in ("28", "3D"):
-            raise BackendNotConfigured(
-                "PostgreSQL refuses the login or database of DATABASE_READER_URL; check it"
-            ) from error
-        raise
-
-
-def _place(error: asyncpg.PostgresError) -> str:
-    position = cast("str | None", getattr(error, "position", None))
-    return f" (at character {position})" if position else ""
-
-
-def _shortened(message: str) -> str:
-    return message if len(message) <= 300 else f"{message[:300]}…"
+        first, message = wrong[0], str(wrong[0]["message"])
+        raise InvalidArguments.of(f"params.{first['n'] - 1}", message if len(message) <= 300 else f"{message[:300]}…")

@@ -25,7 +25,8 @@ PINNED = {
     "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
     # With this off, '\\'' would hide a call from the parser, which reads strings as the standard says.
     "standard_conforming_strings": "on",
-    "search_path": "pg_catalog, public, pg_temp",
+    # PostgreSQL looks into pg_catalog first where it is not named.
+    "search_path": "public, pg_temp",
     # The forms that docs/query-database.md promises.
     "timezone": "UTC",
     "datestyle": "ISO, YMD",

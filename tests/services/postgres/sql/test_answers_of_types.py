@@ -7,8 +7,8 @@ import pytest
 from pydantic import JsonValue
 
 from app.errors import InvalidArguments
-from app.services.postgres.sql.reader import SqlReader, open_sql_reader
 from tests.fixtures.postgres import TestDatabase
+from tests.services.postgres.sql.answering import AnsweringReader, open_answering_reader
 
 _TABLES = """
 CREATE EXTENSION IF NOT EXISTS hstore; CREATE EXTENSION IF NOT EXISTS vector;
@@ -30,18 +30,18 @@ _ROW: dict[str, Any] = {
 
 
 @pytest.fixture
-async def reader(database: TestDatabase) -> AsyncGenerator[SqlReader]:
+async def reader(database: TestDatabase) -> AsyncGenerator[AnsweringReader]:
     async with database.connect() as administrator:
         await administrator.execute(_TABLES)
-    async with open_sql_reader(database.settings) as opened:
+    async with open_answering_reader(database.settings) as opened:
         yield opened
 
 
-async def rows(reader: SqlReader, query: str, params: list[JsonValue] | None = None) -> list[dict[str, Any]]:
+async def rows(reader: AnsweringReader, query: str, params: list[JsonValue] | None = None) -> list[dict[str, Any]]:
     return (await reader.query(query, params or [])).rows
 
 
-async def test_rows_of_types_that_the_driver_can_not_read_come_in_their_text_form(reader: SqlReader) -> None:
+async def test_rows_of_types_that_the_driver_can_not_read_come_in_their_text_form(reader: AnsweringReader) -> None:
     assert await rows(reader, "SELECT odd FROM odd") == [{"odd": _ROW}]
     assert await rows(reader, "SELECT array_agg(odd) AS all FROM odd") == [{"all": [_ROW]}]
     assert await rows(reader, "SELECT pair FROM odd") == [{"pair": _ROW["pair"]}]
@@ -49,7 +49,7 @@ async def test_rows_of_types_that_the_driver_can_not_read_come_in_their_text_for
     assert await rows(reader, "SELECT * FROM odd") == [_ROW | {"place": [1, 2]}]
 
 
-async def test_a_list_is_a_value_for_a_vector(reader: SqlReader) -> None:
+async def test_a_list_is_a_value_for_a_vector(reader: AnsweringReader) -> None:
     assert await rows(reader, "SELECT place <-> $1 AS distance FROM odd", [[1, 2.0]]) == [{"distance": 0.0}]
     assert await rows(reader, "SELECT '[0,3]'::vector <-> $1::vector AS distance", ["[4,0]"]) == [{"distance": 5.0}]
     for wrong in ([1, "2"], [True, 2], [None, 1], [[1], [2]]):
@@ -57,7 +57,7 @@ async def test_a_list_is_a_value_for_a_vector(reader: SqlReader) -> None:
             await reader.query("SELECT place <-> $1 AS distance FROM odd", [wrong])
 
 
-async def test_a_plan_for_any_values_wants_none(reader: SqlReader) -> None:
+async def test_a_plan_for_any_values_wants_none(reader: AnsweringReader) -> None:
     query = "SELECT * FROM odd WHERE name = $1 AND price > $2 LIMIT $3"
     plan = str(await rows(reader, f"EXPLAIN (GENERIC_PLAN) {query}"))
     assert "$1" in plan
@@ -71,7 +71,7 @@ async def test_a_plan_for_any_values_wants_none(reader: SqlReader) -> None:
         await reader.query(f"EXPLAIN (GENERIC_PLAN, ANALYZE) {query}")
 
 
-async def test_functions_that_only_read_may_be_random(reader: SqlReader) -> None:
+async def test_functions_that_only_read_may_be_random(reader: AnsweringReader) -> None:
     [row] = await rows(reader, "SELECT array_shuffle(ARRAY[1, 2]) AS all, array_sample(ARRAY[7, 7], 1) AS one")
     assert (sorted(row["all"]), row["one"]) == ([1, 2], [7])
 
@@ -95,7 +95,7 @@ async def test_functions_that_only_read_may_be_random(reader: SqlReader) -> None
         r"SELECT U&'\0000'",
     ],
 )
-async def test_a_callers_mistake_is_a_callers_mistake(reader: SqlReader, query: str) -> None:
+async def test_a_callers_mistake_is_a_callers_mistake(reader: AnsweringReader, query: str) -> None:
     with pytest.raises(InvalidArguments) as refused:
         await reader.query(query)
     assert "migrate" not in refused.value.detail

@@ -8,12 +8,12 @@ import pytest
 
 from app.local.postgres import LocalPostgres
 from app.services.postgres.sql.json_forms import unique_names
-from app.services.postgres.sql.reader import SqlReader, open_sql_reader
 from tests.fixtures.postgres import cloned_database
+from tests.services.postgres.sql.answering import AnsweringReader, open_answering_reader
 
 
 @pytest.fixture(scope="session")
-async def typed(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[SqlReader]:
+async def typed(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[AnsweringReader]:
     """A reader of a database with types of every kind."""
     async with cloned_database(postgres_server, postgres_template) as database:
         async with database.connect() as administrator:
@@ -22,7 +22,7 @@ async def typed(postgres_server: LocalPostgres, postgres_template: str) -> Async
                 "CREATE EXTENSION IF NOT EXISTS vector; CREATE TYPE mood AS ENUM ('calm', 'angry'); "
                 "CREATE DOMAIN rating AS int CHECK (VALUE BETWEEN 1 AND 5)"
             )
-        async with open_sql_reader(database.settings) as reader:
+        async with open_answering_reader(database.settings) as reader:
             yield reader
 
 
@@ -111,7 +111,7 @@ FORMS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("sql", FORMS)
-async def test_each_type_has_its_form(typed: SqlReader, sql: str) -> None:
+async def test_each_type_has_its_form(typed: AnsweringReader, sql: str) -> None:
     result = await typed.query(f"SELECT {sql} AS value")
     expected = FORMS[sql]
     assert result.rows == [{"value": expected}]
@@ -119,7 +119,7 @@ async def test_each_type_has_its_form(typed: SqlReader, sql: str) -> None:
     assert json.loads(result.model_dump_json())["rows"] == [{"value": expected}]
 
 
-async def test_json_that_is_too_deep_is_given_as_text(typed: SqlReader) -> None:
+async def test_json_that_is_too_deep_is_given_as_text(typed: AnsweringReader) -> None:
     document = "[" * 500 + '"]"' + "]" * 500
     result = await typed.query("SELECT $1::json AS deep, $2::json AS flat", [document, json.dumps(["["] * 500)])
     assert result.rows == [{"deep": document, "flat": ["["] * 500}]

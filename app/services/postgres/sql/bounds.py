@@ -1,0 +1,857 @@
+"""How large the values of a statement may get, and how long PostgreSQL may be deaf to a cancellation because of it.
+
+PostgreSQL ends a statement between two rows. Within one row it evaluates everything that the row needs, and neither
+`statement_timeout` nor `pg_terminate_backend` is heard before that is done. So a bound on the size of every value is
+worked out from the tree, level by level of its subqueries, and from the sizes the work within a row; `functions` says
+what each call adds. A call that would be dearer than its share has its operands checked while it runs: their text
+becomes `switchboard_sql.bounded(operand, bytes)` (`checks`). What even then is beyond the budget is refused.
+
+Bounds are upper bounds: a name that can't be resolved stands for the largest value that it could mean.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+from app.services.postgres.sql.functions import (
+    AGGREGATES,
+    ARITHMETIC,
+    COUNTED,
+    FILLING,
+    FUNCTIONS,
+    GIGABYTE,
+    GROWING_AGGREGATES,
+    NUMBER_DIGITS,
+    OPERATORS,
+    TEMPLATES,
+    Cost,
+    of_each,
+)
+
+STORED = 2**20
+"""Bytes of the largest row that a table is assumed to hold. A larger one takes longer in proportion."""
+
+MAX_SECONDS = 3.0
+"""Most time that a row of a statement may take without PostgreSQL looking for a cancellation."""
+
+MAX_MEMORY = 2 * 2**30
+"""Most bytes that the calls of one row may fill, apart from aggregates."""
+
+MAX_GROWN = 16 * 2**20
+"""Bytes of the largest text that `repeat`, `lpad` and `rpad` may make."""
+
+MAX_STEPS = 10_000
+"""Most expressions that are appraised for a statement: it holds the event loop, about 3 µs for each."""
+
+_SHARES = (1.0, 0.3, 0.06)
+"""Seconds that one call may take unchecked; the smaller ones are for statements of many calls."""
+
+_CAPS = tuple(float(kilobytes * 1024) for kilobytes in (65_536, 16_384, 4096, 1024, 256, 64, 30, 8, 2))
+"""Bytes that an operand may be held to; the largest that the call can bear is taken."""
+
+_UNCHECKED_RESULT = 128.0 * 2**20
+"""Bytes that the result of a call may have before its operands are checked."""
+
+_SHORT = 2048.0
+"""The same for a pattern, a needle or a set of characters."""
+
+_NODE = 3_000.0
+"""Nanoseconds of planning that a node of the tree takes, each time that it is copied into an outer query."""
+
+_FROM_TEXT = 8.0
+"""What a text may grow by as it becomes an array, JSON or a shape: `1,` is an element of eight bytes or more."""
+
+_RECURSION = 2e11
+"""Bytes that PostgreSQL copies in the longest time that a statement may have."""
+
+_HARMLESS = 256.0
+"""Bytes up to which no type of an operand matters."""
+
+_CLAUSES = (
+    *("whereClause", "groupClause", "havingClause", "windowClause", "distinctClause", "sortClause"),
+    *("limitCount", "limitOffset"),
+)
+_OF_ITS_OWN = frozenset((*_CLAUSES[1:], "withClause"))
+"""A subquery with one of these is run by itself. Any other becomes a part of the query around it: its expressions
+are evaluated wherever its columns are named there."""
+
+_NO_VALUES = frozenset({"TypeName", "Alias", "String", "Integer", "JsonFormat", "A_Star"})
+_SHORT_TYPES = frozenset(
+    """
+    bool int2 int4 int8 oid float4 float8 date time timetz timestamp timestamptz interval uuid inet cidr macaddr
+    macaddr8 money name point line lseg box circle pg_lsn tid xid xid8 cid regconfig regdictionary regtype
+    """.split()  # noqa: SIM905 - as the tables of functions
+)
+
+_WIDTH = re.compile(r"[0-9]{4}|\\*")
+"""A place of a format that may be wider than what stands in it, by more than is allowed for."""
+
+_Fields = dict[str, Any]
+
+
+class Bound(NamedTuple):
+    """What is known of an expression."""
+
+    size: float
+    """Bytes at most."""
+    work: float = _NODE
+    """Nanoseconds at most, where it is evaluated."""
+    is_number: bool = False
+    """It is a number or a time, so that arithmetic on it is arithmetic."""
+
+
+class Argument(NamedTuple):
+    """What is known of a parameter's value."""
+
+    size: int
+    """Bytes as text."""
+    value: int | None = None
+    """If it is an integer."""
+
+
+_NOTHING = Bound(0.0, 0.0, True)
+_TRUTH = Bound(16.0, _NODE, True)
+
+
+def _largest(bounds: Sequence[Bound]) -> Bound:
+    if not bounds:
+        return _NOTHING
+    return Bound(max(b.size for b in bounds), max(b.work for b in bounds), all(b.is_number for b in bounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an item of FROM offers.
+
+    Either all of its columns in their order, or what any of them may be.
+    """
+
+    columns: tuple[Bound, ...] = ()
+    names: tuple[str | None, ...] = ()
+    """Of the columns; None where the name is PostgreSQL's choice."""
+    others: Bound | None = None
+    """What any column may be that has none of the names; None if all have names."""
+    width: int = 0
+    """Most columns, if they are not listed."""
+    is_stored: bool = False
+    """It is a table, of which a whole row is no larger than its largest column may be."""
+    _named: dict[str, Bound] = field(default_factory=dict[str, Bound], compare=False)
+
+    @classmethod
+    def of(cls, names: Sequence[str | None], columns: Sequence[Bound], *, is_stored: bool = False) -> "Source":
+        """Return what offers these columns."""
+        named: dict[str, Bound] = {}
+        others: list[Bound] = []
+        for name, bound in zip(names, columns, strict=True):
+            if name is None or name in named:
+                others.append(bound)
+            else:
+                named[name] = bound
+        rest = _largest(others) if others else None
+        return cls(tuple(columns), tuple(names), rest, len(columns), is_stored, named)
+
+    @classmethod
+    def of_any(cls, bound: Bound, width: int) -> "Source":
+        """Return what offers columns of which only the largest is known."""
+        return cls(others=bound, width=width)
+
+    def column(self, name: str) -> Bound:
+        """Return what a column may be; nothing if there is none of that name."""
+        found = self._named.get(name)
+        return found if found is not None else self.others or _NOTHING
+
+    @property
+    def any_column(self) -> Bound:
+        """What each of the columns may be."""
+        return _largest(self.columns) if self.columns else self.others or _NOTHING
+
+    def renamed(self, names: Sequence[_Fields] | None) -> "Source":
+        """Return the same under the names of `AS t (a, b)`."""
+        if not names or not self.columns:
+            return self
+        given = [name["String"]["sval"] for name in names][: len(self.columns)]
+        return Source.of([*given, *self.names[len(given) :]], self.columns)
+
+    def run_alone(self) -> "Source":
+        """Return the same with its columns evaluated already."""
+        if not self.columns:
+            return Source.of_any(self.any_column._replace(work=_NODE), self.width)
+        return Source.of(self.names, [bound._replace(work=_NODE) for bound in self.columns])
+
+
+@dataclass(slots=True)
+class _CommonTable:
+    """A query of WITH."""
+
+    source: Source
+    always_inlined: bool = False
+    references: set[int] = field(default_factory=set[int])
+
+    def referred_to(self, location: int) -> Source:
+        """Return what a reference sees: what is named once becomes a part of the query that names it."""
+        self.references.add(location)
+        return self.source if self.always_inlined or len(self.references) == 1 else self.source.run_alone()
+
+
+@dataclass(slots=True)
+class _Scope:
+    """The names that an expression sees."""
+
+    outer: "_Scope | None" = None
+    sources: dict[str, Source] = field(default_factory=dict[str, Source])
+    tables: dict[str, _CommonTable] = field(default_factory=dict[str, _CommonTable])
+
+    def levels(self) -> "Iterator[_Scope]":
+        level: _Scope | None = self
+        while level is not None:
+            yield level
+            level = level.outer
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A part of a statement that has to be checked while it runs."""
+
+    kind: str
+    """ColumnRef, FuncCall or SubLink."""
+    fields: _Fields
+    limit: int
+    """Bytes that it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """The checks that a statement needs, by where its parts start in the text that was parsed."""
+
+    operands: Mapping[int, Operand]
+    counted: frozenset[int]
+    """Calls of `repeat` and its like."""
+
+    def __bool__(self) -> bool:
+        return bool(self.operands or self.counted)
+
+
+class TooMuch(Exception):
+    """No check keeps a statement within its budget.
+
+    Args:
+        dearest: name of the function or operator that takes the most.
+    """
+
+    def __init__(self, dearest: str) -> None:
+        super().__init__(dearest)
+        self.dearest = dearest
+
+
+class TooComplex(Exception):
+    """A statement takes too many steps to appraise, such as recursion within recursion."""
+
+
+@dataclass(frozen=True)
+class Relations:
+    """What is known of the relations that a statement may read, by their bare name."""
+
+    tables: Mapping[str, Source]
+    views: Mapping[str, _Fields] = field(default_factory=dict[str, _Fields])
+    """The SELECT of each view."""
+
+
+def needed_checks(select: _Fields, relations: Relations, arguments: Sequence[Argument]) -> Needed:
+    """Return the checks that keep a statement within its budget.
+
+    Args:
+        select: fields of a SelectStmt that the guard has judged already.
+        relations: what it may read.
+        arguments: of `$1`, `$2` …
+
+    Raises:
+        TooMuch: there are none.
+        TooComplex: that can't be told in time.
+    """
+    dearest = ""
+    steps = 0
+    for share in _SHARES:
+        appraisal = _Appraisal(relations, arguments, share * 1e9, steps)
+        appraisal.query(select, None)
+        if appraisal.work <= MAX_SECONDS * 1e9 and appraisal.memory <= MAX_MEMORY:
+            return Needed(appraisal.operands, frozenset(appraisal.counted))
+        dearest, steps = appraisal.dearest, appraisal.steps
+    raise TooMuch(dearest)
+
+
+class _Appraisal:
+    """One pass over a statement, with one share."""
+
+    def __init__(self, relations: Relations, arguments: Sequence[Argument], share: float, steps: int) -> None:
+        self.steps = steps
+        self._relations = relations
+        self._arguments = arguments
+        self._share = share
+        self._cap: float | None = None
+        self._aggregates = False
+        self._bounds: dict[tuple[int, float | None], Bound] = {}
+        self._offers: dict[int, Source] = {}
+        self._views: dict[str, Source] = {}
+        self._highest = 0.0
+        self.work = 0.0
+        self.memory = 0.0
+        self.dearest = ""
+        self.operands: dict[int, Operand] = {}
+        self.counted: set[int] = set()
+
+    # Queries
+
+    def query(self, select: _Fields, outer: _Scope | None) -> Source:
+        """Return what a SELECT, VALUES or set operation offers, and add the work of its rows."""
+        if (known := self._offers.get(id(select))) is not None:
+            return known
+        self._step()
+        scope = _Scope(outer)
+        before = self._cap, self._aggregates
+        self._cap, self._aggregates = None, False
+        if with_clause := select.get("withClause"):
+            self._with(with_clause, scope)
+        if select.get("op", "SETOP_NONE") != "SETOP_NONE":
+            offered = _united(self.query(select["larg"], scope), self.query(select["rarg"], scope))
+        elif "valuesLists" in select:
+            offered = self._values(select, scope)
+        else:
+            offered = self._plain(select, scope)
+        for clause in _CLAUSES:
+            if clause in select:
+                self.work += self._parts(select[clause], scope).work
+        if self._aggregates or not _OF_ITS_OWN.isdisjoint(select):
+            offered = offered.run_alone()
+        self._cap, self._aggregates = before
+        self._offers[id(select)] = offered
+        return offered
+
+    def _values(self, select: _Fields, scope: _Scope) -> Source:
+        rows = [[self.expression(item, scope) for item in row["List"]["items"]] for row in select["valuesLists"]]
+        self.work += sum(bound.work for row in rows for bound in row)
+        columns = tuple(_largest(column) for column in zip(*rows, strict=False))
+        return Source.of([f"column{number}" for number in range(1, len(columns) + 1)], columns)
+
+    def _plain(self, select: _Fields, scope: _Scope) -> Source:
+        for item in select.get("fromClause", ()):
+            self._from(item, scope)
+        names: list[str | None] = []
+        columns: list[Bound] = []
+        starred: list[Source] = []
+        for target in select.get("targetList", ()):
+            fields = target["ResTarget"]
+            [(kind, content)] = fields["val"].items()
+            is_column = kind == "ColumnRef"
+            if is_column and "A_Star" in content["fields"][-1]:
+                starred.extend(self._starred(content, scope))
+                continue
+            columns.append(self.expression(fields["val"], scope))
+            names.append(fields.get("name") or (content["fields"][-1]["String"].get("sval") if is_column else None))
+        self.work += sum(bound.work for bound in columns)
+        if not starred:
+            return Source.of(names, columns)
+        if not columns and len(starred) == 1:
+            return starred[0]
+        width = len(columns) + sum(source.width for source in starred)
+        return Source.of_any(_largest([*columns, *(source.any_column for source in starred)]), width)
+
+    def _with(self, with_clause: _Fields, scope: _Scope) -> None:
+        for item in with_clause["ctes"]:
+            table = item["CommonTableExpr"]
+            name, inner = table["ctename"], table["ctequery"]["SelectStmt"]
+            if with_clause.get("recursive") and inner.get("op", "SETOP_NONE") != "SETOP_NONE":
+                found = self._recursive(name, inner, table, scope)
+            else:
+                found = self.query(inner, scope).renamed(table.get("aliascolnames"))
+            if table.get("ctematerialized") == "CTEMaterializeAlways":
+                found = found.run_alone()
+            scope.tables[name] = _CommonTable(found, table.get("ctematerialized") == "CTEMaterializeNever")
+
+    def _recursive(self, name: str, select: _Fields, table: _Fields, scope: _Scope) -> Source:
+        """Return what a recursive query may grow to.
+
+        What a round adds to the largest value tells how far it gets in the time that there is, since each round copies
+        what it grew to; what multiplies it gets as far as PostgreSQL allows.
+        """
+        inner = _Scope(scope)
+        if with_clause := select.get("withClause"):
+            self._with(with_clause, inner)
+        start = self.query(select["larg"], inner).renamed(table.get("aliascolnames"))
+        size = max(start.any_column.size, 64.0)
+        before = self.work, self.memory, dict(self.operands), set(self.counted)
+        probe = 1e6 + size
+        # A number that is multiplied by itself gets as long as numbers get.
+        for digits in (_HARMLESS, NUMBER_DIGITS):
+            once, numbers = self._round(name, select["rarg"], inner, _grown(start, probe, digits))
+            if numbers <= 1.5 * digits:
+                break
+        twice, _ = self._round(name, select["rarg"], inner, _grown(start, 2 * probe, digits))
+        self.work, self.memory, self.operands, self.counted = before
+        added = once - probe
+        if numbers > 1.5 * digits or twice - once > 1.25 * probe:
+            found = Source.of_any(Bound(GIGABYTE), start.width)
+        else:
+            found = _grown(start, min(GIGABYTE, max(size + added, (_RECURSION * max(added, 0.0)) ** 0.5)), digits)
+        self._round(name, select["rarg"], inner, found)
+        if "search_clause" in table or "cycle_clause" in table:
+            # They add columns that hold the way from the start.
+            return Source.of_any(Bound(GIGABYTE), start.width + 3)
+        return found
+
+    def _round(self, name: str, select: _Fields, scope: _Scope, given: Source) -> tuple[float, float]:
+        """Return the bytes of a round's largest value that is no number, and of its largest number.
+
+        Args:
+            name: of the recursive query.
+            select: what it does with the rows of the round before.
+            scope: of that.
+            given: the rows of the round before.
+        """
+        self._bounds.clear()
+        self._offers.clear()
+        scope.tables[name] = _CommonTable(given)
+        made = self.query(select, scope)
+        if not given.columns or len(made.columns) != len(given.columns):
+            return max(made.any_column.size, 64.0), GIGABYTE if given.columns else 0.0
+        pairs = list(zip(given.columns, made.columns, strict=True))
+        numbers = [after.size if after.is_number else GIGABYTE for before, after in pairs if before.is_number]
+        others = [after.size for before, after in pairs if not before.is_number]
+        return max(others, default=64.0), max(numbers, default=0.0)
+
+    # Items of FROM
+
+    def _from(self, item: _Fields, scope: _Scope) -> None:
+        [(kind, fields)] = item.items()
+        alias: _Fields = fields.get("alias") or fields.get("join_using_alias") or {}
+        name: str | None = None
+        if kind == "JoinExpr":
+            self._from(fields["larg"], scope)
+            self._from(fields["rarg"], scope)
+            self.work += self._parts(fields.get("quals"), scope).work
+            if not alias:
+                return
+            source = Source.of_any(_largest([known.any_column for known in scope.sources.values()]), 1600)
+        elif kind == "RangeTableSample":
+            self._from(fields["relation"], scope)
+            self.work += self._parts([fields.get("args"), fields.get("repeatable")], scope).work
+            return
+        elif kind == "RangeVar":
+            source, name = self._relation(fields, scope), fields["relname"]
+        elif kind == "RangeSubselect":
+            source = self.query(fields["subquery"]["SelectStmt"], scope)
+        else:
+            made = self._parts({key: value for key, value in fields.items() if key != "alias"}, scope)
+            self.work += made.work
+            if kind == "RangeFunction" and "coldeflist" not in fields:
+                # A row of what a function returns is a part of it.
+                source = Source.of_any(Bound(made.size + 64, _NODE, made.is_number), 1)
+            else:
+                source = Source.of_any(Bound(min(GIGABYTE, _FROM_TEXT * made.size + 64)), 100)
+            name = _name_of_call(fields)
+        scope.sources[alias.get("aliasname") or name or f"?{len(scope.sources)}"] = source.renamed(
+            alias.get("colnames")
+        )
+
+    def _relation(self, relation: _Fields, scope: _Scope) -> Source:
+        name = relation["relname"]
+        if "schemaname" not in relation:
+            for level in scope.levels():
+                if name in level.tables:
+                    return level.tables[name].referred_to(relation.get("location", 0))
+        if name in self._relations.views:
+            return self._view(name)
+        columns = self._relations.tables.get(name)
+        if columns is None:
+            return Source.of_any(Bound(4096.0 if relation.get("schemaname") == "information_schema" else STORED), 100)
+        return columns
+
+    def _view(self, name: str) -> Source:
+        if name not in self._views:
+            self._views[name] = Source.of_any(Bound(STORED), 100)
+            # Its text can't be given checks: what it does with its tables is the operator's word.
+            inner = _Appraisal(self._relations, (), self._share, self.steps)
+            inner._views = self._views
+            self._views[name] = inner.query(self._relations.views[name], None)
+            self.work += inner.work
+            self.steps = inner.steps
+        return self._views[name]
+
+    def _starred(self, column: _Fields, scope: _Scope) -> list[Source]:
+        names = _strings(column["fields"])
+        if not names:
+            return list(scope.sources.values())
+        for level in scope.levels():
+            if names[-1] in level.sources:
+                return [level.sources[names[-1]]]
+        return [Source.of_any(Bound(STORED), 100)]
+
+    # Expressions
+
+    def expression(self, node: _Fields, scope: _Scope) -> Bound:
+        """Return the bound of an expression."""
+        [(kind, fields)] = node.items()
+        key = (id(fields), self._cap)
+        bound = self._bounds.get(key)
+        if bound is None:
+            self._step()
+            appraise = _APPRAISALS.get(kind)
+            bound = appraise(self, fields, scope) if appraise else self._parts(fields, scope)
+            self._bounds[key] = bound
+        return bound
+
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise TooComplex
+
+    def _parts(self, value: Any, scope: _Scope) -> Bound:
+        """Return the bound of what is made of expressions: no larger than all of them together."""
+        size, work, is_number = 32.0, _NODE, True
+        stack = [value]
+        while stack:
+            part = stack.pop()
+            if isinstance(part, list):
+                stack.extend(cast("list[Any]", part))
+            elif isinstance(part, dict) and part:
+                node = cast("_Fields", part)
+                first = next(iter(node))
+                if not first[0].isupper():
+                    stack.extend(node.values())
+                elif first not in _NO_VALUES:
+                    bound = self.expression(node, scope)
+                    size, work, is_number = size + bound.size, work + bound.work, is_number and bound.is_number
+        return Bound(min(size, GIGABYTE), work, is_number)
+
+    def constant(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A literal. What is written as 1e9999 is a long number."""
+        del scope
+        if "sval" in fields:
+            return Bound(len(fields["sval"].get("sval", "").encode()) + 1.0)
+        if "bsval" in fields:
+            return Bound(len(fields["bsval"].get("bsval", "")) + 8.0)
+        if "fval" in fields:
+            digits = fields["fval"]["fval"]
+            return Bound(NUMBER_DIGITS if "e" in digits.lower() else len(digits) + 16.0, _NODE, True)
+        return _TRUTH
+
+    def parameter(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A `$n`."""
+        del scope
+        number: int = fields.get("number", 0)
+        if not 0 < number <= len(self._arguments):
+            return _NOTHING  # PostgreSQL refuses the call for it.
+        argument = self._arguments[number - 1]
+        return Bound(argument.size + 1.0, _NODE, argument.value is not None)
+
+    def column(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A column, a whole row, or a field of a composite."""
+        return self._held(self._resolved(fields, scope), "ColumnRef", fields)
+
+    def _resolved(self, fields: _Fields, scope: _Scope) -> Bound:
+        names = _strings(fields["fields"])
+        if "A_Star" in fields["fields"][-1]:
+            return _row_of(self._starred(fields, scope))
+        found: list[Bound] = []
+        for level in scope.levels():
+            if len(names) > 1 and names[-2] in level.sources:
+                return level.sources[names[-2]].column(names[-1])
+            if len(names) == 1:
+                if names[0] in level.sources:
+                    found.append(_row_of([level.sources[names[0]]]))
+                found.extend(source.column(names[0]) for source in level.sources.values())
+            else:
+                found.extend(source.any_column for source in level.sources.values())
+        return _largest(found) if found else Bound(STORED)
+
+    def _held(self, bound: Bound, kind: str, fields: _Fields) -> Bound:
+        """Hold a part of a dear call's operand to what the call can bear."""
+        if self._cap is None or bound.size <= self._cap:
+            return bound
+        start = fields["location"]
+        known = self.operands.get(start)
+        self.operands[start] = Operand(kind, fields, min(int(self._cap), known.limit if known else int(GIGABYTE)))
+        return bound._replace(size=self._cap)
+
+    def call(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A function, an aggregate or a window function."""
+        name, arguments = fields["funcname"][-1]["String"]["sval"], fields.get("args", [])
+        if name in GROWING_AGGREGATES or name in AGGREGATES:
+            return self._aggregate(name, fields, scope)
+        if name in COUNTED:
+            return self._counted(name, fields, scope)
+        if name in FILLING and len(arguments) > 1:
+            return self._filled(name, arguments, scope)
+        if name in TEMPLATES and (name == "format" or "func_variadic" in fields):
+            return self._template(fields, scope)
+        cost = FUNCTIONS.get(name)
+        if cost is None:
+            return self._parts(arguments, scope)
+        limit = self._most_characters(name, arguments)
+        if limit is not None:
+            made = self._parts(arguments, scope)
+            return Bound(min(made.size, limit), made.work + _NODE + 3 * limit)
+        return self._priced(name, lambda _: cost, arguments, scope)
+
+    def _counted(self, name: str, fields: _Fields, scope: _Scope) -> Bound:
+        made = [self.expression(argument, scope) for argument in fields.get("args", [])]
+        place = COUNTED[name]
+        count = self._integer(fields["args"][place]) if len(made) > place else None
+        size = (
+            GIGABYTE if count is None else max(count, 0) * (max(made[0].size - 1, 1) if name == "repeat" else 4.0) + 64
+        )
+        if size > MAX_GROWN:
+            size = float(MAX_GROWN)
+            self.counted.add(fields["location"])
+        self.memory += size
+        return Bound(size, sum(bound.work for bound in made) + _NODE + 3 * size)
+
+    def _template(self, fields: _Fields, scope: _Scope) -> Bound:
+        """What a format makes: each of its places may take all of the arguments."""
+        made = self._parts(fields.get("args"), scope)
+        text: str | None = fields.get("args", [{}])[0].get("A_Const", {}).get("sval", {}).get("sval")
+        size = GIGABYTE
+        if text is not None and "func_variadic" not in fields and not _WIDTH.search(text):
+            size = min(size, len(text) * 4.0 + text.count("%") * (2 * made.size + 1000))
+        self.memory += size
+        return Bound(size, made.work + 0.5 * size + 20 * made.size)
+
+    def _filled(self, name: str, arguments: Sequence[_Fields], scope: _Scope) -> Bound:
+        made = self._parts(arguments, scope)
+        count = self._product(arguments[FILLING[name]])
+        size = GIGABYTE if count is None else min(GIGABYTE, max(count, 0) * (made.size + 16) + 64)
+        self.memory += size
+        return Bound(size, made.work + 10 * size)
+
+    def _product(self, node: _Fields) -> int | None:
+        """Return the product of the integers in an array that is written out."""
+        product = 1
+        for element in node.get("A_ArrayExpr", {}).get("elements", [node]):
+            count = self._integer(element)
+            if count is None:
+                return None
+            product *= max(count, 1)
+        return product
+
+    def _most_characters(self, name: str, arguments: Sequence[_Fields]) -> float | None:
+        """Return the bytes of `left(x, 10)` and its like, which read no more than they return."""
+        place = {"left": 1, "substr": 2, "substring": 2}.get(name)
+        count = None if place is None or len(arguments) <= place else self._integer(arguments[place])
+        return None if count is None or count < 0 else 4.0 * count + 16
+
+    def _integer(self, node: _Fields) -> int | None:
+        """Return the largest integer that an expression can be, if that can be told."""
+        [(kind, fields)] = node.items()
+        if kind == "A_Const" and "ival" in fields:
+            return fields["ival"].get("ival", 0)
+        if kind == "ParamRef" and 0 < fields.get("number", 0) <= len(self._arguments):
+            return self._arguments[cast("int", fields["number"]) - 1].value
+        if kind == "TypeCast":
+            return self._integer(fields["arg"])
+        if kind == "MinMaxExpr" and fields.get("op") == "IS_LEAST":
+            return min((known for known in map(self._integer, fields["args"]) if known is not None), default=None)
+        return None
+
+    def _priced(
+        self,
+        name: str,
+        cost_of: Callable[[Sequence[Bound]], Cost],
+        arguments: Sequence[_Fields],
+        scope: _Scope,
+    ) -> Bound:
+        """Return the bound of a call; its operands are held to a size if it would be too dear without."""
+        bounds = [self.expression(argument, scope) for argument in arguments]
+        work, size = _price(cost_of(bounds), bounds)
+        cost = cost_of(bounds)
+        longest = GIGABYTE if cost.may_be_huge else _UNCHECKED_RESULT
+        if self._cap is None and (work > self._share or size > longest):
+            for cap in _CAPS:
+                bounds: list[Bound] = []
+                for place, argument in enumerate(arguments):
+                    self._cap = min(cap, _SHORT) if cost.short_second and place == 1 else cap
+                    bounds.append(self.expression(argument, scope))
+                work, size = _price(cost_of(bounds), bounds)
+                if work <= self._share and size <= longest:
+                    break
+            self._cap = None
+        if work > self._highest:
+            self._highest, self.dearest = work, name
+        self.memory += size
+        is_number = size <= _HARMLESS or all(bound.is_number for bound in bounds)
+        return Bound(size, sum(bound.work for bound in bounds) + work + _NODE, is_number)
+
+    def _aggregate(self, name: str, fields: _Fields, scope: _Scope) -> Bound:
+        cap, self._cap = self._cap, None if name in GROWING_AGGREGATES else self._cap
+        given = self._parts([fields.get(key) for key in ("args", "agg_order", "agg_filter", "over")], scope)
+        self._cap, self._aggregates = cap, True
+        if name not in GROWING_AGGREGATES:
+            return Bound(given.size + 64, given.work, given.is_number or name == "count")
+        if fields.get("funcformat") != "COERCE_EXPLICIT_CALL":
+            return Bound(GIGABYTE, given.work)
+        return self._held(Bound(GIGABYTE, given.work), "FuncCall", fields)
+
+    def choice(self, fields: _Fields, scope: _Scope) -> Bound:
+        """CASE x WHEN, GREATEST or LEAST: values that are compared with each other."""
+        made = self._parts(list(fields.values()), scope)
+        if "arg" not in fields and "op" not in fields:
+            return made
+        # CASE asks for equality only, which texts of other lengths do not have.
+        each = 3 if "arg" in fields else 35
+        return made._replace(work=made.work + each * made.size * len(fields.get("args", ())))
+
+    def json_aggregate(self, fields: _Fields, scope: _Scope) -> Bound:
+        """JSON_ARRAYAGG and JSON_OBJECTAGG."""
+        cap, self._cap = self._cap, None
+        work = self._parts(fields, scope).work
+        self._cap, self._aggregates = cap, True
+        return self._held(Bound(GIGABYTE, work), "FuncCall", fields["constructor"])
+
+    def operation(self, fields: _Fields, scope: _Scope) -> Bound:
+        """An operator. A chain of them goes deep on its left side, so that is appraised from its end."""
+        chain: list[_Fields] = []
+        while "A_Expr" in fields.get("lexpr", ()) and (id(fields), self._cap) not in self._bounds:
+            chain.append(fields)
+            fields = fields["lexpr"]["A_Expr"]
+        for link in reversed(chain):
+            inner = link["lexpr"]["A_Expr"]
+            self._bounds[id(inner), self._cap] = self._operation(inner, scope)
+        return self._operation(chain[0] if chain else fields, scope)
+
+    def _operation(self, fields: _Fields, scope: _Scope) -> Bound:
+        if (known := self._bounds.get((id(fields), self._cap))) is not None:
+            return known
+        name = _strings(fields.get("name", []))[-1:] or ["="]
+        operands = [fields[side] for side in ("lexpr", "rexpr") if side in fields]
+        kind = fields.get("kind")
+        if kind in ("AEXPR_OP_ANY", "AEXPR_OP_ALL"):
+            cost = of_each(name[0])
+            return self._priced(name[0], lambda _: cost, operands, scope)._replace(size=16.0, is_number=True)
+        if "List" in fields.get("rexpr", ()):
+            left = self.expression(fields["lexpr"], scope)
+            items = [self.expression(item, scope) for item in fields["rexpr"]["List"]["items"]]
+            work = sum(_price(OPERATORS["="], [left, item])[0] + item.work for item in items)
+            return _TRUTH._replace(work=left.work + work)
+        if kind == "AEXPR_NULLIF":
+            return self._parts(operands, scope)
+        return self._priced(name[0], lambda bounds: _operator(name[0], bounds), operands, scope)
+
+    def cast(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A cast."""
+        return self._as_type(self.expression(fields["arg"], scope), fields["typeName"])
+
+    def _as_type(self, inner: Bound, type_name: _Fields) -> Bound:
+        name, size, work = type_name["names"][-1]["String"]["sval"], inner.size, inner.work + _NODE
+        if "arrayBounds" in type_name:
+            return Bound(min(GIGABYTE, _FROM_TEXT * size + 64), work + 60 * size)
+        if name in _SHORT_TYPES:
+            return Bound(64.0, work + 3 * size, True)
+        declared = _declared_length(type_name)
+        if name == "numeric":
+            return Bound(4096.0 if declared else max(size, NUMBER_DIGITS), work + 5 * size, True)
+        if name in ("varchar", "bpchar", "bit", "varbit"):
+            longest = size if declared is None else 4.0 * declared
+            self.memory += longest
+            return Bound(2 * longest + 64, work + 5 * (size + longest))
+        if name in ("text", "citext"):
+            return Bound(size * (1 if inner.is_number else 2) + 64, work + 5 * size)
+        if name == "tsquery":
+            return Bound(16 * size, work + 300 * size + 0.2 * size**2)
+        return Bound(min(GIGABYTE, _FROM_TEXT * size + 64), work + 60 * size)
+
+    def subquery(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A query within an expression. PostgreSQL looks for a cancellation at each of its rows."""
+        inner = self.query(fields["subselect"]["SelectStmt"], scope).any_column
+        kind, work = fields.get("subLinkType"), _NODE
+        if "testexpr" in fields:
+            left = self._parts(fields["testexpr"], scope)
+            name = _strings(fields.get("operName", []))[-1:] or ["="]
+            pair = [left, inner]
+            work += left.work + _price(_operator(name[0], pair), pair)[0]
+        if kind == "ARRAY_SUBLINK":
+            return self._held(Bound(GIGABYTE, work), "SubLink", fields)
+        if kind in ("EXPR_SUBLINK", "MULTIEXPR_SUBLINK"):
+            return self._held(Bound(inner.size, work, inner.is_number), "SubLink", fields)
+        return _TRUTH._replace(work=work)
+
+    def converted(self, fields: _Fields, scope: _Scope) -> Bound:
+        """What JSON and XML constructs make of their parts."""
+        made = self._parts(fields, scope)
+        size = min(GIGABYTE, _FROM_TEXT * made.size + 64)
+        self.memory += size
+        return Bound(size, made.work + 60 * made.size)
+
+
+_APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
+    "A_Const": _Appraisal.constant,
+    "A_Expr": _Appraisal.operation,
+    "CaseExpr": _Appraisal.choice,
+    "ColumnRef": _Appraisal.column,
+    "FuncCall": _Appraisal.call,
+    "JsonArrayAgg": _Appraisal.json_aggregate,
+    "JsonArrayConstructor": _Appraisal.converted,
+    "JsonArrayQueryConstructor": _Appraisal.converted,
+    "JsonFuncExpr": _Appraisal.converted,
+    "JsonObjectAgg": _Appraisal.json_aggregate,
+    "JsonObjectConstructor": _Appraisal.converted,
+    "JsonParseExpr": _Appraisal.converted,
+    "JsonScalarExpr": _Appraisal.converted,
+    "JsonSerializeExpr": _Appraisal.converted,
+    "MinMaxExpr": _Appraisal.choice,
+    "ParamRef": _Appraisal.parameter,
+    "SubLink": _Appraisal.subquery,
+    "TypeCast": _Appraisal.cast,
+    "XmlExpr": _Appraisal.converted,
+    "XmlSerialize": _Appraisal.converted,
+}
+
+
+def _price(cost: Cost, bounds: Sequence[Bound]) -> tuple[float, float]:
+    sizes = [bound.size for bound in bounds] or [0.0]
+    return cost.work(sizes), min(cost.size(sizes), GIGABYTE)
+
+
+def _operator(name: str, operands: Sequence[Bound]) -> Cost:
+    if name in ARITHMETIC and (len(operands) == 1 or any(operand.is_number for operand in operands)):
+        return ARITHMETIC[name]
+    return OPERATORS.get(name, OPERATORS["="])
+
+
+def _grown(start: Source, size: float, digits: float) -> Source:
+    """Return what a recursive query offers: numbers of some digits, and anything else of a size."""
+    if not start.columns:
+        return Source.of_any(Bound(size), start.width)
+    is_number = [bound.is_number and bound.size <= _HARMLESS for bound in start.columns]
+    return Source.of(start.names, [Bound(digits, is_number=True) if number else Bound(size) for number in is_number])
+
+
+def _united(left: Source, right: Source) -> Source:
+    if not left.columns or len(left.columns) != len(right.columns):
+        return Source.of_any(_largest([left.any_column, right.any_column]), max(left.width, right.width))
+    return Source.of(left.names, [_largest(pair) for pair in zip(left.columns, right.columns, strict=True)])
+
+
+def _row_of(sources: Sequence[Source]) -> Bound:
+    """Return what a whole row may be, with the names that JSON gives it."""
+    size = sum(
+        64.0 * source.width + source.any_column.size * (1 if source.is_stored else source.width) for source in sources
+    )
+    return Bound(min(GIGABYTE, size), sum(source.any_column.work * source.width for source in sources) + _NODE)
+
+
+def _name_of_call(fields: _Fields) -> str | None:
+    """Return the name that a function in FROM has without an alias."""
+    for function in fields.get("functions", [])[:1]:
+        call = function["List"]["items"][0]
+        if "FuncCall" in call:
+            return call["FuncCall"]["funcname"][-1]["String"]["sval"]
+    return None
+
+
+def _strings(parts: Sequence[_Fields]) -> list[str]:
+    return [part["String"].get("sval", "") for part in parts if "String" in part]
+
+
+def _declared_length(type_name: _Fields) -> int | None:
+    for modifier in type_name.get("typmods", [])[:1]:
+        return modifier.get("A_Const", {}).get("ival", {}).get("ival", 0)
+    return None

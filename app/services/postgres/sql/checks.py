@@ -1,0 +1,156 @@
+"""Writes into a statement's text the checks that it needs while it runs.
+
+What is written is parsed again and compared with what was judged: apart from the checks it is the same tree. So
+nothing depends on how well this reads SQL.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from app.services.postgres.sql.bounds import Needed
+
+GUARD_SCHEMA = "switchboard_sql"
+"""Our migration's schema of what statements are given in place of PostgreSQL's own."""
+
+_Fields = dict[str, Any]
+
+_WORD = re.compile(
+    r"""
+    (?P<gap> (?: \s+ | --[^\n\r]* | /\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/ )+ )
+    | (?P<text> [eE]'(?:[^'\\]|''|\\.)*' | (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*'
+        | \$(?P<tag>[a-zA-Z_\x80-\xff][\w\x80-\xff]*)?\$.*?\$(?(tag)(?P=tag))\$ )
+    | (?P<name> (?:[uU]&)?"(?:[^"]|"")*" | [a-zA-Z_\x80-\xff][\w$\x80-\xff]* )
+    | (?P<sign> \$\d+ | \d[\w.]* | . )
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+
+
+class _Reader:
+    """Goes through the words of a text from one place on."""
+
+    def __init__(self, text: str, start: int) -> None:
+        self._text = text
+        self.end = start
+
+    def next(self) -> tuple[str, str]:
+        """Return kind and text of the next word; `end` is behind it."""
+        while match := _WORD.match(self._text, self.end):
+            self.end = match.end()
+            for kind in ("text", "name", "sign"):
+                if match[kind] is not None:
+                    return kind, match[kind]
+        raise ValueError
+
+    def peek(self) -> str:
+        """Return the next word without going on."""
+        end = self.end
+        try:
+            return self.next()[1]
+        except ValueError:
+            return ""
+        finally:
+            self.end = end
+
+    def name(self) -> None:
+        """Go over `a.b.c`."""
+        self.next()
+        while self.peek() == ".":
+            self.next()
+            self.next()
+
+    def parenthesis(self) -> None:
+        """Go over `( … )`."""
+        depth = 0
+        while True:
+            kind, word = self.next()
+            if kind == "sign":
+                depth += (word in "([") - (word in ")]")
+                if not depth:
+                    return
+
+    def clause(self, words: int) -> None:
+        """Go over a clause of some words and what stands in its parentheses."""
+        for _ in range(words):
+            self.next()
+        if self.peek() == "(":
+            self.parenthesis()
+        else:
+            self.next()
+
+
+def with_checks(text: str, needed: Needed, schemata: set[int], offset: int) -> str:
+    """Return a statement's text with its checks.
+
+    Args:
+        text: of the statement.
+        needed: with places in the text that was parsed.
+        schemata: where `information_schema.schemata` stands in the text that was parsed.
+        offset: of the statement in the text that was parsed, in bytes.
+
+    Raises:
+        ValueError: a part could not be found.
+    """
+    # A character a byte, as the parser counts.
+    text = text.encode().decode("latin-1")
+    edits: list[tuple[int, int, str]] = []
+    for place, operand in needed.operands.items():
+        start = place - offset
+        edits.append((start, start, f"{GUARD_SCHEMA}.bounded("))
+        end = _end(text, start, operand.kind, operand.fields)
+        edits.append((end, end, f", {operand.limit})"))
+    for place in needed.counted:
+        reader = _Reader(text, place - offset)
+        reader.name()
+        called = text[place - offset : reader.end].rpartition(".")[2].strip().strip('"').lower()
+        edits.append((place - offset, reader.end, f"{GUARD_SCHEMA}.bounded_{called}"))
+    for place in schemata:
+        reader = _Reader(text, place - offset)
+        reader.name()
+        edits.append((place - offset, reader.end, f"{GUARD_SCHEMA}.schemata"))
+    for start, end, written in sorted(edits, key=lambda edit: (edit[0], edit[1]), reverse=True):
+        text = text[:start] + written + text[end:]
+    return text.encode("latin-1").decode()
+
+
+def _end(text: str, start: int, kind: str, fields: _Fields) -> int:
+    reader = _Reader(text, start)
+    if kind == "SubLink":
+        if reader.peek() != "(":
+            reader.next()
+        reader.parenthesis()
+        return reader.end
+    reader.name()
+    if kind == "FuncCall":
+        reader.parenthesis()
+        if fields.get("agg_within_group"):
+            reader.clause(2)
+        if "agg_filter" in fields:
+            reader.clause(1)
+        if "over" in fields:
+            reader.clause(1)
+    return reader.end
+
+
+def without_checks(value: Any) -> Any:
+    """Return a tree without checks and places, for a comparison."""
+    if isinstance(value, list):
+        return [without_checks(item) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    node = cast("_Fields", value)
+    if "FuncCall" in node:
+        call = cast("Mapping[str, Any]", node["FuncCall"])
+        names = [part["String"]["sval"] for part in call["funcname"]]
+        if names == [GUARD_SCHEMA, "bounded"]:
+            return without_checks(call["args"][0])
+        if names[0] == GUARD_SCHEMA:
+            restored = {"String": {"sval": names[1].removeprefix("bounded_")}}
+            return {"FuncCall": without_checks({**call, "funcname": [restored]})}
+        return {"FuncCall": without_checks({**call, "funcname": call["funcname"][-1:]})}
+    if node.get("schemaname") == GUARD_SCHEMA:
+        node = {**node, "schemaname": "information_schema"}
+    return {
+        key: without_checks(item) for key, item in node.items() if key not in ("location", "list_start", "list_end")
+    }

@@ -1,0 +1,291 @@
+"""No statement that is let through makes PostgreSQL deaf: its cost is known before, or checked while it runs."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from itertools import chain
+from typing import Any
+
+import asyncpg
+import pytest
+from pydantic import JsonValue
+
+from app.errors import BackendTimeout, InvalidArguments
+from app.local.postgres import LocalPostgres
+from app.services.postgres.sql.bounds import Argument
+from app.services.postgres.sql.catalog import EXTENSIONS, Catalog
+from app.services.postgres.sql.functions import (
+    AGGREGATES,
+    COUNTED,
+    FILLING,
+    FUNCTIONS,
+    GROWING_AGGREGATES,
+    OPERATORS,
+    TEMPLATES,
+)
+from app.services.postgres.sql.guard import SqlGuard
+from app.services.postgres.sql.reader import open_sql_reader
+from tests.fixtures.postgres import TestDatabase, cloned_database
+from tests.services.postgres.sql.answering import AnsweringReader, open_answering_reader
+from tests.services.postgres.sql.random_statements import plant, search
+
+
+@pytest.fixture(scope="session")
+async def equipped(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[TestDatabase]:
+    """A database with every extension that is allowed."""
+    async with cloned_database(postgres_server, postgres_template) as database:
+        async with database.connect() as administrator:
+            for extension in EXTENSIONS:
+                await administrator.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
+        yield database
+
+
+@pytest.fixture
+async def reader(equipped: TestDatabase) -> AsyncGenerator[AnsweringReader]:
+    async with open_answering_reader(equipped.settings) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def guard(equipped: TestDatabase) -> SqlGuard:
+    connection = await asyncpg.connect(equipped.reader_url)
+    try:
+        return SqlGuard(await Catalog.load(connection))
+    finally:
+        await connection.close()
+
+
+_MANY = "repeat('x', 3000000)"
+
+TOO_MUCH: list[tuple[str, list[Any]]] = [
+    # functions that go over one operand for each character of another
+    (f"SELECT length(translate({_MANY}, {_MANY}, ''))", []),
+    (f"SELECT length(btrim({_MANY}, {_MANY}))", []),
+    (f"SELECT length(trim(leading {_MANY} from {_MANY}))", []),
+    (f"SELECT strpos({_MANY}, {_MANY} || 'b')", []),
+    (f"SELECT position({_MANY}::bytea in {_MANY}::bytea)", []),
+    (f"SELECT split_part({_MANY}, {_MANY}, 2)", []),
+    (f"SELECT cardinality(string_to_array({_MANY}, {_MANY}))", []),
+    (f"SELECT length(replace({_MANY}, {_MANY}, ''))", []),
+    (f"SELECT {_MANY} LIKE repeat('%x', 1000000)", []),
+    (f"SELECT {_MANY} NOT ILIKE repeat('%x', 1000000)", []),
+    ("SELECT like_escape(repeat('%', 9000000), '!') LIKE repeat('%x', 1000000)", []),
+    ("SELECT length(normalize(repeat(U&'\\0301\\0316', 200000)))", []),
+    ("SELECT repeat(U&'\\0301\\0316', 200000) IS NFKD NORMALIZED", []),
+    ("SELECT similarity(repeat('abc ', 4000000), 'a')", []),
+    ("SELECT $1::text % $2", ["abc " * 400_000, "abc " * 4_000_000]),
+    # operators on what takes its size from a cast
+    ("SELECT $1::int[] @> $2::int[]", [list(range(100_000)), list(range(100_000))]),
+    ("SELECT $1::int[] && $2::int[]", [list(range(100_000)), list(range(100_000))]),
+    ("SELECT $1::jsonb @> $2::jsonb", [list(range(50_000)), list(range(50_000))]),
+    ("SELECT $1::jsonb - $2::text[]", [["a"] * 50_000, ["b"] * 50_000]),
+    ("SELECT $1::path <-> $2::path", ["(1,2)," * 20_000 + "(1,2)"] * 2),
+    ("SELECT $1::numeric % 7" + " % ($1::numeric + 1)" * 20, ["9" * 130_000]),
+    ("SELECT ts_rank_cd(to_tsvector($1), plainto_tsquery($1))", ["w " * 100_000]),
+    ("SELECT numnode($1::tsquery)", [" & ".join(["w"] * 200_000)]),
+    # parameters alone, and arrays of them
+    ("SELECT translate($1, $2, '')", ["a" * 1_000_000, "b" * 1_000_000]),
+    ("SELECT $1 LIKE ANY ($2)", ["a" * 200_000, ["%b"] * 50_000]),
+    ("SELECT count(*) FROM tickets WHERE description < ANY ($1)", [["zzz"] * 200_000]),
+    # many calls in one row, each of which is fast
+    ("SELECT " + ", ".join(["translate(repeat('x', 16000), repeat('y', 16000), '')"] * 40), []),
+    ("SELECT " + " || ".join(f"md5(repeat('x', {15_000_000 - n}))" for n in range(150)), []),
+    ("SELECT 1" + " + length('x'::char(10000000))" * 200, []),
+    ("SELECT 1" + " + bit_count(1::bit(83886080))" * 50, []),
+    ("SELECT 1 WHERE " + " OR ".join(["to_tsvector(repeat('a b ', 3000000)) @@ 'a'"] * 20), []),
+    # growth through the levels of a query
+    (
+        "SELECT a || a FROM " + "(SELECT a || a AS a FROM " * 24 + "(SELECT subject AS a FROM tickets) t" + ") t" * 24,
+        [],
+    ),
+    ("SELECT a + a FROM " + "(SELECT a + a AS a FROM " * 24 + "(SELECT id AS a FROM tickets) t" + ") t" * 24, []),
+    (
+        "WITH a0 AS (SELECT id AS a FROM tickets)"
+        + "".join(f", a{n} AS NOT MATERIALIZED (SELECT a + a AS a FROM a{n - 1})" for n in range(1, 25))
+        + " SELECT a FROM a24",
+        [],
+    ),
+    ("SELECT array_fill(1, ARRAY[100000, 10000])", []),
+    ("SELECT cardinality(array_fill(1, $1::int[]))", [[100_000_000]]),
+    ("SELECT npoints(polygon(100000000, circle '((0,0),1)'))", []),
+    (
+        (
+            "SELECT length(replace(replace(replace('x', 'x', repeat('x', 1000)), 'x', repeat('x', 1000)), 'x', "
+            "repeat('x', 1000)))"
+        ),
+        [],
+    ),
+]
+
+UNCHECKED = [
+    "SELECT id FROM customers WHERE email ILIKE '%' || $1 || '%'",
+    'SELECT id FROM customers WHERE metadata @> \'{"plan": "pro", "vip": true}\'',
+    "SELECT slug FROM knowledge_articles WHERE tags @> ARRAY['billing']",
+    (
+        "SELECT id FROM knowledge_articles WHERE to_tsvector('english', title || ' ' || body) @@ "
+        "plainto_tsquery('english', $1)"
+    ),
+    "SELECT id FROM tickets WHERE id = ANY ($1::bigint[])",
+    "SELECT lower(email), upper(name), left(metadata ->> 'note', 20), translate(name, 'äöü', 'aou') FROM customers",
+    "SELECT name <-> $1 FROM customers ORDER BY 1 LIMIT 5",
+    "SELECT string_agg(name, ', '), jsonb_agg(to_jsonb(c)), array_agg(id) FROM customers c",
+]
+
+CHECKED = [
+    "SELECT translate({}, subject, '') FROM tickets",
+    "SELECT {} LIKE '%' || subject || '%' FROM tickets t",
+    "SELECT upper({}) FROM tickets",
+]
+
+
+@pytest.mark.parametrize(("sql", "params"), TOO_MUCH, ids=lambda value: value[:60] if isinstance(value, str) else "")
+async def test_what_would_make_postgresql_deaf_is_refused(
+    reader: AnsweringReader, sql: str, params: list[JsonValue]
+) -> None:
+    with pytest.raises(InvalidArguments, match="could keep PostgreSQL"):
+        await reader.query(sql, params, timeout_ms=1000)
+
+
+@pytest.mark.parametrize("sql", UNCHECKED, ids=lambda sql: sql[:60])
+async def test_what_is_cheap_runs_as_it_is_written(guard: SqlGuard, sql: str) -> None:
+    assert guard.check(sql, [Argument(40)]).checked_sql == ""
+
+
+@pytest.mark.parametrize("column", ["subject", "t.subject", 't."subject"', "t . subject", "(SELECT subject)"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT translate({0}, {0}, 'ü') /* é */ FROM tickets AS t",
+        "SELECT count(*) FROM tickets AS t WHERE {0} ILIKE {0}",
+        "SELECT replace({0}, {0}, $1 || '$1') FROM tickets AS t GROUP BY subject",
+        "EXPLAIN SELECT 'ä', strpos({0}, {0}) FROM tickets AS t",
+    ],
+)
+async def test_what_may_be_dear_is_checked_while_it_runs(
+    reader: AnsweringReader, guard: SqlGuard, sql: str, column: str
+) -> None:
+    written = sql.format(column)
+    values: list[JsonValue] = ["x"] if "$1" in sql else []
+    assert (await reader.query(written, values)).columns
+    assert f"switchboard_sql.bounded({column}, " in guard.check(written, [Argument(1)] * len(values)).checked_sql
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "string_agg(repeat('x', 4000), ',')",
+        "string_agg(repeat('x', 4000), ',' ORDER BY i DESC) FILTER (WHERE i > 0)",
+        "array_to_string(array_agg(repeat('x', 1000)), ',')",
+        "array_to_string(ARRAY(SELECT repeat('x', 1000) FROM generate_series(1, 9000)), ',')",
+        "(SELECT string_agg(repeat('x', 4000), ',') FROM generate_series(1, 9000))",
+        "json_arrayagg(repeat('x', 1000))::text",
+    ],
+)
+async def test_a_dear_operand_that_grew_is_refused_while_it_runs(reader: AnsweringReader, call: str) -> None:
+    with pytest.raises(InvalidArguments, match=r"larger than .* bytes"):
+        await reader.query(f"SELECT length(upper({call})) FROM generate_series(1, 9000) AS i")
+
+
+async def test_a_window_is_checked_with_its_frame(reader: AnsweringReader) -> None:
+    sql = "SELECT length(upper(string_agg({}, ',') OVER (PARTITION BY i % 2 ORDER BY i))) FROM generate_series(1, 9) i"
+    assert (await reader.query(sql.format("'x'"))).row_count == 9
+    with pytest.raises(InvalidArguments, match=r"larger than .* bytes"):
+        await reader.query(sql.format("repeat('x', 9000000)"))
+
+
+@pytest.mark.parametrize("call", ["repeat('x', i)", "lpad('x', i)", "rpad('x', i, '-')", "pg_catalog.repeat('xx', i)"])
+async def test_a_text_grows_as_far_as_memory_allows(reader: AnsweringReader, call: str) -> None:
+    sql = f"SELECT length({call}) AS n FROM (SELECT $1::int AS i) AS t"
+    assert (await reader.query(sql, ["1000"])).rows[0]["n"] >= 1000
+    with pytest.raises(InvalidArguments, match="would make a text of more than 16 MB"):
+        await reader.query(sql, ["100000000"])
+
+
+async def test_many_calls_in_a_row_end_in_time(reader: AnsweringReader) -> None:
+    calls = ", ".join(f"translate(repeat('x', 20000), repeat('y', {2000 + n}), '')" for n in range(3))
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(BackendTimeout):
+        await reader.query(f"SELECT {calls}, i FROM generate_series(1, 100000) AS i ORDER BY 4 DESC", timeout_ms=300)
+    assert asyncio.get_running_loop().time() - started < 5.3
+
+
+async def test_recursion_that_adds_may_be_searched_and_recursion_that_doubles_is_checked(guard: SqlGuard) -> None:
+    recursive = "WITH RECURSIVE r AS (SELECT 'x' AS t, 1 AS n UNION ALL SELECT {}, n + 1 FROM r WHERE n < 99) "
+    assert guard.check(recursive.format("t || '/' || n") + "SELECT t LIKE '%/5/%' FROM r").checked_sql == ""
+    assert "bounded(t, " in guard.check(recursive.format("t || t") + "SELECT t LIKE '%/5/%' FROM r").checked_sql
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT " + ", ".join(["strpos(subject, description)"] * 900) + " FROM tickets",
+        "SELECT " + "upper(" * 150 + "(SELECT string_agg(subject, '') FROM tickets)" + ")" * 150,
+        (
+            "WITH RECURSIVE r AS (SELECT 'x' AS t UNION ALL "
+            + "(WITH RECURSIVE r AS (SELECT 'x' AS t UNION ALL " * 25
+            + "SELECT t || t FROM r"
+            + ") SELECT t FROM r)" * 25
+            + ") SELECT * FROM r"
+        ),
+    ],
+)
+async def test_an_appraisal_ends(guard: SqlGuard, sql: str) -> None:
+    with pytest.raises(InvalidArguments):
+        guard.check(sql)
+
+
+async def test_without_the_migration_only_what_needs_checks_is_refused(database: TestDatabase) -> None:
+    async with database.connect() as administrator:
+        await administrator.execute("DROP SCHEMA switchboard_sql CASCADE")
+    async with open_answering_reader(database.settings) as reader:
+        assert (await reader.query("SELECT 1 AS one")).rows == [{"one": 1}]
+        with pytest.raises(Exception, match="switchboard migrate"):
+            await reader.query("SELECT strpos(subject, description) FROM tickets")
+
+
+_OF_POSTGRESQL_ITSELF = """
+    SELECT oprcode FROM pg_operator UNION SELECT amproc FROM pg_amproc
+    UNION SELECT unnest(ARRAY[aggtransfn, aggfinalfn, aggcombinefn, aggmtransfn, aggminvtransfn]) FROM pg_aggregate
+    UNION SELECT unnest(ARRAY[typsend, typmodin]) FROM pg_type UNION SELECT castfunc FROM pg_cast
+    UNION SELECT unnest(ARRAY[rngsubdiff, rngcanonical]) FROM pg_range
+    UNION SELECT objoid FROM pg_description WHERE classoid = 'pg_proc'::regclass AND description ~ '^implementation of'
+    UNION SELECT oid FROM pg_proc WHERE pronamespace = 'information_schema'::regnamespace
+    UNION SELECT oid FROM pg_proc WHERE proname ~ '^(numeric|int[248]|d|name|text|enum|_int)_?' AND oid < 16384
+        AND proname NOT IN (SELECT unnest($1::text[]))
+"""
+"""What implements something else: an operator, a type, an aggregate."""
+
+LEFT_OUT = {
+    # tell of roles, types, the server and its extensions
+    *("acldefault", "aclexplode", "makeaclitem", "format_type", "oidvectortypes", "version", "getpgusername"),
+    *("getdatabaseencoding", "hstore_version_diag", "mxid_age", "show_limit"),
+    # are not supported any more, or do the same as another
+    *("tconvert", "xmlvalidate", "_int_different", "_int_same"),
+    # XPath loops in loops, which nothing interrupts
+    *("xpath", "xpath_exists", "xmlexists"),
+}
+
+
+async def test_each_function_and_operator_of_this_postgresql_is_sorted(equipped: TestDatabase) -> None:
+    sorted_in = set(chain(FUNCTIONS, AGGREGATES, GROWING_AGGREGATES, COUNTED, FILLING, TEMPLATES))
+    async with equipped.connect() as administrator:
+        catalog = await Catalog.load(administrator)
+        rows = await administrator.fetch(
+            f"SELECT proname::text AS name, oid IN ({_OF_POSTGRESQL_ITSELF}) AS internal FROM pg_proc", list(sorted_in)
+        )
+    harmless = {name for name, objection in catalog.functions.items() if objection is None}
+    public = {row["name"] for row in rows if not row["internal"]}
+    assert (public & harmless) - sorted_in - LEFT_OUT == set()
+    assert sorted_in - harmless == set()
+    operators = {name for name, safe in catalog.operators.items() if safe}
+    assert operators == set(OPERATORS)
+
+
+async def test_random_statements_end_in_time_and_name_nothing_hidden(
+    postgres_server: LocalPostgres, demo_template: str
+) -> None:
+    async with cloned_database(postgres_server, demo_template) as database:
+        await plant(database)
+        async with database.connect() as administrator, open_sql_reader(database.settings) as reader:
+            found = await search(reader, administrator, seconds=10, seed=1)
+    assert found.problems == []
+    assert found.outcomes["answered"] > 0

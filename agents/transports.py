@@ -37,6 +37,9 @@ JsonObject = dict[str, Any]
 _REVISION = "2026-07-28"
 """MCP without sessions: each request stands for itself, so that a new connection needs no introduction."""
 _LARGEST_MESSAGE = 64 * 1024 * 1024
+_UNANSWERED = 48
+"""Requests of one WebSocket that are under way; further ones wait. A gateway refuses more than 64, and may still count
+those that were just given up."""
 
 
 class Transport(Protocol):
@@ -218,6 +221,7 @@ class _Link:
         self._connection = connection
         self._url = url
         self._numbers = itertools.count(1)
+        self._places = asyncio.Semaphore(_UNANSWERED)
         self._waiting: dict[int, asyncio.Future[JsonObject]] = {}
         self._cancellations: set[asyncio.Task[None]] = set()
         self._reader = asyncio.create_task(self._read())
@@ -228,6 +232,10 @@ class _Link:
         return self._connection.state is State.OPEN and not self._reader.done()
 
     async def request(self, method: str, params: JsonObject) -> JsonObject:
+        async with self._places:
+            return await self._ask(method, params)
+
+    async def _ask(self, method: str, params: JsonObject) -> JsonObject:
         number = next(self._numbers)
         answer: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 import mcp_types as types
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -129,12 +130,14 @@ def mcp_route(path: str, endpoint: StreamableHTTP) -> Route:
 def _check_version(headers: Mapping[bytes, bytes], message: types.JSONRPCMessage) -> None:
     """Refuse a revision that nobody here knows; the SDK would look for the fault in the body.
 
+    It finds the fault where the body names the same one, and then says which revisions there are of those that do.
+
     Raises:
         NotAMessage: the header names no revision, or two.
     """
     given = headers.get(b"mcp-protocol-version")
     version = given.decode("latin-1").strip() if given is not None else None
-    if version is None or version in _VERSIONS:
+    if version is None or version in _VERSIONS or version == _version_within(message):
         return
     raise NotAMessage(
         types.UNSUPPORTED_PROTOCOL_VERSION,
@@ -142,6 +145,13 @@ def _check_version(headers: Mapping[bytes, bytes], message: types.JSONRPCMessage
         message.id if isinstance(message, types.JSONRPCRequest) else None,
         types.UnsupportedProtocolVersionErrorData(supported=list(_VERSIONS), requested=version[:64]).model_dump(),
     )
+
+
+def _version_within(message: types.JSONRPCMessage) -> object:
+    """Return the revision that a request says it is of, as those of 2026-07-28 and later do."""
+    params = message.params if isinstance(message, types.JSONRPCRequest) else None
+    meta = (params or {}).get("_meta")
+    return cast("Mapping[str, object]", meta).get(types.PROTOCOL_VERSION_META_KEY) if isinstance(meta, dict) else None
 
 
 def _as_the_sdk_wants_them(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -202,6 +202,14 @@ async def test_many_calls_share_one_websocket(gateway: Served) -> None:
         assert len(gateway.server.server_state.connections) == 1
 
 
+async def test_more_calls_than_a_gateway_takes_on_one_websocket_wait_their_turn(gateway: Served) -> None:
+    async with MCPClient(gateway.websocket_url, retry=FakeTime().policy(rounds=1)) as client:
+        calls = [client.call_tool("clock", "oversleep") for _ in range(200)]
+        async with asyncio.timeout(WITHIN):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {BackendTimeout}
+
+
 @pytest.mark.parametrize("scheme", ["http", "ws"])
 async def test_giving_up_stops_the_tool(gateway: Served, clock: ClockMCPServer, scheme: str) -> None:
     url = gateway.url if scheme == "http" else gateway.websocket_url

@@ -35,14 +35,34 @@ trace and no driver's text.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 INVALID_REQUEST = -32600
 INVALID_PARAMS = -32602
 PARSE_ERROR = -32700
 INTERNAL_ERROR = -32603
+
+MOST_REFUSALS = 50
+"""Refused arguments that are told at a time: thousands help nobody, and answers must not outgrow what was sent."""
+_MOST_EXPLAINED = 1000
+"""Refusals of one document that are looked at; each costs some 3 µs, be it told or not."""
+_LONGEST_PATH = 200
+"""Characters of a refused argument's path, which may be names that the caller has made up."""
+
+
+def path_of(place: Sequence[str | int]) -> str:
+    """Return a place within what was sent in words that fit an answer."""
+    return ".".join(map(str, place))[:_LONGEST_PATH]
+
+
+def failures_of(error: ValidationError) -> list[Any]:
+    """Return what pydantic refused, each with its `loc`, `msg` and `type`; all in one, where it is very much."""
+    if (count := error.error_count()) > _MOST_EXPLAINED:
+        return [{"loc": (), "msg": f"{count} things in it are refused: compare it with the schema", "type": "too_many"}]
+    return list(error.errors(include_url=False, include_input=False, include_context=False))
 
 
 class FieldError(BaseModel):
@@ -219,15 +239,15 @@ class InvalidArguments(GatewayError):
         """Refuse what pydantic refused, naming each field and never its value.
 
         Args:
-            errors: `ValidationError.errors()`.
+            errors: `failures_of` the error.
             skip: how many leading parts of each location to drop.
         """
         return cls.at((error["loc"][skip:], str(error["msg"])) for error in errors)
 
     @classmethod
     def at(cls, refusals: Iterable[tuple[Sequence[str | int], str]]) -> "InvalidArguments":
-        """Refuse what stands at some places, each with what is wrong there."""
-        fields = [FieldError(field=".".join(map(str, place)), message=why) for place, why in refusals]
+        """Refuse what stands at some places, each with what is wrong there; the first of them, where there are many."""
+        fields = [FieldError(field=path_of(place), message=why) for place, why in islice(refusals, MOST_REFUSALS)]
         return cls("; ".join(f"{f.field or 'arguments'}: {f.message}" for f in fields), errors=fields)
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from app.exact_json import NotExact, NotJson, exact_float, read
+from app.exact_json import MOST_VALUES, NotExact, NotJson, exact_float, read
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,23 @@ def test_bytes_that_are_no_text_are_no_json() -> None:
 )
 def test_a_double_is_exact_if_it_is_written_as_it_was_read(digits: str, value: float | None) -> None:
     assert exact_float(digits) == value
+
+
+@pytest.mark.parametrize("value", ["0", "[]", "{}", '""', '{"a":1}', r'"\\"', r'"\""', "[[[[0]]]]", '"a","b"'])
+def test_more_values_than_anybody_needs_are_not_read(value: str) -> None:
+    with pytest.raises(NotExact, match="more than 50000 values"):
+        read(f"[{','.join([value] * (MOST_VALUES + 1))}]".encode())
+
+
+@pytest.mark.parametrize("text", ["," * 4, r"]}\"a\",", r"\\,]\"", r"}\\\","])
+def test_a_large_text_is_one_value_whatever_stands_in_it(text: str) -> None:
+    value = text * MOST_VALUES
+    assert read(f'{{"a":"{value}"}}'.encode()) == {"a": json.loads(f'"{value}"')}
+
+
+def test_a_message_tells_fifty_defects_and_paths_of_some_length() -> None:
+    key = "k" * 5000
+    with pytest.raises(NotExact) as refusal:
+        read(f'{{"{key}":[{",".join(["1e999"] * 1000)}]}}'.encode())
+    assert len(refusal.value.defects) == 1000
+    assert len(str(refusal.value)) < 20_000

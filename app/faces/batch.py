@@ -31,6 +31,7 @@ from app.errors import (
     Problem,
     RequestTooLarge,
     UnsupportedMediaType,
+    failures_of,
 )
 from app.exact_json import NotExact, NotJson, Place, read
 from app.faces.http import (
@@ -179,9 +180,7 @@ class BatchEndpoint:
         try:
             batch = self._request_model.model_validate(parsed, strict=True)
         except ValidationError as error:
-            raise InvalidArguments.from_validation(
-                error.errors(include_url=False, include_input=False, include_context=False)
-            ) from None
+            raise InvalidArguments.from_validation(failures_of(error)) from None
         return batch, [bytes(call.arguments) for call in _sent.decode(body).calls]
 
     async def _in_order(self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext) -> list[_Outcome]:

@@ -61,6 +61,8 @@ async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated:
         raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
     if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body as it is, without Content-Encoding: it is not decompressed here.")
+    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+        raise UnsupportedMediaType("Send the body in chunks or whole: no Transfer-Encoding but chunked is undone here.")
     limit = gateway.settings.max_request_bytes
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from app.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
-from app.exact_json import BYTES_AS_BASE64, NotExact, NotJson, read, why_not_json
+from app.exact_json import BYTES_AS_BASE64, NotExact, NotJson, read, refuse_too_many_values, why_not_json
 
 RequestId = int | str
 
@@ -32,7 +32,13 @@ class _Call(msgspec.Struct):
     params: _CallParams
 
 
+class _UnreadRequest(msgspec.Struct):
+    method: str
+    id: RequestId
+
+
 _call = msgspec.json.Decoder(_Call)
+_unread = msgspec.json.Decoder(_UnreadRequest)
 
 
 class NotAMessage(Exception):
@@ -61,6 +67,7 @@ def read_message(raw: bytes | str) -> types.JSONRPCMessage:
             (half a surrogate pair, say) spoils a request but not its id. Arguments of a tool that are JSON, but would
             come out as something else, are the gateway's to refuse.
     """
+    _refuse_too_many_values(raw)
     try:
         request = _request.validate_json(raw, by_name=False)
         _refuse_altered(raw, request.id)
@@ -93,6 +100,21 @@ def arguments_of(call: bytes | str) -> bytes:
     """
     arguments = bytes(_call.decode(call).params.arguments)
     return b"{}" if arguments == b"null" else arguments
+
+
+def _refuse_too_many_values(raw: bytes | str) -> None:
+    try:
+        refuse_too_many_values(raw.encode() if isinstance(raw, str) else raw)
+    except NotExact as error:
+        raise NotAMessage(INVALID_REQUEST, str(error), _unread_id(raw)) from None
+
+
+def _unread_id(raw: bytes | str) -> RequestId | None:
+    """Return the id of a request that is not read."""
+    try:
+        return _unread.decode(raw).id
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _refuse_altered(raw: bytes | str, request_id: RequestId | None) -> None:

@@ -27,6 +27,7 @@ from app.errors import (
     NotFound,
     UnknownServer,
     UnknownTool,
+    failures_of,
 )
 from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
@@ -193,7 +194,7 @@ async def _explaining(ctx: _Context, call_next: CallNext) -> HandlerResult:
     try:
         return await call_next(ctx)
     except ValidationError as error:
-        failures = error.errors(include_url=False, include_input=False, include_context=False)
+        failures = failures_of(error)
         if failures[0]["loc"][:1] != ("params",):  # not the request's
             raise
         refused = InvalidArguments.from_validation(failures)

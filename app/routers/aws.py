@@ -18,6 +18,7 @@ from app.errors import (
     RangeNotSatisfiable,
     TooManyRequests,
     UnsupportedMediaType,
+    failures_of,
 )
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
@@ -564,7 +565,5 @@ def _address(scope: Scope) -> tuple[str, str]:
     except UnicodeDecodeError:
         raise InvalidArguments.of("key", "not UTF-8 once its percent-encoding is undone") from None
     except ValidationError as error:
-        raise InvalidArguments.from_validation(
-            error.errors(include_url=False, include_input=False, include_context=False)
-        ) from None
+        raise InvalidArguments.from_validation(failures_of(error)) from None
     return found.bucket, found.key

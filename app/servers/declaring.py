@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_m
 from pydantic_core import SchemaSerializer, SchemaValidator, to_json
 from starlette.responses import Response
 
-from app.errors import GatewayError, InvalidArguments, MalformedRequest
+from app.errors import GatewayError, InvalidArguments, MalformedRequest, failures_of
 from app.exact_json import NotExact, NotJson, read
 from app.results import RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
@@ -216,7 +216,7 @@ class Tool:
                 return self._validator.validate_json(to_json(taken), strict=True)
             except ValidationError as error:
                 refused = error
-        failures = refused.errors(include_url=False, include_input=False, include_context=False)
+        failures = failures_of(refused)
         if failures[0]["type"] == "json_invalid":
             raise _not_json(failures[0]["msg"])
         raise InvalidArguments.from_validation(failures)
@@ -383,9 +383,7 @@ class Resource:
         try:
             return dict(self.arguments.model_validate_strings(dict(variables)).__dict__)
         except ValidationError as error:
-            raise InvalidArguments.from_validation(
-                error.errors(include_url=False, include_input=False, include_context=False)
-            ) from None
+            raise InvalidArguments.from_validation(failures_of(error)) from None
 
     def run(
         self, server: object, variables: Mapping[str, str], context: CallContext

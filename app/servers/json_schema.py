@@ -7,14 +7,14 @@ from typing import Any, Protocol
 import jsonschema_rs
 from pydantic import JsonValue
 
+from app.errors import MOST_REFUSALS
+
 Refusal = tuple[tuple[str | int, ...], str]
 """Where something is refused, and why."""
 
 _LINEAR = jsonschema_rs.RegexOptions(size_limit=1 << 20)
 """Patterns are matched in linear time, and compiled they have at most a megabyte. They can't look around or back."""
 _MASK = "the value"
-_MOST_REFUSALS = 50
-"""That are told of one arguments object."""
 
 
 class SchemaValidator(Protocol):
@@ -45,7 +45,7 @@ def compile_schema(schema: Mapping[str, JsonValue]) -> SchemaValidator:
 
 def refusals(validator: SchemaValidator, arguments: Any) -> list[Refusal]:
     """Return what a schema refuses of an arguments object: where, and why. It repeats no value."""
-    errors = islice(validator.iter_errors(arguments), _MOST_REFUSALS)
+    errors = islice(validator.iter_errors(arguments), MOST_REFUSALS)
     found = [refusal for error in errors for refusal in _refusals(error)]
     return sorted(found, key=lambda refusal: list(map(str, refusal[0])))
 
@@ -56,7 +56,7 @@ def _refusals(error: jsonschema_rs.ValidationError) -> Iterator[Refusal]:
         case jsonschema_rs.ValidationErrorKind.Required(property=name):
             yield (*place, str(name)), "is required"
         case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names):
-            for name in names[:_MOST_REFUSALS]:
+            for name in names[:MOST_REFUSALS]:
                 yield (*place, name), "is not an argument that is known here"
         case jsonschema_rs.ValidationErrorKind.AnyOf(context=branches):
             wanted = " or ".join(branch[0].message for branch in branches if branch)

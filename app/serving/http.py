@@ -169,6 +169,12 @@ class HttpProtocol(HttpToolsProtocol):
             end = end + len(_END_OF_HEAD) if end >= 0 else start + _PIECE
             self._feed(data[start:end])
             start = end
+            if self._connection.caller is not self:
+                # It is a WebSocket now: none of what follows is a request.
+                self._unread, self._read = b"", 0
+                if start < len(data):
+                    self._pass_on(data[start:])
+                return
         done = start >= len(data) or self._deaf
         self._unread, self._read = (b"", 0) if done else (data, start)
         self._weigh()
@@ -287,8 +293,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._share.release()
         self.handle_websocket_upgrade()
         if rest:
-            protocol = cast("asyncio.Protocol", self._connection.caller)
-            protocol.data_received(rest)
+            self._pass_on(rest)
+
+    def _pass_on(self, data: bytes) -> None:
+        """Let the protocol that has the connection now have what came to us."""
+        cast("asyncio.Protocol", self._connection.caller).data_received(data)
 
     # What goes
 

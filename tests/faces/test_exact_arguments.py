@@ -120,6 +120,29 @@ async def test_what_would_be_altered_is_refused_by_name(send: Send, arguments: s
     assert answer["detail"].startswith(f"{field}: this ")
 
 
+async def test_more_values_than_anybody_needs_are_refused_unread(send: Send) -> None:
+    answer = await send(f'{{"value": [{",".join("0" * 60_000)}]}}')
+    assert answer["code"] in ("invalid_arguments", -32600)
+    assert "more than 50000 values" in (answer.get("detail") or answer["message"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ", ".join(f'"{n:0300}": 1' for n in range(900)),
+        ", ".join(f'"k{n}": 1' for n in range(30_000)),
+        f'"value": [{", ".join(["1e999"] * 30_000)}]',
+        '"value": [' + ", ".join(['{"a": 1, "a": 1}'] * 10_000) + "]",
+    ],
+    ids=["long unknown names", "unknown names", "altered numbers", "equal keys"],
+)
+async def test_a_failure_names_some_of_what_is_refused(send: Send, arguments: str) -> None:
+    answer = await send(f"{{{arguments}}}")
+    assert answer["code"] == "invalid_arguments"
+    assert 1 <= len(answer["errors"]) <= 50
+    assert len(json.dumps(answer)) < 40_000
+
+
 @pytest.mark.parametrize("value", ["NaN", "[Infinity]", '{"a": -Infinity}', r'"\ud800"', "01", "[1,]"])
 async def test_what_is_no_json_is_malformed(send: Send, value: str) -> None:
     answer = await send(f'{{"value": {value}}}')

@@ -190,6 +190,26 @@ async def test_what_comes_with_the_handshake_is_not_lost(raw: Raw) -> None:
     assert received.startswith(b"HTTP/1.1 101 ")
 
 
+async def test_however_much_comes_with_the_handshake_is_the_websockets(raw: Raw) -> None:
+    message = json.dumps(request("2026-07-28", "tools/list", number=77)).encode()
+    frames = [Frame(OP_TEXT, text).serialize(mask=True) for text in (b" " * 70_000 + message, message)]
+    raw.send(HANDSHAKE, b"connection: upgrade\r\n\r\n", *frames)
+    received = b""
+    while received.count(b'"id":77') < 2:
+        received += await raw.some()
+    assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("path", [b"/mcp/slow/ws", b"/nowhere"])
+async def test_what_follows_a_handshake_is_never_taken_for_a_request(
+    slow: SlowMCPServer, gateway: Served, raw: Raw, path: bytes
+) -> None:
+    raw.send(HANDSHAKE.replace(b"/mcp/slow/ws", path), b"connection: upgrade\r\n\r\n", SECRET * 3)
+    received = await raw.ended()
+    assert received.count(b"HTTP/1.1") == 1
+    assert not slow.started.is_set()
+
+
 async def test_a_websocket_does_not_begin_before_the_answers_that_are_due(slow: SlowMCPServer, raw: Raw) -> None:
     raw.send(post("wait"), HANDSHAKE, b"connection: upgrade\r\n\r\n")
     async with asyncio.timeout(WITHIN):

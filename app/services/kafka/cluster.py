@@ -50,7 +50,10 @@ _EXISTED_UNTIL_SURE = 3.0
 _PERHAPS_NOT_YET = (errors.UnknownTopicOrPartitionError.errno, errors.LeaderNotAvailableError.errno)
 _MOST_COUNTED = 8 * 1024 * 1024
 """Bytes that are read to count messages for one answer."""
-_COUNTED_AT_A_TIME = 4 * 1024 * 1024
+_LOOKED_AT = 64 * 1024
+"""Bytes that are read to see whether there is any message at all."""
+_COUNTED_AT_A_TIME = 1024 * 1024
+"""Bytes, in small batches, that hold the event loop for some 30 ms."""
 _TOPIC_RESOURCE = 2
 _TOPIC_CONFIG_SOURCE = 1
 
@@ -336,6 +339,16 @@ class Cluster:
             )
             for partition, (_, end) in ranges.items()
         }
+
+    async def holds_messages(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> bool:
+        """Tell whether there is a message that may be read, perhaps one: it does not read far to be sure that not.
+
+        Args:
+            topic: its name.
+            ranges: first offset and offset after the last one, by partition.
+        """
+        counts = await self.count(topic, ranges, Allowance(_LOOKED_AT))
+        return any(number > 0 for number, _ in counts.values())
 
     async def fetch_from(
         self,

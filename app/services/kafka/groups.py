@@ -17,7 +17,7 @@ from aiokafka import errors
 
 from app.errors import AckExpired, BackendUnavailable, TooManyRequests
 from app.services.kafka.acks import Ack, AckSigner
-from app.services.kafka.cluster import EARLIEST, LATEST, Allowance, Cluster, Topic
+from app.services.kafka.cluster import EARLIEST, LATEST, Cluster, Topic
 from app.services.kafka.failures import raise_for, translated
 from app.services.kafka.membership import Lease, Member, by_partition
 from app.services.kafka.reading import GRACE, Limits, Page, Reader
@@ -196,7 +196,11 @@ class GroupWork:
             page = Page(await self._positions(member, free, stored))
             began = dict(page.positions)
             await self._reader.read_stored(member.topic, page, limits, deadline)
-            await self._commit_what_holds_no_message(member, page, began)
+            # Markers and aborted messages are left behind, since nobody can acknowledge them.
+            passed = {p: offset for p, offset in page.positions.items() if offset > began[p] and p not in page.spans}
+            if passed:
+                member_id, generation, _ = epoch
+                await self._cluster.commit(member.group_id, generation, member_id, member.topic, passed)
             page.reached_end = (
                 (page.reached_end or not assigned)
                 and page.positions.keys() == assigned
@@ -222,12 +226,6 @@ class GroupWork:
             )
             return Work(page, self._signer.write(ack), sorted(assigned))
 
-    async def _commit_what_holds_no_message(self, member: Member, page: Page, began: Mapping[int, int]) -> None:
-        """Leave markers and aborted messages behind, which nobody can acknowledge."""
-        passed = {p: offset for p, offset in page.positions.items() if offset > began[p] and p not in page.spans}
-        if passed:
-            await self._cluster.commit(member.group_id, member.generation, member.id, member.topic, passed)
-
     async def _are_read(self, topic: Topic, partitions: Set[int], stored: Mapping[int, int]) -> bool:
         """Tell whether the group's other members have acknowledged all messages of their partitions."""
         if not partitions:
@@ -240,8 +238,7 @@ class GroupWork:
             if first is None or end is None:
                 return False  # Nobody leads it, so nobody knows.
             ranges[partition] = stored.get(partition, first), end
-        unread = await self._cluster.count(topic.name, ranges, Allowance())
-        return not any(number for number, _ in unread.values())
+        return not await self._cluster.holds_messages(topic.name, ranges)
 
     async def _positions(self, member: Member, free: frozenset[int], stored: Mapping[int, int]) -> dict[int, int]:
         new = sorted(partition for partition in free if partition not in stored)

@@ -85,9 +85,9 @@ class ConsumedMessages(Result):
 
     messages: list[Message]
     next_cursor: str | None = Field(description="Give it as `cursor` to read on; null in work with a group.")
-    reached_end: bool = Field(description="Nothing more was stored at the time of the answer.")
+    reached_end: bool = Field(description="Nothing more was stored, in any partition, at the time of the answer.")
     truncated: bool = Field(description="max_bytes or timeout_ms ended the answer; more is there.")
-    skipped: int = Field(0, description="Messages before these that retention had removed.")
+    skipped: int = Field(0, description="Offsets before these that retention has removed: at most so many messages.")
     ack: str | None = Field(None, description="Give it back as `ack` when the messages are dealt with (group only).")
     partitions: list[int] | None = Field(None, description="What this gateway reads for the group now (group only).")
 

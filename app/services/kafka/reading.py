@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import to_json
 
 from app.errors import BackendTimeout, InvalidArguments
-from app.services.kafka.cluster import EARLIEST, LATEST, Allowance, Cluster, Topic
+from app.services.kafka.cluster import EARLIEST, LATEST, Cluster, Topic
 from app.services.kafka.driver import Record
 from app.services.kafka.messages import record_size
 from app.services.kafka.records import Fetched
@@ -318,10 +318,9 @@ class Reader:
         """Tell whether a reader finds a message between, and not just the end of a transaction that was aborted."""
         ranges = {partition: (seen.get(partition, 0), end) for partition, end in ends.items()}
         try:
-            counts = await self._cluster.count(topic, ranges, Allowance())
+            return await self._cluster.holds_messages(topic, ranges)
         except (KafkaError, OSError):
             return True  # Better a notice too many than one too few.
-        return any(number > 0 for number, _ in counts.values())
 
     def _take(self, page: Page, fetched: Mapping[int, Fetched], limits: Limits) -> bool:
         """Move records into the page, by time across partitions, until it is full; tell whether it is."""

@@ -218,7 +218,7 @@ class AckExpired(Conflict):
 
 
 class NotRun(Conflict):
-    """An earlier call of the batch failed, and the caller had asked to stop then."""
+    """A call of a batch was not begun: an earlier one failed where the caller had asked to stop, or no room is left."""
 
     code, title = "not_run", "Not run"
 

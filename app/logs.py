@@ -25,6 +25,7 @@ LONGEST_LINE = 64 * 1024
 """Characters of one event, its trace included; the rest is cut off."""
 _PAUSE = 0.01
 """Seconds in which lines gather."""
+_STANDARD_ERROR = 2
 _FLUSHED_WITHIN = 1.0
 """Seconds that the end of the process waits for the log's reader."""
 
@@ -290,6 +291,16 @@ def hide_passwords(text: str) -> str:
     return _PASSWORD_IN_URL.sub(r"\1***@", text) if "://" in text else text
 
 
+def _standard_error() -> TextIO:
+    """Return standard error; nothing at all in its place, where whoever started us has closed it."""
+    if cast("TextIO | None", sys.stderr) is None:
+        # Nor may a socket get the number of a standard stream, to which libraries write.
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD_ERROR:
+            pass
+        sys.stderr = os.fdopen(descriptor, "w")
+    return sys.stderr
+
+
 def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
     """Send every logger's events to standard error; standard output belongs to protocols.
 
@@ -297,7 +308,7 @@ def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
         level: the least severe level to show, such as `INFO`.
         form: `text` for people, `json` for machines.
     """
-    handler = BackgroundHandler(sys.stderr, JsonFormatter() if form == "json" else TextFormatter())
+    handler = BackgroundHandler(_standard_error(), JsonFormatter() if form == "json" else TextFormatter())
     # What no line of ours shows need not be found out for each: the standard library's advice on speed.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as its manual has it

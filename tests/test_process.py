@@ -313,3 +313,24 @@ async def test_a_log_that_nobody_reads_holds_up_no_client_of_stdio(tmp_path: Pat
         pipe.stdin.close()
         async with asyncio.timeout(STOPS_WITHIN):
             assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"])
+async def test_a_gateway_serves_with_its_standard_streams_closed(tmp_path: Path, closed: str) -> None:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" "$@" {closed}', SWITCHBOARD, "serve", "--port", str(port)),
+        cwd=tmp_path,
+        env=environment(),
+    )
+    try:
+        await answers(port)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=WITHIN) as http:
+            assert (await http.post("/mcp/database/tools/get_analytics")).status_code == 503
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(STOPS_WITHIN):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

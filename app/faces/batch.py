@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -41,6 +42,7 @@ from app.faces.http import (
     read_json,
     send_bytes,
     send_problem,
+    start_answer,
 )
 from app.faces.openapi import answered_by, problem_responses, takes
 from app.gateway import Gateway
@@ -48,6 +50,10 @@ from app.servers.calls import CallContext
 
 _AT_ONCE = 16
 """Calls of one batch that run at the same time: enough to keep a backend busy, too few to take it from others."""
+_MOST_ANSWERED = 16 * 1024 * 1024
+"""Bytes of results after which no further call of a batch begins: all are held until the last is there."""
+_WRITTEN_AT_ONCE = 1024 * 1024
+"""Bytes of an answer; a larger one is written piece by piece, as its reader takes it."""
 
 _MAY_ANSWER: tuple[type[GatewayError], ...] = (
     MalformedRequest,
@@ -62,6 +68,14 @@ _MAY_ANSWER: tuple[type[GatewayError], ...] = (
 
 _Outcome = bytes | GatewayError
 """What became of a call: its result as the tool's own route would answer it, or its failure."""
+
+
+@dataclass(slots=True)
+class _Results:
+    """What the calls of one batch have come to so far."""
+
+    size: int = 0
+    """In bytes."""
 
 
 class BatchCall(BaseModel):
@@ -164,7 +178,7 @@ class BatchEndpoint:
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
         else:
-            await send_bytes(send, 200, JSON, _answer(batch.calls, outcomes, context.request_id), context.request_id)
+            await _send(send, _answer(batch.calls, outcomes, context.request_id), context.request_id)
 
     def _parse(self, body: bytes) -> tuple[BatchRequest, list[bytes]]:
         """Return a batch, and the arguments of its calls as the caller wrote them."""
@@ -186,8 +200,9 @@ class BatchEndpoint:
     async def _in_order(self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
         not_run: NotRun | None = None
+        results = _Results()
         for position, call in enumerate(batch.calls):
-            outcome = not_run or await self._run(call, arguments[position], context)
+            outcome = not_run or await self._run(call, arguments[position], context, results)
             outcomes.append(outcome)
             if batch.stop_on_error and not_run is None and isinstance(outcome, GatewayError):
                 not_run = NotRun(f"calls.{position} failed ({outcome.code}), and the batch stops at the first failure.")
@@ -198,20 +213,25 @@ class BatchEndpoint:
     ) -> list[_Outcome]:
         # Fewer at a time than a server admits, or a batch would be refused by its own calls.
         places = asyncio.Semaphore(min(_AT_ONCE, self._gateway.settings.max_calls_in_flight))
+        results = _Results()
 
         async def run_in_turn(call: BatchCall, given: bytes) -> _Outcome:
             async with places:
-                return await self._run(call, given, context)
+                return await self._run(call, given, context, results)
 
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(run_in_turn(*call)) for call in zip(batch.calls, arguments, strict=True)]
         return [task.result() for task in running]
 
-    async def _run(self, call: BatchCall, arguments: bytes, context: CallContext) -> _Outcome:
+    async def _run(self, call: BatchCall, arguments: bytes, context: CallContext, results: _Results) -> _Outcome:
+        if results.size >= _MOST_ANSWERED:
+            return NotRun(f"The batch has {results.size} bytes of results already. Send this call in another one.")
         try:
-            return await self._gateway.call(call.server, call.tool, arguments, context)
+            result = await self._gateway.call(call.server, call.tool, arguments, context)
         except GatewayError as error:
             return error
+        results.size += len(result)
+        return result
 
 
 def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
@@ -243,15 +263,29 @@ def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
     )
 
 
-def _answer(calls: Sequence[BatchCall], outcomes: Sequence[_Outcome], request_id: str) -> bytes:
-    """Write a `BatchAnswer` around results that are JSON already."""
-    written: list[bytes] = []
+def _answer(calls: Sequence[BatchCall], outcomes: Sequence[_Outcome], request_id: str) -> list[bytes]:
+    """Write a `BatchAnswer` around results that are JSON already, in pieces."""
+    pieces: list[bytes] = []
+    separator = b'{"success":true,"results":['
     for call, outcome in zip(calls, outcomes, strict=True):
         name = to_json(call.id)
         if isinstance(outcome, GatewayError):
             problem = outcome.problem(request_id).model_dump_json(exclude_none=True).encode()
-            written.append(b'{"success":false,"id":%b,"error":%b}' % (name, problem))
+            pieces.append(b'%b{"success":false,"id":%b,"error":%b}' % (separator, name, problem))
         else:
-            written.append(b'{"success":true,"id":%b,"result":%b}' % (name, outcome))
+            pieces += (b'%b{"success":true,"id":%b,"result":' % (separator, name), outcome, b"}")
+        separator = b","
     failed = sum(isinstance(outcome, GatewayError) for outcome in outcomes)
-    return b'{"success":true,"results":[%b],"failed":%d}' % (b",".join(written), failed)
+    return [*pieces, b'],"failed":%d}' % failed]
+
+
+async def _send(send: Send, pieces: Sequence[bytes], request_id: str) -> None:
+    """Answer with a body that is there in pieces."""
+    size = sum(map(len, pieces))
+    if size <= _WRITTEN_AT_ONCE:
+        await send_bytes(send, 200, JSON, b"".join(pieces), request_id)
+        return
+    await start_answer(send, 200, JSON, size, request_id)
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -177,15 +177,22 @@ async def send_bytes(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Answer with a whole body, under the request's id."""
+    await start_answer(send, status, media_type, len(body), request_id, headers)
+    await send({"type": "http.response.body", "body": body})
+
+
+def start_answer(
+    send: Send, status: int, media_type: str, size: int, request_id: str, headers: Mapping[str, str] | None = None
+) -> Awaitable[None]:
+    """Begin an answer, under the request's id, whose body has `size` bytes."""
     fields = [
         (b"content-type", media_type.encode()),
-        (b"content-length", b"%d" % len(body)),
+        (b"content-length", b"%d" % size),
         (b"x-request-id", request_id.encode()),
     ]
     if headers:
         fields += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})
+    return send({"type": "http.response.start", "status": status, "headers": fields})
 
 
 async def send_problem(

@@ -8,8 +8,10 @@ import httpx
 import pytest
 
 from app.main import create_app
+from app.results import RawResult
+from app.servers.declaring import tool
 from app.settings import Settings
-from tests.clock import ClockMCPServer
+from tests.clock import ClockMCPServer, ClockTime
 from tests.fixtures.gateway import Served, serve
 
 
@@ -162,3 +164,28 @@ async def test_the_batch_is_documented_with_its_schemas(http: httpx.AsyncClient)
     assert set(operation["responses"]) == {"200", "400", "403", "413", "415", "421", "422", "500"}
     for status, response in operation["responses"].items():
         assert status == "200" or list(response["content"]) == ["application/problem+json"]
+
+
+class LongWinded(ClockMCPServer):
+    """Tells the time at length."""
+
+    server_id, name = "clock", "Clock MCP Server"
+
+    @tool(read_only=True)
+    async def get_much(self) -> RawResult[ClockTime]:
+        """Answer with 4 MiB."""
+        return RawResult(b'{"success":true,"zone":"%b","ticks":7}' % (b"x" * 4 * 2**20))
+
+
+@pytest.mark.parametrize("mode", ["concurrent", "sequential"])
+async def test_a_batch_begins_no_further_call_when_its_answer_is_large(mode: str) -> None:
+    async with (
+        serve(create_app([LongWinded()], Settings(max_unsent_bytes=5 * 2**20))) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=60) as http,
+    ):
+        calls = [*[{"server": "clock", "tool": "get_much", "id": n} for n in range(20)], get_time()]
+        answer = (await http.post("/mcp/batch", json={"calls": calls, "mode": mode})).json()
+    ends = [result.get("error", {}).get("code") for result in answer["results"]]
+    assert ends == [None] * 4 + ["not_run"] * 17
+    assert answer["failed"] == 17
+    assert {len(result["result"]["zone"]) for result in answer["results"][:4]} == {4 * 2**20}

@@ -347,9 +347,15 @@ async def test_a_query_over_stdio_ends_with_a_notification_and_with_the_input(
             pass
         assert "backend_timeout" in answer["result"]["content"][0]["text"]
         await until_running(demo_database, 0, within=GONE_WITHIN)
-        await pipe.send(request(era, "tools/call", slow, number=3))
+        # What was asked before the end of the input is still answered, by its time limit at the latest.
+        await pipe.send(
+            request(era, "tools/call", {**slow, "arguments": {"query": SLOW, "timeout_ms": 2000}}, number=3)
+        )
         await until_running(demo_database, 1)
         pipe.stdin.close()
+        while (answer := await pipe.receive()).get("id") != 3:
+            pass
+        assert "backend_timeout" in answer["result"]["content"][0]["text"]
         await until_running(demo_database, 0, within=GONE_WITHIN)
         async with asyncio.timeout(STOPS_WITHIN):
             assert await pipe.process.wait() == 0

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     idle_timeout: Seconds = Field(
         default=30.0, description="Seconds in which a caller sends, or takes, more of what is under way."
     )
+    mcp_output_schemas: bool = Field(
+        default=True, description="Listings say what results look like, which half of their size is for."
+    )
     max_calls_in_flight: int = Field(default=256, ge=1, description="Calls that one server works on at a time.")
     max_streams: int = Field(
         default=128, ge=1, description="Streams, such as those of S3 objects, that one server carries at a time."

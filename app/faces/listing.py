@@ -2,26 +2,40 @@
 
 from app.servers.base import ServerKind
 from app.servers.calls import JsonObject
-from app.servers.declaring import Resource, Tool
+from app.servers.declaring import Resource, Tool, title_of
 
 
-def describe_tool(tool: Tool) -> JsonObject:
-    """Return a tool as MCP's `tools/list` shows it."""
+def describe_tool(tool: Tool, *, output_schema: bool = True) -> JsonObject:
+    """Return a tool as MCP's `tools/list` shows it.
+
+    Every conversation carries it, so what says no more than the name, or than the specification assumes, is left out.
+
+    Args:
+        tool: what is described.
+        output_schema: tell what the result looks like, if that is known.
+    """
     described: JsonObject = {
         "name": tool.name,
         "title": tool.title,
         "description": tool.description,
         "inputSchema": tool.input_schema,
     }
-    if tool.output_schema is not None:
+    if tool.title == title_of(tool.name):
+        del described["title"]
+    if output_schema and tool.output_schema is not None:
         described["outputSchema"] = tool.output_schema
-    described["annotations"] = {
-        "title": tool.title,
-        "readOnlyHint": tool.read_only,
-        "destructiveHint": tool.destructive and not tool.read_only,
-        "idempotentHint": tool.idempotent or tool.read_only,
-        "openWorldHint": tool.open_world,
-    }
+    annotations: JsonObject = {}
+    if tool.read_only:
+        annotations["readOnlyHint"] = True
+    else:
+        if not tool.destructive:
+            annotations["destructiveHint"] = False
+        if tool.idempotent:
+            annotations["idempotentHint"] = True
+    if not tool.open_world:
+        annotations["openWorldHint"] = False
+    if annotations:
+        described["annotations"] = annotations
     return described
 
 

@@ -54,14 +54,18 @@ _LISTING_HINT = CacheHint(ttl_ms=300_000, scope="public")
 
 
 class _FixedListings(Server[Any]):
-    """Says that its listings never change: the SDK promises notices of that to whoever may listen for resources."""
+    """Announces the listings that there are, and as fixed: the SDK promises notices of changes."""
+
+    announced: Mapping[str, bool] = {}
+    """Which capabilities there are, beside the handlers that only answer with an empty list."""
 
     def get_capabilities(self, *args: Any, **kwargs: Any) -> types.ServerCapabilities:
         capabilities = super().get_capabilities(*args, **kwargs)
         for listing in (capabilities.tools, capabilities.resources, capabilities.prompts):
             if listing is not None:
                 listing.list_changed = False
-        return capabilities
+        absent = [name for name, there in self.announced.items() if not there]
+        return capabilities.model_copy(update=dict.fromkeys(absent))
 
 
 def protocol_server(
@@ -81,7 +85,8 @@ def protocol_server(
         address: of the caller, where a connection has but one.
     """
     kinds = gateway.kinds_of(server)
-    tools = [describe_tool(tool) for kind in kinds for tool in kind.tools.values()]
+    shown = gateway.settings.mcp_output_schemas
+    tools = [describe_tool(tool, output_schema=shown) for kind in kinds for tool in kind.tools.values()]
     schemas = {tool.name: tool.input_schema for kind in kinds for tool in kind.tools.values()}
     resources: list[JsonObject] = []
     templates: list[JsonObject] = []
@@ -106,7 +111,7 @@ def protocol_server(
     async def call_tool(context: _Context, params: types.CallToolRequestParams) -> Any:
         call = _call_context(context, face, address)
         try:
-            return await gateway.call(server, params.name, _arguments(context, params), call, _tool_result)
+            return await gateway.call(server, params.name, _arguments(context), call, _tool_result)
         except (UnknownTool, UnknownServer) as error:
             raise _protocol_error(error, call) from None
         except GatewayError as error:
@@ -155,13 +160,16 @@ def protocol_server(
         await subscriptions.remove(params.uri)
         return types.EmptyResult()
 
-    handlers: dict[str, Any] = {"on_list_tools": listing("tools/list", {"tools": tools}), "on_call_tool": call_tool}
+    handlers: dict[str, Any] = {
+        "on_list_tools": listing("tools/list", {"tools": tools}),
+        "on_call_tool": call_tool,
+        # Some clients ask for what is not announced, and drop a server that answers them with an error.
+        "on_list_prompts": listing("prompts/list", {"prompts": []}),
+        "on_list_resources": listing("resources/list", {"resources": resources}),
+        "on_list_resource_templates": listing("resources/templates/list", {"resourceTemplates": templates}),
+    }
     if resources or templates:
-        handlers |= {
-            "on_list_resources": listing("resources/list", {"resources": resources}),
-            "on_list_resource_templates": listing("resources/templates/list", {"resourceTemplates": templates}),
-            "on_read_resource": read_resource,
-        }
+        handlers["on_read_resource"] = read_resource
     if watchable:
         handlers["on_subscriptions_listen"] = listen
         if subscriptions is not None:
@@ -179,12 +187,17 @@ def protocol_server(
         cache_hints={
             "server/discover": _LISTING_HINT,
             "tools/list": _LISTING_HINT,
+            "prompts/list": _LISTING_HINT,
             "resources/list": _LISTING_HINT,
             "resources/templates/list": _LISTING_HINT,
             "resources/read": CacheHint(ttl_ms=0, scope="private"),
         },
         **handlers,
     )
+    protocol.announced = {
+        "prompts": any("on_list_prompts" in kind.mcp_handlers for kind in kinds),
+        "resources": bool(resources or templates),
+    }
     protocol.middleware.append(_explaining)
     return protocol
 
@@ -341,12 +354,9 @@ class Received:
         return {"state": {"message": self.message}}
 
 
-def _arguments(context: _Context, params: types.CallToolRequestParams) -> bytes:
+def _arguments(context: _Context) -> bytes:
     """Return the arguments of a call as its caller wrote them."""
-    message = _state(context).get("message")
-    if message is None:
-        return to_json(params.arguments) if params.arguments else b"{}"
-    return arguments_of(message)
+    return arguments_of(_state(context)["message"])
 
 
 def _state(context: _Context) -> Mapping[str, Any]:

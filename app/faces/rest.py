@@ -264,8 +264,10 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
     @router.get("/mcp/{server}/tools", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
     async def list_tools(server: str, request: Request) -> ToolListing:
         """List a server's tools with their schemas."""
+        shown = gateway.settings.mcp_output_schemas
         with _listing(gateway, server, "tools/list", request.scope):
-            return ToolListing(tools=[describe_tool(tool) for tool in gateway.kind(server).tools.values()])
+            tools = gateway.kind(server).tools.values()
+            return ToolListing(tools=[describe_tool(tool, output_schema=shown) for tool in tools])
 
     @router.get("/mcp/{server}/resources", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
     async def list_resources(server: str, request: Request) -> ResourceListing:

@@ -139,11 +139,16 @@ def _check_version(headers: Mapping[bytes, bytes], message: types.JSONRPCMessage
     version = given.decode("latin-1").strip() if given is not None else None
     if version is None or version in _VERSIONS or version == _version_within(message):
         return
+    # To a request of 2026-07-28 the revisions that `server/discover` names, as its official suite compares them.
+    params = message.params if isinstance(message, types.JSONRPCRequest) else None
+    modern = types.PROTOCOL_VERSION_META_KEY in ((params or {}).get("_meta") or {})
     raise NotAMessage(
         types.UNSUPPORTED_PROTOCOL_VERSION,
         f"MCP-Protocol-Version: this revision is not known here. Known are {', '.join(_VERSIONS)}.",
         message.id if isinstance(message, types.JSONRPCRequest) else None,
-        types.UnsupportedProtocolVersionErrorData(supported=list(_VERSIONS), requested=version[:64]).model_dump(),
+        types.UnsupportedProtocolVersionErrorData(
+            supported=list(MODERN_PROTOCOL_VERSIONS if modern else _VERSIONS), requested=version[:64]
+        ).model_dump(),
     )
 
 

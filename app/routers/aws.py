@@ -41,9 +41,7 @@ from app.services.aws.s3.schemas import (
 from app.services.aws.service import AwsService, open_aws
 from app.services.aws.settings import AwsSettings
 
-VersionId = Annotated[
-    str, Field(min_length=1, max_length=1024, description="A version of the object; the current one if left out.")
-]
+VersionId = Annotated[str, Field(min_length=1, max_length=1024)]
 Limit = Annotated[int, Field(ge=1, le=50)]
 Cursor = Annotated[str, Field(max_length=4096)]
 
@@ -123,7 +121,7 @@ class GetParameterStoreValueArguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     parameter_name: ParameterName
-    with_decryption: bool = Field(False, description="Show the value of a SecureString instead of a mask.")
+    with_decryption: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -190,34 +188,25 @@ class AWSMCPServer(BaseMCPServer):
         self,
         bucket: BucketName,
         key: ObjectKey,
-        content: Annotated[str, Field(description="The content, as text or in base64.")],
-        encoding: Annotated[
-            ContentEncoding, Field(description="How `content` is written. Use base64 for anything but text.")
-        ] = "text",
+        content: str,
+        encoding: ContentEncoding = "text",
         content_type: Annotated[
-            str | None, Field(max_length=256, description="Media type; guessed from the key if left out.")
+            str | None, Field(max_length=256, description="Guessed from the key if left out.")
         ] = None,
-        metadata: Annotated[
-            dict[str, str] | None, Field(max_length=64, description="Your own names and values, ASCII, 2 KB in all.")
-        ] = None,
-        if_none_match: Annotated[
-            bool, Field(description="Write only if there is no object at the key; else answer a conflict.")
-        ] = False,
+        metadata: Annotated[dict[str, str] | None, Field(max_length=64, description="ASCII, 2 KB in all.")] = None,
+        if_none_match: Annotated[bool, Field(description="Never overwrite: answer a conflict.")] = False,
         idempotency_key: Annotated[
             str | None,
             Field(
                 min_length=1,
                 max_length=256,
-                description="Any text of your choice. A repeat with the same one writes nothing more while the object "
-                "that the first call wrote is the current one.",
+                description="A repeat with the same one writes nothing while that object is the current one.",
             ),
         ] = None,
     ) -> UploadedObject:
-        """Write an object to an S3 bucket, in place of what is there.
+        """Write an object to an S3 bucket, in place of what is there: text as it is, other bytes in base64.
 
-        Give text as it is, or other bytes in base64 with `encoding: base64`. Content larger than the gateway's
-        limit (1 MiB unless configured) is refused with the way to stream it. Set `if_none_match` to never
-        overwrite, and `idempotency_key` if you may repeat the call.
+        Content beyond the gateway's limit (1 MiB unless configured) is refused with the way to stream it.
         """
         return await self._aws.objects.upload(
             bucket,
@@ -243,18 +232,13 @@ class AWSMCPServer(BaseMCPServer):
         version_id: VersionId | None = None,
         range: Annotated[  # noqa: A002 - boto3's word
             str | None,
-            Field(max_length=64, description="One range of bytes, as in HTTP: bytes=0-99, bytes=100- or bytes=-100."),
+            Field(max_length=64, description="bytes=0-99, bytes=100- or bytes=-100."),
         ] = None,
-        encoding: Annotated[
-            ContentEncoding | None,
-            Field(description="How to write the content; text where it is text, else base64, if left out."),
-        ] = None,
+        encoding: ContentEncoding | None = None,
     ) -> DownloadedObject:
-        """Read an object from an S3 bucket.
+        """Read an object from an S3 bucket, as text where it is text and in base64 otherwise.
 
-        The content comes as text where it is text and in base64 otherwise; `encoding` in the result says which.
-        Content larger than the gateway's limit (1 MiB unless configured) is not returned: the result then has
-        a presigned `url` to GET and the `reason`. Ask for a `range` to see a part of a large object.
+        Beyond the gateway's limit (1 MiB unless configured) a presigned `url` comes instead; ask for a `range`.
         """
         return await self._aws.objects.download(bucket, key, version_id=version_id, byte_range=range, encoding=encoding)
 
@@ -267,21 +251,21 @@ class AWSMCPServer(BaseMCPServer):
     async def s3_list_objects(
         self,
         bucket: BucketName,
-        prefix: Annotated[str, Field(max_length=1024, description="Only keys that begin with it.")] = "",
+        prefix: Annotated[str, Field(max_length=1024)] = "",
         delimiter: Annotated[
             str | None,
-            Field(min_length=1, max_length=64, description="Usually `/`: keys beyond it are rolled up as folders."),
+            Field(min_length=1, max_length=64),
         ] = None,
-        max_keys: Annotated[int, Field(ge=1, le=1000, description="Keys and folders on a page.")] = 100,
+        max_keys: Annotated[int, Field(ge=1, le=1000)] = 100,
         continuation_token: Annotated[
             str | None,
-            Field(min_length=1, max_length=4096, description="`next_continuation_token` of the page before."),
+            Field(min_length=1, max_length=4096),
         ] = None,
     ) -> ObjectList:
-        """List objects of an S3 bucket, a page at a time, in the order of their keys.
+        """List objects of an S3 bucket in the order of their keys.
 
-        With `delimiter: "/"` the result has the objects at this level and the folders below it in
-        `common_prefixes`. While `is_truncated` is true, pass `next_continuation_token` on for the next page.
+        With `delimiter: "/"` deeper keys are folders in `common_prefixes`. While `is_truncated`, pass
+        `next_continuation_token` on.
         """
         return await self._aws.objects.list_objects(
             bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, continuation_token=continuation_token
@@ -297,10 +281,10 @@ class AWSMCPServer(BaseMCPServer):
     async def s3_delete_object(
         self, bucket: BucketName, key: ObjectKey, version_id: VersionId | None = None
     ) -> DeletedObject:
-        """Delete an object from an S3 bucket, or one version of it.
+        """Delete an object from an S3 bucket; there need not be one.
 
-        In a bucket that keeps versions, a call without `version_id` only puts a delete marker over the object,
-        and one with it deletes that version for good. Deleting what does not exist succeeds too.
+        In a bucket that keeps versions this puts a delete marker over it, and with `version_id` deletes that version
+        for good.
         """
         return await self._aws.objects.delete(bucket, key, version_id)
 
@@ -316,23 +300,20 @@ class AWSMCPServer(BaseMCPServer):
         self,
         bucket: BucketName,
         key: ObjectKey,
-        method: Annotated[
-            PresignedMethod, Field(description="What the address allows: GET reads, PUT writes, HEAD asks about.")
-        ] = "GET",
+        method: Annotated[PresignedMethod, Field(description="What it allows.")] = "GET",
         expires_in: Annotated[
             int | None,
             Field(
                 ge=1,
                 le=604_800,
-                description="Seconds that the address is good for: 900 if left out; the gateway may allow less.",
+                description="Seconds; 900 if left out, and the gateway may allow less.",
             ),
         ] = None,
     ) -> PresignedUrl:
         """Make an address by which anybody may read or write one S3 object for a while, without credentials.
 
-        Use it for content that is too large for a result, or to let a person download a file. Whoever has the
-        address may use it until it expires: show it only to those who may see, or for PUT overwrite, the object.
-        The object need not exist. The gateway bounds how long an address is good for (an hour unless configured).
+        For what is too large for a result, or for a person to download. Show it only to those who may see, or for PUT
+        overwrite, the object, which need not exist.
         """
         return await self._aws.objects.presign(bucket, key, method, expires_in)
 
@@ -352,20 +333,17 @@ class AWSMCPServer(BaseMCPServer):
     async def lambda_invoke(
         self,
         function_name: FunctionName,
-        payload: Annotated[JsonValue, Field(description="Any JSON: the event that the function receives.")] = {},  # noqa: B006 - never changed
+        payload: Annotated[JsonValue, Field(description="The event, any JSON.")] = {},  # noqa: B006 - never changed
         invocation_type: Annotated[
             InvocationType,
-            Field(description="RequestResponse waits for the result, Event does not, DryRun only checks."),
+            Field(description="Event does not wait, DryRun only checks."),
         ] = "RequestResponse",
-        log_type: Annotated[
-            LogType, Field(description="Tail returns the end of the function's log, for RequestResponse only.")
-        ] = "None",
+        log_type: Annotated[LogType, Field(description="Tail returns the end of the log.")] = "None",
         qualifier: Qualifier | None = None,
     ) -> Invocation:
-        """Invoke a Lambda function and return what it answers.
+        """Invoke a Lambda function and return what it answers. It is never repeated automatically.
 
-        If the function itself failed, the call still succeeds: `function_error` is set and `payload` has the
-        function's error. An invocation is never repeated automatically, since functions may have effects.
+        If the function itself failed, the call still succeeds: `function_error` is set and `payload` has its error.
         """
         return await self._aws.functions.invoke(
             function_name, payload, invocation_type=invocation_type, log_type=log_type, qualifier=qualifier
@@ -380,10 +358,9 @@ class AWSMCPServer(BaseMCPServer):
         errors=[NotFound, Forbidden, TooManyRequests],
     )
     async def get_parameter_store_value(self, arguments: GetParameterStoreValueArguments) -> ParameterValue:
-        """Read one parameter from the SSM parameter store.
+        """Read one parameter from the SSM parameter store; `name` is accepted for `parameter_name`.
 
-        A SecureString is masked unless `with_decryption` is true; ask for that only if you need the secret
-        itself. `parameter_name` may also be given as `name`.
+        A SecureString is masked unless `with_decryption`; ask for that only if you need the secret itself.
         """
         return await self._aws.parameters.get(arguments.parameter_name, with_decryption=arguments.with_decryption)
 
@@ -396,17 +373,14 @@ class AWSMCPServer(BaseMCPServer):
     async def get_parameters_by_path(
         self,
         path: ParameterPath,
-        recursive: Annotated[bool, Field(description="Also those below further levels.")] = False,
-        with_decryption: Annotated[bool, Field(description="Show SecureStrings instead of a mask.")] = False,
-        max_results: Annotated[int, Field(ge=1, le=10, description="Parameters on a page.")] = 10,
-        next_token: Annotated[
-            str | None, Field(min_length=1, max_length=4096, description="`next_token` of the page before.")
-        ] = None,
+        recursive: bool = False,
+        with_decryption: bool = False,
+        max_results: Annotated[int, Field(ge=1, le=10)] = 10,
+        next_token: Annotated[str | None, Field(min_length=1, max_length=4096)] = None,
     ) -> ParametersByPath:
-        """Read the parameters under a path of the SSM parameter store, a page at a time.
+        """Read the parameters under a path of the SSM parameter store; pass `next_token` on for the next page.
 
-        SecureStrings are masked unless `with_decryption` is true. While the result has a `next_token`, pass it
-        on for the next page.
+        SecureStrings are masked unless `with_decryption`.
         """
         return await self._aws.parameters.get_by_path(
             path,

@@ -96,7 +96,6 @@ class DatabaseMCPServer(BaseMCPServer):
         return {tool: reason for tool, reason in off.items() if reason is not None}
 
     @tool(
-        title="Query the database",
         read_only=True,
         example={
             "query": "SELECT status, count(*) AS tickets FROM tickets WHERE customer_id = $1 GROUP BY status",
@@ -107,24 +106,22 @@ class DatabaseMCPServer(BaseMCPServer):
         errors=(Forbidden,),
     )
     async def query_database(self, arguments: SqlQuery) -> RawResult[QueryResult]:
-        """Run one reading SQL statement (PostgreSQL) on the support database and return its rows as objects.
+        """Run one reading SQL statement (PostgreSQL) on the support data; for questions that no other tool answers.
 
-        Use it for questions that no other tool answers. The tables, with their columns:
+        Tables:
         customers (id text, name, email, company, plan, status, language, country, metadata jsonb, created_at);
         tickets (id bigint, customer_id, subject, description, status, priority, channel, assigned_agent, created_at,
         updated_at, first_response_at, resolved_at);
         interactions (id bigint, customer_id, ticket_id, channel, direction, internal, agent_id, query_text,
         agent_response, satisfaction 1-5, metadata jsonb, created_at);
         knowledge_articles (id bigint, slug, title, body, tags text[], language, status, created_at, updated_at).
-        Write values as $1, $2 … and give them in params. Anything that writes, locks, waits or reads files is refused.
-        `sql` is accepted for `query`. If `truncated` is true there are more rows than max_rows: aggregate, or narrow.
+        Give values in params, as $1, $2 … If `truncated`, aggregate or narrow.
         """
         return await self.reader.query(
             arguments.query, arguments.params, max_rows=arguments.max_rows, timeout_ms=arguments.timeout_ms
         )
 
     @tool(
-        title="Look a customer up",
         read_only=True,
         example={"customer_id": "12345", "ticket_limit": 5, "interaction_limit": 5},
         errors=(NotFound,),
@@ -132,50 +129,40 @@ class DatabaseMCPServer(BaseMCPServer):
     async def get_customer_context(
         self,
         customer_id: CustomerId,
-        ticket_limit: Annotated[Listed, Field(description="Most tickets to list.")] = 10,
-        interaction_limit: Annotated[
-            Listed, Field(description="Most public interactions to list, and most internal notes.")
-        ] = 20,
+        ticket_limit: Listed = 10,
+        interaction_limit: Annotated[Listed, Field(description="Of public interactions, and of notes.")] = 20,
     ) -> RawResult[CustomerContext]:
-        """Return everything worth knowing before you answer a customer.
+        """Return all worth knowing before you answer a customer; call it first whenever their id is known.
 
-        Call it first whenever a customer's id is known. It answers who they are, their latest tickets (unsolved ones
-        first), the latest public interactions, the staff's internal notes apart from these (never repeat them to the
-        customer), and figures over their whole history: tickets by status, average satisfaction, first seen, last
-        contact.
+        Who they are, their latest tickets and public interactions, apart from these the staff's internal notes (never
+        repeat them to the customer), and figures over their whole history.
         """
         return await self.desk.customer_context(customer_id, ticket_limit, interaction_limit)
 
     @tool(
-        title="Search the knowledge base",
         read_only=True,
         max_in_flight=MOST_SEARCHES,
         example={"search_term": "how do i reset my pasword", "limit": 3},
     )
     async def search_knowledge_base(
         self,
-        search_term: Annotated[
-            SearchTerm, Field(description="The question as the customer typed it, or a few words of it.")
-        ],
-        limit: Annotated[int, Field(ge=1, le=50, description="Most articles to return.")] = 5,
+        search_term: SearchTerm,
+        limit: Annotated[int, Field(ge=1, le=50)] = 5,
         tags: Annotated[
             list[Annotated[str, Field(max_length=100)]] | None,
-            Field(max_length=20, description="Only articles that carry all of these tags."),
+            Field(max_length=20, description="Only articles with all of these."),
         ] = None,
-        language: Annotated[
-            str | None, Field(max_length=20, description="Only articles in this language, such as `en` or `de`.")
-        ] = None,
-        offset: Annotated[int, Field(ge=0, le=1000, description="How many of the best to skip.")] = 0,
+        language: Annotated[str | None, Field(max_length=20, description="Only articles in it, such as `en`.")] = None,
+        offset: Annotated[int, Field(ge=0, le=1000)] = 0,
     ) -> SearchResults:
-        """Find the published help articles that answer a question, best first, each with a score and a snippet.
+        """Find the published help articles that answer a question, best first.
 
         Give the customer's own words: whole sentences, typing errors and other words than the article's are fine.
-        Read a whole article at the resource db://knowledge_articles/{id}.
+        A whole article is the resource db://knowledge_articles/{id}.
         """
         return await self.knowledge.search(search_term, limit, tags, language, offset)
 
     @tool(
-        title="Save an interaction",
         example={
             "customer_id": "12345",
             "query_text": "Can I get my invoices in euros?",
@@ -186,18 +173,14 @@ class DatabaseMCPServer(BaseMCPServer):
         errors=(NotFound, Conflict),
     )
     async def save_interaction(self, arguments: NewInteraction) -> SavedInteraction:
-        """Write down what a customer asked and what was answered, or an internal note about them.
+        """Write down what a customer asked and what was answered, or an internal note; call it after each exchange.
 
-        Call it after each exchange. Give query_text, agent_response or both; for a note of the staff set internal to
-        true. A public reply on a ticket also counts as its first response. To repeat a call safely, give an
-        idempotency_key: the same key with the same data stores nothing more and answers the first result, with other
-        data it is a conflict. The fields may also stand in an object `interaction_data`, and `content` is accepted for
-        query_text. It answers the interaction as it is stored, with its id.
+        Give query_text, agent_response or both. A public reply on a ticket also counts as its first response. All may
+        also stand in an object `interaction_data`, and `content` is accepted for query_text.
         """
         return await self.desk.save_interaction(arguments)
 
     @tool(
-        title="Report on a period",
         read_only=True,
         max_in_flight=MOST_REPORTS,
         example={"time_period": "7 days", "group_by": "channel"},
@@ -206,26 +189,21 @@ class DatabaseMCPServer(BaseMCPServer):
         self,
         time_period: Annotated[
             TimePeriod | None,
-            Field(
-                description="Back from now: a number and a unit, such as `7 days`, `24 hours`, `30d`, `2 weeks`, "
-                "`3 months`, `1 year`. The last 30 days if nothing is given."
-            ),
+            Field(description="Back from now: `7 days`, `24 hours`, `30d`, `2 weeks`, `3 months`, `1 year`."),
         ] = None,
         start_date: Annotated[
             Instant | None,
-            Field(description="ISO 8601, with or without a time, UTC unless it names an offset. Not with time_period."),
+            Field(description="ISO 8601, UTC unless it names an offset. Not with time_period."),
         ] = None,
         end_date: Annotated[
             Instant | None,
-            Field(description="Likewise; excluded, but a date without a time includes that day. Now if left out."),
+            Field(description="Excluded, but a date without a time includes that day; now if left out."),
         ] = None,
-        group_by: Annotated[GroupBy, Field(description="What the series is by.")] = GroupBy.DAY,
+        group_by: GroupBy = GroupBy.DAY,
     ) -> RawResult[Analytics]:
-        """Return figures of the support desk over a period: totals, a series by group, and the busiest channels.
+        """Return figures of the support desk over a period (the last 30 days if none is given), in total and by group.
 
-        The figures are interactions, customers, tickets opened, resolved, still open and escalated, average first
-        response and resolution time in minutes, and average satisfaction (null where nothing was measured). Choose the
-        period by time_period or by start_date and end_date. Days are of UTC, and days without events are zeros.
+        Averages are null where nothing was measured. Days are of UTC, and days without events are zeros.
         """
         return await self.analytics.report(Period.read(time_period, start_date, end_date), group_by)
 

@@ -104,22 +104,19 @@ class PublishMessage(_Arguments):
 
     topic: TopicName
     message: JsonValue = Field(
-        description="Any JSON. A string is stored as it is, null as a tombstone (needs a key). Also accepted: `value`."
+        description="A string is stored as it is, null as a tombstone (needs a key). Also accepted: `value`."
     )
-    encoding: Literal["base64"] | None = Field(None, description="`base64`: `message` is base64 of the bytes to store.")
-    key: str | None = Field(None, description="Messages with the same key go to the same partition, in order.")
-    key_encoding: Literal["base64"] | None = Field(None, description="`base64`: `key` is base64 of its bytes.")
-    headers: dict[str, str] | None = Field(None, description="Kafka headers, text only.")
-    partition: int | None = Field(None, ge=0, description="Chosen by the key if left out.")
-    timestamp: Milliseconds | None = Field(
-        None, description="ISO 8601 with an offset, or milliseconds since 1970; the present if left out."
-    )
+    encoding: Literal["base64"] | None = Field(None, description="If `message` is base64 of bytes.")
+    key: str | None = Field(None, description="Messages of one key stay in order.")
+    key_encoding: Literal["base64"] | None = Field(None, description="If `key` is.")
+    headers: dict[str, str] | None = None
+    partition: int | None = Field(None, ge=0, description="By the key if left out.")
+    timestamp: Milliseconds | None = Field(None, description="ISO 8601 with an offset, or milliseconds since 1970.")
     idempotency_key: str | None = Field(
         None,
         min_length=1,
         max_length=255,
-        description="Repeat a call with the same key and it is stored once (by one gateway process, for its newest "
-        "10,000 keys). Readers see it as the header `idempotency-key`.",
+        description="A repeat with the same key stores nothing more.",
     )
 
 
@@ -128,26 +125,19 @@ class ConsumeMessages(_Arguments):
 
     topic: TopicName
     max_messages: int = Field(10, ge=0, le=MAX_MESSAGES, description="0 with `ack`: only acknowledge.")
-    timeout_ms: int = Field(
-        1000, ge=0, le=LONGEST_WAIT_MS, description="How long to wait for a first message if none is there."
-    )
-    group_id: GroupId | None = Field(None, description="Work in this consumer group. Leave it out to browse.")
+    timeout_ms: int = Field(1000, ge=0, le=LONGEST_WAIT_MS, description="To wait for a first message.")
+    group_id: GroupId | None = None
     start: Start | None = Field(
         None,
-        description='Where to begin browsing: "earliest" (default), "latest", {"offset": n} of one partition, '
-        '{"timestamp": "…"}, or {"tail": n} for the newest n. Not with `cursor` or `group_id`.',
+        description='"earliest" by default; {"offset": n} is of one partition, {"tail": n} the newest n.',
     )
-    cursor: str | None = Field(None, description="`next_cursor` of the last answer: browse on from there.")
-    partition: int | None = Field(None, ge=0, description="Browse this partition only.")
-    key_contains: str | None = Field(None, description="Browse only messages whose key contains this text.")
-    value_contains: str | None = Field(None, description="Browse only messages whose stored value contains this text.")
-    max_bytes: int = Field(
-        1_048_576, ge=1, le=8_388_608, description="Size of keys, values and headers in one answer; at least one comes."
-    )
-    ack: str | None = Field(None, description="`ack` of an earlier answer, whose messages are dealt with (group only).")
-    lease_ms: int = Field(
-        60_000, ge=1_000, le=3_600_000, description="How long you have to acknowledge before they come again."
-    )
+    cursor: str | None = Field(None, description="`next_cursor` of the last answer.")
+    partition: int | None = Field(None, ge=0)
+    key_contains: str | None = None
+    value_contains: str | None = None
+    max_bytes: int = Field(1_048_576, ge=1, le=8_388_608, description="At least one message comes.")
+    ack: str | None = Field(None, description="Of an earlier answer.")
+    lease_ms: int = Field(60_000, ge=1_000, le=3_600_000, description="Time to acknowledge.")
 
 
 class KafkaMCPServer(BaseMCPServer):
@@ -180,11 +170,9 @@ class KafkaMCPServer(BaseMCPServer):
         example={"topic": "support-events", "message": {"ticket": 42, "event": "opened"}, "key": "customer-7"},
     )
     async def publish_message(self, arguments: PublishMessage) -> PublishedMessage:
-        """Store a message in a topic and return its exact offset.
+        """Store a message in a topic and return its exact offset, once all in-sync replicas have it.
 
-        The answer means that all in-sync replicas have the message. After a time-out it may be stored
-        nevertheless: give an `idempotency_key` and repeat the call to be safe. An unknown topic is an error;
-        create_topic makes one.
+        After a time-out it may be stored nevertheless: give an `idempotency_key` and repeat the call to be safe.
         """
         return await self.kafka.publish(
             arguments.topic,
@@ -206,12 +194,10 @@ class KafkaMCPServer(BaseMCPServer):
     async def consume_messages(self, arguments: ConsumeMessages, context: CallContext) -> ConsumedMessages:
         """Read messages of a topic, by browsing or as work of a consumer group.
 
-        Browsing (no `group_id`) changes nothing on the cluster. Begin at `start`, then pass each answer's
-        `next_cursor` as `cursor`. `reached_end` tells that there was nothing more at the time.
+        Browsing changes nothing: begin at `start`, then pass each `next_cursor` as `cursor`.
 
-        With a `group_id` messages are shared out: nobody else of the group gets them until `lease_ms` have
-        passed. Deal with them, then call again with the answer's `ack` (with `max_messages: 0` to read nothing
-        more). Without it they come again. The error `ack_expired` means that you were too late: call again
+        With a `group_id` nobody else of the group gets the messages until `lease_ms` have passed. Deal with them, then
+        call again with the answer's `ack`, or they come again. `ack_expired` means that you were too late: call again
         without `ack`.
         """
         if arguments.group_id is not None:
@@ -261,19 +247,15 @@ class KafkaMCPServer(BaseMCPServer):
     async def create_topic(
         self,
         topic: TopicName,
-        num_partitions: Annotated[
-            int | None, Field(ge=1, le=10_000, description="The broker's default if left out.")
-        ] = None,
+        num_partitions: Annotated[int | None, Field(ge=1, le=10_000)] = None,
         replication_factor: Annotated[
             int | None,
-            Field(ge=1, le=32_767, description="Copies of each partition; the broker's default if left out."),
+            Field(ge=1, le=32_767),
         ] = None,
-        config: Annotated[
-            dict[str, str] | None, Field(description='Topic configuration, such as {"retention.ms": "86400000"}.')
-        ] = None,
-        if_not_exists: Annotated[bool, Field(description="Return the topic as it is if it exists.")] = False,
+        config: Annotated[dict[str, str] | None, Field(description='Such as {"retention.ms": "86400000"}.')] = None,
+        if_not_exists: bool = False,
     ) -> CreatedTopic:
-        """Create a topic. One of the same name is a conflict unless `if_not_exists` is true."""
+        """Create a topic; one of the same name is a conflict unless `if_not_exists`."""
         return await self.kafka.create_topic(
             topic,
             num_partitions=num_partitions,
@@ -287,9 +269,9 @@ class KafkaMCPServer(BaseMCPServer):
         self,
         pattern: Annotated[
             str | None,
-            Field(max_length=249, description="`*` and `?` are wildcards; text without any is part of the name."),
+            Field(max_length=249, description="With `*` and `?`, or a part of the name."),
         ] = None,
-        include_internal: Annotated[bool, Field(description="List Kafka's own topics, too.")] = False,
+        include_internal: bool = False,
     ) -> TopicList:
         """List topics with their partition count and replication factor."""
         return await self.kafka.topics(pattern, include_internal=include_internal)

@@ -108,7 +108,7 @@ class Tool:
             raise TypeError(f"{name}: a tool needs a docstring, since models choose tools by it")
         if not _TOOL_NAME.fullmatch(name):
             raise TypeError(f"{name}: a tool's name matches {_TOOL_NAME.pattern}")
-        title = options.pop("title", None) or name.replace("_", " ").capitalize()
+        title = options.pop("title", None) or title_of(name)
         return cls(
             name,
             title,
@@ -136,7 +136,7 @@ class Tool:
             ValueError: a schema is not valid, refers to something outside, or has a pattern that can't be matched in
                 linear time. Somebody else may have written it, and it must not hold the process.
         """
-        title = options.pop("title", None) or name.replace("_", " ").capitalize()
+        title = options.pop("title", None) or title_of(name)
         described = cls(
             name,
             title,
@@ -335,7 +335,7 @@ class Resource:
         return cls(
             template=template,
             name=name,
-            title=title or name.replace("_", " ").capitalize(),
+            title=title or title_of(name),
             description=inspect.getdoc(method) or "",
             method=method,
             arguments=create_model(f"{name}_variables", __config__=ConfigDict(extra="forbid"), **fields),
@@ -526,6 +526,11 @@ def _with_success(schema: Mapping[str, JsonValue]) -> JsonObject:
     if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
         return dict(schema)
     return {**schema, "properties": {"success": {"const": True}, **properties}}
+
+
+def title_of(name: str) -> str:
+    """Return a name as people read it."""
+    return name.replace("_", " ").capitalize()
 
 
 def _not_json(reason: str) -> MalformedRequest:

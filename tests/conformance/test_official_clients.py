@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from app.catalogue import load_servers
+from app.main import create_app
+from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.conformance.conftest import RunNode
-from tests.fixtures.gateway import Served
+from tests.fixtures.gateway import Served, serve
 
 _INSPECTOR = Path("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js")
 
@@ -52,3 +55,12 @@ async def test_the_inspectors_command_line_lists_calls_and_reads(gateway: Served
     assert (await inspect("--method", "resources/list"))["resources"][0]["uri"] == "clock://zones"
     read = await inspect("--method", "resources/read", "--uri", "clock://zones/CET")
     assert json.loads(read["contents"][0]["text"])["zone"] == "CET"
+
+
+@pytest.mark.parametrize("client", ["sdk-http", "client-2025", "client-2026"])
+async def test_the_typescript_clients_take_every_schema_of_ours(node: RunNode, client: str) -> None:
+    servers = load_servers()
+    async with serve(create_app(servers, Settings())) as served:
+        code, output = await node("take_schemas.mjs", client, f"{served.url}/mcp")
+    assert code == 0, output
+    assert json.loads(output.splitlines()[-1]) == [name for server in servers for name in server.tools]

@@ -1,9 +1,12 @@
 """JSON is read in one way on every face: what would be altered is refused, and by the same words."""
 
+import asyncio
 import json
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +14,16 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from tests.faces.echo import EchoMCPServer
-from tests.faces.raw import client_of, headers, request, websocket
+from tests.faces.raw import STARTS_WITHIN, Pipe, client_of, headers, launched, request, websocket
 from tests.fixtures.gateway import Served, serve
 
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
-FACES = ("rest", "batch", "plain", f"sdk {LEGACY}", f"sdk {MODERN}", f"websocket {LEGACY}", f"websocket {MODERN}")
+FACES = (
+    "rest",
+    "batch",
+    "plain",
+    *(f"{way} {era}" for way in ("sdk", "websocket", "stdio") for era in (LEGACY, MODERN)),
+)
 Send = Callable[[str], Awaitable[dict[str, Any]]]
 """Calls `echo` with arguments as they stand; returns the result object, the problem or JSON-RPC's error."""
 
@@ -28,8 +36,16 @@ async def gateway() -> AsyncGenerator[Served]:
         yield served
 
 
+@pytest.fixture(scope="module")
+async def pipes() -> AsyncGenerator[dict[str, Pipe]]:
+    """The same server over standard input and output, by era."""
+    command, root = [sys.executable, "-m", "tests.faces.echo"], Path(__file__).parents[2]
+    async with launched(LEGACY, command, cwd=root) as legacy, launched(MODERN, command, cwd=root) as modern:
+        yield {LEGACY: legacy, MODERN: modern}
+
+
 @pytest.fixture(params=FACES)
-async def send(request: pytest.FixtureRequest, gateway: Served) -> AsyncGenerator[Send]:
+async def send(request: pytest.FixtureRequest, gateway: Served, pipes: dict[str, Pipe]) -> AsyncGenerator[Send]:
     """Each way in, for arguments that no library would send."""
     way, _, era = str(request.param).partition(" ")
     async with AsyncExitStack() as stack:
@@ -65,7 +81,14 @@ async def send(request: pytest.FixtureRequest, gateway: Served) -> AsyncGenerato
                 await messages.socket.send(json.dumps(_message(era)).replace(_PLACE, arguments))
                 return _told(_json(str(await messages.socket.recv())))
 
-        yield {"rest": by_rest, "batch": by_batch, "websocket": by_websocket}.get(way, by_mcp)
+        async def by_stdio(arguments: str) -> dict[str, Any]:
+            pipe = pipes[era]
+            await pipe.send(json.dumps(_message(era)).replace(_PLACE, arguments))
+            async with asyncio.timeout(STARTS_WITHIN):
+                return _told(_json((await pipe.stdout.readline()).decode()))
+
+        ways = {"rest": by_rest, "batch": by_batch, "websocket": by_websocket, "stdio": by_stdio}
+        yield ways.get(way, by_mcp)
 
 
 def _message(era: str, *, asks_for_progress: bool = False) -> dict[str, Any]:

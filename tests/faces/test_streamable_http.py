@@ -64,7 +64,8 @@ async def test_a_revision_that_nobody_knows_is_refused(gateway: Served) -> None:
             error = answer.json()["error"]
             assert (answer.status_code, answer.json()["id"], error["code"]) == (400, 1, -32022)
             assert error["message"].startswith("MCP-Protocol-Version")
-            assert {"2025-11-25", "2026-07-28"} <= set(error["data"]["supported"])
+            assert {era, "2026-07-28"} <= set(error["data"]["supported"])
+            assert "2025-11-25, 2026-07-28" in error["message"]
             assert error["data"]["requested"] == version[:64]
 
 

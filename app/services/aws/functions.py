@@ -31,14 +31,14 @@ class Invocation(Result):
     """What Lambda answered. A handler that failed is told by `function_error`, not by a failed call."""
 
     function_name: str
-    status_code: int = Field(description="200 for RequestResponse, 202 for Event, 204 for DryRun.")
-    payload: JsonValue = Field(description="What the function returned; its error object if `function_error` is set.")
+    status_code: int = Field(description="202 for Event, 204 for DryRun.")
+    payload: JsonValue = Field(description="The error object if `function_error` is set.")
     payload_encoding: PayloadEncoding | None = Field(
-        description="json, or how a payload is written that is no JSON or would lose by it; null where there is none."
+        description="json, or how it is written that is no JSON or would lose; null without one."
     )
-    function_error: str | None = Field(description="Handled or Unhandled if the function failed, else null.")
-    executed_version: str | None = Field(description="The version that ran.")
-    log_result: str | None = Field(description="With log_type Tail: the last 4 KB of the function's log.")
+    function_error: str | None = Field(description="Handled or Unhandled; null if it succeeded.")
+    executed_version: str | None
+    log_result: str | None = Field(description="The last 4 KB, with log_type Tail.")
 
 
 class FunctionSummary(BaseModel):

@@ -92,24 +92,20 @@ def _check_parameter_path(path: str) -> str:
     return path
 
 
-BucketName = Annotated[
-    str, Field(min_length=3, max_length=63, description="Name of the bucket."), AfterValidator(_check_bucket)
-]
+BucketName = Annotated[str, Field(min_length=3, max_length=63), AfterValidator(_check_bucket)]
 ObjectKey = Annotated[
     str,
-    Field(
-        min_length=1, max_length=_MAX_KEY_BYTES, description="Key of the object: any UTF-8, at most 1,024 bytes of it."
-    ),
+    Field(min_length=1, max_length=_MAX_KEY_BYTES),
     AfterValidator(_check_key),
 ]
 FunctionName = Annotated[
     str,
-    Field(min_length=1, max_length=256, description="Name or ARN of the function, perhaps with `:version-or-alias`."),
+    Field(min_length=1, max_length=256, description="Or ARN, perhaps with `:version-or-alias`."),
     AfterValidator(_check_function),
 ]
 Qualifier = Annotated[
     str,
-    Field(min_length=1, max_length=128, description="Version or alias of the function."),
+    Field(min_length=1, max_length=128, description="Version or alias."),
     AfterValidator(_check_qualifier),
 ]
 ParameterName = Annotated[
@@ -117,13 +113,13 @@ ParameterName = Annotated[
     Field(
         min_length=1,
         max_length=2048,
-        description="Name or ARN of the parameter, such as `/app/plan`, perhaps with `:version` or `:label`.",
+        description="Or ARN, perhaps with `:version` or `:label`.",
     ),
     AfterValidator(_check_parameter),
 ]
 ParameterPath = Annotated[
     str,
-    Field(min_length=1, max_length=2048, description="Path that the parameters are under, such as `/app/`."),
+    Field(min_length=1, max_length=2048, description="Such as `/app/`."),
     AfterValidator(_check_parameter_path),
 ]
 

@@ -24,9 +24,9 @@ class Parameter(BaseModel):
     """A parameter and its value."""
 
     name: str
-    type: str = Field(description="String, StringList (comma-separated) or SecureString.")
+    type: str = Field(description="StringList is comma-separated.")
     value: str = Field(description=f"{MASK} for a SecureString that was not decrypted.")
-    masked: bool = Field(description="True if `value` is not the real one; ask again with_decryption.")
+    masked: bool = Field(description="Ask again with_decryption.")
     version: int
     last_modified: datetime
     data_type: str
@@ -42,7 +42,7 @@ class ParametersByPath(Result):
 
     path: str
     parameters: list[Parameter]
-    next_token: str | None = Field(description="Pass it as `next_token` for the next page; a page may be empty.")
+    next_token: str | None = Field(description="Null on the last page; a page may be empty.")
 
 
 class ParameterSummary(BaseModel):

@@ -51,11 +51,11 @@ class Message(BaseModel):
     topic: str
     partition: int
     offset: int
-    timestamp: datetime | None = Field(description="UTC; null if the message has none that a calendar holds.")
-    key: JsonValue = Field(description="As `key_encoding` says; null if the message has none.")
+    timestamp: datetime | None = Field(description="UTC; null if no calendar holds it.")
+    key: JsonValue = Field(description="Null if there is none.")
     key_encoding: Encoding | None = None
     key_schema_id: int | None = Field(None, exclude_if=_is_none, description="As `schema_id`, of the key.")
-    value: JsonValue = Field(description="As `encoding` says; null is a tombstone, which deletes the key.")
+    value: JsonValue = Field(description="Null is a tombstone, which deletes the key.")
     encoding: Encoding | None = Field(
         None,
         description="`json`: decoded, nothing lost; `text`: a string as it was stored; `base64`: bytes that are no "
@@ -66,7 +66,7 @@ class Message(BaseModel):
     )
     headers: Headers = Field(
         default_factory=dict[str, "HeaderValue | list[HeaderValue]"],
-        description="By name; a list where a name repeats; an object with `base64` where the value is not text.",
+        description="A list where a name repeats.",
     )
 
 
@@ -75,21 +75,21 @@ class PublishedMessage(Result):
 
     topic: str
     partition: int
-    offset: int = Field(description="Its exact place in the partition.")
+    offset: int = Field(description="In the partition.")
     timestamp: datetime | None
-    duplicate: bool = Field(False, description="The idempotency_key was seen before: this is the first one's place.")
+    duplicate: bool = Field(False, description="The idempotency_key was seen before; this is the first one.")
 
 
 class ConsumedMessages(Result):
     """Messages in order of their offsets within each partition, and by time across partitions where possible."""
 
     messages: list[Message]
-    next_cursor: str | None = Field(description="Give it as `cursor` to read on; null in work with a group.")
-    reached_end: bool = Field(description="Nothing more was stored, in any partition, at the time of the answer.")
-    truncated: bool = Field(description="max_bytes or timeout_ms ended the answer; more is there.")
-    skipped: int = Field(0, description="Offsets before these that retention has removed: at most so many messages.")
-    ack: str | None = Field(None, description="Give it back as `ack` when the messages are dealt with (group only).")
-    partitions: list[int] | None = Field(None, description="What this gateway reads for the group now (group only).")
+    next_cursor: str | None = Field(description="Give it as `cursor` to read on (browsing only).")
+    reached_end: bool = Field(description="Nothing more was stored, in any partition.")
+    truncated: bool = Field(description="By max_bytes or timeout_ms; more is there.")
+    skipped: int = Field(0, description="Offsets that retention has removed: at most so many messages.")
+    ack: str | None = Field(None, description="Give it back when these are dealt with (group only).")
+    partitions: list[int] | None = Field(None, description="Read by this gateway now (group only).")
 
 
 def encode_value(message: JsonValue, encoding: Literal["base64"] | None) -> bytes | None:

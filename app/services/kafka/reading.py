@@ -73,7 +73,7 @@ class FromTimestamp(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    timestamp: Milliseconds = Field(description="ISO 8601 with an offset, or milliseconds since 1970.")
+    timestamp: Milliseconds
 
 
 class FromTail(BaseModel):

@@ -17,13 +17,10 @@ def _topic_name(name: str) -> str:
 
 TopicName = Annotated[
     str,
-    Field(
-        pattern=r"^[a-zA-Z0-9._-]{1,249}$",
-        description="Name of a topic: 1 to 249 of letters, digits, `.`, `_` and `-`.",
-    ),
+    Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$"),
     AfterValidator(_topic_name),
 ]
-GroupId = Annotated[str, Field(min_length=1, max_length=249, description="Name of a consumer group.")]
+GroupId = Annotated[str, Field(min_length=1, max_length=249)]
 
 
 Estimated = Annotated[
@@ -49,7 +46,7 @@ class TopicList(Result):
     """Topics in order of their names."""
 
     topics: list[TopicSummary]
-    total: int = Field(description="How many match; more than are listed if `truncated`.")
+    total: int = Field(description="More than are listed if `truncated`.")
     truncated: bool
 
 
@@ -57,10 +54,10 @@ class PartitionMetadata(BaseModel):
     """One partition."""
 
     partition: int
-    leader: int | None = Field(description="Broker that serves it; null while none does.")
+    leader: int | None = Field(description="Null while no broker serves it.")
     replicas: list[int]
     in_sync_replicas: list[int]
-    first_offset: int | None = Field(description="Of the oldest message that is stored.")
+    first_offset: int | None = Field(description="Of the oldest message.")
     end_offset: int | None = Field(description="After the last message that may be read.")
     message_count: int | None = Field(description="Messages that may be read.")
     estimated: Estimated = False
@@ -73,10 +70,10 @@ class TopicMetadata(Result):
     internal: bool
     partition_count: int
     replication_factor: int
-    message_count: int | None = Field(description="Over all partitions; null if one of them has no leader.")
+    message_count: int | None = Field(description="Null if a partition has no leader.")
     estimated: Estimated = False
     partitions: list[PartitionMetadata]
-    config: dict[str, str | None] = Field(description="What is set on this topic; sensitive values are null.")
+    config: dict[str, str | None] = Field(description="What is set on it; sensitive values are null.")
 
 
 class CreatedTopic(Result):
@@ -96,9 +93,9 @@ class PartitionLag(BaseModel):
     partition: int
     committed_offset: int | None
     end_offset: int | None
-    lag: int | None = Field(description="Messages still to be acknowledged; null where it can't be known.")
+    lag: int | None = Field(description="Null where it can't be known.")
     estimated: Estimated = False
-    client_id: str | None = Field(None, description="Who reads the partition now.")
+    client_id: str | None = Field(None, description="Its reader now.")
     host: str | None = None
 
 
@@ -107,7 +104,7 @@ class ConsumerGroupLag(Result):
 
     group_id: str
     state: str
-    total_lag: int | None = Field(description="Over the partitions whose lag is known; null if none is.")
+    total_lag: int | None = Field(description="Where it is known.")
     estimated: Estimated = False
     partitions: list[PartitionLag]
 

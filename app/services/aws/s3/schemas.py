@@ -14,9 +14,9 @@ PresignedMethod = Literal["GET", "PUT", "HEAD"]
 class Checksum(BaseModel):
     """A checksum that S3 has verified and keeps with the object."""
 
-    algorithm: str = Field(description="SHA256, CRC32 or another of S3's.")
-    value: str = Field(description="In base64; a COMPOSITE one ends with the number of parts.")
-    type: str = Field(description="FULL_OBJECT, or COMPOSITE: the checksum of the parts' checksums.")
+    algorithm: str = Field(description="Such as SHA256.")
+    value: str = Field(description="In base64.")
+    type: str = Field(description="FULL_OBJECT, or COMPOSITE of the parts'.")
 
 
 class UploadedObject(Result):
@@ -25,7 +25,7 @@ class UploadedObject(Result):
     bucket: str
     key: str
     etag: str
-    version_id: str | None = Field(description="Null where the bucket keeps no versions.")
+    version_id: str | None = Field(description="Null without versions.")
     size: int = Field(description="Bytes.")
     checksum: Checksum | None = None
 
@@ -35,18 +35,18 @@ class DownloadedObject(Result):
 
     bucket: str
     key: str
-    content: str | None = Field(description="Text, or base64 of the bytes; null if it is too large.")
-    encoding: ContentEncoding | None = Field(description="How `content` is written; null without content.")
+    content: str | None = Field(description="Null if it is too large.")
+    encoding: ContentEncoding | None = Field(description="Of `content`.")
     content_type: str
-    content_encoding: str | None = Field(description="Compression of the content as it is stored, such as gzip.")
-    size: int = Field(description="Bytes of the whole object, also where a range of it was asked for.")
-    content_range: str | None = Field(description="What of it `content` is, such as `bytes 0-99/1234`; null for all.")
+    content_encoding: str | None = Field(description="Of the stored object, such as gzip.")
+    size: int = Field(description="Bytes of the whole object.")
+    content_range: str | None = Field(description="Such as `bytes 0-99/1234`; null for all.")
     etag: str
     version_id: str | None
     last_modified: datetime
     metadata: dict[str, str]
-    url: str | None = Field(None, description="A presigned address to GET instead, where `content` is null.")
-    reason: str | None = Field(None, description="Why there is no content.")
+    url: str | None = Field(None, description="To GET where `content` is null.")
+    reason: str | None = Field(None, description="Why `content` is null.")
 
 
 class ObjectSummary(BaseModel):
@@ -66,10 +66,10 @@ class ObjectList(Result):
     prefix: str
     delimiter: str | None
     objects: list[ObjectSummary]
-    common_prefixes: list[str] = Field(description="With a delimiter: the `folders` at this level.")
+    common_prefixes: list[str] = Field(description="Folders, with a delimiter.")
     key_count: int
     is_truncated: bool
-    next_continuation_token: str | None = Field(description="Pass it as `continuation_token` for the next page.")
+    next_continuation_token: str | None = Field(description="Null on the last page.")
 
 
 class DeletedObject(Result):
@@ -77,8 +77,8 @@ class DeletedObject(Result):
 
     bucket: str
     key: str
-    version_id: str | None = Field(description="The version that was deleted, or that of the delete marker.")
-    delete_marker: bool = Field(description="True: a marker was put over (or, by version, was itself) the object.")
+    version_id: str | None = Field(description="Deleted, or of the delete marker.")
+    delete_marker: bool = Field(description="A marker was put over the object, or deleted.")
 
 
 class PresignedUrl(Result):
@@ -88,7 +88,7 @@ class PresignedUrl(Result):
     key: str
     method: PresignedMethod
     url: str
-    expires_in: int = Field(description="Seconds. It ends sooner if the gateway's own credentials do.")
+    expires_in: int = Field(description="It ends sooner if the gateway's own credentials do.")
     expires_at: datetime
 
 

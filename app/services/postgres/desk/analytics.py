@@ -48,28 +48,21 @@ class GroupBy(StrEnum):
 class Figures(BaseModel):
     """What happened in a period, or in one group of it. Averages are null where nothing was measured."""
 
-    interactions: int = Field(description="Public interactions; notes of the staff are not counted.")
-    customers: int = Field(description="Customers with at least one of these interactions.")
-    tickets_opened: int = Field(description="Tickets that were created in the period.")
-    tickets_resolved: int = Field(description="Tickets that were solved in the period, whenever they were created.")
-    tickets_open: int = Field(description="Of the tickets created in the period, those that are not solved now.")
-    tickets_escalated: int = Field(description="Of the tickets created in the period, those that are escalated now.")
-    average_first_response_minutes: float | None = Field(
-        description="From creation to the first response, over tickets created in the period."
-    )
-    average_resolution_minutes: float | None = Field(
-        description="From creation to solution, over tickets solved in the period."
-    )
-    average_satisfaction: float | None = Field(description="Average rating of the interactions, 1 to 5.")
+    interactions: int = Field(description="Public ones.")
+    customers: int = Field(description="In these interactions.")
+    tickets_opened: int = Field(description="Created in the period.")
+    tickets_resolved: int = Field(description="Solved in the period.")
+    tickets_open: int = Field(description="Of those opened, unsolved now.")
+    tickets_escalated: int = Field(description="Of those opened, escalated now.")
+    average_first_response_minutes: float | None = Field(description="Over those opened.")
+    average_resolution_minutes: float | None = Field(description="Over those resolved.")
+    average_satisfaction: float | None = Field(description="1 to 5.")
 
 
 class GroupFigures(Figures):
     """The figures of one day, channel, status, priority or agent."""
 
-    key: str | None = Field(
-        description="The day (UTC), channel, status, priority or agent; null for what has none, "
-        "such as interactions without a ticket by status."
-    )
+    key: str | None = Field(description="Null for what has none, such as interactions without a ticket by status.")
 
 
 class ChannelCount(BaseModel):
@@ -80,11 +73,11 @@ class ChannelCount(BaseModel):
 class Analytics(Result):
     """Figures over a period, in all and by group."""
 
-    start: datetime = Field(description="Begin of the period, included.")
-    end: datetime = Field(description="End of the period, not included.")
+    start: datetime = Field(description="Included.")
+    end: datetime = Field(description="Not included.")
     group_by: GroupBy
     totals: Figures
-    series: list[GroupFigures] = Field(description="By day in order, else the busiest first.")
+    series: list[GroupFigures] = Field(description="Days in order, else the busiest first.")
     busiest_channels: list[ChannelCount] = Field(description="Channels with interactions, the busiest first.")
 
 

@@ -26,8 +26,8 @@ class CustomerRecord(BaseModel):
     company: str | None
     plan: Plan
     status: CustomerStatus
-    language: str = Field(description="The language they write in, such as `en`.")
-    country: str | None = Field(description="ISO 3166 code of their country.")
+    language: str = Field(description="Such as `en`.")
+    country: str | None = Field(description="ISO 3166 code.")
     metadata: dict[str, JsonValue]
     created_at: datetime
 
@@ -57,11 +57,11 @@ class InteractionRecord(BaseModel):
     ticket_id: int | None
     channel: Channel
     direction: Direction
-    internal: bool = Field(description="True for a note of the staff, which the customer must never see.")
+    internal: bool = Field(description="A note that the customer must never see.")
     agent_id: str | None
-    query_text: str | None = Field(description="What was asked or written.")
-    agent_response: str | None = Field(description="What we answered.")
-    satisfaction: int | None = Field(description="The customer's rating, 1 (bad) to 5 (good).")
+    query_text: str | None
+    agent_response: str | None
+    satisfaction: int | None = Field(description="1 to 5; 5 is best.")
     metadata: dict[str, JsonValue]
     created_at: datetime
 

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -56,7 +57,7 @@ def _small_json(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 CustomerId = Annotated[
     str,
-    Field(min_length=1, max_length=64, description="The customer's id.", examples=["12345"]),
+    Field(min_length=1, max_length=64),
     AfterValidator(_storable),
 ]
 RowId = Annotated[int, Field(ge=1, le=BIGGEST_ID)]
@@ -82,20 +83,18 @@ class CustomerFigures(BaseModel):
     tickets_by_status: TicketCounts
     interactions: int = Field(description="Public interactions.")
     internal_notes: int
-    average_satisfaction: float | None = Field(description="Average rating, 1 to 5; null if they never rated.")
-    first_seen: datetime = Field(description="The earliest that we know of them.")
-    last_contact: datetime | None = Field(description="The latest public interaction; null if there was none.")
+    average_satisfaction: float | None = Field(description="1 to 5; null if they never rated.")
+    first_seen: datetime
+    last_contact: datetime | None = Field(description="Null if there was none.")
 
 
 class CustomerContext(Result):
     """A customer, the latest of what happened, and figures over all of it."""
 
     customer: CustomerRecord
-    tickets: list[TicketRecord] = Field(description="Tickets that are not solved first, the newest first among each.")
-    interactions: list[InteractionRecord] = Field(description="What the customer has seen, the newest first.")
-    internal_notes: list[InteractionRecord] = Field(
-        description="Notes of the staff, the newest first. Never repeat them to the customer."
-    )
+    tickets: list[TicketRecord] = Field(description="Unsolved ones first, then the newest.")
+    interactions: list[InteractionRecord] = Field(description="The newest first.")
+    internal_notes: list[InteractionRecord] = Field(description="Never repeat them to the customer.")
     figures: CustomerFigures
 
 
@@ -111,23 +110,23 @@ class NewInteraction(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     customer_id: CustomerId
-    query_text: Words | None = Field(None, description="What the customer asked or wrote; for a note, its text.")
-    agent_response: Words | None = Field(None, description="What was answered. Give this, query_text or both.")
+    query_text: Words | None = Field(None, description="What the customer wrote; for a note, its text.")
+    agent_response: Words | None = None
     # An enumeration comes as text, which a strict model takes from JSON only, and a validator stands in between.
-    channel: Channel = Field(Channel.CHAT, strict=False, description="Where it took place.")
-    ticket_id: RowId | None = Field(None, description="The ticket that it belongs to, one of the same customer's.")
-    agent_id: AgentId | None = Field(None, description="Who answered: a person's or a program's name.")
+    channel: Channel = Field(Channel.CHAT, strict=False)
+    ticket_id: RowId | None = Field(None, description="One of the same customer's.")
+    agent_id: AgentId | None = Field(None, description="Who answered.")
     direction: Direction | None = Field(
         None,
         strict=False,
-        description="inbound from the customer, outbound to them. If left out: inbound where query_text is given.",
+        description="If left out: inbound where query_text is given.",
     )
-    internal: bool = Field(False, description="True for a note of the staff that the customer must never see.")
-    satisfaction: int | None = Field(None, ge=1, le=5, description="The customer's rating, 1 (bad) to 5 (good).")
-    metadata: Metadata = Field(default_factory=dict, description="Anything else worth keeping, up to 16 KiB of JSON.")
+    internal: bool = Field(False, description="A note that the customer must never see.")
+    satisfaction: int | None = Field(None, ge=1, le=5, description="The customer's rating; 5 is best.")
+    metadata: Metadata = Field(default_factory=dict, description="Up to 16 KiB.")
     idempotency_key: IdempotencyKey | None = Field(
         None,
-        description="A key of your choice. A repeat with the same key and data stores nothing and answers the same.",
+        description="A repeat with the same key and data stores nothing more.",
     )
 
     @model_validator(mode="before")
@@ -265,9 +264,25 @@ async def _first_result(session: AsyncSession, new: NewInteraction) -> RowMappin
     statement = select(*columns_of(Interaction, InteractionRecord))
     found = await session.execute(statement.where(Interaction.idempotency_key == new.idempotency_key))
     row = found.mappings().one()
-    if any(row[name] != value for name, value in new.model_dump(exclude={"idempotency_key"}).items()):
+    data = new.model_dump(exclude={"idempotency_key"})
+    if any(_comparable(row[name]) != _comparable(value) for name, value in data.items()):
         raise Conflict("idempotency_key was used with other data; choose a new key for a new interaction")
     return row
+
+
+def _comparable(value: Any) -> Any:
+    """Return JSON so that equal is the same: PostgreSQL gives 1e23 back as an integer, and Python takes true for 1."""
+    match value:
+        case bool():
+            return ("boolean", value)
+        case int() | float():
+            return Decimal(repr(value))
+        case dict():
+            return {name: _comparable(member) for name, member in cast("dict[str, Any]", value).items()}
+        case list():
+            return [_comparable(member) for member in cast("list[Any]", value)]
+        case _:
+            return value
 
 
 async def _touch_ticket(session: AsyncSession, ticket_id: int, *, is_reply: bool) -> None:

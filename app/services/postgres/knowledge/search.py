@@ -20,6 +20,7 @@ from sqlalchemy import text
 from app.errors import InvalidArguments
 from app.results import Result
 from app.services.postgres.connections.pools import ReadPool, Statement
+from app.services.postgres.knowledge.languages import language_code
 from app.services.postgres.knowledge.synonyms import MAX_PHRASE, SYNONYMS, key_of
 
 SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -35,6 +36,8 @@ _FEW_TERMS = 4
 _SCANNED = 4000
 """The newest articles that are looked through where each word of the question is too common for the index."""
 _MARKER_LENGTH = 100
+_MOST_TAGS_TOLD = 30
+"""Tags that are named to somebody who asked for one that there is not."""
 _MAX_GROUPS = 12
 _MAX_VARIANTS = 18
 _SYNONYM = 0.62
@@ -69,10 +72,10 @@ class ArticleHit(BaseModel):
     """A published article that fits the question."""
 
     id: int
-    slug: str = Field(description="Stable name of the article, as in its address.")
+    slug: str = Field(description="Its stable name.")
     title: str
-    score: float = Field(description="How well it fits; comparable within one answer only.")
-    snippet: OneLine = Field(description="The passage that fits best; the words that were found stand in **…**.")
+    score: float = Field(description="Comparable within one answer only.")
+    snippet: OneLine = Field(description="The best passage; words that were found in **…**.")
     tags: list[str]
     language: str
     updated_at: datetime
@@ -82,9 +85,7 @@ class SearchResults(Result):
     """The published articles that fit a question, best first."""
 
     articles: list[ArticleHit]
-    total: int = Field(
-        description="Articles that were found and ranked. At most about a thousand are, so it is a lower bound."
-    )
+    total: int = Field(description="A lower bound: at most about a thousand are ranked.")
     limit: int
     offset: int
 
@@ -144,13 +145,20 @@ class _Analysis(BaseModel):
     known: dict[str, int]
 
 
+class _Offered(BaseModel):
+    languages: list[str]
+    tags: list[str]
+    unknown: list[int]
+    """Positions of the tags that no article has."""
+
+
 _ANALYSE = Statement(
     text(
         """
         WITH totals AS (
             SELECT language, articles FROM search_words
             WHERE word = '' AND articles > 0
-              AND (CAST(:language AS text) IS NULL OR language = CAST(:language AS text))
+              AND (CAST(:language AS text) IS NULL OR split_part(lower(language), '-', 1) = CAST(:language AS text))
         ), asked AS MATERIALIZED (
             SELECT totals.language, number, typed, parsed.lexeme, known.articles, known.titles
             FROM totals
@@ -211,9 +219,40 @@ _ANALYSE = Statement(
     )
 )
 
-_RANK = Statement(
+_OFFERED = Statement(
     text(
         """
+        SELECT CAST(json_build_object(
+            'languages', (
+                SELECT coalesce(json_agg(language ORDER BY articles DESC, language), '[]')
+                FROM search_words WHERE word = '' AND articles > 0
+            ),
+            'unknown', (
+                SELECT coalesce(json_agg(number - 1 ORDER BY number), '[]')
+                FROM unnest(CAST(:markers AS text[])) WITH ORDINALITY AS asked (marker, number)
+                WHERE NOT EXISTS (SELECT FROM article_search WHERE content @@ CAST(marker AS tsquery))
+            ),
+            'tags', (
+                SELECT coalesce(json_agg(tag ORDER BY articles DESC, tag), '[]') FROM (
+                    SELECT tag, count(*) AS articles FROM (
+                        SELECT tags FROM article_search ORDER BY article_id DESC LIMIT :scanned
+                    ) AS newest, unnest(tags) AS tag
+                    GROUP BY tag ORDER BY 2 DESC, 1 LIMIT :limit
+                ) AS common
+            )
+        ) AS text)
+        """
+    )
+)
+"""What there is in place of what was asked for; only searches that find nothing ask for it."""
+
+_CARRIES_THE_TAGS = """(CAST(:tags AS text[]) IS NULL OR CAST(lower(CAST(entry.tags AS text)) AS text[])
+                    @> CAST(lower(CAST(CAST(:tags AS text[]) AS text)) AS text[]))"""
+"""In capitals or not; by PostgreSQL's own idea of them on both sides."""
+
+_RANK = Statement(
+    text(
+        f"""
         WITH sources AS (
             SELECT * FROM unnest(
                 CAST(:languages AS text[]), CAST(CAST(:contents AS text[]) AS tsquery[]),
@@ -229,21 +268,21 @@ _RANK = Statement(
             SELECT found.article_id FROM sources CROSS JOIN LATERAL (
                 SELECT article_id FROM article_search AS entry
                 WHERE entry.content @@ sources.content AND entry.language = sources.language
-                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                  AND {_CARRIES_THE_TAGS}
                 LIMIT :candidates
             ) AS found
             UNION
             SELECT found.article_id FROM sources CROSS JOIN LATERAL (
                 SELECT article_id FROM article_search AS entry
                 WHERE entry.title @@ sources.title AND entry.language = sources.language
-                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                  AND {_CARRIES_THE_TAGS}
                 LIMIT :candidates
             ) AS found
             UNION
             SELECT found.article_id FROM sources CROSS JOIN LATERAL (
                 SELECT article_id FROM article_search AS entry
                 WHERE entry.title @@ sources.common AND entry.language = sources.language
-                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                  AND {_CARRIES_THE_TAGS}
                 LIMIT :candidates
             ) AS found
             UNION
@@ -253,7 +292,7 @@ _RANK = Statement(
                 ) AS entry
                 WHERE sources.scan IS NOT NULL AND entry.content @@ sources.scan
                   AND entry.language = sources.language
-                  AND (CAST(:tags AS text[]) IS NULL OR entry.tags @> CAST(:tags AS text[]))
+                  AND {_CARRIES_THE_TAGS}
                 LIMIT :candidates
             ) AS found
         ), scored AS (
@@ -301,7 +340,7 @@ _RANK = Statement(
                 ) AS hit
             )
         ) AS text)
-        """
+        """  # noqa: S608 - our own words
     )
 )
 
@@ -328,12 +367,12 @@ class KnowledgeSearch:
         Args:
             search_term: words or a whole sentence, at most 500 characters; typing errors are forgiven.
             limit: 1 to 50 articles.
-            tags: only articles that carry all of these.
-            language: only articles in this language, such as `en` or `de`.
+            tags: only articles that carry all of these, in capitals or not.
+            language: only articles in this language, by its code or name: `en`, `en-US`, `English`.
             offset: how many of the best to leave out, for the next page.
 
         Raises:
-            InvalidArguments: the search term is blank or too long.
+            InvalidArguments: the search term is blank or too long; there is no article in the language, or with a tag.
             GatewayError: PostgreSQL is down or too slow.
         """
         if not search_term.strip():
@@ -348,10 +387,13 @@ class KnowledgeSearch:
             _ANALYSE,
             texts=[variant.words for variant in variants],
             typed=[variant.typed for variant in variants],
-            language=language,
+            language=language and language_code(language),
         )
         assert analysed is not None
-        plan = _plan(variants, _Analysis.model_validate_json(analysed), tags or ())
+        analysis = _Analysis.model_validate_json(analysed)
+        if language and not analysis.totals:
+            await self._explain_nothing(tags or (), language)
+        plan = _plan(variants, analysis, tags or ())
         if not plan.languages:
             return nothing
         ranked = await self._reads.fetch_json(
@@ -375,7 +417,27 @@ class KnowledgeSearch:
             offset=offset,
         )
         assert ranked is not None
-        return SearchResults.model_validate_json(ranked)
+        results = SearchResults.model_validate_json(ranked)
+        if tags and not results.total:
+            await self._explain_nothing(tags, None)
+        return results
+
+    async def _explain_nothing(self, tags: Sequence[str], language: str | None) -> None:
+        """Return if nothing was found though there are articles of that kind.
+
+        Raises:
+            InvalidArguments: there are none in that language, or none with one of the tags.
+        """
+        found = await self._reads.fetch_json(
+            _OFFERED, markers=[_tag_marker(tag) for tag in tags], scanned=_SCANNED, limit=_MOST_TAGS_TOLD
+        )
+        assert found is not None
+        offered = _Offered.model_validate_json(found)
+        if language and offered.languages:
+            raise InvalidArguments.of("language", f"there are articles in {', '.join(offered.languages)} only")
+        if offered.unknown and offered.tags:
+            why = f"no article has this tag; there are: {', '.join(offered.tags)}"
+            raise InvalidArguments.at((("tags", position), why) for position in offered.unknown)
 
 
 def _variants(search_term: str) -> Iterator[_Variant]:
@@ -449,7 +511,7 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis, tags: Sequence[str]
         plan.languages.append(language)
         sources = _sources(known, plan.candidates)
         # What the index looks for as well, so that it does not fetch other languages' articles to throw them away.
-        markers = [_quoted(f"#{tag[:_MARKER_LENGTH]}") for tag in tags]
+        markers = [_tag_marker(tag) for tag in tags]
         if analysis.totals[language] * 2 < everything:
             markers.append(_quoted(f"@{language}"))
         for queries, wanted in zip((plan.contents, plan.titles, plan.commons, plan.scans), sources, strict=True):
@@ -496,6 +558,12 @@ def _quoted(lexeme: str) -> str:
     """Return a lexeme as tsquery's input takes it, whatever characters it has."""
     escaped = lexeme.replace("\\", "\\\\").replace("'", "''")
     return f"'{escaped}'"
+
+
+def _tag_marker(tag: str) -> str:
+    """Return what the index looks for: the tag in the ways in which it may be written."""
+    spellings = dict.fromkeys((tag, tag.lower(), tag.upper(), tag.capitalize(), tag.title()))
+    return f"({' | '.join(_quoted(f'#{spelling[:_MARKER_LENGTH]}') for spelling in spellings)})"
 
 
 def _sources(terms: Sequence[_Term], candidates: int) -> tuple[str | None, str | None, str | None, str | None]:

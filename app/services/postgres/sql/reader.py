@@ -56,25 +56,21 @@ class SqlQuery(BaseModel):
     query: Annotated[
         str,
         Field(
-            description="One SQL statement of PostgreSQL that only reads: SELECT, WITH, VALUES, TABLE or EXPLAIN. "
-            "Also accepted as `sql`.",
+            description="SELECT, WITH, VALUES, TABLE or EXPLAIN. Also accepted as `sql`.",
             min_length=1,
         ),
     ]
     params: Annotated[
         list[JsonValue],
         Field(
-            description="Values of $1, $2 … in order. Dates, times, numeric and uuid as strings, arrays as lists, "
-            "json as objects, bytea in base64.",
+            description="Dates, numeric and uuid as strings, arrays as lists, json as objects, bytea in base64.",
             max_length=200,
         ),
     ] = []
-    max_rows: Annotated[int, Field(description="Most rows to return.", ge=1, le=10_000)] = 100
+    max_rows: Annotated[int, Field(ge=1, le=10_000)] = 100
     timeout_ms: Annotated[
         int | None,
-        Field(
-            description="Milliseconds after which the query is ended; the gateway's limit if left out.", ge=1, le=60_000
-        ),
+        Field(ge=1, le=60_000),
     ] = None
 
     @model_validator(mode="before")
@@ -90,8 +86,8 @@ class SqlQuery(BaseModel):
 class Column(BaseModel):
     """A column of a result."""
 
-    name: str = Field(description="Key in each row. Repeated names get a number: `id`, `id_2`.")
-    type: str = Field(description="PostgreSQL's name of the type, such as `timestamp with time zone`.")
+    name: str = Field(description="Key in each row; `id_2` for a second `id`.")
+    type: str = Field(description="As PostgreSQL names it.")
 
 
 _COLUMNS = TypeAdapter(list[Column])
@@ -100,11 +96,11 @@ _COLUMNS = TypeAdapter(list[Column])
 class QueryResult(Result):
     """The rows of a query."""
 
-    columns: list[Column] = Field(description="In the order of the query.")
-    rows: list[dict[str, Any]] = Field(description="One object a row; numeric and large bigint values are strings.")
-    row_count: int = Field(description="Rows in this answer.")
-    truncated: bool = Field(description="There are more rows, beyond max_rows or the size of an answer.")
-    duration_ms: float = Field(description="Milliseconds that checking and running took.")
+    columns: list[Column] = Field(description="In their order.")
+    rows: list[dict[str, Any]] = Field(description="Numeric and large bigint values are strings.")
+    row_count: int
+    truncated: bool = Field(description="There are more rows.")
+    duration_ms: float
 
 
 class SqlReader:

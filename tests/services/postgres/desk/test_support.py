@@ -162,6 +162,22 @@ async def test_the_same_key_with_the_same_data_answers_the_first_result(pools: D
         assert await connection.fetchval("SELECT count(*) FROM interactions WHERE idempotency_key = 'k1'") == 1
 
 
+@pytest.mark.parametrize("number", [1e23, 1e308, 5e-324, 0.1, -0.0, 10**40, 2**53 + 1, 1.0])
+async def test_a_repeat_with_any_number_in_its_metadata_is_the_same_data(pools: Database, number: float):
+    support = SupportDesk(pools)
+    data = {"customer_id": "12345", "query_text": "?", "metadata": {"a": [number]}, "idempotency_key": "number"}
+    first = await support.save_interaction(new(**data))
+    assert await support.save_interaction(new(**data)) == first
+
+
+async def test_true_is_not_one_in_metadata(pools: Database):
+    support = SupportDesk(pools)
+    data = {"customer_id": "12345", "query_text": "?", "idempotency_key": "truth"}
+    await support.save_interaction(new(**data, metadata={"a": True}))
+    with pytest.raises(Conflict, match="idempotency_key"):
+        await support.save_interaction(new(**data, metadata={"a": 1}))
+
+
 @pytest.mark.parametrize(
     "change",
     [

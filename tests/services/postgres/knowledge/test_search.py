@@ -112,8 +112,31 @@ async def test_language_and_tags_narrow_the_search(demo: KnowledgeSearch) -> Non
     tagged = await demo.search("refund", tags=["returns", "shipping"], limit=50)
     assert tagged.articles
     assert all({"returns", "shipping"} <= set(article.tags) for article in tagged.articles)
-    assert (await demo.search("refund", language="xx")).articles == []
-    assert (await demo.search("refund", tags=["no such tag"])).articles == []
+
+
+@pytest.mark.parametrize("language", ["de", "DE", "de-AT", "de_DE", "German", "deutsch", "ger"])
+async def test_a_language_may_be_called_as_people_call_it(demo: KnowledgeSearch, language: str) -> None:
+    plain = await demo.search("passwort vergessen", language="de")
+    assert plain.articles
+    assert (await demo.search("passwort vergessen", language=language)).articles == plain.articles
+
+
+@pytest.mark.parametrize("tags", [["Returns", "SHIPPING"], ["RETURNS", "Shipping"]])
+async def test_tags_may_be_written_in_capitals(demo: KnowledgeSearch, tags: list[str]) -> None:
+    plain = await demo.search("refund", tags=["returns", "shipping"])
+    assert plain.articles
+    assert (await demo.search("refund", tags=tags)).articles == plain.articles
+
+
+async def test_what_no_article_has_is_refused_with_what_there_is(demo: KnowledgeSearch) -> None:
+    with pytest.raises(InvalidArguments, match=r"^language: there are articles in en, "):
+        await demo.search("refund", language="Klingon")
+    with pytest.raises(InvalidArguments, match=r"^tags\.1: no article has this tag; there are: .*returns"):
+        await demo.search("refund", tags=["returns", "no such tag"])
+
+
+async def test_a_tag_that_fits_no_answer_finds_nothing(demo: KnowledgeSearch) -> None:
+    assert (await demo.search("xylophone quartet", tags=["returns"])).articles == []
 
 
 async def test_pages_join_without_gap_or_overlap(demo: KnowledgeSearch) -> None:

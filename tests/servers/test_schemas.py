@@ -1,0 +1,139 @@
+"""What is advertised of our own tools: plain enough for every model's API, lean enough for every conversation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft7Validator, Draft202012Validator
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from app.catalogue import load_servers
+from app.main import create_app
+from app.servers.declaring import Tool
+from app.servers.schemas import arguments_schema, result_schema
+from app.settings import Settings
+from tests.fixtures.gateway import FACES, mcp_client, serve
+
+TOOLS: dict[str, Tool] = {name: tool for kind in load_servers() for name, tool in kind.tools.items()}
+MOST_BYTES, MOST_BYTES_OF_INPUTS = 34_000, 16_000
+"""Of a listing of all tools, and of one without output schemas."""
+SAY_ALL = {
+    *("customer_id", "ticket_limit", "search_term", "limit", "offset", "agent_response", "channel", "group_by"),
+    *("topic", "group_id", "partition", "key_contains", "value_contains", "headers", "num_partitions"),
+    *("replication_factor", "if_not_exists", "include_internal", "max_rows", "timeout_ms"),
+    *("bucket", "key", "content", "encoding", "version_id", "prefix", "delimiter", "max_keys", "continuation_token"),
+    *("with_decryption", "recursive", "max_results", "next_token"),
+}
+"""Names of arguments that need no description beside the tool's."""
+
+
+def schemas_within(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield a schema and every schema in it."""
+    if isinstance(schema, dict):
+        yield schema
+        for keyword, value in schema.items():
+            match keyword:
+                case "properties" | "$defs":
+                    for member in value.values():
+                        yield from schemas_within(member)
+                case "items" | "additionalProperties":
+                    yield from schemas_within(value)
+                case "anyOf" | "oneOf" | "allOf" | "prefixItems":
+                    for member in value:
+                        yield from schemas_within(member)
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_validators_of_both_drafts_take_every_schema(tool: Tool) -> None:
+    for schema in (tool.input_schema, tool.output_schema):
+        for validator in (Draft7Validator, Draft202012Validator):
+            validator.check_schema(schema)
+    if tool.example is not None:
+        for validator in (Draft7Validator, Draft202012Validator):
+            validator(tool.input_schema).validate(tool.example)
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_input_schemas_are_plain_and_strict(tool: Tool) -> None:
+    assert tool.input_schema["type"] == "object"
+    assert tool.input_schema["additionalProperties"] is False
+    assert tool.input_schema.keys() <= {"type", "properties", "required", "additionalProperties"}
+    for schema in schemas_within(tool.input_schema):
+        assert not schema.keys() & {"$ref", "$defs", "title", "allOf", "ge", "gt", "le", "lt"}
+        assert {"type": "null"} not in schema.get("anyOf", [])
+        assert schema.get("type") != "null"
+        assert schema.get("default", ...) is not None
+        assert schema.get("type") != "array" or "items" in schema
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_an_argument_whose_name_does_not_say_all_is_described(tool: Tool) -> None:
+    properties: Any = tool.input_schema["properties"]
+    assert {name for name, schema in properties.items() if "description" not in schema} <= SAY_ALL
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_output_schemas_refer_to_nothing_but_themselves(tool: Tool) -> None:
+    output: Any = tool.output_schema
+    assert output["type"] == "object"
+    assert output["properties"]["success"] == {"const": True}
+    for schema in schemas_within(output):
+        assert "title" not in schema
+        if reference := schema.get("$ref"):
+            assert reference.removeprefix("#/$defs/") in output["$defs"]
+
+
+@pytest.mark.parametrize("face", [face for face in FACES if face != "rest"])
+@pytest.mark.parametrize(("shown", "most"), [(True, MOST_BYTES), (False, MOST_BYTES_OF_INPUTS)])
+async def test_a_listing_of_all_tools_leaves_room_for_the_conversation(face: str, shown: bool, most: int) -> None:
+    app = create_app(load_servers(), Settings(mcp_output_schemas=shown))
+    async with serve(app) as served, mcp_client(served, face) as client:
+        tools = (await client.list_tools()).tools
+    assert {tool.name for tool in tools} == TOOLS.keys()
+    assert all((tool.output_schema is not None) is shown for tool in tools)
+    listing = to_json([tool.model_dump(by_alias=True, exclude_none=True) for tool in tools])
+    assert len(listing) <= most
+
+
+class Leaf(BaseModel):
+    """A docstring for those who read the code."""
+
+    size: int | None = None
+    name: str
+
+
+class Branch(Leaf):
+    leaves: list[Leaf] = []
+    first: Leaf | None = None
+
+
+class Endless(BaseModel):
+    below: "Endless | None" = None
+
+
+def test_a_result_writes_once_what_it_holds_several_times() -> None:
+    schema = result_schema(Branch)
+    leaf = {"$ref": "#/$defs/Leaf"}
+    assert schema["properties"]["leaves"]["items"] == leaf  # type: ignore[index, call-overload]
+    assert schema["properties"]["first"] == {"anyOf": [leaf, {"type": "null"}]}  # type: ignore[index, call-overload]
+    assert schema["$defs"] == {
+        "Leaf": {"properties": {"size": {"type": ["integer", "null"]}, "name": {"type": "string"}}, "type": "object"}
+    }
+
+
+def test_arguments_write_everything_where_it_is_wanted() -> None:
+    leaf = {
+        "properties": {"size": {"type": "integer"}, "name": {"type": "string"}},
+        "required": ["name"],
+        "type": "object",
+    }
+    schema = arguments_schema(Branch)
+    assert schema["properties"]["leaves"] == {"items": leaf, "type": "array", "default": []}  # type: ignore[index, call-overload]
+    assert schema["properties"]["first"] == leaf  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize("write", [arguments_schema, result_schema])
+def test_a_model_that_contains_itself_is_refused(write: Any) -> None:
+    with pytest.raises(TypeError, match="Endless contains itself"):
+        write(Endless)

@@ -1,6 +1,7 @@
 """A connection that carries JSON-RPC messages both ways for as long as it lives: what WebSocket and stdio share."""
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -185,10 +186,11 @@ class Duplex:
         if self._over.is_set():
             raise anyio.BrokenResourceError
         self._unsent.append((text, answers))
-        self._unsent_bytes += len(text)
+        size = _in_memory(text)
+        self._unsent_bytes += size
         self._put += 1
         self._notify()
-        self._backlog.grew(self, len(text))
+        self._backlog.grew(self, size)
 
     def give_up(self) -> None:
         """End the connection and drop what waits in it."""
@@ -255,10 +257,11 @@ class Duplex:
                 if self._over.is_set():
                     return
                 self._unsent.popleft()
-                self._unsent_bytes -= len(text)
+                size = _in_memory(text)
+                self._unsent_bytes -= size
                 self._sent += 1
                 self._unanswered -= answers
-                self._backlog.shrank(self, len(text))
+                self._backlog.shrank(self, size)
                 self._notify()
         self.give_up()
 
@@ -284,6 +287,11 @@ class Duplex:
         """Wake who waits for a change; who comes later waits for the next one."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _in_memory(text: str) -> int:
+    """Return how many bytes a text takes: one emoji makes every character of it take four."""
+    return len(text) if text.isascii() else sys.getsizeof(text)
 
 
 class _WayOut:

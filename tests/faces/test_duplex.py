@@ -266,6 +266,17 @@ async def test_one_connection_that_fills_the_backlog_alone_is_given_up() -> None
     assert backlog.bytes == 0
 
 
+async def test_what_waits_counts_as_it_is_in_memory() -> None:
+    backlog, client = Backlog(50_000), Client()
+    async with connected(client, backlog) as (connection, serving):
+        connection.put(text(5_000) + "é")
+        assert 5_000 < backlog.bytes < 12_000
+        connection.put(text(12_000) + "\N{FIRE}")
+        async with asyncio.timeout(WITHIN):
+            await serving
+    assert backlog.bytes == 0
+
+
 async def test_a_patient_connection_lets_requests_wait_where_another_refuses_them() -> None:
     client = Client()
     client.reads.set()

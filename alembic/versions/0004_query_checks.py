@@ -19,6 +19,10 @@ BOUNDED = """
     CREATE FUNCTION switchboard_sql.bounded(value anyelement, bytes integer) RETURNS anyelement
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE COST 10 AS $$
     BEGIN
+        -- What stands in memory has its size, so that nothing huge is written as text to be measured.
+        IF pg_catalog.pg_column_size(value) > bytes THEN
+            RAISE EXCEPTION USING ERRCODE = 'SB001', MESSAGE = bytes::pg_catalog.text;
+        END IF;
         IF pg_catalog.octet_length(value::pg_catalog.text) > bytes / (CASE
             WHEN pg_catalog.pg_typeof(value)::pg_catalog.text IN ('text', 'character varying', 'character', 'citext')
             THEN 1 ELSE 8 END)

@@ -11,7 +11,7 @@ Bounds are upper bounds: a name that can't be resolved stands for the largest va
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 from app.services.postgres.sql.functions import (
@@ -24,6 +24,7 @@ from app.services.postgres.sql.functions import (
     GROWING_AGGREGATES,
     NUMBER_DIGITS,
     OPERATORS,
+    SLOW_TO_READ,
     TEMPLATES,
     Cost,
     of_each,
@@ -37,6 +38,9 @@ MAX_SECONDS = 3.0
 
 MAX_MEMORY = 2 * 2**30
 """Most bytes that the calls of one row may fill, apart from aggregates."""
+
+MAX_GATHERED = 2**30
+"""Most bytes that aggregates may gather, as far as that can be known: PostgreSQL has no limit for them."""
 
 MAX_GROWN = 16 * 2**20
 """Bytes of the largest text that `repeat`, `lpad` and `rpad` may make."""
@@ -64,6 +68,9 @@ _FROM_TEXT = 8.0
 
 _RECURSION = 2e11
 """Bytes that PostgreSQL copies in the longest time that a statement may have."""
+
+_FIELDS = 32
+"""Fields of a composite, as far as `(x).*` counts them."""
 
 _HARMLESS = 256.0
 """Bytes up to which no type of an operand matters."""
@@ -136,6 +143,8 @@ class Source:
     """Most columns, if they are not listed."""
     is_stored: bool = False
     """It is a table, of which a whole row is no larger than its largest column may be."""
+    rows: float = 1.0
+    """Rows that `generate_series` alone makes of it; those of tables are not known."""
     _named: dict[str, Bound] = field(default_factory=dict[str, Bound], compare=False)
 
     @classmethod
@@ -149,7 +158,7 @@ class Source:
             else:
                 named[name] = bound
         rest = _largest(others) if others else None
-        return cls(tuple(columns), tuple(names), rest, len(columns), is_stored, named)
+        return cls(tuple(columns), tuple(names), rest, len(columns), is_stored, 1.0, named)
 
     @classmethod
     def of_any(cls, bound: Bound, width: int) -> "Source":
@@ -171,13 +180,17 @@ class Source:
         if not names or not self.columns:
             return self
         given = [name["String"]["sval"] for name in names][: len(self.columns)]
-        return Source.of([*given, *self.names[len(given) :]], self.columns)
+        return replace(Source.of([*given, *self.names[len(given) :]], self.columns), rows=self.rows)
 
     def run_alone(self) -> "Source":
         """Return the same with its columns evaluated already."""
         if not self.columns:
-            return Source.of_any(self.any_column._replace(work=_NODE), self.width)
-        return Source.of(self.names, [bound._replace(work=_NODE) for bound in self.columns])
+            return replace(Source.of_any(self.any_column._replace(work=_NODE), self.width), rows=self.rows)
+        return replace(Source.of(self.names, [bound._replace(work=_NODE) for bound in self.columns]), rows=self.rows)
+
+    def knows(self, name: str) -> bool:
+        """Tell whether a column has the name for certain."""
+        return name in self._named
 
 
 @dataclass(slots=True)
@@ -244,6 +257,18 @@ class TooMuch(Exception):
         self.dearest = dearest
 
 
+class TooMuchGathered(Exception):
+    """An aggregate would keep more than there is memory for.
+
+    Args:
+        aggregate: its name.
+    """
+
+    def __init__(self, aggregate: str) -> None:
+        super().__init__(aggregate)
+        self.aggregate = aggregate
+
+
 class TooComplex(Exception):
     """A statement takes too many steps to appraise, such as recursion within recursion."""
 
@@ -267,6 +292,7 @@ def needed_checks(select: _Fields, relations: Relations, arguments: Sequence[Arg
 
     Raises:
         TooMuch: there are none.
+        TooMuchGathered: an aggregate would hold too much.
         TooComplex: that can't be told in time.
     """
     dearest = ""
@@ -290,6 +316,7 @@ class _Appraisal:
         self._share = share
         self._cap: float | None = None
         self._aggregates = False
+        self._rows = 1.0
         self._bounds: dict[tuple[int, float | None], Bound] = {}
         self._offers: dict[int, Source] = {}
         self._views: dict[str, Source] = {}
@@ -308,8 +335,8 @@ class _Appraisal:
             return known
         self._step()
         scope = _Scope(outer)
-        before = self._cap, self._aggregates
-        self._cap, self._aggregates = None, False
+        before = self._cap, self._aggregates, self._rows
+        self._cap, self._aggregates, self._rows = None, False, 1.0
         if with_clause := select.get("withClause"):
             self._with(with_clause, scope)
         if select.get("op", "SETOP_NONE") != "SETOP_NONE":
@@ -323,7 +350,10 @@ class _Appraisal:
                 self.work += self._parts(select[clause], scope).work
         if self._aggregates or not _OF_ITS_OWN.isdisjoint(select):
             offered = offered.run_alone()
-        self._cap, self._aggregates = before
+        limit = self._integer(select["limitCount"]) if "limitCount" in select else None
+        rows = 1.0 if self._aggregates and "groupClause" not in select else self._rows
+        offered = replace(offered, rows=rows if limit is None else min(rows, max(limit, 1)))
+        self._cap, self._aggregates, self._rows = before
         self._offers[id(select)] = offered
         return offered
 
@@ -336,6 +366,8 @@ class _Appraisal:
     def _plain(self, select: _Fields, scope: _Scope) -> Source:
         for item in select.get("fromClause", ()):
             self._from(item, scope)
+        for source in scope.sources.values():
+            self._rows *= source.rows
         names: list[str | None] = []
         columns: list[Bound] = []
         starred: list[Source] = []
@@ -446,12 +478,24 @@ class _Appraisal:
             if kind == "RangeFunction" and "coldeflist" not in fields:
                 # A row of what a function returns is a part of it.
                 source = Source.of_any(Bound(made.size + 64, _NODE, made.is_number), 1)
+                source = replace(source, rows=self._series(fields))
             else:
                 source = Source.of_any(Bound(min(GIGABYTE, _FROM_TEXT * made.size + 64)), 100)
             name = _name_of_call(fields)
         scope.sources[alias.get("aliasname") or name or f"?{len(scope.sources)}"] = source.renamed(
             alias.get("colnames")
         )
+
+    def _series(self, fields: _Fields) -> float:
+        """Return how many rows `generate_series(1, 1000)` makes; 1 of anything else."""
+        if _name_of_call(fields) != "generate_series" or len(fields["functions"]) > 1:
+            return 1.0
+        arguments = fields["functions"][0]["List"]["items"][0]["FuncCall"]["args"]
+        values = [self._integer(argument) for argument in arguments]
+        if values[0] is None or values[1] is None:
+            return 1.0
+        step = values[2] if len(values) > 2 and values[2] is not None else 1
+        return max(1.0, (values[1] - values[0]) / max(abs(step), 1) + 1)
 
     def _relation(self, relation: _Fields, scope: _Scope) -> Source:
         name = relation["relname"]
@@ -545,8 +589,43 @@ class _Appraisal:
         return Bound(argument.size + 1.0, _NODE, argument.value is not None)
 
     def column(self, fields: _Fields, scope: _Scope) -> Bound:
-        """A column, a whole row, or a field of a composite."""
-        return self._held(self._resolved(fields, scope), "ColumnRef", fields)
+        """A column, a whole row, a field of a composite, or a function: `t.f` may be `f(t)`."""
+        bound = self._resolved(fields, scope)
+        names = _strings(fields["fields"])
+        cost = FUNCTIONS.get(names[-1]) if len(names) > 1 else None
+        if cost is not None:
+            sources = [level.sources[names[-2]] for level in scope.levels() if names[-2] in level.sources]
+            if not (sources and sources[0].knows(names[-1])):
+                work, size = _price(cost, [_row_of(sources[:1]) if sources else bound])
+                self.memory += size
+                bound = Bound(max(bound.size, size), bound.work + work)
+        return self._held(bound, "ColumnRef", fields)
+
+    def indirection(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A part of an array or a composite, all fields of one, or a function: `(x).f` may be `f(x)`."""
+        made = self._parts(fields, scope)
+        work = made.work + 3 * made.size
+        size = made.size
+        for name in _strings(fields["indirection"]):
+            if (cost := FUNCTIONS.get(name)) is not None:
+                more, grown = _price(cost, [Bound(size)])
+                work, size = work + more, max(size, grown)
+                self.memory += grown
+        if any("A_Star" in part for part in fields["indirection"]):
+            # It is evaluated for each of the fields.
+            work *= _FIELDS
+        return Bound(size, work, made.is_number)
+
+    def gathered(self, fields: _Fields, scope: _Scope) -> Bound:
+        """An array or a row of values that are written out."""
+        made = self._parts(fields, scope)
+        self.memory += made.size
+        return made._replace(work=made.work + 2 * made.size)
+
+    def read_as_json(self, fields: _Fields, scope: _Scope) -> Bound:
+        """IS JSON."""
+        made = self._parts(fields, scope)
+        return _TRUTH._replace(work=made.work + 100 * made.size)
 
     def _resolved(self, fields: _Fields, scope: _Scope) -> Bound:
         names = _strings(fields["fields"])
@@ -686,6 +765,8 @@ class _Appraisal:
         self._cap, self._aggregates = cap, True
         if name not in GROWING_AGGREGATES:
             return Bound(given.size + 64, given.work, given.is_number or name == "count")
+        if self._rows * given.size > MAX_GATHERED:
+            raise TooMuchGathered(name)
         if fields.get("funcformat") != "COERCE_EXPLICIT_CALL":
             return Bound(GIGABYTE, given.work)
         return self._held(Bound(GIGABYTE, given.work), "FuncCall", fields)
@@ -702,7 +783,10 @@ class _Appraisal:
     def json_aggregate(self, fields: _Fields, scope: _Scope) -> Bound:
         """JSON_ARRAYAGG and JSON_OBJECTAGG."""
         cap, self._cap = self._cap, None
-        work = self._parts(fields, scope).work
+        given = self._parts(fields, scope)
+        if self._rows * given.size > MAX_GATHERED:
+            raise TooMuchGathered("JSON_ARRAYAGG or JSON_OBJECTAGG")
+        work = given.work
         self._cap, self._aggregates = cap, True
         return self._held(Bound(GIGABYTE, work), "FuncCall", fields["constructor"])
 
@@ -741,6 +825,9 @@ class _Appraisal:
 
     def _as_type(self, inner: Bound, type_name: _Fields) -> Bound:
         name, size, work = type_name["names"][-1]["String"]["sval"], inner.size, inner.work + _NODE
+        slow = SLOW_TO_READ.get(name.removeprefix("_"))
+        if slow is not None:
+            return Bound(min(GIGABYTE, 16 * size + 64), work + 300 * size + slow * size**2)
         if "arrayBounds" in type_name:
             return Bound(min(GIGABYTE, _FROM_TEXT * size + 64), work + 60 * size)
         if name in _SHORT_TYPES:
@@ -754,8 +841,6 @@ class _Appraisal:
             return Bound(2 * longest + 64, work + 5 * (size + longest))
         if name in ("text", "citext"):
             return Bound(size * (1 if inner.is_number else 2) + 64, work + 5 * size)
-        if name == "tsquery":
-            return Bound(16 * size, work + 300 * size + 0.2 * size**2)
         return Bound(min(GIGABYTE, _FROM_TEXT * size + 64), work + 60 * size)
 
     def subquery(self, fields: _Fields, scope: _Scope) -> Bound:
@@ -782,8 +867,10 @@ class _Appraisal:
 
 
 _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
+    "A_ArrayExpr": _Appraisal.gathered,
     "A_Const": _Appraisal.constant,
     "A_Expr": _Appraisal.operation,
+    "A_Indirection": _Appraisal.indirection,
     "CaseExpr": _Appraisal.choice,
     "ColumnRef": _Appraisal.column,
     "FuncCall": _Appraisal.call,
@@ -791,6 +878,7 @@ _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
     "JsonArrayConstructor": _Appraisal.converted,
     "JsonArrayQueryConstructor": _Appraisal.converted,
     "JsonFuncExpr": _Appraisal.converted,
+    "JsonIsPredicate": _Appraisal.read_as_json,
     "JsonObjectAgg": _Appraisal.json_aggregate,
     "JsonObjectConstructor": _Appraisal.converted,
     "JsonParseExpr": _Appraisal.converted,
@@ -798,6 +886,7 @@ _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
     "JsonSerializeExpr": _Appraisal.converted,
     "MinMaxExpr": _Appraisal.choice,
     "ParamRef": _Appraisal.parameter,
+    "RowExpr": _Appraisal.gathered,
     "SubLink": _Appraisal.subquery,
     "TypeCast": _Appraisal.cast,
     "XmlExpr": _Appraisal.converted,

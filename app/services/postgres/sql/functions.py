@@ -249,6 +249,9 @@ FUNCTIONS: Mapping[str, Cost] = {
 COUNTED: Mapping[str, int] = {"lpad": 1, "repeat": 1, "rpad": 1}
 """Growers with the place of the argument that says how far; our versions of them in the database check it."""
 
+SLOW_TO_READ: Mapping[str, float] = {"tsquery": 0.2, "lquery": 2.0}
+"""Types whose text takes this many nanoseconds for the square of its bytes to be read."""
+
 TEMPLATES = frozenset({"concat_ws", "format"})
 """Functions that repeat an argument as often as another says: a format, or the number of values in an array."""
 
@@ -280,6 +283,8 @@ AGGREGATES = frozenset(
 
 _COMPARE = Cost(_fixed, lambda sizes: 3 * sum(sizes) + 30 * min(sizes, default=0))
 _SIMILAR = Cost(_fixed, _linear(300))
+# Two texts become a document and a query first.
+_MATCHING = Cost(_fixed, lambda sizes: 0.25 * _pairs(sizes) + _QUERY.work(sizes[-1:]) + 300 * sizes[0])
 _SHAPES = Cost(_times(1), lambda sizes: 2 * _pairs(sizes) + 300 * sum(sizes))
 
 OPERATORS: Mapping[str, Cost] = {
@@ -290,7 +295,7 @@ OPERATORS: Mapping[str, Cost] = {
         (_FIXED, "? &< &> -|- <<| |>> &<| |&> <^ >^ ?- ?-| ?|| ~= <=> <+> <~> <%>"),
         (_MATCH, "~ ~* !~ !~* @? ^@ ?<@ ?@ ?@> ?~ ^<@ ^? ^@> ^~"),
         (_LIKE, "~~ ~~* !~~ !~~*"),
-        (Cost(_fixed, lambda sizes: 0.25 * _pairs(sizes) + 40 * sum(sizes)), "@@"),
+        (_MATCHING, "@@"),
         (_GROUPS, "@> <@ && ?| ?& #<# #<=# #= #># #>=#"),
         (_SIMILAR, "% %> <% %>> <<% <->> <<-> <->>> <<<->"),
         (_SHAPES, "<-> ?# # ## + * / ^"),

@@ -22,6 +22,7 @@ from app.services.postgres.sql.bounds import (
     Source,
     TooComplex,
     TooMuch,
+    TooMuchGathered,
     needed_checks,
 )
 from app.services.postgres.sql.catalog import Catalog
@@ -33,6 +34,7 @@ from app.services.postgres.sql.functions import (
     FUNCTIONS,
     GROWING_AGGREGATES,
     OPERATORS,
+    SLOW_TO_READ,
     TEMPLATES,
 )
 
@@ -193,6 +195,8 @@ class _Judged:
     parameters: list[Parameter] = field(default_factory=list[Parameter])
     schemata: set[int] = field(default_factory=set[int])
     """Where `information_schema.schemata` stands, which tells of roles."""
+    casts: set[int] = field(default_factory=set[int])
+    """Ids of the types of casts."""
     excused: set[int] = field(default_factory=set[int])
     """Ids of parts that are harmless where they stand."""
 
@@ -266,8 +270,10 @@ class SqlGuard:
                 id(target["ResTarget"]["val"].get("FuncCall")) for target in fields.get("targetList", ())
             )
         for node, content in _walk(kind, fields):
-            if id(content) in judged.excused and node == "TypeName":
+            if node == "TypeName" and id(content) in judged.excused:
                 continue
+            if node == "TypeName" and id(content) not in judged.casts:
+                _check_place_of_type(content)
             if check := self._checks.get(node):
                 check(content)
                 if node == "RangeVar":
@@ -283,6 +289,7 @@ class SqlGuard:
     def _note_cast(self, cast: _Fields, judged: _Judged) -> None:
         type_name = cast["typeName"]
         names = _names(type_name.get("names", []))
+        judged.casts.add(id(type_name))
         if names[-1:] == ["regtype"] and "arrayBounds" not in type_name:
             # pg_typeof(x) = 'integer'::regtype
             self._check_named_type([cast["arg"]])
@@ -306,6 +313,9 @@ class SqlGuard:
                 f"could keep PostgreSQL for more than {MAX_SECONDS:g} s on one row without a look at the time limit"
                 f"{mostly}; call it less often, or on less: left(column, 1000)"
             )
+            raise InvalidArguments.of("query", message) from None
+        except TooMuchGathered as much:
+            message = f"has {much.aggregate} gather more than a gigabyte; aggregate less, or with a LIMIT in a subquery"
             raise InvalidArguments.of("query", message) from None
         except TooComplex:
             raise InvalidArguments.of("query", "has too many calls and queries within each other") from None
@@ -544,6 +554,12 @@ def _check_result_type(call: _Fields) -> None:
     if _names(call["funcname"])[-1] == "pg_typeof":
         # Compared with a text it would look that up among all types, those of hidden tables too.
         raise _forbidden("pg_typeof in an expression", "write pg_typeof(…)::text")
+
+
+def _check_place_of_type(type_name: _Fields) -> None:
+    name = "".join(_names(type_name.get("names", []))[-1:])
+    if name.removeprefix("_") in SLOW_TO_READ:
+        raise _forbidden(f"type {name} as the type of a column or of JSON", "read text, and cast it")
 
 
 def _check_sample_method(sample: _Fields) -> None:

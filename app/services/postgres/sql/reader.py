@@ -18,10 +18,11 @@ from app.results import RawResult, Result
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.answers import RowWriter, Written
-from app.services.postgres.sql.bounds import Argument
+from app.services.postgres.sql.bounds import MAX_SECONDS, Argument
 from app.services.postgres.sql.catalog import Catalog
 from app.services.postgres.sql.described import describe, explain_generically
 from app.services.postgres.sql.failures import while_it_is_parsed, while_it_runs
+from app.services.postgres.sql.functions import SLOW_TO_READ
 from app.services.postgres.sql.guard import ReadingStatement, SqlGuard
 from app.services.postgres.sql.json_forms import parameters_as_text
 from app.services.postgres.sql.sessions import ReaderSessions, open_reader_sessions
@@ -260,6 +261,7 @@ async def _run(
         if of.oid in catalog.unsafe_types:
             raise Forbidden(f"a value for ${number} is not allowed: its type looks up names in the catalogs")
     texts = parameters_as_text(params, parameter_types)
+    _check_lengths(texts, parameter_types)
     words = [await _in_words(connection, catalog, of.oid) for of in (*(a.type for a in attributes), *parameter_types)]
     type_words, parameter_words = words[: len(attributes)], words[len(attributes) :]
     await _check_parameters(connection, texts, parameter_words)
@@ -278,6 +280,15 @@ async def _run(
 async def _in_words(connection: "Connection", catalog: Catalog, oid: int) -> str:
     known = catalog.type_words.get(oid)
     return known or cast("str", await connection.fetchval("SELECT format_type($1, -1)", oid))
+
+
+def _check_lengths(texts: Sequence[str | None], types: Sequence[asyncpg.Type]) -> None:
+    """Refuse values that PostgreSQL takes too long to read, for nothing ends that."""
+    work = 0.0
+    for index, (text, of) in enumerate(zip(texts, types, strict=True)):
+        work += SLOW_TO_READ.get(of.name.removesuffix("[]"), 0.0) * len((text or "").encode()) ** 2
+        if work > MAX_SECONDS * 1e9 / 3:
+            raise InvalidArguments.of(f"params.{index}", f"is too long for a {of.name}")
 
 
 async def _check_parameters(connection: "Connection", texts: Sequence[str | None], types: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import math
 import os
 import random
 import re
@@ -11,7 +12,7 @@ import statistics
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 CONNECTIONS = 64
@@ -20,7 +21,10 @@ JSON_HEADERS = {"content-type": "application/json"}
 
 @dataclass(frozen=True)
 class Sample:
-    """One round: calls a second, and milliseconds of the median and of the 99th percentile."""
+    """One round: calls a second, milliseconds of the median and of the 99th percentile, and answers that were failures.
+
+    A failed call is cheaper than one that works: a rate with failures in it says nothing.
+    """
 
     rate: float
     p50: float
@@ -31,13 +35,31 @@ class Sample:
 Request = Callable[[int], bytes]
 """Returns the body of the n-th request."""
 
+_FAILED = (b'"success":false', b'"isError":true', b'"error":{')
+"""What an answer has that is none of a call that worked, whatever its status says."""
+_TEXT = 0x81
+"""First byte of a frame that is a whole text."""
+_CHECKED_FOR = 0.3
+"""Seconds of our own driver beside wrk, which reads statuses but no bodies."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came for one request."""
+
+    size: int
+    """Bytes of it in the buffer; 0 while it is not complete."""
+    failed: bool = False
+
+
+_INCOMPLETE = Answer(0)
+Read = Callable[[bytearray], Answer]
+
 
 async def http_load(
     port: int, path: str, body: Request, headers: dict[str, str], seconds: float, scratch: Path
 ) -> Sample:
     """Post on 64 keep-alive connections for some seconds."""
-    if shutil.which("wrk"):
-        return await _wrk(port, path, body, headers, seconds, scratch)
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
     def encode(number: int) -> bytes:
@@ -45,7 +67,11 @@ async def http_load(
         start = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n{head}content-length: {len(content)}\r\n\r\n"
         return start.encode() + content
 
-    return await _drive(port, encode, _http_end, b"", seconds)
+    if shutil.which("wrk"):
+        checked = await _drive(port, encode, read_response, b"", _CHECKED_FOR)
+        sample = await _wrk(port, path, body, headers, seconds, scratch)
+        return replace(sample, failures=sample.failures + checked.failures)
+    return await _drive(port, encode, read_response, b"", seconds)
 
 
 async def websocket_load(port: int, path: str, opening: list[bytes], body: Request, seconds: float) -> Sample:
@@ -55,7 +81,7 @@ async def websocket_load(port: int, path: str, opening: list[bytes], body: Reque
         f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
         f"sec-websocket-key: {key}\r\nsec-websocket-version: 13\r\nsec-websocket-protocol: mcp\r\n\r\n"
     ).encode()
-    return await _drive(port, lambda n: _frame(body(n)), _frame_end, handshake, seconds, [_frame(o) for o in opening])
+    return await _drive(port, lambda n: _frame(body(n)), read_frame, handshake, seconds, [_frame(o) for o in opening])
 
 
 async def _wrk(port: int, path: str, body: Request, headers: dict[str, str], seconds: float, scratch: Path) -> Sample:
@@ -75,6 +101,8 @@ async def _wrk(port: int, path: str, body: Request, headers: dict[str, str], sec
         percent: _milliseconds(value) for percent, value in re.findall(r"^\s+(50|99)%\s+(\S+) *$", output, re.MULTILINE)
     }
     failures = sum(int(count) for count in re.findall(r"Non-2xx or 3xx responses: (\d+)", output))
+    for errors in re.findall(r"Socket errors: (.*)", output):
+        failures += sum(map(int, re.findall(r"\d+", errors)))
     return Sample(float(re.findall(r"Requests/sec:\s+(\S+)", output)[0]), latency["50"], latency["99"], failures)
 
 
@@ -86,7 +114,7 @@ def _milliseconds(text: str) -> float:
 async def _drive(
     port: int,
     encode: Request,
-    end: Callable[[bytearray], int],
+    read: Read,
     handshake: bytes,
     seconds: float,
     opening: list[bytes] | None = None,
@@ -94,6 +122,7 @@ async def _drive(
     loop = asyncio.get_running_loop()
     until = time.perf_counter() + seconds
     latencies: list[float] = []
+    failures = 0
     finished = [loop.create_future() for _ in range(CONNECTIONS)]
 
     class Client(asyncio.Protocol):
@@ -134,25 +163,42 @@ async def _drive(
                 self.greeting = False
                 self.next()
                 return
-            while (size := end(self.buffer)) > 0:
-                del self.buffer[:size]
+            nonlocal failures
+            while (answer := read(self.buffer)).size:
+                del self.buffer[: answer.size]
                 if not self.warming:
                     latencies.append(time.perf_counter() - self.started)
+                    failures += answer.failed
                 self.next()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            nonlocal failures
+            if not finished[self.number].done():  # closed in the middle: the call that ran has no answer
+                failures += 1
+                finished[self.number].set_result(None)
 
     clients = [await loop.create_connection(lambda n=n: Client(n), "127.0.0.1", port) for n in range(CONNECTIONS)]
     await asyncio.gather(*finished)
     for transport, _ in clients:
         transport.close()
+    if len(latencies) < 2:
+        return Sample(len(latencies) / seconds, math.nan, math.nan, failures)
     quantiles = statistics.quantiles(latencies, n=100)
-    return Sample(len(latencies) / seconds, quantiles[49] * 1e3, quantiles[98] * 1e3)
+    return Sample(len(latencies) / seconds, quantiles[49] * 1e3, quantiles[98] * 1e3, failures)
 
 
-def _http_end(buffer: bytearray) -> int:
+def read_response(buffer: bytearray) -> Answer:
+    """Read an HTTP response with a `Content-Length`."""
     head = buffer.find(b"\r\n\r\n")
     found = re.search(rb"content-length: (\d+)", buffer[:head], re.IGNORECASE) if head >= 0 else None
     size = head + 4 + int(found[1]) if found else 0
-    return size if 0 < size <= len(buffer) else 0
+    if not 0 < size <= len(buffer):
+        return _INCOMPLETE
+    return Answer(size, failed=buffer[9:10] != b"2" or _is_failure(buffer[head:size]))
+
+
+def _is_failure(content: bytearray) -> bool:
+    return any(mark in content for mark in _FAILED)
 
 
 def _frame(payload: bytes) -> bytes:
@@ -162,13 +208,16 @@ def _frame(payload: bytes) -> bytes:
     return b"\x81" + length + b"\0\0\0\0" + payload
 
 
-def _frame_end(buffer: bytearray) -> int:
+def read_frame(buffer: bytearray) -> Answer:
+    """Read a WebSocket frame of a server; any but a text is a failure."""
     if len(buffer) < 4:
-        return 0
+        return _INCOMPLETE
     size = buffer[1] & 0x7F
     start = 2
     if size == 126:
         size, start = int.from_bytes(buffer[2:4]), 4
     elif size == 127:
         size, start = int.from_bytes(buffer[2:10]), 10
-    return start + size if len(buffer) >= start + size else 0
+    if len(buffer) < start + size:
+        return _INCOMPLETE
+    return Answer(start + size, failed=buffer[0] != _TEXT or _is_failure(buffer[: start + size]))

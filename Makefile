@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A file's tests share what they start, and each process starts its own backends: so by file, and not too many.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 READY_TO_RUN := $(VENV)/.ready-to-run
 
 .DEFAULT_GOAL := help
@@ -26,8 +28,8 @@ run: $(READY_TO_RUN) ## Serve the gateway on the local stack (PORT=8000)
 shell: $(READY_TO_RUN) ## A shell that finds `switchboard`, and the local stack's addresses if it runs
 	@set -a; [ ! -f .switchboard/env ] || . .switchboard/env; PATH="$(CURDIR)/$(BIN):$$PATH" exec $${SHELL:-sh}
 
-test: $(READY) ## Run every test (ARGS="-n 2" in parallel, ARGS="tests/faces" a part)
-	@$(BIN)/pytest $(ARGS)
+test: $(READY) ## Run every test, as many at a time as there are cores (ARGS="tests/faces" a part, ARGS="-n 0" one by one)
+	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 demo: $(READY_TO_RUN) ## With `make run` in another shell: a customer's question, step by step (QUESTION="…")
 	@$(BIN)/python -m agents demo $(if $(PORT),--gateway http://127.0.0.1:$(PORT)) $(if $(QUESTION),"$(QUESTION)")

@@ -9,6 +9,7 @@ all: a megabyte of `0,0,0` costs the time of a thousand calls.
 import json
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import islice
 from typing import Any, cast
 
 import jiter
@@ -22,8 +23,12 @@ _EXPONENT = b"0e"
 _NORMAL = (1e-300, 1e300)
 """Between these a double keeps 15 digits."""
 BYTES_AS_BASE64 = 'bytes that are no text go in base64, where a tool takes `encoding: "base64"`'
-MOST_VALUES = 50_000
-"""Members and elements of a document, at all depths together: as many as can be read in some 50 ms."""
+MOST_VALUES = 20_000
+"""Members and elements of a document, at all depths together: as many as all that read a call read in some 100 ms."""
+_OTHERS = bytes(set(range(256)) - set(b'",]}\\'))
+"""Bytes that say nothing of how many values there are."""
+_MOST_WEIGHED = 4000
+"""Numbers of a document that are compared digit by digit, which takes some 5 µs each."""
 _LONGEST = 1000
 """Characters of a number with a fraction or an exponent; the longest that a double writes has 326."""
 
@@ -54,6 +59,7 @@ class _Defect(str):
 
 
 _TWICE = _Defect("this key is there twice; send it once")
+_UNWEIGHED = _Defect("too many numbers here are longer than a double needs; round them, or send them as strings")
 _ALTERED = _Defect("this number would be altered: a double can't hold it; round it, or send it as a string")
 
 
@@ -84,19 +90,28 @@ def refuse_too_many_values(text: bytes) -> None:
     Raises:
         NotExact: it has more than `MOST_VALUES` values.
     """
-    if len(text) <= MOST_VALUES or _signs(text) <= MOST_VALUES:
-        return
-    # Most of what is large is one text, whatever stands in it: only what is between texts counts.
-    unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    if unescaped.count(b'"') > 4 * MOST_VALUES or _signs(b"".join(unescaped.split(b'"')[::2])) > MOST_VALUES:
+    if len(text) > MOST_VALUES and count_values(text) > MOST_VALUES:
         raise NotExact([((), f"it has more than {MOST_VALUES} values; send what is so large as a string")])
 
 
-def _signs(text: bytes) -> int:
-    """Return how many signs there are of which each value has one: the end of its own, or what is before the next.
+def count_values(text: bytes) -> int:
+    """Return how many values a JSON text has, at least and about; of many it may return any number above `MOST_VALUES`.
 
     What opens is not counted: where nothing closes it, every parser gives up after some hundred.
     """
+    if (all_signs := _signs(text)) <= MOST_VALUES // 10:
+        return all_signs
+    # Most of what is large is one text, whatever stands in it: only what is between texts counts.
+    marks = text.translate(None, _OTHERS)
+    if b"\\" in marks:
+        marks = marks.replace(rb"\\", b"").replace(rb"\"", b"")
+    if (quotes := marks.count(b'"')) > 4 * MOST_VALUES:
+        return quotes // 4
+    return _signs(b"".join(marks.split(b'"')[::2]))
+
+
+def _signs(text: bytes) -> int:
+    """Return how many signs there are of which each value has one: the end of its own, or what is before the next."""
     return text.count(b",") + text.count(b"]") + text.count(b"}")
 
 
@@ -121,29 +136,62 @@ def exact_float(digits: str) -> float | None:
 
     "Exactly" is meant as people mean it: 0.1 is a double, since it is written and read as 0.1.
     """
+    value = _plain_float(digits)
+    return _weighed_float(digits) if value is None else value
+
+
+def _plain_float(digits: str) -> float | None:
+    """Return the double of a number as nearly all are written, or None for one that has to be weighed."""
     if len(digits) > _LONGEST:
         return None
     value = float(digits)
-    if len(digits) < len(_LONG) and _NORMAL[0] < abs(value) < _NORMAL[1]:
-        return value  # as nearly all are
+    few_digits = len(digits) < len(_LONG) and _NORMAL[0] < abs(value) < _NORMAL[1]
+    return value if few_digits or repr(value) == digits else None
+
+
+def _weighed_float(digits: str) -> float | None:
+    """Return the double that a number is digit by digit."""
+    if len(digits) > _LONGEST:
+        return None
+    value = float(digits)
     if value == 0:
         return None if any(d in "123456789" for d in digits.lower().partition("e")[0]) else value
     return value if value - value == 0 and Decimal(digits) == Decimal(repr(value)) else None
 
 
+class _Numbers:
+    """Reads the numbers of one document, at a cost that is bounded however many there are.
+
+    Args:
+        most_defects: numbers that are found to be altered; the others are not looked at.
+    """
+
+    def __init__(self, most_defects: int) -> None:
+        self.defects = 0
+        self._most_defects = most_defects
+        self._weighed = 0
+
+    def __call__(self, digits: str) -> float | _Defect:
+        if self.defects >= self._most_defects:
+            return 0.0
+        value = _plain_float(digits)
+        if value is not None:
+            return value
+        self._weighed += 1
+        if self._weighed <= _MOST_WEIGHED and (value := _weighed_float(digits)) is not None:
+            return value
+        self.defects += 1
+        return _ALTERED if self._weighed <= _MOST_WEIGHED else _UNWEIGHED
+
+
 def _altered(text: bytes) -> list[tuple[Place, str]]:
-    exact = True
-
-    def look(digits: str) -> None:
-        nonlocal exact
-        exact = exact and exact_float(digits) is not None
-
-    json.loads(text, parse_float=look)
-    return [] if exact else _defects(text)
+    numbers = _Numbers(most_defects=1)
+    json.loads(text, parse_float=numbers)
+    return _defects(text) if numbers.defects else []
 
 
 def _defects(text: bytes) -> list[tuple[Place, str]]:
-    """Return each place that is not exact; it is called only if there are some."""
+    """Return the places that are not exact, the first ones if there are many; it is called only if there are some."""
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -151,11 +199,8 @@ def _defects(text: bytes) -> list[tuple[Place, str]]:
             result[key] = _TWICE if key in result else value
         return result
 
-    def number(digits: str) -> float | _Defect:
-        value = exact_float(digits)
-        return _ALTERED if value is None else value
-
-    return list(_places(json.loads(text, object_pairs_hook=pairs, parse_float=number), ()))
+    document = json.loads(text, object_pairs_hook=pairs, parse_float=_Numbers(MOST_REFUSALS))
+    return list(islice(_places(document, ()), MOST_REFUSALS))
 
 
 def _places(value: Any, place: Place) -> Iterator[tuple[Place, str]]:

@@ -2,10 +2,12 @@
 
 import json
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from app.exact_json import MOST_VALUES, NotExact, NotJson, exact_float, read
+from app import exact_json
+from app.exact_json import MOST_VALUES, NotExact, NotJson, count_values, exact_float, read
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_a_double_is_exact_if_it_is_written_as_it_was_read(digits: str, value: f
 
 @pytest.mark.parametrize("value", ["0", "[]", "{}", '""', '{"a":1}', r'"\\"', r'"\""', "[[[[0]]]]", '"a","b"'])
 def test_more_values_than_anybody_needs_are_not_read(value: str) -> None:
-    with pytest.raises(NotExact, match="more than 50000 values"):
+    with pytest.raises(NotExact, match=f"more than {MOST_VALUES} values"):
         read(f"[{','.join([value] * (MOST_VALUES + 1))}]".encode())
 
 
@@ -86,5 +88,49 @@ def test_a_message_tells_fifty_defects_and_paths_of_some_length() -> None:
     key = "k" * 5000
     with pytest.raises(NotExact) as refusal:
         read(f'{{"{key}":[{",".join(["1e999"] * 1000)}]}}'.encode())
-    assert len(refusal.value.defects) == 1000
+    assert len(refusal.value.defects) == 50
     assert len(str(refusal.value)) < 20_000
+
+
+@pytest.fixture
+def weighed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The numbers that were compared digit by digit, which takes long."""
+    found: list[str] = []
+    weigh = exact_json._weighed_float
+
+    def note(digits: str) -> float | None:
+        found.append(digits)
+        return weigh(digits)
+
+    monkeypatch.setattr(exact_json, "_weighed_float", note)
+    return found
+
+
+def test_numbers_as_programs_write_them_cost_next_to_nothing(weighed: list[str]) -> None:
+    values = [1 / n for n in range(1, 10_000)] + [1.5e300 * n for n in range(1, 1000)]
+    assert read(json.dumps(values).encode()) == values
+    assert weighed == []
+
+
+@pytest.mark.parametrize(
+    ("number", "why"), [("1.12345678901234567890", "would be altered"), ("1.500000000000000000", "too many numbers")]
+)
+def test_thousands_of_long_numbers_are_not_all_compared(weighed: list[str], number: str, why: str) -> None:
+    with pytest.raises(NotExact, match=why) as refusal:
+        read(f"[{','.join([number] * (MOST_VALUES - 1))}]".encode())
+    assert len(refusal.value.defects) <= 50
+    assert len(weighed) <= 10_000
+
+
+@pytest.mark.parametrize(
+    "value", [[], {}, 1, "", "a,b", 'a"b', "\\", {"a": [1, {"b": "]}"}]}, ["x" * 5000], "\\\\,", {"a,": ","}]
+)
+def test_values_are_counted_without_reading_them(value: Any) -> None:
+    many = [value] * (MOST_VALUES // 10)
+    text = json.dumps(many).encode()
+
+    def count(part: Any) -> int:
+        members = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        return 1 + sum(map(count, members))
+
+    assert count(many) / 3 <= count_values(text) <= 2 * count(many)

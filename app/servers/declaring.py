@@ -35,6 +35,8 @@ from app.servers.leniency import Leniency
 from app.servers.schemas import arguments_schema, result_schema
 
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LARGE = 16 * 1024
+"""Bytes of arguments of which only the first mistake is told, where there may be thousands."""
 
 
 class CallsTools(Protocol):
@@ -202,7 +204,7 @@ class Tool:
         except NotExact as error:
             raise InvalidArguments.at(error.defects) from None
         if self.arguments is None:
-            return self._parse_by_schema(given)
+            return self._parse_by_schema(given, is_large=len(text) > _LARGE)
         try:
             return self._validator.validate_json(text, strict=True)
         except ValidationError as error:
@@ -232,12 +234,12 @@ class Tool:
                     return given
         return given
 
-    def _parse_by_schema(self, given: Any) -> JsonObject:
+    def _parse_by_schema(self, given: Any, *, is_large: bool) -> JsonObject:
         taken = self._leniency.take(given)
         if not isinstance(taken, dict):
             raise InvalidArguments.at([((), "expected an object")])
         if not self._compiled_schema.is_valid(taken):
-            raise InvalidArguments.at(refusals(self._compiled_schema, taken))
+            raise InvalidArguments.at(refusals(self._compiled_schema, taken, first_only=is_large))
         return cast("JsonObject", taken)
 
     def dump(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:

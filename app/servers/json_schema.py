@@ -21,6 +21,7 @@ class SchemaValidator(Protocol):
     """What a compiled schema does, whichever draft it is of."""
 
     def is_valid(self, instance: Any) -> bool: ...
+    def validate(self, instance: Any) -> None: ...
     def iter_errors(self, instance: Any) -> Iterable[jsonschema_rs.ValidationError]: ...
 
 
@@ -43,9 +44,22 @@ def compile_schema(schema: Mapping[str, JsonValue]) -> SchemaValidator:
         raise ValueError(f"{where}: {what}") from None
 
 
-def refusals(validator: SchemaValidator, arguments: Any) -> list[Refusal]:
-    """Return what a schema refuses of an arguments object: where, and why. It repeats no value."""
-    errors = islice(validator.iter_errors(arguments), MOST_REFUSALS)
+def refusals(validator: SchemaValidator, arguments: Any, *, first_only: bool = False) -> list[Refusal]:
+    """Return what a schema refuses of an arguments object: where, and why. It repeats no value.
+
+    Args:
+        validator: of the schema.
+        arguments: what it refuses.
+        first_only: find the first one, where to find some takes the library the time of all that there are.
+    """
+    errors: list[jsonschema_rs.ValidationError] = []
+    if first_only:
+        try:
+            validator.validate(arguments)
+        except jsonschema_rs.ValidationError as error:
+            errors = [error]
+    else:
+        errors = list(islice(validator.iter_errors(arguments), MOST_REFUSALS))
     found = [refusal for error in errors for refusal in _refusals(error)]
     return sorted(found, key=lambda refusal: list(map(str, refusal[0])))
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pydantic_core import to_json
 
-from app.exact_json import NotExact, NotJson, exact_float, read
+from app.exact_json import MOST_VALUES, NotExact, NotJson, count_values, exact_float, read
 from app.servers.calls import JsonObject
 from app.servers.json_schema import SchemaValidator, compile_schema
 
@@ -34,9 +34,12 @@ class Leniency:
     def __init__(self, schema: JsonObject) -> None:
         self._schema = schema
         self._validators: dict[int, SchemaValidator | None] = {}
+        self._values_left = 0
+        """Values that may still be read from strings; in them nobody has counted any before."""
 
     def take(self, arguments: Any) -> Any:
         """Return the arguments as the schema wants them, or the very same object if there is nothing to change."""
+        self._values_left = MOST_VALUES
         return self._take(arguments, self._schema, 0)
 
     def _take(self, value: Any, schema: Any, depth: int) -> Any:
@@ -52,7 +55,7 @@ class Leniency:
                 value = self._take_one(value, branches, depth + 1)
         wanted = _types(rules)
         if wanted and not _fits(value, wanted):
-            value = _convert(value, wanted)
+            value = self._convert(value, wanted)
         if isinstance(value, dict):
             return self._take_members(cast("dict[str, Any]", value), rules, depth + 1)
         if isinstance(value, list):
@@ -114,6 +117,31 @@ class Leniency:
         validator = self._validators[id(schema)]
         return validator is not None and validator.is_valid(value)
 
+    def _convert(self, value: Any, wanted: frozenset[str]) -> Any:
+        if isinstance(value, float) and "integer" in wanted:
+            digits = Decimal(repr(value))
+            return int(digits) if digits == digits.to_integral_value() else value
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if "integer" in wanted and (found := _INTEGER.fullmatch(text)):
+            return int(found[1])
+        if "number" in wanted and _NUMBER.fullmatch(text):
+            if _INTEGER.fullmatch(text) and "." not in text:
+                return int(text)
+            exact = exact_float(text)
+            return value if exact is None else exact
+        if "boolean" in wanted and text.lower() in _BOOLEANS:
+            return _BOOLEANS[text.lower()]
+        if (text.startswith("[") and "array" in wanted) or (text.startswith("{") and "object" in wanted):
+            try:
+                document = text.encode()
+                self._values_left -= count_values(document)
+                return read(document) if self._values_left >= 0 else value
+            except (NotJson, NotExact, UnicodeEncodeError):
+                return value
+        return value
+
 
 def _types(rules: Mapping[str, Any]) -> frozenset[str]:
     """Return the JSON types that a schema takes; none means that it takes any."""
@@ -146,30 +174,6 @@ def _type(value: Any) -> str:
 def _fits(value: Any, wanted: frozenset[str]) -> bool:
     kind = _type(value)
     return kind in wanted or (kind == "integer" and "number" in wanted)
-
-
-def _convert(value: Any, wanted: frozenset[str]) -> Any:
-    if isinstance(value, float) and "integer" in wanted:
-        digits = Decimal(repr(value))
-        return int(digits) if digits == digits.to_integral_value() else value
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if "integer" in wanted and (found := _INTEGER.fullmatch(text)):
-        return int(found[1])
-    if "number" in wanted and _NUMBER.fullmatch(text):
-        if _INTEGER.fullmatch(text) and "." not in text:
-            return int(text)
-        exact = exact_float(text)
-        return value if exact is None else exact
-    if "boolean" in wanted and text.lower() in _BOOLEANS:
-        return _BOOLEANS[text.lower()]
-    if (text.startswith("[") and "array" in wanted) or (text.startswith("{") and "object" in wanted):
-        try:
-            return read(text.encode())
-        except (NotJson, NotExact, UnicodeEncodeError):
-            return value
-    return value
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -146,16 +146,16 @@ async def test_what_would_be_altered_is_refused_by_name(send: Send, arguments: s
 async def test_more_values_than_anybody_needs_are_refused_unread(send: Send) -> None:
     answer = await send(f'{{"value": [{",".join("0" * 60_000)}]}}')
     assert answer["code"] in ("invalid_arguments", -32600)
-    assert "more than 50000 values" in (answer.get("detail") or answer["message"])
+    assert "more than 20000 values" in (answer.get("detail") or answer["message"])
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         ", ".join(f'"{n:0300}": 1' for n in range(900)),
-        ", ".join(f'"k{n}": 1' for n in range(30_000)),
-        f'"value": [{", ".join(["1e999"] * 30_000)}]',
-        '"value": [' + ", ".join(['{"a": 1, "a": 1}'] * 10_000) + "]",
+        ", ".join(f'"k{n}": 1' for n in range(15_000)),
+        f'"value": [{", ".join(["1e999"] * 15_000)}]',
+        '"value": [' + ", ".join(['{"a": 1, "a": 1}'] * 5_000) + "]",
     ],
     ids=["long unknown names", "unknown names", "altered numbers", "equal keys"],
 )

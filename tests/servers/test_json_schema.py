@@ -1,5 +1,6 @@
 """Schemas of strangers: nothing is fetched, nothing takes long, and every refusal names the argument."""
 
+import json
 import socket
 import threading
 from typing import Any
@@ -143,3 +144,11 @@ def test_a_refusal_names_the_argument_and_never_its_value(arguments: bytes, erro
         ORDER.parse(arguments)
     assert [(error.field, error.message) for error in refusal.value.errors] == errors
     assert "secret" not in str(refusal.value)
+
+
+def test_of_large_arguments_the_first_mistake_is_told() -> None:
+    tool = Tool.dynamic("words", input_schema={"type": "object", "properties": {"a": {"items": {"type": "string"}}}})
+    for count, told in ((3, 3), (10_000, 1)):
+        with pytest.raises(InvalidArguments) as refusal:
+            tool.parse(json.dumps({"a": [1] * count}).encode())
+        assert [error.field for error in refusal.value.errors] == [f"a.{n}" for n in range(told)]

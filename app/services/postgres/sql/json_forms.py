@@ -178,10 +178,12 @@ def _without_lone_surrogates(value: Any) -> Any:
 def unique_names(names: Sequence[str]) -> list[str]:
     """Return the names with repeats told apart: `id`, `id_2`, `id_3`."""
     given, used, unique = set(names), set[str](), list[str]()
+    next_numbers: dict[str, int] = {}
     for name in names:
-        candidate, number = name, 2
+        candidate, number = name, next_numbers.get(name, 2)
         while candidate in used or (candidate != name and candidate in given):
             candidate, number = f"{name}_{number}", number + 1
+        next_numbers[name] = number
         used.add(candidate)
         unique.append(candidate)
     return unique

@@ -128,3 +128,19 @@ async def test_json_that_is_too_deep_is_given_as_text(typed: AnsweringReader) ->
 
 def test_names_that_repeat_are_told_apart() -> None:
     assert unique_names(["a", "b", "a", "a_2", "a"]) == ["a", "b", "a_3", "a_2", "a_4"]
+
+
+def test_thousands_of_equal_names_are_told_apart_in_one_go() -> None:
+    written = 0
+
+    class Name(str):
+        __slots__ = ()
+
+        def __format__(self, form: str) -> str:
+            nonlocal written
+            written += 1
+            return str(self)
+
+    names: list[str] = [Name("a")] * 1000 + [Name(f"a_{n}") for n in range(2, 1000)]
+    assert len(set(unique_names(names))) == len(names)
+    assert written <= 2 * len(names)

@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import OP_CONT, OP_TEXT, Frame
 
 from app.main import create_app
+from app.serving.connections import Awaited, Connection
 from app.settings import Settings
 from tests.faces.raw import WITHIN, client_of, request, websocket
 from tests.fixtures.gateway import Served, serve
@@ -269,6 +270,10 @@ async def test_fragments_without_content_are_no_way_around(slow: SlowMCPServer) 
         assert socket.close_code == 1009
 
 
+def is_stuck(connection: Connection) -> bool:
+    return connection.wait is not None and connection.wait[0] is Awaited.TAKE_ANSWER
+
+
 async def test_who_has_taken_nothing_for_longest_is_cut_off_when_answers_pile_up(slow: SlowMCPServer) -> None:
     settings = Settings(max_unsent_bytes=2 * LARGE)
     async with serve(create_app([slow], settings)) as served, AsyncExitStack() as stack:
@@ -280,6 +285,8 @@ async def test_who_has_taken_nothing_for_longest_is_cut_off_when_answers_pile_up
             raw.send(post("get_much"))
             await until(lambda before=before: served.server.server_state.total_requests > before)  # type: ignore[misc]
             await until(lambda: connections(served).unsent <= settings.max_unsent_bytes)
+            # Who is stuck has been seen to be before the next one comes, so that it has waited longer.
+            await until(lambda: all(is_stuck(c) for c in connections(served)._open if c.unsent))
         assert connections(served).unsent <= settings.max_unsent_bytes
         assert len(protocols(served)) < len(stuck)
         # The last who came is among those who are left.

@@ -8,6 +8,7 @@ protocol; so there are none here. `tests/faces/test_plain_calls.py` holds both w
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import mcp_types as types
@@ -53,6 +54,8 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 _request = msgspec.json.Decoder(_Request)
 _MODERN = b"2026-07-28"
 _VERSIONS = frozenset({b"2025-06-18", b"2025-11-25", _MODERN})
+_MOST_META = 2048
+"""Bytes of `_meta`; the newest 256 are remembered."""
 _ID = re.compile(rb'-?[0-9]{1,100}|"[^"\\]*"')
 
 
@@ -112,12 +115,13 @@ class PlainCalls:
         if modern:
             if headers.get(b"mcp-method") != b"tools/call" or headers.get(b"mcp-name") != params.name.encode():
                 return None
+            meta = bytes(params.meta)
+            if len(meta) > _MOST_META:
+                return None
             try:
-                meta = _Meta.model_validate_json(bytes(params.meta))
+                caller = _caller(meta) or caller
             except ValidationError:
                 return None
-            if meta.client:
-                caller = caller_name(meta.client)
         elif params.meta:
             return None
         return PlainCall(request_id, params.name, arguments, caller, modern)
@@ -140,6 +144,17 @@ class PlainCalls:
         end = self._modern_end if call.modern else b"}}"
         parts = (b'{"jsonrpc":"2.0","id":', call.id, b',"result":{"content":[{"type":"text","text":', text)
         await send_bytes(send, 200, JSON, b"".join((*parts, b"}", result, end)), context.request_id)
+
+
+@lru_cache(256)
+def _caller(meta: bytes) -> str | None:
+    """Return who a client says it is; the same words come with all of its requests.
+
+    Raises:
+        ValidationError: they say more than a plain call may.
+    """
+    client = _Meta.model_validate_json(meta).client
+    return caller_name(client) if client else None
 
 
 def _is_plain(tool: Tool) -> bool:

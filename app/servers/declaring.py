@@ -105,6 +105,8 @@ class Tool:
         if arguments is None:
             model_name = "".join(part.capitalize() for part in name.split("_")) + "Arguments"
             arguments = create_model(model_name, __config__=ConfigDict(extra="forbid"), **fields)
+        if _may_backtrack(arguments.__pydantic_core_schema__):
+            raise TypeError(f"{name}: write patterns as text: those of Python's `re` can take for ever")
         description = inspect.getdoc(method)
         if not description:
             raise TypeError(f"{name}: a tool needs a docstring, since models choose tools by it")
@@ -528,6 +530,15 @@ def _with_success(schema: Mapping[str, JsonValue]) -> JsonObject:
     if schema.get("additionalProperties") is not False or not isinstance(properties, dict):
         return dict(schema)
     return {**schema, "properties": {"success": {"const": True}, **properties}}
+
+
+def _may_backtrack(schema: Any) -> bool:
+    """Tell whether a schema of pydantic's has a pattern that Python's engine matches, and not its own linear one."""
+    if isinstance(schema, dict):
+        part = cast("dict[str, Any]", schema)
+        by_python = isinstance(part.get("pattern"), re.Pattern) or part.get("regex_engine") == "python-re"
+        return by_python or any(map(_may_backtrack, part.values()))
+    return isinstance(schema, list | tuple) and any(map(_may_backtrack, cast("list[Any]", schema)))
 
 
 def title_of(name: str) -> str:

@@ -15,11 +15,15 @@ from pydantic_core import to_json
 
 from app.exact_json import MOST_VALUES, NotExact, NotJson, count_values, exact_float, read
 from app.servers.calls import JsonObject
-from app.servers.json_schema import SchemaValidator, compile_schema
+from app.servers.json_schema import SchemaValidator, compile_schema, resolve
 
 _INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,99}))(?:\.0{1,99})?")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "false": False}
+_MOST_STEPS = 100_000
+"""Values that are looked at, each by one schema."""
+_TRIAL = 25
+"""Steps in the time of which one value is tried to be made to fit one branch."""
 _DEEPEST = 64
 """Levels of schemas within each other, so that one which refers to itself comes to an end."""
 
@@ -34,20 +38,23 @@ class Leniency:
     def __init__(self, schema: JsonObject) -> None:
         self._schema = schema
         self._validators: dict[int, SchemaValidator | None] = {}
+        self._steps_left = 0
+        """Until nothing more is made to fit: branches within branches of a stranger's schema are no end of them."""
         self._values_left = 0
         """Values that may still be read from strings; in them nobody has counted any before."""
 
     def take(self, arguments: Any) -> Any:
         """Return the arguments as the schema wants them, or the very same object if there is nothing to change."""
-        self._values_left = MOST_VALUES
+        self._steps_left, self._values_left = _MOST_STEPS, MOST_VALUES
         return self._take(arguments, self._schema, 0)
 
     def _take(self, value: Any, schema: Any, depth: int) -> Any:
-        if not isinstance(schema, dict) or depth > _DEEPEST:
+        self._steps_left -= 1
+        if not isinstance(schema, dict) or depth > _DEEPEST or self._steps_left < 0:
             return value
         rules = cast("dict[str, Any]", schema)
         if isinstance(reference := rules.get("$ref"), str):
-            value = self._take(value, self._resolve(reference), depth + 1)
+            value = self._take(value, resolve(self._schema, reference), depth + 1)
         for part in _list(rules.get("allOf")):
             value = self._take(value, part, depth + 1)
         for keyword in ("anyOf", "oneOf"):
@@ -67,6 +74,7 @@ class Leniency:
         for branch in branches:
             if self._valid(value, branch):
                 return self._take(value, branch, depth)
+        self._steps_left -= _TRIAL * len(branches)
         taken = {
             to_json(candidate): candidate
             for branch in branches
@@ -96,14 +104,6 @@ class Leniency:
             for position, item in enumerate(items)
         ]
         return taken if any(new is not old for new, old in zip(taken, items, strict=True)) else items
-
-    def _resolve(self, reference: str) -> Any:
-        if not reference.startswith("#"):
-            return None
-        found: Any = self._schema
-        for part in reference[1:].split("/")[1:]:
-            found = _dict(found).get(part.replace("~1", "/").replace("~0", "~"))
-        return found
 
     def _valid(self, value: Any, schema: Any) -> bool:
         if id(schema) not in self._validators:

@@ -1,13 +1,16 @@
 """Schemas of strangers: nothing is fetched, nothing takes long, and every refusal names the argument."""
 
 import json
+import re
 import socket
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import InvalidArguments
+from app.results import Result
 from app.servers.declaring import Tool
 from app.servers.json_schema import compile_schema
 
@@ -87,11 +90,34 @@ def test_a_schema_that_is_only_itself_says_nothing(schema: dict[str, Any]) -> No
     assert compile_schema(schema).is_valid({})
 
 
+def test_a_schema_that_means_much_more_than_it_says_is_refused() -> None:
+    # 3 to the power of 30 branches, or rules for as many places.
+    branches: dict[str, Any] = {"0": {"type": "integer"}}
+    places: dict[str, Any] = {"0": {"type": "integer"}}
+    for level in range(1, 30):
+        below = {"$ref": f"#/$defs/{level - 1}"}
+        branches[str(level)] = {"anyOf": [below, below, below]}
+        places[str(level)] = {"anyOf": [{"properties": {"a": below}}, {"properties": {"a": below}}]}
+    for definitions in (branches, places):
+        with pytest.raises(ValueError, match="10000 rules"):
+            Tool.dynamic("laughs", "", {"properties": {"a": {"$ref": "#/$defs/29"}}, "$defs": definitions})
+
+
+def test_a_schema_may_refer_to_itself() -> None:
+    node = {
+        "type": "object",
+        "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}, "size": {"type": "integer"}},
+    }
+    assert Tool.dynamic("tree", "", node).parse(b'{"left": {"right": {"size": "1"}}}') == {
+        "left": {"right": {"size": 1}}
+    }
+
+
 def test_a_schema_that_is_nested_without_end_is_refused() -> None:
     schema: dict[str, Any] = {}
     for _ in range(5000):
         schema = {"allOf": [schema]}
-    with pytest.raises(ValueError, match="Recursion limit"):
+    with pytest.raises(ValueError, match=r"Recursion limit|10000 rules"):
         compile_schema(schema)
 
 
@@ -152,3 +178,25 @@ def test_of_large_arguments_the_first_mistake_is_told() -> None:
         with pytest.raises(InvalidArguments) as refusal:
             tool.parse(json.dumps({"a": [1] * count}).encode())
         assert [error.field for error in refusal.value.errors] == [f"a.{n}" for n in range(told)]
+
+
+class Lines(BaseModel):
+    model_config = ConfigDict(extra="forbid", regex_engine="python-re")
+
+    line: Annotated[str, Field(pattern="^(a+)+$")]
+
+
+def test_a_declared_tool_has_no_pattern_that_backtracks() -> None:
+    async def take_lines(self: object, arguments: Lines) -> Result:
+        """Take lines."""
+        return Result()
+
+    async def take_line(
+        self: object, line: Annotated[list[Annotated[str, Field(pattern=re.compile("a"))]], "of text"]
+    ) -> Result:
+        """Take a line."""
+        return Result()
+
+    for method in (take_lines, take_line):
+        with pytest.raises(TypeError, match="patterns as text"):
+            Tool.declared(method)

@@ -233,3 +233,15 @@ def test_strings_hold_no_more_values_than_a_body_may() -> None:
     taken = Leniency(schema).take({"a": [text] * 5})["a"]
     assert [type(item) for item in taken] == [list, list, list, str, str]
     assert Leniency(schema).take({"a": ["[1]"] * 1000})["a"] == [[1]] * 1000
+
+
+def test_branches_within_branches_come_to_an_end() -> None:
+    definitions: JsonObject = {"0": {"type": "integer"}}
+    for level in range(1, 8):
+        definitions[str(level)] = {"anyOf": [{"$ref": f"#/$defs/{level - 1}"}] * 3}
+    schema: JsonObject = {"type": "object", "properties": {"a": {"$ref": "#/$defs/7"}}, "$defs": definitions}
+    with pytest.raises(InvalidArguments, match="a: "):
+        Tool.dynamic("either", "", schema).parse(b'{"a": "x"}')
+    assert Tool.dynamic("either", "", {**schema, "properties": {"a": {"$ref": "#/$defs/1"}}}).parse(b'{"a": "1"}') == {
+        "a": 1
+    }

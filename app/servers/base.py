@@ -140,10 +140,16 @@ class BaseMCPServer:
         waiting = asyncio.create_task(opened.wait())
         try:
             await asyncio.wait((holding, waiting), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # Whatever `opened` waits for, perhaps for ever, is given up with its caller.
+            holding.cancel()
+            await asyncio.wait((holding,))
+            self._holding = None
+            raise
         finally:
             waiting.cancel()
-            if not opened.is_set():
-                await self.stop()
+        if not opened.is_set():
+            await self.stop()
 
     async def stop(self) -> None:
         """Release what the server holds."""

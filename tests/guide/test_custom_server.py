@@ -1,9 +1,11 @@
 """A server of one's own as the guide writes it: tools and resources as plain names, methods without a context."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -88,6 +90,32 @@ async def test_a_server_that_fails_to_open_says_so_at_its_start() -> None:
     server = FailingMCPServer()
     with pytest.raises(OSError, match="no such device"):
         await server.start()
+    assert not server.is_started
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_behind() -> None:
+    events: list[str] = []
+    waiting = asyncio.Event()
+
+    class HangingMCPServer(BaseMCPServer):
+        """Waits for a backend that never answers."""
+
+        @asynccontextmanager
+        async def opened(self) -> AsyncGenerator[None]:
+            waiting.set()
+            try:
+                await asyncio.Event().wait()
+                yield
+            finally:
+                events.append("released")
+
+    server = HangingMCPServer()
+    starting = asyncio.create_task(server.start())
+    await waiting.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError), anyio.fail_after(10):
+        await starting
+    assert events == ["released"]
     assert not server.is_started
 
 

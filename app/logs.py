@@ -316,3 +316,6 @@ def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
     # A line for every connection and every query of a driver drowns the one line a call.
     for chatty in ("uvicorn.access", "httpx", "httpcore", "aiokafka", "botocore", "mcp", "sse_starlette"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Each attempt of its producer to find a broker; `Outages` tells of the first.
+    logging.getLogger("aiokafka.client").setLevel(logging.CRITICAL)
+    logging.getLogger("aiokafka.producer.sender").setLevel(logging.ERROR)

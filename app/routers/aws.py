@@ -165,7 +165,7 @@ class AWSMCPServer(BaseMCPServer):
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Hold the clients of AWS. Neither AWS nor credentials need be there."""
-        async with open_aws(self.settings) as self._aws:
+        async with open_aws(self.settings, self.outages) as self._aws:
             yield
 
     async def ping(self) -> None:

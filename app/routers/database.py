@@ -77,13 +77,13 @@ class DatabaseMCPServer(BaseMCPServer):
     async def opened(self) -> AsyncGenerator[None]:
         """Hold the pools of connections. The database need not be up."""
         async with (
-            open_database(self.settings) as database,
-            open_sql_reader(self.settings) as reader,
-            capacity_checked(self.settings),
+            open_database(self.settings, self.outages) as database,
+            open_sql_reader(self.settings, outages=self.outages) as reader,
+            capacity_checked(self.settings, self.outages),
         ):
             self.database = database
             self.reader = reader
-            self.changes = TicketChanges(self.settings)
+            self.changes = TicketChanges(self.settings, self.outages)
             self.desk = SupportDesk(database)
             self.knowledge = KnowledgeSearch(database.reads)
             self.analytics = SupportAnalytics(database)

@@ -157,7 +157,7 @@ class KafkaMCPServer(BaseMCPServer):
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Hold the connections. No broker need be up; one that comes later is found."""
-        async with KafkaService.open(self.settings) as self.kafka:
+        async with KafkaService.open(self.settings, self.outages) as self.kafka:
             yield
 
     async def ping(self) -> None:

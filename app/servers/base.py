@@ -2,16 +2,19 @@
 
 import asyncio
 import inspect
+import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar, cast
 
 from pydantic_core import from_json, to_json
 from pydantic_settings import BaseSettings
 
 from app.errors import GatewayError, UnknownResource, UnknownTool
+from app.outages import Outages
 from app.results import RawResult
 from app.servers.calls import CallContext, JsonObject, new_request_id
 from app.servers.declaring import HttpRoute, Resource, Tool
@@ -118,6 +121,11 @@ class BaseMCPServer:
         if resources:
             found_later = (Resource.named(r) if isinstance(r, str) else r for r in resources)
             self.resources = {**type(self).resources, **{r.template: r for r in found_later}}
+
+    @cached_property
+    def outages(self) -> Outages:
+        """What the log `MCP.<name>` is told of the backend: once that it is down, once that it is back."""
+        return Outages(logging.getLogger(f"MCP.{self.name}"))
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
+from botocore import exceptions as boto
 from pydantic import SecretStr
 
 from app.errors import BackendNotConfigured, BackendTimeout, BackendUnavailable
 from app.keep_alive import keep_alive
+from app.outages import Outages, at, cause_of
 from app.services.aws.failures import LOGIN_MISSING, REGION_MISSING, aws_failures
 from app.services.aws.settings import AwsSettings
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from types_aiobotocore_lambda.client import LambdaClient
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_ssm.client import SSMClient
+
+_log = logging.getLogger(__name__)
 
 _LOOKUP_LIMIT = 5.0
 """Seconds in which credentials must be found; a machine without a role would otherwise be asked for long."""
@@ -53,8 +58,9 @@ class Clients:
 class Connection:
     """Hands out the clients. Without credentials it says so at each call and looks for them again now and then."""
 
-    def __init__(self, settings: AwsSettings, stack: AsyncExitStack) -> None:
+    def __init__(self, settings: AwsSettings, stack: AsyncExitStack, outages: Outages) -> None:
         self._settings = settings
+        self._outages = outages
         self._stack = stack
         self._clients: Clients | None = None
         self._lookup = asyncio.Lock()
@@ -147,17 +153,23 @@ class Connection:
             retries={"mode": "standard", "total_max_attempts": attempts},
             # botocore's own `tcp_keepalive` sets socket options that aiobotocore leaves aside.
             connector_args={"socket_factory": _kept_alive},
+            http_session_cls=_telling_of(self._outages, service),
             user_agent_extra="switchboard",
             **options,
         )
 
 
 @asynccontextmanager
-async def open_connection(settings: AwsSettings) -> AsyncGenerator[Connection]:
-    """Make the clients and close them at the end. Neither AWS nor credentials need be there."""
+async def open_connection(settings: AwsSettings, outages: Outages | None = None) -> AsyncGenerator[Connection]:
+    """Make the clients and close them at the end. Neither AWS nor credentials need be there.
+
+    Args:
+        settings: where AWS is, and under which login.
+        outages: hears of it when it can't be reached.
+    """
     _keep_secrets_out_of_logs()
     async with AsyncExitStack() as stack:
-        connection = Connection(settings, stack)
+        connection = Connection(settings, stack, outages or Outages(_log))
         with suppress(BackendUnavailable):  # each call will say why
             await connection.clients()
         yield connection
@@ -169,6 +181,42 @@ async def _finds_credentials(session: Any) -> bool:
             return await session.get_credentials() is not None
     except TimeoutError:
         raise BackendTimeout(f"No AWS credentials were found within {_LOOKUP_LIMIT:g} s.") from None
+
+
+def _telling_of(outages: Outages, service: str) -> Any:
+    """Return botocore's HTTP session as a class that tells of a service that can't be reached.
+
+    What broke off is not told: a connection that AWS has closed is found out by whoever uses it next, and the attempt
+    after it says whether anybody is there. How long a function takes is its own affair.
+    """
+    silent = (boto.ReadTimeoutError,) if service != "lambda" else ()
+    unreachable = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError, boto.SSLError)
+
+    class Telling(AIOHTTPSession):  # pyright: ignore[reportUntypedBaseClass] - it has no types
+        async def send(self, request: Any) -> Any:
+            try:
+                response: Any = await super().send(request)  # pyright: ignore[reportUnknownMemberType] - as above
+            except (*unreachable, *silent) as error:
+                root = getattr(error, "kwargs", {}).get("error")
+                outages.down(_place(service, request.url), cause_of(root if isinstance(root, Exception) else error))
+                raise
+            if outages.ongoing:
+                outages.up(_place(service, request.url))
+            return response
+
+    return Telling
+
+
+def _place(service: str, url: str) -> str:
+    """Return what the log calls a service, the same for all buckets, which may have hosts of their own."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    _, _, behind_bucket = host.partition(f".{service}.")
+    return at(
+        f"AWS {service}",
+        f"{service}.{behind_bucket}" if behind_bucket else host,
+        parts.port or (80 if parts.scheme == "http" else 443),
+    )
 
 
 def _kept_alive(address: Any) -> socket.socket:

@@ -148,11 +148,12 @@ def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generat
     except boto.FlexibleChecksumError:
         raise BackendUnavailable("What AWS sent does not match its checksum. Repeat the call.") from None
     except (boto.ResponseStreamingError, boto.IncompleteReadError, aiohttp.ClientError) as error:
-        log.warning("%s broke off: %s", action, type(error).__name__)
+        log.info("%s broke off: %s", action, type(error).__name__)
         raise BackendUnavailable("The connection to AWS broke off in the middle of an answer.") from None
     except (boto.HTTPClientError, boto.BotoCoreError) as error:
-        # The kind alone: the text may hold addresses, and whatever else a driver writes.
-        log.warning("%s failed: %s", action, type(error).__name__)
+        # The kind alone: the text may hold addresses, and whatever else a driver writes. An outage is told by whoever
+        # opens connections, once; this is every call's.
+        log.info("%s failed: %s", action, type(error).__name__)
         raise BackendUnavailable("AWS, or the AWS_ENDPOINT_URL in its place, can't be reached.") from None
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from app.errors import Forbidden
+from app.outages import Outages
 from app.services.aws.clients import Connection, open_connection
 from app.services.aws.failures import aws_failures
 from app.services.aws.functions import Functions
@@ -42,9 +43,14 @@ class AwsService:
 
 
 @asynccontextmanager
-async def open_aws(settings: AwsSettings) -> AsyncGenerator[AwsService]:
-    """Make the service ready and release it at the end. Neither AWS nor credentials need be there."""
-    async with open_connection(settings) as connection:
+async def open_aws(settings: AwsSettings, outages: Outages | None = None) -> AsyncGenerator[AwsService]:
+    """Make the service ready and release it at the end. Neither AWS nor credentials need be there.
+
+    Args:
+        settings: where AWS is, under which login, and the limits.
+        outages: hears of it when it can't be reached.
+    """
+    async with open_connection(settings, outages) as connection:
         service = AwsService(connection, settings)
         try:
             yield service

@@ -1,15 +1,19 @@
 """Connections to the brokers: opened when they are needed, and again after a failure."""
 
 import asyncio
+import logging
 from collections import defaultdict
 from contextlib import suppress
 from typing import Any
 
 from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
 
+from app.outages import Outages, at, cause_of
 from app.services.kafka.driver import Connection, create_connection
 from app.services.kafka.failures import UNREACHABLE
 from app.services.kafka.settings import KafkaSettings
+
+_log = logging.getLogger(__name__)
 
 
 class Connections:
@@ -17,10 +21,15 @@ class Connections:
 
     A broker answers the requests of one connection in order, so a request that waits holds up those behind
     it. Requests that wait (long polls, group joins) therefore have lanes of their own.
+
+    Args:
+        settings: where the brokers are, and how they are talked to.
+        outages: hears of each broker that can't be reached.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, outages: Outages | None = None) -> None:
         self._settings = settings
+        self._outages = outages or Outages(_log)
         self._addresses: dict[int, tuple[str, int]] = {}
         self._open: dict[tuple[int | None, str], Connection] = {}
         self._opening: defaultdict[tuple[int | None, str], asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -112,10 +121,16 @@ class Connections:
         options = self._settings.connection_options()
         failure: Exception = KafkaConnectionError("no broker")
         for host, port in dict.fromkeys(candidates):
+            place = at("Kafka", host, port)
             try:
-                return await create_connection(host, port, **options)
+                connection = await create_connection(host, port, **options)
             except TimeoutError:
                 failure = KafkaConnectionError("a broker did not answer in time")
+                self._outages.down(place, f"no answer within {self._settings.request_timeout_ms / 1000:g} s")
             except (KafkaError, OSError) as error:
                 failure = error
+                self._outages.down(place, cause_of(error))
+            else:
+                self._outages.up(place)
+                return connection
         raise failure

@@ -12,6 +12,7 @@ from aiokafka import errors
 from pydantic import JsonValue
 
 from app.errors import BackendTimeout, Conflict, Forbidden, InvalidArguments, NotFound
+from app.outages import Outages
 from app.services.kafka.cluster import LATEST, Allowance, Cluster, Topic
 from app.services.kafka.connections import Connections
 from app.services.kafka.driver import LargerThanWeSend, decode_assignment
@@ -59,10 +60,10 @@ _GROUPS_AT_A_TIME = 16
 class KafkaService:
     """The gateway's Kafka. It connects when it is first used, and again after a failure."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, outages: Outages | None = None) -> None:
         self._settings = settings
         self._within = settings.request_timeout_ms / 1000
-        self._connections = Connections(settings)
+        self._connections = Connections(settings, outages)
         self._cluster = Cluster(settings, self._connections)
         self.tails = Tails(self._cluster)
         self._reader = Reader(self._cluster, self.tails)
@@ -71,9 +72,14 @@ class KafkaService:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: KafkaSettings) -> AsyncGenerator[Self]:
-        """Make it ready; on exit send what was accepted and leave all groups. Kafka need not be up."""
-        service = cls(settings)
+    async def open(cls, settings: KafkaSettings, outages: Outages | None = None) -> AsyncGenerator[Self]:
+        """Make it ready; on exit send what was accepted and leave all groups. Kafka need not be up.
+
+        Args:
+            settings: where Kafka is, and the limits.
+            outages: hears of it when it can't be reached.
+        """
+        service = cls(settings, outages)
         try:
             yield service
         finally:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import unquote, urlsplit
 
 from app.errors import GatewayError
+from app.outages import Outages
 from app.services.postgres.connections.connecting import Connector
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
@@ -21,9 +22,9 @@ SELECT current_setting('max_connections')::integer - current_setting('superuser_
 
 
 @asynccontextmanager
-async def capacity_checked(settings: PostgresSettings) -> AsyncGenerator[None]:
+async def capacity_checked(settings: PostgresSettings, outages: Outages | None = None) -> AsyncGenerator[None]:
     """Check beside what else is done; a database that is not up is told of by whoever needs it."""
-    checking = asyncio.create_task(_check(settings), name="capacity of PostgreSQL")
+    checking = asyncio.create_task(_check(settings, outages), name="capacity of PostgreSQL")
     try:
         yield
     finally:
@@ -32,13 +33,13 @@ async def capacity_checked(settings: PostgresSettings) -> AsyncGenerator[None]:
             await checking
 
 
-async def _check(settings: PostgresSettings) -> None:
+async def _check(settings: PostgresSettings, outages: Outages | None) -> None:
     with suppress(GatewayError):
-        for warning in await shortages(settings):
+        for warning in await shortages(settings, outages):
             _log.warning("%s", warning)
 
 
-async def shortages(settings: PostgresSettings) -> list[str]:
+async def shortages(settings: PostgresSettings, outages: Outages | None = None) -> list[str]:
     """Return what PostgreSQL has too little of for `DATABASE_PROCESSES` processes, in words; usually nothing.
 
     Raises:
@@ -47,7 +48,12 @@ async def shortages(settings: PostgresSettings) -> list[str]:
     login = ""
     if settings.reader_url is not None:
         login = unquote(urlsplit(settings.reader_address.dsn).username or "")
-    connector = Connector(lambda: settings.address, connect_timeout=settings.connect_timeout, pooler=settings.pooler)
+    connector = Connector(
+        lambda: settings.address,
+        connect_timeout=settings.connect_timeout,
+        pooler=settings.pooler,
+        outages=outages,
+    )
     connection = await connector.open()
     try:
         if connection.is_pooled:

@@ -1,7 +1,6 @@
 """Opens connections, one way for all: hosts as libpq tries them, poolers, and what is wrong when it is wrong."""
 
 import asyncio
-import errno
 import logging
 import random
 import socket
@@ -14,6 +13,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from app.errors import BackendNotConfigured, BackendTimeout, BackendUnavailable, GatewayError
+from app.outages import Outages, at, cause_of
 from app.services.postgres.connections.address import TLS_FILES, Address
 from app.services.postgres.connections.settings import Pooler
 
@@ -49,7 +49,7 @@ class Connection(_Base):
 
 
 class Connector:
-    """Opens connections to one address, and tells the log of an outage once.
+    """Opens connections to one address.
 
     Args:
         where: returns the address, or raises `BackendNotConfigured`; asked when a connection is opened.
@@ -57,6 +57,7 @@ class Connector:
         pooler: how a pooler in front of the server lends its connections.
         session: settings of the server that each connection has. What the address asks for goes first.
         command_timeout: seconds after which a statement is given up, for a server that does not answer.
+        outages: hears of each host that can't be used; shared by all that open connections for one server.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class Connector:
         pooler: Pooler = "auto",
         session: Mapping[str, str] | None = None,
         command_timeout: float | None = None,
+        outages: Outages | None = None,
     ) -> None:
         self._where = where
         self._connect_timeout = connect_timeout
         self._pooler: Pooler = pooler
         self._session = session or {}
         self._command_timeout = command_timeout
-        self._outages: dict[_Host, str] = {}
-        """What the log was told of each host that can't be used now."""
+        self._outages = outages or Outages(_log)
 
     async def open(self) -> Connection:
         """Open a connection.
@@ -104,8 +105,7 @@ class Connector:
                     continue
                 answered = True
                 if _suits(connection, target):
-                    if self._outages.pop(host, None) is not None:
-                        _log.warning("%s: %s answers again", address.variable, _named(host))
+                    self._outages.up(_place(host), _place(host, address))
                     return connection
                 connection.terminate()
         if failure is not None and not answered:
@@ -178,12 +178,14 @@ class Connector:
         return None
 
     def _failure(self, error: BaseException, address: Address, host: "_Host") -> GatewayError:
-        """Return what to tell the caller of a connection that did not open, and tell the log the cause, once."""
+        """Return what to tell the caller of a connection that did not open; the log gets the cause."""
         failure = _explained(error, address, address.connect_timeout or self._connect_timeout)
-        cause = f"{failure.detail} ({_cause(error)})"
-        if self._outages.get(host) != cause:
-            self._outages[host] = cause
-            _log.warning("no connection to PostgreSQL at %s: %s", _named(host), cause)
+        # A host that is away is so for every login; what it refuses to one it may grant to another.
+        answers = isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.OperatorInterventionError)
+        if answers or isinstance(failure, BackendNotConfigured):
+            self._outages.down(_place(host, address), f"{failure.detail} ({_cause(error)})")
+        else:
+            self._outages.down(_place(host), _cause(error))
         return failure
 
 
@@ -232,18 +234,17 @@ def _quoted(text: str) -> str:
     return f"E'{doubled}'" if "\\" in text else f"'{doubled}'"
 
 
-def _named(host: _Host) -> str:
-    return f"host={host[0]} port={host[1]}" if host else "the host of PGHOST, or the local one"
+def _place(host: _Host, address: Address | None = None) -> str:
+    """Return what the log calls a host, or an address's login at it."""
+    backend = f"PostgreSQL for {address.variable}" if address else "PostgreSQL"
+    return at(backend, *host) if host else f"{backend} at the host of PGHOST, or the local one"
 
 
 def _cause(error: BaseException) -> str:
     """Return what the operator needs: the driver's and the system's words, which callers don't get."""
     if isinstance(error, asyncpg.PostgresError):
         return f"SQLSTATE {error.sqlstate}: {error.args[0] if error.args else ''}"
-    if isinstance(error, OSError) and error.errno is not None:
-        name = errno.errorcode.get(error.errno, str(error.errno))
-        return f"{type(error).__name__}, errno {name}: {error.strerror or error}"
-    return f"{type(error).__name__}: {error}"
+    return cause_of(error)
 
 
 def _is_about_tls(error: BaseException, address: Address) -> bool:

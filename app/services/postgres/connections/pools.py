@@ -16,6 +16,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import await_only
 
 from app.errors import BackendNotConfigured
+from app.outages import Outages
 from app.services.postgres.connections.connecting import MARGIN, Connection, Connector
 from app.services.postgres.connections.errors import OUTDATED, driver_error, postgres_errors
 from app.services.postgres.connections.fixed_reads import FixedReads
@@ -136,12 +137,17 @@ _PING = Statement(select(func.to_json(literal_column("1"))))
 
 
 @asynccontextmanager
-async def open_database(settings: PostgresSettings) -> AsyncGenerator[Database]:
-    """Make the pools and close them on exit. No connection is opened before the first call needs one."""
+async def open_database(settings: PostgresSettings, outages: Outages | None = None) -> AsyncGenerator[Database]:
+    """Make the pools and close them on exit. No connection is opened before the first call needs one.
+
+    Args:
+        settings: where the database is.
+        outages: hears of it when it can't be reached.
+    """
     # A statement that reads one customer's rows gains nothing from compilation, and a wrong guess costs much.
-    reading = _connector(settings, {"default_transaction_read_only": "on", "jit": "off"})
+    reading = _connector(settings, {"default_transaction_read_only": "on", "jit": "off"}, outages)
     engine = create_engine(
-        _connector(settings, {}),
+        _connector(settings, {}, outages),
         pool_size=settings.write_pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_wait,
@@ -185,15 +191,21 @@ def create_engine(connector: Connector, **options: Any) -> AsyncEngine:
     return engine
 
 
-async def connect_to_listen(settings: PostgresSettings) -> Connection:
+async def connect_to_listen(settings: PostgresSettings, outages: Outages | None = None) -> Connection:
     """Open a connection that hears of changes, past a pooler if there is one.
+
+    Args:
+        settings: where the database is.
+        outages: hears of it when it can't be reached.
 
     Raises:
         BackendNotConfigured: a pooler is in the way, and `DATABASE_DIRECT_URL` is not set.
         BackendUnavailable: the database can't be reached.
     """
     pooler = "session" if settings.direct_url is not None else settings.pooler
-    connector = Connector(lambda: settings.direct_address, connect_timeout=settings.connect_timeout, pooler=pooler)
+    connector = Connector(
+        lambda: settings.direct_address, connect_timeout=settings.connect_timeout, pooler=pooler, outages=outages
+    )
     connection = await connector.open()
     if connection.is_pooled and (settings.pooler == "transaction" or not await _hears(connection, connector)):
         connection.terminate()
@@ -230,7 +242,7 @@ async def _hears(connection: Connection, connector: Connector) -> bool:
     return heard.is_set()
 
 
-def _connector(settings: PostgresSettings, session: Mapping[str, str]) -> Connector:
+def _connector(settings: PostgresSettings, session: Mapping[str, str], outages: Outages | None) -> Connector:
     ours = {
         "timezone": "UTC",
         "client_connection_check_interval": CLIENT_CHECK_INTERVAL,
@@ -242,4 +254,5 @@ def _connector(settings: PostgresSettings, session: Mapping[str, str]) -> Connec
         pooler=settings.pooler,
         session=ours | dict(session),
         command_timeout=settings.statement_timeout + MARGIN,
+        outages=outages,
     )

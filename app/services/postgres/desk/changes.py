@@ -3,13 +3,16 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
 
 from app.errors import BackendUnavailable, GatewayError, InternalError
+from app.outages import Outages
+from app.services.postgres.connections.connecting import Connection
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.pools import connect_to_listen
 from app.services.postgres.connections.settings import PostgresSettings
@@ -33,10 +36,11 @@ class TicketChanges:
 
     Args:
         settings: where the database is.
+        outages: hears of it when it can't be reached.
     """
 
-    def __init__(self, settings: PostgresSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: PostgresSettings, outages: Outages | None = None) -> None:
+        self._connect = partial(connect_to_listen, settings, outages)
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._listener: _Listener | None = None
 
@@ -56,7 +60,7 @@ class TicketChanges:
         changed = asyncio.Event()
         key = str(ticket_id)
         if self._listener is None or self._listener.ended:
-            self._listener = _Listener(self._settings, self._tell)
+            self._listener = _Listener(self._connect, self._tell)
         listener = self._listener
         self._watchers[key].add(changed)
         try:
@@ -89,12 +93,12 @@ class _Listener:
     """Listens, and listens again whenever it can't, until it is ended.
 
     Args:
-        settings: where the database is.
+        connect: opens a connection that hears of changes.
         tell: takes the id of a ticket that has changed, or `_EVERYTHING` where that is not known.
     """
 
-    def __init__(self, settings: PostgresSettings, tell: Callable[[str], None]) -> None:
-        self._settings = settings
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], tell: Callable[[str], None]) -> None:
+        self._open = connect
         self._tell = tell
         self.failure: GatewayError | None = None
         """Why nothing can be heard now; None while it can."""
@@ -157,7 +161,7 @@ class _Listener:
 
     async def _connect(self) -> "asyncpg.Connection[asyncpg.Record]":
         with postgres_errors():
-            connection = await connect_to_listen(self._settings)
+            connection = await self._open()
             try:
                 await connection.add_listener(CHANNEL, self._hear)
             except BaseException:

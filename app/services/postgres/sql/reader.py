@@ -14,6 +14,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 
 from app.errors import BackendUnavailable, Forbidden, GatewayError, InvalidArguments, TooManyRequests
+from app.outages import Outages
 from app.results import RawResult, Result
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
@@ -235,13 +236,13 @@ def _argument(value: JsonValue) -> Argument:
 
 @asynccontextmanager
 async def open_sql_reader(
-    settings: PostgresSettings, guard_class: type[SqlGuard] = SqlGuard
+    settings: PostgresSettings, guard_class: type[SqlGuard] = SqlGuard, outages: Outages | None = None
 ) -> AsyncGenerator[SqlReader]:
     """Make the reader; close its connections on exit. None is opened before the first query."""
     if settings.reader_url is None:
         yield SqlReader(settings, None, guard_class)
         return
-    async with open_reader_sessions(settings) as sessions:
+    async with open_reader_sessions(settings, outages) as sessions:
         yield SqlReader(settings, sessions, guard_class)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from app.errors import TooManyRequests
+from app.outages import Outages
 from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
 from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
@@ -83,13 +84,16 @@ class ReaderSessions:
 
 
 @asynccontextmanager
-async def open_reader_sessions(settings: PostgresSettings) -> AsyncGenerator[ReaderSessions]:
+async def open_reader_sessions(
+    settings: PostgresSettings, outages: Outages | None = None
+) -> AsyncGenerator[ReaderSessions]:
     """Make the pool and close it on exit. No connection is opened before the first query."""
     connector = Connector(
         lambda: settings.reader_address,
         connect_timeout=settings.connect_timeout,
         pooler=settings.pooler,
         session={"application_name": "switchboard query_database"},
+        outages=outages,
     )
 
     async def connect(*_: object, **__: object) -> Connection:

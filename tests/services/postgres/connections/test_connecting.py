@@ -265,6 +265,7 @@ async def test_tls_that_the_server_does_not_offer_is_named(database: TestDatabas
 async def test_the_log_has_the_cause_once_an_outage(
     postgres_directory: Path, caplog: pytest.LogCaptureFixture, warnings: Callable[[], list[str]]
 ) -> None:
+    caplog.set_level(logging.INFO)
     port = free_port()
     async with run_postgres(postgres_directory, port=port, durable=False) as server:
         url = server.url()
@@ -279,14 +280,14 @@ async def test_the_log_has_the_cause_once_an_outage(
     async with run_postgres(postgres_directory, port=port, durable=False):
         for _ in range(2):
             await (await to.open()).close()
-        assert "answers again" in warnings()[1]
+        assert "answers again" in caplog.text
         wrong = connector(url.replace(server.password, "hunter2"))
         with pytest.raises(BackendNotConfigured):
             await wrong.open()
-    assert "28P01" in warnings()[2]
+    assert "28P01" in warnings()[1]
     with pytest.raises(BackendUnavailable):
         await to.open()
-    assert len(warnings()) == 4
+    assert len(warnings()) == 3
     assert "hunter2" not in caplog.text
 
 

@@ -57,7 +57,7 @@ class Screen:
         mark, colour = ("✓", _GREEN) if step.state == "done" else ("✗", _RED)
         self.line(f"{clock}  {mark} {step.name:<9} {step.text}  ({step.seconds * 1000:.0f} ms)", colour)
         for article in step.data.get("articles", ()):
-            self.line(f"{'':22}{article['score']:7.2f}  {article['title']}", _CYAN)
+            self.line(f"{'':24}fits {article['fit']:4.0%}  {article['title']}", _CYAN)
 
 
 async def run_demo(gateway: McpConfig, question: str, customer_id: str, out: TextIO = sys.stdout) -> int:
@@ -114,7 +114,10 @@ def _show(result: QueryResult, screen: Screen) -> None:
     screen.line()
     screen.paragraphs(result.answer)
     screen.line()
-    for heading, sources in (("Source", result.sources), ("Related", result.related)):
+    if result.handed_over:
+        screen.line("  Handed over to a person: the message and the interaction say so", _YELLOW)
+        screen.line()
+    for heading, sources in (("Sources", result.sources), ("Also found", result.related)):
         if sources:
             screen.line(f"  {heading}", _BOLD)
             for source in sources:

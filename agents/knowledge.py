@@ -1,29 +1,36 @@
 """The knowledge agent: answers from the help articles, without knowing who asks."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import BaseModel, ValidationError
 
 from agents.answers import (
     FROM_ARTICLES,
-    NOTHING_FOUND,
+    GOOD_FIT,
     Answer,
     AnswerFailed,
     AnswerWriter,
     Article,
     ArticleWriter,
+    Asked,
     Source,
     configured_writer,
+    phrases_for,
 )
 from agents.base import A2AAgent, AgentReply, AgentRequest, Degradation, McpConfig, Report, Skill, no_report
 from agents.client import MCPClient
 from agents.errors import CallFailed, MalformedAnswer
+from agents.questions import questions_in
+from agents.transports import JsonObject
 
 NO_QUESTION = "What is the question? Please send it as text."
 _LONGEST_SEARCH = 500
 """Characters that the search takes; what a question is about mostly stands at its beginning."""
+_LEEWAY = 0.1
+"""How much less an article may fit a part of a question, or the whole of it, and still be its answer."""
 _READ_WHOLE = 2
 """How many of the best articles are read beyond their snippet."""
 
@@ -35,6 +42,8 @@ class KnowledgeResult(BaseModel):
     answer: str
     answered_by: str
     """`articles`, or the name of the language model that wrote the answer."""
+    handed_over: bool
+    """A person has to answer what the articles do not."""
     sources: list[Source]
     """The articles that the answer rests on."""
     related: list[Source] = []
@@ -48,6 +57,29 @@ class KnowledgeBase:
 
     def __init__(self, client: MCPClient) -> None:
         self._client = client
+
+    async def look_up(self, text: str, *, language: str | None = None, tags: Sequence[str] = ()) -> list[Asked]:
+        """Return the questions of a text, each with its articles; together where together they are answered.
+
+        Args:
+            text: as the customer typed it.
+            language: only articles in this language, such as "en".
+            tags: only articles with all of these tags.
+
+        Raises:
+            CallFailed: as `MCPClient.call_tool`.
+        """
+        text = text.strip()
+        questions = questions_in(text)
+        texts = dict.fromkeys([text, *(one.text for one in questions), *(one.asked for one in questions)])
+        answers = await asyncio.gather(*(self.find(one, language=language, tags=tags) for one in texts))
+        found = dict(zip(texts, answers, strict=True))
+        parts: list[Asked] = []
+        for one in questions:
+            told, alone = Asked(one.text, found[one.text]), Asked(one.asked, found[one.asked])
+            parts.append(alone if alone.fitting and not told.fitting else told)
+        whole = Asked(text, found[text])
+        return [whole] if len(parts) > 1 and _is_one(whole, parts) else parts
 
     async def find(
         self, question: str, *, limit: int = 3, language: str | None = None, tags: Sequence[str] = ()
@@ -86,6 +118,16 @@ class KnowledgeBase:
             return ""
 
 
+def _is_one(whole: Asked, parts: Sequence[Asked]) -> bool:
+    """Tell whether questions are answered together: by one article, and none of them asks for something else."""
+    if not whole.fitting:
+        return not any(part.fitting for part in parts)
+    best = whole.fitting[0]
+    fits = [next((article.fit for article in part.articles if article.id == best.id), 0.0) for part in parts]
+    others = any(part.fitting for part, fit in zip(parts, fits, strict=True) if fit < GOOD_FIT - _LEEWAY)
+    return not others and best.fit >= max(fits) - _LEEWAY
+
+
 def _shortened(question: str) -> str:
     """Return what the search takes of a question, cut between two words."""
     text = question.strip()
@@ -97,28 +139,59 @@ def _shortened(question: str) -> str:
 
 async def write_answer(
     writer: AnswerWriter,
-    question: str,
-    articles: Sequence[Article],
-    customer: dict[str, object] | None,
+    asked: Sequence[Asked],
+    customer: Mapping[str, object] | None,
     degraded: list[Degradation],
 ) -> Answer:
-    """Return an answer; the articles themselves speak where the writer fails."""
-    if not articles:
-        return Answer(NOTHING_FOUND, FROM_ARTICLES)
+    """Return the answer to questions; what no article answers is left to a person, and the answer says so.
+
+    Args:
+        writer: the articles themselves speak where it fails, which `degraded` then tells.
+        asked: one question or several, each with what was found for it.
+        customer: as the database knows them, if it is known who asks.
+        degraded: what was missing.
+    """
+    answered = [one for one in asked if one.fitting]
+    if not answered:
+        language = str((customer or {}).get("language") or "")
+        return Answer(phrases_for(language).nothing_found, FROM_ARTICLES, handed_over=True)
     try:
-        return await writer.write(question, articles, customer)
+        answer = await writer.write(answered, customer)
     except AnswerFailed as failure:
         degraded.append(Degradation(step="answer", code="answer_failed", message=str(failure)))
-        return await ArticleWriter().write(question, articles, customer)
+        answer = await ArticleWriter().write(answered, customer)
+    phrases = phrases_for(answered[0].fitting[0].language)
+    left = [phrases.not_all_found.format(question=one.question) for one in asked if not one.fitting]
+    sources = f"{phrases.source} {', '.join(article.title for article in answer.used)}"
+    return replace(answer, text="\n\n".join([answer.text, *left, sources]), handed_over=bool(left))
 
 
-def sources_of(answer: Answer, articles: Sequence[Article]) -> tuple[list[Source], list[Source]]:
+def sources_of(answer: Answer, asked: Sequence[Asked]) -> tuple[list[Source], list[Source]]:
     """Return the articles that an answer rests on, and the others that were found."""
     used = [article.id for article in answer.used]
+    found = {article.id: article.source for one in asked for article in one.articles}
     return (
-        [article.source for article in articles if article.id in used],
-        [article.source for article in articles if article.id not in used],
+        [found[number] for number in used if number in found],
+        [source for number, source in found.items() if number not in used],
     )
+
+
+def written(answer: Answer) -> str:
+    """Return how an answer came about, for a step's text."""
+    titles = " and ".join(repr(article.title) for article in answer.used)
+    if not titles:
+        return "Nothing fits well: a person has to answer"
+    rest = ", the rest is for a person" if answer.handed_over else ""
+    return f"Written {f'by {answer.written_by} ' if answer.written_by != FROM_ARTICLES else ''}from {titles}{rest}"
+
+
+def outcome_of(asked: Sequence[Asked]) -> tuple[str, JsonObject]:
+    """Return what a search found, for a step's text and data."""
+    found = list({article.id: article for one in asked for article in one.articles}.values())
+    fitting = {article.id for one in asked for article in one.fitting}
+    questions = f"{len(asked)} questions; " if len(asked) > 1 else ""
+    text = f"{questions}articles found: {len(found)}, that fit well: {len(fitting)}"
+    return text, {"articles": [{**article.source.model_dump(), "fit": article.fit} for article in found]}
 
 
 class KnowledgeAgent(A2AAgent):
@@ -171,15 +244,19 @@ class KnowledgeAgent(A2AAgent):
         """
         degraded: list[Degradation] = []
         async with self.step(report, "articles", "Searching the knowledge base") as outcome:
-            articles = await self.knowledge.find(question, language=language, tags=tags)
-            outcome.text = f"Found {len(articles)} articles"
-            outcome.data = {"articles": [article.source.model_dump() for article in articles]}
+            asked = await self.knowledge.look_up(question, language=language, tags=tags)
+            outcome.text, outcome.data = outcome_of(asked)
         async with self.step(report, "answer", "Writing the answer") as outcome:
-            answer = await write_answer(self.writer, question, articles, None, degraded)
-            outcome.text = f"Written by {answer.written_by}"
-        sources, related = sources_of(answer, articles)
+            answer = await write_answer(self.writer, asked, None, degraded)
+            outcome.text = written(answer)
+        sources, related = sources_of(answer, asked)
         return KnowledgeResult(
-            answer=answer.text, answered_by=answer.written_by, sources=sources, related=related, degraded=degraded
+            answer=answer.text,
+            answered_by=answer.written_by,
+            handed_over=answer.handed_over,
+            sources=sources,
+            related=related,
+            degraded=degraded,
         )
 
     async def _answer_question(self, request: AgentRequest) -> AgentReply:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from agents.answers import FROM_ARTICLES, NOTHING_REACHED, Answer, AnswerWriter, Article, Source, configured_writer
+from agents.answers import FROM_ARTICLES, NOTHING_REACHED, Answer, AnswerWriter, Asked, Source, configured_writer
 from agents.base import (
     A2AAgent,
     AgentReply,
@@ -20,7 +20,7 @@ from agents.base import (
     unless_down,
 )
 from agents.client import MCPClient
-from agents.knowledge import NO_QUESTION, KnowledgeBase, sources_of, write_answer
+from agents.knowledge import NO_QUESTION, KnowledgeBase, outcome_of, sources_of, write_answer, written
 from agents.transports import JsonObject
 
 CUSTOMER_QUERIES = "customer-queries"
@@ -48,6 +48,8 @@ class QueryResult(BaseModel):
     answer: str
     answered_by: str
     """`articles`, or the name of the language model that wrote the answer."""
+    handed_over: bool
+    """A person has to answer what the articles do not; so the message and the interaction say, too."""
     sources: list[Source]
     """The articles that the answer rests on."""
     related: list[Source] = []
@@ -114,7 +116,7 @@ class QueryAgent(A2AAgent):
         """
         query_id = uuid4().hex
         degraded: list[Degradation] = []
-        context, articles = await side_by_side(
+        context, asked = await side_by_side(
             unless_down(self._context(customer_id, report), "context", degraded),
             unless_down(self._search(query, report), "articles", degraded),
         )
@@ -125,19 +127,24 @@ class QueryAgent(A2AAgent):
             "query": query,
             "agent_id": self.agent_id,
             "asked_at": datetime.now(UTC).isoformat(),
-            "articles": [article.slug for article in articles or ()],
+            "articles": [article.slug for one in asked or () for article in one.fitting],
+            "needs_person": not asked or not all(one.fitting for one in asked),
         }
         answer, published = await side_by_side(
-            self._answer(query, articles, customer, report, degraded),
+            self._answer(asked, customer, report, degraded),
             unless_down(self._publish(message, customer_id, query_id, report), "publish", degraded),
         )
-        sources, related = sources_of(answer, articles or ())
+        sources, related = sources_of(answer, asked or ())
         interaction = {
             "customer_id": customer_id,
             "query_text": query[:_LONGEST_RECORD],
             "agent_response": answer.text[:_LONGEST_RECORD],
             "agent_id": self.agent_id,
-            "metadata": {"query_id": query_id, "sources": [source.slug for source in sources]},
+            "metadata": {
+                "query_id": query_id,
+                "sources": [source.slug for source in sources],
+                "handed_over": answer.handed_over,
+            },
             "idempotency_key": query_id,
         }
         interaction_id = await unless_down(self._save(interaction, report), "save", degraded)
@@ -146,6 +153,7 @@ class QueryAgent(A2AAgent):
             customer_id=customer_id,
             answer=answer.text,
             answered_by=answer.written_by,
+            handed_over=answer.handed_over,
             sources=sources,
             related=related,
             customer=customer,
@@ -164,12 +172,11 @@ class QueryAgent(A2AAgent):
             outcome.data = {"customer": customer, "figures": context["figures"]}
         return context
 
-    async def _search(self, query: str, report: Report) -> list[Article]:
+    async def _search(self, query: str, report: Report) -> list[Asked]:
         async with self.step(report, "articles", "Searching the knowledge base") as outcome:
-            articles = await self.knowledge.find(query)
-            outcome.text = f"Found {len(articles)} articles"
-            outcome.data = {"articles": [article.source.model_dump() for article in articles]}
-        return articles
+            asked = await self.knowledge.look_up(query)
+            outcome.text, outcome.data = outcome_of(asked)
+        return asked
 
     async def _publish(self, message: dict[str, Any], customer_id: str, query_id: str, report: Report) -> Published:
         async with self.step(report, "publish", f"Publishing the question to {CUSTOMER_QUERIES}") as outcome:
@@ -183,18 +190,17 @@ class QueryAgent(A2AAgent):
 
     async def _answer(
         self,
-        query: str,
-        articles: list[Article] | None,
+        asked: list[Asked] | None,
         customer: JsonObject | None,
         report: Report,
         degraded: list[Degradation],
     ) -> Answer:
         async with self.step(report, "answer", "Writing the answer") as outcome:
-            if articles is None:
-                outcome.text = "No article can be reached"
-                return Answer(NOTHING_REACHED, FROM_ARTICLES)
-            answer = await write_answer(self.writer, query, articles, customer, degraded)
-            outcome.text = f"Written from {answer.used[0].title!r}" if answer.used else "Nothing fits"
+            if asked is None:
+                outcome.text = "No article can be reached: a person has to answer"
+                return Answer(NOTHING_REACHED, FROM_ARTICLES, handed_over=True)
+            answer = await write_answer(self.writer, asked, customer, degraded)
+            outcome.text = written(answer)
             outcome.data = {"answer": answer.text, "written_by": answer.written_by}
         return answer
 

@@ -8,13 +8,16 @@ import pytest
 import respx
 
 from agents.answers import (
-    NOTHING_FOUND,
+    GOOD_FIT,
+    Answer,
     AnswerFailed,
     Article,
     ArticleWriter,
+    Asked,
     ModelWriter,
     configured_writer,
     fitting_passage,
+    phrases_for,
 )
 from agents.base import Degradation
 from agents.knowledge import write_answer
@@ -46,27 +49,51 @@ def completion(text: str | None) -> dict[str, object]:
 
 def test_the_section_that_fits_the_question_is_taken() -> None:
     assert fitting_passage(BODY, "how long do i have to wait?") == (
-        "Introduction.\n\nHow long it takes:\n\nCards take 5 days."
+        "Introduction.\n\n**How long it takes**\n\nCards take 5 days."
     )
     assert "Open the invoice" in fitting_passage(BODY, "asking for money")
-    assert "Open the invoice" in fitting_passage(BODY, "???", "Press the **button**")
     assert fitting_passage("Only this.", "what else?") == "Only this."
+
+
+def test_where_the_question_tells_no_section_from_the_others_the_first_one_is_taken() -> None:
+    body = (
+        "Look at the page.\n\n## It is late\n\nWait.\n\n## It is lost\n\nThe parcel is in our hands until it arrived."
+    )
+    assert "Wait." in fitting_passage(body, "my parcel has not arrived", "My parcel is late, lost or has not arrived")
+    assert "in our hands" in fitting_passage(body, "my parcel is lost", "My parcel is late, lost or has not arrived")
 
 
 async def test_an_answer_greets_a_customer_who_is_known() -> None:
     writer = ArticleWriter()
-    answer = await writer.write("button", [ARTICLE, OTHER], {"name": "Ada Lovelace"})
+    answer = await writer.write([Asked("button", [ARTICLE, OTHER])], {"name": "Ada Lovelace"})
     assert answer.text.startswith("Hello Ada,\n\nIntroduction.")
     assert [article.slug for article in answer.used] == ["refund"], "what was found but not used is no source"
     snippet_only = ARTICLE.model_copy(update={"body": ""})
-    assert (await writer.write("button", [snippet_only], None)).text == "Press the button"
+    assert (await writer.write([Asked("button", [snippet_only])], None)).text == "Press the button"
+    german = ARTICLE.model_copy(update={"language": "de-AT"})
+    assert (await writer.write([Asked("Knopf", [german])], {"name": "Ada"})).text.startswith("Guten Tag Ada,")
+
+
+async def test_each_question_gets_its_passage_and_one_that_nothing_answers_a_person() -> None:
+    delivery = Article(id=3, slug="delivery", title="Delivery", score=1.0, body="Parcels take two days.")
+    unfit = OTHER.model_copy(update={"fit": GOOD_FIT - 0.01})
+    asked = [Asked("how long?", [ARTICLE]), Asked("and the parcel?", [delivery]), Asked("and pizza?", [unfit])]
+    answer = await write_answer(ArticleWriter(), asked, {"name": "Ada"}, [])
+    assert answer.text == (
+        "Hello Ada,\n\n> how long?\n\nIntroduction.\n\n**How long it takes**\n\nCards take 5 days.\n\n"
+        "> and the parcel?\n\nParcels take two days.\n\n"
+        "About “and pizza?” I found no article that surely answers it: a colleague will write to you.\n\n"
+        "From our help pages: Refunds, Delivery"
+    )
+    assert answer.handed_over
+    assert not (await write_answer(ArticleWriter(), asked[:2], None, [])).handed_over
 
 
 async def test_a_model_is_shown_the_articles_and_only_what_it_needs_of_the_customer(model: respx.Route) -> None:
     model.respond(json=completion(" Press it. "))
     writer = ModelWriter("small", "http://model/v1/", "secret")
     customer = {"name": "Ada", "plan": "pro", "language": "en", "email": "ada@example.com"}
-    answer = await writer.write("Where?", [ARTICLE, OTHER], customer)
+    answer = await writer.write([Asked("Where?", [ARTICLE, OTHER])], customer)
     assert (answer.text, answer.written_by, len(answer.used)) == ("Press it.", "small", 2)
     request = model.calls.last.request
     assert request.headers["authorization"] == "Bearer secret"
@@ -95,15 +122,20 @@ async def test_where_a_model_fails_the_articles_speak(
     model.mock(side_effect=[answer, answer])
     writer = ModelWriter("small", "http://model/v1")
     with pytest.raises(AnswerFailed):
-        await writer.write("Where?", [ARTICLE], None)
+        await writer.write([Asked("Where?", [ARTICLE])], None)
     degraded: list[Degradation] = []
-    answer = await write_answer(writer, "how long?", [ARTICLE], None, degraded)
+    answer = await write_answer(writer, [Asked("how long?", [ARTICLE])], None, degraded)
     assert (answer.written_by, "Cards take 5 days." in answer.text) == ("articles", True)
     assert [entry.code for entry in degraded] == ["answer_failed"]
 
 
-async def test_no_article_no_answer() -> None:
-    assert (await write_answer(ModelWriter("small", "http://model"), "?", [], None, [])).text == NOTHING_FOUND
+@pytest.mark.parametrize("language", ["en", "de", "nl", None])
+async def test_where_no_article_fits_no_model_is_asked_and_a_person_has_to_answer(language: str | None) -> None:
+    unfit = ARTICLE.model_copy(update={"fit": 0.3})
+    for articles in ([], [unfit]):
+        writer = ModelWriter("small", "http://model")
+        answer = await write_answer(writer, [Asked("?", articles)], {"language": language}, [])
+        assert answer == Answer(phrases_for(language or "en").nothing_found, "articles", handed_over=True)
 
 
 def test_the_writer_is_configured_by_the_environment() -> None:

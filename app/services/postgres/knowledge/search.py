@@ -8,7 +8,7 @@ does not know), the second fetches a bounded set of candidates by the rarest wor
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import combinations
@@ -46,6 +46,16 @@ _PART = 0.3
 _CORRECTION = 0.85
 _MAJORITY = 1.0
 _AGREEMENT = 0.05
+_DISTANCE = 0.15
+"""What a wrong letter takes off the closeness; `_ANALYSE` says so, too."""
+_LETTERS_FOR_ONE = 6
+"""Letters of a word that make up for a wrong one."""
+_RAREST = 3.0
+"""What a word tells at most; one that no article has tells as much."""
+_NUMBER = 0.5
+"""What a number tells that no article has: it is an order's, or an amount."""
+_IN_THE_TITLE = 0.6079
+"""`ts_rank` of an article that has the word once, in its title."""
 
 # Words that say nothing of what a question is about, beyond PostgreSQL's own stop words.
 _CHATTER = frozenset(
@@ -53,13 +63,13 @@ _CHATTER = frozenset(
         r"\S+",
         """
         a an the hi hello hey dear please pls plz thanks thank thx help helping need needs want wants wanted would
-        could should can cant cannot won't wont don't dont doesn't doesnt didn't didnt isn't isnt hasn't hasnt i'm im
-        i've ive how what when where why which who whose do does did is are was were be been am my me i we our us you
-        your it its to of in on at for from with by and or if so this that these those there here just really very
-        still again anymore any some something anything thing things way tell know like got get gets getting keep
-        keeps goes going go say says said put come comes comes let lets ok okay u ur thru via see look find able
-        possible wie was wo wann warum kann ich mein meine meinen ist nicht bitte habe como cómo qué que cuando dónde
-        donde mi quiero por favor
+        could should can cant can't cannot won't wont don't dont doesn't doesnt didn't didnt isn't isnt hasn't hasnt
+        i'm im i've ive how what when where why which who whose do does did is are was were be been am my me i we our
+        us you your it its to of in on at for from with by and or if so this that these those there here just really
+        very still again anymore any some something anything thing things way tell know like got get gets getting keep
+        keeps goes going go say great awesome cool good morning afternoon evening much bye goodbye say says said put
+        come comes comes let lets ok okay u ur thru via see look find able possible wie was wo wann warum kann ich
+        mein meine meinen ist nicht bitte habe como cómo qué que cuando dónde donde mi quiero por favor
         """,
     )
 )
@@ -75,6 +85,7 @@ class ArticleHit(BaseModel):
     slug: str = Field(description="Its stable name.")
     title: str
     score: float = Field(description="Comparable within one answer only.")
+    fit: float = Field(description="How much of the question it speaks of, 0 to 1; below 0.5 it hardly answers it.")
     snippet: OneLine = Field(description="The best passage; words that were found in **…**.")
     tags: list[str]
     language: str
@@ -110,6 +121,8 @@ class _Term:
     weight: float
     articles: int
     titles: int
+    surety: float = 1.0
+    """That what was meant is what the customer said: 1 for their own word, less for a synonym or a correction."""
 
 
 @dataclass
@@ -127,6 +140,9 @@ class _Plan:
     term_groups: list[int] = field(default_factory=list[int])
     term_queries: list[str] = field(default_factory=list[str])
     term_weights: list[float] = field(default_factory=list[float])
+    term_sureties: list[float] = field(default_factory=list[float])
+    term_shares: list[float] = field(default_factory=list[float])
+    """Of the whole question, what the term's notion says in its language."""
 
 
 class _Lexeme(BaseModel):
@@ -262,8 +278,9 @@ _RANK = Statement(
         ), terms AS MATERIALIZED (
             SELECT * FROM unnest(
                 CAST(:term_languages AS text[]), CAST(:term_groups AS integer[]),
-                CAST(CAST(:term_queries AS text[]) AS tsquery[]), CAST(:term_weights AS float8[])
-            ) AS term (language, notion, query, weight)
+                CAST(CAST(:term_queries AS text[]) AS tsquery[]), CAST(:term_weights AS float8[]),
+                CAST(:term_sureties AS float8[]), CAST(:term_shares AS float8[])
+            ) AS term (language, notion, query, weight, surety, share)
         ), candidates AS (
             SELECT found.article_id FROM sources CROSS JOIN LATERAL (
                 SELECT article_id FROM article_search AS entry
@@ -321,6 +338,7 @@ _RANK = Statement(
             'articles', (
                 SELECT coalesce(json_agg(hit ORDER BY score DESC, id), '[]') FROM (
                     SELECT id, slug, article.title, round(CAST(score AS numeric), 4) AS score,
+                           round(CAST(covered.fit AS numeric), 2) AS fit,
                            ts_headline(
                                search_config(article.language),
                                regexp_replace(
@@ -333,6 +351,15 @@ _RANK = Statement(
                            ) AS snippet,
                            article.tags, article.language, article.updated_at
                     FROM page JOIN knowledge_articles AS article ON article.id = page.article_id
+                    JOIN article_search AS entry USING (article_id)
+                    CROSS JOIN LATERAL (
+                        SELECT sum(best) AS fit FROM (
+                            SELECT max(share * surety * least(
+                                1, sqrt(ts_rank(CAST(:weights AS float4[]), entry.content, query) / :in_the_title)
+                            )) AS best
+                            FROM terms WHERE terms.language = article.language GROUP BY notion
+                        ) AS notions
+                    ) AS covered
                     CROSS JOIN LATERAL (
                         SELECT CAST(string_agg(CAST(query AS text), ' | ') AS tsquery) AS query
                         FROM terms WHERE terms.language = article.language
@@ -407,7 +434,10 @@ class KnowledgeSearch:
             term_groups=plan.term_groups,
             term_queries=plan.term_queries,
             term_weights=plan.term_weights,
+            term_sureties=plan.term_sureties,
+            term_shares=plan.term_shares,
             weights=_WEIGHTS,
+            in_the_title=_IN_THE_TITLE,
             agreement=_AGREEMENT,
             tags=list(tags) if tags else None,
             candidates=plan.candidates,
@@ -470,7 +500,7 @@ def _variants(search_term: str) -> Iterator[_Variant]:
         variants.extend(_Variant(group, other.replace("-", " "), weight, False) for other in synonyms)
     if not variants:
         # Nothing but chatter ("how to get there"): then chatter is all that can be looked for.
-        variants = [_Variant(number, word, 1.0, True) for number, word in enumerate(words[:_MAX_GROUPS])]
+        variants = [_Variant(number, word, _PART, True) for number, word in enumerate(words[:_MAX_GROUPS])]
     typed = [variant for variant in variants if variant.typed]
     others = [variant for variant in variants if not variant.typed]
     return iter((typed + others)[: _MAX_VARIANTS * 2])
@@ -499,7 +529,9 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis, tags: Sequence[str]
         share = analysis.totals[language] / everything
         for term in _terms(variant, lexemes):
             term.weight *= variant.weight * familiarity**2 * (1 + _MAJORITY * share)
+            term.surety *= variant.weight
             terms[language].append(term)
+    shares = {language: _shares(language, variants, found, analysis.totals[language]) for language in terms}
     for language, known in terms.items():
         _weigh_by_rarity(known, analysis.totals[language])
     rarest = {
@@ -521,7 +553,33 @@ def _plan(variants: Sequence[_Variant], analysis: _Analysis, tags: Sequence[str]
             plan.term_groups.append(term.group)
             plan.term_queries.append(term.query)
             plan.term_weights.append(term.weight)
+            plan.term_sureties.append(term.surety)
+            plan.term_shares.append(shares[language].get(term.group, 0.0))
     return plan
+
+
+def _shares(
+    language: str, variants: Sequence[_Variant], found: Mapping[tuple[str, int], Sequence[_Lexeme]], total: int
+) -> dict[int, float]:
+    """Return what part of the question each notion is in a language: the rarer the more, and unknown ones the most."""
+    telling: dict[int, float] = {}
+    for number, variant in enumerate(variants, 1):
+        lexemes = found.get((language, number), ())
+        if not lexemes:
+            continue  # the language's grammar, which says nothing
+        articles = max((lexeme.articles for lexeme in lexemes if not lexeme.corrected), default=0)
+        rarity = min(_RAREST, _rarity(articles, total)) if articles else _RAREST
+        if not articles and any(character.isdigit() for character in variant.words):
+            rarity = _NUMBER
+        if variant.typed or variant.group not in telling:
+            telling[variant.group] = min(rarity, telling.get(variant.group, rarity))
+    everything = sum(telling.values())
+    return {group: rarity / everything for group, rarity in telling.items()} if everything else {}
+
+
+def _rarity(articles: float, total: int) -> float:
+    """Return how much a word tells that so many of all articles have, as BM25 weighs it."""
+    return math.log(1 + (total - articles + 0.5) / (articles + 0.5))
 
 
 def _weigh_by_rarity(terms: Sequence[_Term], total: int) -> None:
@@ -534,7 +592,7 @@ def _weigh_by_rarity(terms: Sequence[_Term], total: int) -> None:
         notions[term.group] = max(notions[term.group], term.articles)
     for term in terms:
         articles = math.sqrt(term.articles * notions[term.group])
-        term.weight *= math.log(1 + (total - articles + 0.5) / (articles + 0.5))
+        term.weight *= _rarity(articles, total)
 
 
 def _terms(variant: _Variant, lexemes: Sequence[_Lexeme]) -> Iterator[_Term]:
@@ -550,8 +608,19 @@ def _terms(variant: _Variant, lexemes: Sequence[_Lexeme]) -> Iterator[_Term]:
     for lexeme in lexemes:
         if lexeme.corrected and lexeme.articles:
             yield _Term(
-                variant.group, _quoted(lexeme.word), _CORRECTION * lexeme.closeness, lexeme.articles, lexeme.titles
+                variant.group,
+                _quoted(lexeme.word),
+                _CORRECTION * lexeme.closeness,
+                lexeme.articles,
+                lexeme.titles,
+                _surety(variant.words, lexeme),
             )
+
+
+def _surety(typed: str, meant: _Lexeme) -> float:
+    """Return how sure it is that a misspelled word was meant: the more letters for each that is wrong, the surer."""
+    wrong = (1 / meant.closeness - 1) / _DISTANCE
+    return _CORRECTION * min(1.0, len(typed) / (_LETTERS_FOR_ONE * wrong)) ** 2
 
 
 def _quoted(lexeme: str) -> str:

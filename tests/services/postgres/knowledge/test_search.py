@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from agents.answers import GOOD_FIT
 from app.errors import InvalidArguments
 from app.local.postgres import LocalPostgres
 from app.services.postgres.connections.pools import open_database
@@ -16,6 +17,8 @@ from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResult
 from tests.fixtures.postgres import TestDatabase, cloned_database
 
 QUESTIONS = json.loads((Path(__file__).parent / "search_questions.json").read_text())
+WITHOUT_ARTICLE = json.loads((Path(__file__).parent / "questions_without_article.json").read_text())
+"""Greetings, nonsense, other languages, and what is not in the demo's knowledge base."""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,36 @@ async def test_questions_as_people_type_them_find_their_articles(demo: Knowledge
     assert len(QUESTIONS) >= 120
     assert means[False] >= 0.90, means
     assert means[True] >= 0.87, means
+
+
+async def test_how_well_an_article_fits_tells_questions_that_have_one_from_those_that_have_none(
+    demo: KnowledgeSearch,
+) -> None:
+    async def answered(question: str) -> str | None:
+        best = (await demo.search(question, limit=1)).articles[:1]
+        return best[0].slug if best and best[0].fit >= GOOD_FIT else None
+
+    right = [await answered(question["question"]) in question["relevant"] for question in QUESTIONS]
+    wrong = [question for question in WITHOUT_ARTICLE if await answered(question)]
+    assert sum(right) / len(QUESTIONS) >= 0.66, sum(right)
+    assert len(wrong) / len(WITHOUT_ARTICLE) <= 0.05, wrong
+
+
+@pytest.mark.parametrize(
+    ("question", "least", "most"),
+    [
+        ("password", 0.9, 1.0),
+        ("pasword", 0.8, 0.9),
+        ("reset password", 0.9, 1.0),
+        ("reset xylophone", 0.3, 0.6),
+        ("hello", 0.0, 0.3),
+        ("refund for order 4711", 0.7, 1.0),
+    ],
+)
+async def test_words_that_no_article_has_take_from_the_fit(
+    demo: KnowledgeSearch, question: str, least: float, most: float
+) -> None:
+    assert least <= (await demo.search(question)).articles[0].fit <= most
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,8 @@ class Gateway:
             return self._find_otherwise(server, name)
         except GatewayError as error:
             where = "all" if server is None else _quoted(server)
-            face, caller, address = context.face, context.caller, context.address
-            fields = (where, _quoted(name), face, caller, address, error.code, 0.0, context.request_id)
+            who = context.principal.id, context.client, context.address
+            fields = (where, _quoted(name), context.face, *who, error.code, 0.0, context.request_id)
             self.log.add(_NOBODYS_LOG, fields)
             raise
 
@@ -490,7 +490,8 @@ class Admission(Interruptible):
                 self._serving.kind.server_id,
                 self._operation,
                 context.face,
-                context.caller,
+                context.principal.id,
+                context.client,
                 context.address,
                 outcome,
                 ms,

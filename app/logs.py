@@ -30,10 +30,10 @@ _FLUSHED_WITHIN = 1.0
 """Seconds that the end of the process waits for the log's reader."""
 
 
-CallFields = tuple[str, str, str, str, str, str, float, str]
-"""What the line of a call says: server, operation, face, caller, its address, outcome, milliseconds, request id."""
+CallFields = tuple[str, str, str, str, str, str, str, float, str]
+"""What the line of a call says."""
 
-_CALL_FIELDS = ("server", "operation", "face", "caller", "address", "outcome", "ms", "request_id")
+_CALL_FIELDS = ("server", "operation", "face", "principal", "client", "address", "outcome", "ms", "request_id")
 _CALL_MESSAGE = " ".join("ms=%.1f" if name == "ms" else f"{name}=%s" for name in _CALL_FIELDS)
 _SAME_FOR_EVERY_CALL: dict[str, Any] = {
     **logging.makeLogRecord({}).__dict__,

@@ -23,7 +23,7 @@ from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
 from tests.fixtures.gateway import FACES, Served, caller, mcp_client, serve
 
-CONTEXT = CallContext(request_id="r-1", face="internal", caller="tests")
+CONTEXT = CallContext(request_id="r-1", face="internal", client="tests")
 
 
 def server(server_id: str, tools: tuple[str, ...] = (), resources: tuple[str, ...] = ()) -> BaseMCPServer:
@@ -182,7 +182,8 @@ async def test_a_call_is_logged_once_and_says_what_happened(caplog: pytest.LogCa
     outcomes = ["ok", "not_found", "ok", "ok"]
     assert len(lines) == 4
     for line, operation, outcome in zip(lines, operations, outcomes, strict=True):
-        assert f"server=clock operation={operation} face=internal caller=tests address=- outcome={outcome} ms=" in line
+        who = "face=internal principal=anonymous client=tests address=-"
+        assert f"server=clock operation={operation} {who} outcome={outcome} ms=" in line
         assert "request_id=r-1" in line
     assert "hunter2" not in caplog.text
 

@@ -19,16 +19,22 @@ FIELDS: dict[str, Any] = {
     "server": "clock",
     "operation": "get_time",
     "face": "rest",
-    "caller": "curl/8",
+    "principal": "anonymous",
+    "client": "curl/8",
     "address": "10.0.0.7",
     "outcome": "ok",
     "ms": 1.2,
     "request_id": "abc",
 }
 RECORD = CallRecord(
-    "MCP.Clock MCP Server", 1_800_000_000.5, ("clock", "get_time", "rest", "curl/8", "10.0.0.7", "ok", 1.2, "abc")
+    "MCP.Clock MCP Server",
+    1_800_000_000.5,
+    ("clock", "get_time", "rest", "anonymous", "curl/8", "10.0.0.7", "ok", 1.2, "abc"),
 )
-LINE = "server=clock operation=get_time face=rest caller=curl/8 address=10.0.0.7 outcome=ok ms=1.2 request_id=abc"
+LINE = (
+    "server=clock operation=get_time face=rest principal=anonymous client=curl/8 address=10.0.0.7 outcome=ok ms=1.2 "
+    "request_id=abc"
+)
 
 
 def _failure() -> logging.LogRecord:
@@ -183,8 +189,8 @@ def test_the_end_of_the_process_does_not_wait_for_the_logs_reader(monkeypatch: p
 
 
 CALLS: list[CallFields] = [
-    ("clock", "first", "rest", "curl/8", "10.0.0.7", "ok", 0.04, "abc"),
-    ("clock", "last", "mcp", "https://bot:hunter2@desk", "::1", "off", 12.34, "d"),
+    ("clock", "first", "rest", "anonymous", "curl/8", "10.0.0.7", "ok", 0.04, "abc"),
+    ("clock", "last", "mcp", "desk", "https://bot:hunter2@desk", "::1", "off", 12.34, "d"),
 ]
 
 
@@ -195,10 +201,12 @@ async def test_calls_are_logged_a_turn_later_in_their_order(log: logging.Logger,
         calls.add(log, fields)
     assert _messages(log, written) == ["before"]
     await asyncio.sleep(0)
+    calls_of_curl = "face=rest principal=anonymous client=curl/8 address=10.0.0.7 outcome=ok ms=0.0 request_id=abc"
+    calls_of_bot = "face=mcp principal=desk client=https://bot:***@desk address=::1 outcome=off ms=12.3 request_id=d"
     assert _messages(log, written) == [
         "before",
-        "server=clock operation=first face=rest caller=curl/8 address=10.0.0.7 outcome=ok ms=0.0 request_id=abc",
-        "server=clock operation=last face=mcp caller=https://bot:***@desk address=::1 outcome=off ms=12.3 request_id=d",
+        f"server=clock operation=first {calls_of_curl}",
+        f"server=clock operation=last {calls_of_bot}",
     ]
 
 

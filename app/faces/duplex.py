@@ -21,7 +21,7 @@ from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.protocol import Received, protocol_server, refusal
 from app.faces.subscriptions import Subscriptions
 from app.gateway import Gateway
-from app.servers.calls import Face
+from app.servers.calls import Face, Peer
 
 MAX_UNANSWERED = 64
 """Requests of one connection that are under way."""
@@ -79,7 +79,7 @@ class Duplex:
         write: sends one message and returns once there is room for another one; raises anyio's `BrokenResourceError`
             when nobody is there to take it.
         backlog: of the face.
-        address: of the client, for the log.
+        peer: who is at the other end.
         patient: let a request beyond `MAX_UNANSWERED` wait, unread, where it would be refused; for a client that can't
             hold others up.
     """
@@ -91,8 +91,8 @@ class Duplex:
         face: Face,
         write: Write,
         backlog: Backlog,
+        peer: Peer,
         *,
-        address: str = "-",
         patient: bool = False,
     ) -> None:
         self._gateway = gateway
@@ -101,7 +101,7 @@ class Duplex:
         self._patient = patient
         self._server = server
         self._face: Face = face
-        self._address = address
+        self._peer = peer
         self._incoming, self._read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         self._unsent: deque[tuple[str, bool]] = deque()
         """Messages in their order, and whether each answers a request."""
@@ -124,7 +124,7 @@ class Duplex:
         """
         async with asyncio.TaskGroup() as tasks:
             self._subscriptions = Subscriptions(tasks)
-            protocol = protocol_server(self._gateway, self._server, self._face, self._subscriptions, self._address)
+            protocol = protocol_server(self._gateway, self._server, self._face, self._subscriptions)
             self._stamp = protocol.server_info_stamp
             answering = tasks.create_task(
                 serve_dual_era_loop(protocol, self._read_stream, _WayOut(self), lifespan_state=None)
@@ -168,7 +168,7 @@ class Duplex:
                 return
             self._unanswered += 1
             metadata = ServerMessageMetadata(
-                request_context=Received(raw), on_request_unanswered=partial(self._cancelled, message.id)
+                request_context=Received(raw, self._peer), on_request_unanswered=partial(self._cancelled, message.id)
             )
         await self._incoming.send(SessionMessage(message, metadata))
 

@@ -18,7 +18,7 @@ PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 
 
-def call_context(scope: Scope, face: Face, receive: Receive | None = None) -> CallContext:
+def call_context(scope: Scope, face: Face, receive: Receive | None = None, *, client: str | None = None) -> CallContext:
     """Return the context of a request that came through the `Perimeter`.
 
     Args:
@@ -26,12 +26,17 @@ def call_context(scope: Scope, face: Face, receive: Receive | None = None) -> Ca
         face: how it came in.
         receive: of the request, whose body must be read before the call; the call is cancelled when the caller
             closes the connection. A FastAPI route and the MCP SDK's JSON mode run a tool to its end for nobody.
+        client: who the client says it is, if it says more than by its `User-Agent`.
     """
     state = scope["state"]
-    context = CallContext(state["request_id"], face, state["caller"], state["address"])
-    if receive is not None:
-        context.gone = partial(_closed, receive)
-    return context
+    return CallContext(
+        state["request_id"],
+        face,
+        state["principal"],
+        client or state["client"],
+        state["address"],
+        gone=None if receive is None else partial(_closed, receive),
+    )
 
 
 async def _closed(receive: Receive) -> None:

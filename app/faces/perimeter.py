@@ -11,14 +11,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.errors import GatewayError, MalformedRequest, MisdirectedRequest, OriginRefused
 from app.faces.http import Naming, send_problem
 from app.faces.proxies import Proxies
+from app.guard.principal import ANONYMOUS
 from app.servers.calls import new_request_id
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
-_SANE_CALLER = re.compile(r"[!-~]{1,64}")
+_SANE_CLIENT = re.compile(r"[!-~]{1,64}")
 _ANY_HOST = ("/health", "/ready")
 """Probes ask by address, which no operator lists."""
 _REMEMBERED = 256
-"""Hosts and callers whose check is remembered, since nearly every request names the same few."""
+"""Hosts and clients whose check is remembered, since nearly every request names the same few."""
 
 
 class Perimeter:
@@ -74,7 +75,8 @@ class Perimeter:
         state: dict[str, Any] = scope.setdefault("state", {})
         state["headers"] = headers
         state["request_id"] = request_id
-        state["caller"] = _caller(headers.get(b"user-agent", b""))
+        state["principal"] = ANONYMOUS
+        state["client"] = _client(headers.get(b"user-agent", b""))
         state["address"] = scope["client"][0] if scope.get("client") else "-"
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
         if not origin and self._is_our_host(host) and not repeated:
@@ -124,10 +126,10 @@ def _lowered(value: bytes) -> str:
 
 
 @lru_cache(_REMEMBERED)
-def _caller(user_agent: bytes) -> str:
-    """Return the product that a caller says it is, fit for a line of the log."""
+def _client(user_agent: bytes) -> str:
+    """Return the product that a client says it is, fit for a line of the log."""
     name = user_agent.decode("latin-1").strip().partition(" ")[0]
-    return name if _SANE_CALLER.fullmatch(name) else "anonymous"
+    return name if _SANE_CLIENT.fullmatch(name) else "-"
 
 
 class _Patterns:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from app.errors import CallerGone, GatewayError
 from app.exact_json import NotExact, NotJson, read
 from app.faces.http import JSON, call_context, send_bytes
-from app.faces.protocol import caller_name
+from app.faces.protocol import client_name
 from app.gateway import Gateway
 from app.servers.declaring import Tool
 
@@ -67,7 +67,8 @@ class PlainCall:
     """As JSON, to be repeated."""
     name: str
     arguments: bytes
-    caller: str
+    client: str | None
+    """Who calls, if it says so."""
     modern: bool
 
 
@@ -110,7 +111,7 @@ class PlainCalls:
         request_id = bytes(request.id)
         if params.name not in self._plain or not arguments.startswith(b"{") or not _ID.fullmatch(request_id):
             return None
-        caller: str = scope["state"]["caller"]
+        client = None
         modern = version == _MODERN
         if modern:
             if headers.get(b"mcp-method") != b"tools/call" or headers.get(b"mcp-name") != params.name.encode():
@@ -119,17 +120,16 @@ class PlainCalls:
             if len(meta) > _MOST_META:
                 return None
             try:
-                caller = _caller(meta) or caller
+                client = _client(meta)
             except ValidationError:
                 return None
         elif params.meta:
             return None
-        return PlainCall(request_id, params.name, arguments, caller, modern)
+        return PlainCall(request_id, params.name, arguments, client, modern)
 
     async def answer(self, call: PlainCall, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a call and write its result or failure as the SDK would."""
-        context = call_context(scope, "mcp", receive)
-        context.caller = call.caller
+        context = call_context(scope, "mcp", receive, client=call.client)
         try:
             body = await self._gateway.call(self._server, call.name, call.arguments, context)
         except CallerGone:
@@ -147,14 +147,14 @@ class PlainCalls:
 
 
 @lru_cache(256)
-def _caller(meta: bytes) -> str | None:
+def _client(meta: bytes) -> str | None:
     """Return who a client says it is; the same words come with all of its requests.
 
     Raises:
         ValidationError: they say more than a plain call may.
     """
     client = _Meta.model_validate_json(meta).client
-    return caller_name(client) if client else None
+    return client_name(client) if client else None
 
 
 def _is_plain(tool: Tool) -> bool:

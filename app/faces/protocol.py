@@ -34,7 +34,7 @@ from app.faces.listing import describe_resources, describe_tool
 from app.faces.subscriptions import Subscription, Subscriptions, end
 from app.gateway import Gateway
 from app.results import parse_json
-from app.servers.calls import CallContext, Face, JsonObject, new_request_id
+from app.servers.calls import CallContext, Face, JsonObject, Peer, new_request_id
 from app.servers.declaring import Tool, Update
 from app.version import VERSION
 
@@ -73,7 +73,6 @@ def protocol_server(
     server: str | None,
     face: Face,
     subscriptions: Subscriptions | None = None,
-    address: str = "-",
 ) -> Server[Any]:
     """Return the MCP form of one server, or of all at once.
 
@@ -82,7 +81,6 @@ def protocol_server(
         server: the server's name; None offers the tools and resources of all.
         face: how calls come in, for the log.
         subscriptions: of the connection, where the transport can carry `resources/subscribe`.
-        address: of the caller, where a connection has but one.
     """
     kinds = gateway.kinds_of(server)
     shown = gateway.settings.mcp_output_schemas
@@ -99,7 +97,7 @@ def protocol_server(
     def listing(method: str, listed: Mapping[str, Sequence[JsonObject]]) -> Any:
         async def answer(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
             _refuse_cursor(params)
-            call = _call_context(context, face, address)
+            call = _call_context(context, face)
             try:
                 with gateway.admit(server, method, call, time_limit=gateway.settings.tool_timeout):
                     return {**_COMPLETE, **listed}
@@ -109,7 +107,7 @@ def protocol_server(
         return answer
 
     async def call_tool(context: _Context, params: types.CallToolRequestParams) -> Any:
-        call = _call_context(context, face, address)
+        call = _call_context(context, face)
         try:
             return await gateway.call(server, params.name, _arguments(context), call, _tool_result)
         except (UnknownTool, UnknownServer) as error:
@@ -118,7 +116,7 @@ def protocol_server(
             return _failed_tool(error, call.request_id)
 
     async def read_resource(context: _Context, params: types.ReadResourceRequestParams) -> Any:
-        call = _call_context(context, face, address)
+        call = _call_context(context, face)
         try:
             media_type, content = await gateway.read(server, params.uri, call)
         except NotFound as error:
@@ -135,7 +133,7 @@ def protocol_server(
         return {**_COMPLETE, "contents": [contents]}
 
     async def listen(context: _Context, params: types.SubscriptionsListenRequestParams) -> Any:
-        call = _call_context(context, face, address)
+        call = _call_context(context, face)
         if subscriptions is None:
             return await _listen(gateway, server, call, context, params, gateway.closing)
         with subscriptions.stream():
@@ -143,7 +141,7 @@ def protocol_server(
 
     async def subscribe(context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
         assert subscriptions is not None
-        call = _call_context(context, face, address)
+        call = _call_context(context, face)
 
         async def notify(update: Update) -> None:
             await context.session.send_notification(_updated(params.uri, update))
@@ -348,10 +346,14 @@ class Received:
     """A message, carried along with what the SDK has read of it where there is no HTTP request to do so."""
 
     message: bytes | str
+    peer: Peer
 
     @property
     def scope(self) -> Mapping[str, Any]:
-        return {"state": {"message": self.message}}
+        """What `call_context` and the like read of an HTTP request."""
+        peer = self.peer
+        state = {"principal": peer.principal, "client": peer.client, "address": peer.address, "message": self.message}
+        return {"state": state}
 
 
 def _arguments(context: _Context) -> bytes:
@@ -360,23 +362,26 @@ def _arguments(context: _Context) -> bytes:
 
 
 def _state(context: _Context) -> Mapping[str, Any]:
-    return context.request.scope.get("state", {}) if context.request is not None else {}
+    """Return what was known of a request when it came in: by HTTP, or as `Received`."""
+    assert context.request is not None
+    return context.request.scope["state"]
 
 
-def _call_context(context: _Context, face: Face, address: str) -> CallContext:
+def _call_context(context: _Context, face: Face) -> CallContext:
     state = _state(context)
     client = context.session.client_params
     return CallContext(
         request_id=state.get("request_id") or new_request_id(),
         face=face,
-        caller=caller_name(client.client_info) if client else state.get("caller", "anonymous"),
-        address=state.get("address", address),
+        principal=state["principal"],
+        client=client_name(client.client_info) if client else state["client"],
+        address=state["address"],
         report_progress=context.session.report_progress,
         session=context,
     )
 
 
-def caller_name(client: types.Implementation) -> str:
+def client_name(client: types.Implementation) -> str:
     """Return who a client says it is, fit for a line of the log."""
     return "".join(c if c.isprintable() and c != " " else "_" for c in f"{client.name}/{client.version}"[:64])
 

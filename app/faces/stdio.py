@@ -18,6 +18,8 @@ from app.errors import INVALID_REQUEST
 from app.faces.duplex import Backlog, Duplex
 from app.faces.jsonrpc import NotAMessage
 from app.gateway import Gateway
+from app.guard.principal import ANONYMOUS, Principal
+from app.servers.calls import Peer
 from app.signals import stopping_by
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -25,8 +27,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = len(b"\r\n")
 
 
-async def serve_stdio(gateway: Gateway, server: str | None) -> None:
+async def serve_stdio(gateway: Gateway, server: str | None, principal: Principal = ANONYMOUS) -> None:
     """Serve one server, or all, until the client closes our input and has its answers. The gateway must be open.
+
+    Whoever launches the process is `principal` for as long as it runs.
 
     While it serves, standard input is empty and standard output is standard error: what a library prints or a child
     reads stays off the wire.
@@ -45,7 +49,7 @@ async def serve_stdio(gateway: Gateway, server: str | None) -> None:
     with stopping_by(stop), _wire() as (from_client, to_client):
         lines, writer = _Lines(from_client, limit + _LINE_END + 1), _Writer(to_client)
         backlog = Backlog(gateway.settings.max_unsent_bytes)
-        connection = Duplex(gateway, server, "stdio", writer.write, backlog, patient=True)
+        connection = Duplex(gateway, server, "stdio", writer.write, backlog, Peer(principal), patient=True)
         await connection.serve(_read(lines, connection, limit))
 
 

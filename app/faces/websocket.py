@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app.errors import UnknownServer
 from app.faces.duplex import Backlog, Duplex, Write
 from app.gateway import Gateway
+from app.servers.calls import Peer
 
 _SUBPROTOCOL = "mcp"
 _FAREWELL = 1.0
@@ -59,14 +60,9 @@ class WebSocketFace:
     async def _serve(self, socket: WebSocket, server: str | None) -> None:
         offered: list[str] = socket.scope.get("subprotocols", [])
         await socket.accept(subprotocol=_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
-        connection = Duplex(
-            self._gateway,
-            server,
-            "websocket",
-            _writer(socket),
-            self._backlog,
-            address=socket.scope["state"]["address"],
-        )
+        state = socket.scope["state"]
+        peer = Peer(state["principal"], state["client"], state["address"])
+        connection = Duplex(self._gateway, server, "websocket", _writer(socket), self._backlog, peer)
         await connection.serve(self._read(socket, connection))
         await _close(socket, _GOING_AWAY)
 

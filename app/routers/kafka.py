@@ -201,7 +201,7 @@ class KafkaMCPServer(BaseMCPServer):
         without `ack`.
         """
         if arguments.group_id is not None:
-            return await self._work(arguments, arguments.group_id, context.caller)
+            return await self._work(arguments, arguments.group_id, context.client)
         for field in ("ack", "lease_ms"):
             if field in arguments.model_fields_set:
                 raise InvalidArguments.of(field, "is for work in a group; give group_id, too")

@@ -3,10 +3,12 @@
 import itertools
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import msgspec
 from pydantic import JsonValue
+
+from app.guard.principal import ANONYMOUS, Principal
 
 Face = Literal["rest", "mcp", "websocket", "stdio", "batch", "stream", "internal"]
 JsonObject = dict[str, JsonValue]
@@ -30,14 +32,25 @@ async def _no_progress(progress: float, total: float | None = None, message: str
     return
 
 
-@dataclass(slots=True)  # not frozen: one is made for every call, and freezing doubles what that costs
-class CallContext:
+class Peer(msgspec.Struct, frozen=True):
+    """Who is at the other end of a connection that carries many calls."""
+
+    principal: Principal = ANONYMOUS
+    client: str = "-"
+    address: str = "-"
+    """As in `CallContext`."""
+
+
+# One is made for every call: a frozen dataclass would cost ten times as much.
+class CallContext(msgspec.Struct, frozen=True):
     """Who calls, by which face. A tool that wants it declares a parameter of this type."""
 
     request_id: str
     face: Face
-    caller: str = "anonymous"
-    """The program that it says it is."""
+    principal: Principal = ANONYMOUS
+    """Who it is, as the gateway has verified it."""
+    client: str = "-"
+    """The program that it says it is, by `clientInfo` or `User-Agent`; `-` where it says nothing."""
     address: str = "-"
     """The IP address that it calls from, as far as our own proxies tell; `-` where there is none."""
     report_progress: ReportProgress = _no_progress

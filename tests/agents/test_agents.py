@@ -344,4 +344,4 @@ async def test_the_gateways_log_names_the_agent(support_gateway: Served, caplog:
     caplog.set_level("INFO", logger="MCP")
     async with Greeter(support_gateway.url) as agent:
         await agent.call_mcp_tool("database", "search_knowledge_base", {"search_term": "refund"})
-    assert any("caller=greeter-1" in record.getMessage() for record in caplog.records)
+    assert any("client=greeter-1" in record.getMessage() for record in caplog.records)

@@ -12,14 +12,15 @@ import pytest
 
 from app.faces.duplex import MAX_UNANSWERED, MAX_WAITING_BYTES, Backlog, Duplex
 from app.gateway import Gateway
+from app.guard.principal import Principal
 from app.main import create_app
 from app.results import Result
 from app.servers.base import BaseMCPServer
-from app.servers.calls import JsonObject
+from app.servers.calls import JsonObject, Peer
 from app.servers.declaring import tool
 from app.settings import Settings
 from tests.clock import ClockMCPServer
-from tests.faces.raw import ERAS, WITHIN, Messages, client_of, request, websocket
+from tests.faces.raw import ERAS, WITHIN, Messages, client_of, handshake, request, websocket
 from tests.fixtures.gateway import Served, serve
 
 WAIT: JsonObject = {"name": "wait", "arguments": {}}
@@ -164,11 +165,13 @@ def text(size: int) -> str:
 
 @asynccontextmanager
 async def connected(
-    client: Client, backlog: Backlog | None = None, **options: Any
+    client: Client, backlog: Backlog | None = None, peer: Peer | None = None, **options: Any
 ) -> AsyncIterator[tuple[Duplex, asyncio.Task[None]]]:
     gateway = Gateway([ClockMCPServer()], Settings())
     async with gateway.open():
-        connection = Duplex(gateway, "clock", "websocket", client.write, backlog or Backlog(2**20), **options)
+        connection = Duplex(
+            gateway, "clock", "websocket", client.write, backlog or Backlog(2**20), peer or Peer(), **options
+        )
         begun, left = asyncio.Event(), asyncio.Event()
 
         async def read() -> None:
@@ -299,3 +302,19 @@ async def test_streams_take_no_place_on_a_patient_connection() -> None:
             await connection.take(json.dumps(request("2026-07-28", "subscriptions/listen", listen, number=number)))
         await connection.take(json.dumps(request("2026-07-28", "tools/list", number=1000)))
         await client.until(lambda: any(message.get("id") == 1000 for message in client.taken))
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_who_calls_enters_with_the_connection(era: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    client = Client()
+    client.reads.set()
+    peer = Peer(Principal("desk"), "curl/8", "10.0.0.7")
+    get_time = request(era, "tools/call", {"name": "get_time", "arguments": {}}, number=7)
+    async with connected(client, peer=peer) as (connection, _):
+        if era != "2026-07-28":
+            await connection.take(json.dumps(request(era, "initialize", handshake(era), number=1000)))
+        await connection.take(json.dumps(get_time))
+        await client.until(lambda: any(message["id"] == 7 for message in client.taken))
+    [line] = [record.getMessage() for record in caplog.records if "operation=get_time" in record.getMessage()]
+    assert "principal=desk client=raw/1 address=10.0.0.7" in line

@@ -99,7 +99,7 @@ async def test_calls_are_cancelled_changes_arrive_and_the_process_ends_with_its_
     [cancelled] = [line for line in log.decode().splitlines() if "operation=wait_for_cancellation" in line]
     assert "face=stdio" in cancelled
     assert "outcome=cancelled" in cancelled
-    assert "caller=raw/1" in cancelled
+    assert "client=raw/1" in cancelled
 
 
 @pytest.mark.parametrize("era", ERAS)

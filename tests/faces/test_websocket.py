@@ -159,5 +159,5 @@ async def test_names_of_the_caller_are_fit_for_the_log(gateway: Served, caplog: 
         }
         await messages.ask(message)
     [line] = [r.getMessage() for r in caplog.records if "operation=get_time" in r.getMessage()]
-    assert "caller=evil_server=clock_outcome=ok" in line
+    assert "client=evil_server=clock_outcome=ok" in line
     assert "\n" not in line

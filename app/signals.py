@@ -5,6 +5,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Generator
+from types import FrameType
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,19 +26,22 @@ def stopping_by(stop: Stop) -> Generator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _NUMBERS}
+
+    def hand_over(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(_call_the_innermost, signal.Signals(number))
+
     _stops.append(stop)
-    for number in _NUMBERS:
-        loop.add_signal_handler(number, _call_the_innermost, number)
+    # One handler takes the place of another, as asyncio's Runner does it; the loop's own `remove_signal_handler` would
+    # leave a moment between the two in which a signal kills.
+    before = {number: signal.signal(number, hand_over) for number in _NUMBERS}
     try:
         yield
     finally:
         _stops.remove(stop)
-        if not _stops:
-            for number in _NUMBERS:
-                loop.remove_signal_handler(number)
-                signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _call_the_innermost(number: signal.Signals) -> None:
-    _stops[-1](number)
+    if _stops:  # else it came in the last block's last moment, and the end has come anyway
+        _stops[-1](number)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import psutil
 import pytest
@@ -22,9 +23,12 @@ from mcp.client.stdio import stdio_client
 from websockets.asyncio.client import connect
 
 from app.catalogue import SERVERS, load_servers
-from app.cli.main import COMMANDS, main
+from app.cli.commands import COMMANDS
+from app.cli.commands import switchboard as group
+from app.cli.running import run
+from app.errors import BackendUnavailable
 from app.local.postgres import LocalPostgres
-from app.local.process import free_port
+from app.local.process import StartFailed, free_port
 from app.routers.database import DatabaseMCPServer
 from app.servers.calls import JsonObject
 from tests.faces.raw import ERAS, WITHIN, Messages, launched, request
@@ -47,7 +51,7 @@ def environment(**variables: str) -> dict[str, str]:
 async def invoke(*arguments: str, **variables: str) -> tuple[int, str]:
     """Run a command in this process, which is quicker; return its status and what it wrote."""
     cleared: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_OURS)}
-    result = await asyncio.to_thread(CliRunner().invoke, main, arguments, env={**cleared, **variables})
+    result = await asyncio.to_thread(CliRunner().invoke, group, arguments, env={**cleared, **variables})
     return result.exit_code, result.output
 
 
@@ -217,15 +221,46 @@ async def test_variables_come_from_the_file_that_is_named_and_the_environment_go
 
 async def test_version_and_help_import_no_command() -> None:
     loaded = (
-        "import sys; from app.cli.main import main; main(['{}'], standalone_mode=False); print(sorted(sys.modules))"
+        "import sys; from app.cli.commands import switchboard; switchboard(['{}'], standalone_mode=False); "
+        "print(sorted(sys.modules))"
     )
     for option in ("--version", "--help"):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", loaded.format(option), stdout=PIPE)
         output, _ = await process.communicate()
         modules = output.decode()
-        assert "'app.cli.main'" in modules
+        assert "'app.cli.commands'" in modules
         for heavy in ("fastapi", "sqlalchemy", "pydantic", "mcp", "aiokafka"):
             assert f"'{heavy}'" not in modules
+
+
+# Starts that fail
+
+
+async def test_a_stack_that_can_not_start_says_why_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "aws").touch()
+    status, output = await switchboard(tmp_path, "dev", "--port", "0", "--data-dir", str(tmp_path))
+    assert status == 1
+    assert f"\nError: [Errno 17] File exists: '{tmp_path}/aws'\n" in output
+    assert "Traceback" not in output
+
+
+async def test_each_reason_of_a_failure_is_a_line() -> None:
+    async def fail(error: Exception) -> None:
+        raise error
+
+    async def start() -> None:
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(fail(StartFailed("No Kafka.")))
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(fail(BackendUnavailable("No database.")))
+                inner.create_task(fail(PermissionError(13, "Permission denied", "data")))
+                inner.create_task(fail(KeyError("port")))
+
+    with pytest.raises(click.ClickException) as failure:
+        await asyncio.to_thread(run, start, StartFailed)
+    *expected, unforeseen = sorted(failure.value.message.splitlines(), key=lambda line: "KeyError" in line)
+    assert sorted(expected) == ["No Kafka.", "No database.", "[Errno 13] Permission denied: 'data'"]
+    assert re.fullmatch(r"KeyError: 'port' \(.*test_cli.py:\d+; LOG_LEVEL=DEBUG shows how it came there\)", unforeseen)
 
 
 # The configurations of MCP clients

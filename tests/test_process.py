@@ -10,6 +10,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from app.servers.calls import JsonObject
 from app.servers.declaring import tool
 from app.serving.process import serve
 from app.settings import Settings
+from app.signals import stopping_by
 from tests.clock import ClockMCPServer, ClockTime
 from tests.faces.raw import ERAS, WITHIN, Pipe, client_of, event_stream, launched, post, request, websocket
 from tests.fixtures.gateway import Served
@@ -231,19 +233,19 @@ async def test_a_signal_ends_a_start_and_what_was_opened_is_closed(
     assert caplog.records == []
 
 
+FOR_EVER = "print('now', flush=True); import sys; sys.stdin.read()"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("command", "status"), [("serve", 0), ("migrate", None)])
+@pytest.mark.parametrize(("command", "status"), [("serve", 0), ("dev", 0), ("stdio", 0), ("migrate", None)])
+@pytest.mark.parametrize("imported", ["click", "pydantic"])
 async def test_a_signal_ends_a_command_before_it_begins(
-    tmp_path: Path, number: signal.Signals, command: str, status: int | None
+    tmp_path: Path, imported: str, command: str, status: int | None, number: signal.Signals
 ) -> None:
-    # A command is imported when it is called, and here that takes for ever.
-    code = (
-        "import sys, app.cli.main as cli; "
-        "cli.import_module = lambda name: (print('now', flush=True), sys.stdin.read()); "
-        "cli.main()"
-    )
+    (tmp_path / f"{imported}.py").write_text(FOR_EVER)
+    variables = environment(PYTHONPATH=str(tmp_path))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, command, cwd=tmp_path, env=environment(), stdin=PIPE, stdout=PIPE, stderr=PIPE
+        SWITCHBOARD, command, cwd=tmp_path, env=variables, stdin=PIPE, stdout=PIPE, stderr=PIPE
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"now\n"
@@ -251,6 +253,40 @@ async def test_a_signal_ends_a_command_before_it_begins(
     async with asyncio.timeout(STOPS_WITHIN):
         assert await process.communicate() == (b"", b"")
     assert process.returncode == (128 + number if status is None else status)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_in_the_last_moment_of_a_process_changes_nothing(number: signal.Signals) -> None:
+    # What is registered first is called last: after it the interpreter takes itself apart.
+    code = f"import atexit\n@atexit.register\ndef last():\n  {FOR_EVER}\nfrom app.cli.main import main; main()"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, "--version"), cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    assert process.stdout is not None
+    assert b"version" in await process.stdout.readline()
+    assert await process.stdout.readline() == b"now\n"
+    process.send_signal(number)
+    async with asyncio.timeout(STOPS_WITHIN):
+        assert await process.communicate(b"\n") == (b"", b"")
+    assert process.returncode == 0
+
+
+async def test_a_signal_finds_a_handler_at_every_moment() -> None:
+    def before(number: int, frame: FrameType | None) -> None:
+        raise AssertionError
+
+    found: set[object] = set()
+    given = {number: signal.signal(number, before) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        sys.setprofile(lambda *_: found.update(map(signal.getsignal, given)))
+        with stopping_by(lambda _: None), stopping_by(lambda _: None):
+            pass
+        sys.setprofile(None)
+        assert before in found
+        assert not found & {signal.SIG_DFL, signal.default_int_handler}
+    finally:
+        for number, handler in given.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -11,8 +11,11 @@ from app.settings import Settings
 
 try:
     from app.local.dev import serve_local_stack
+    from app.local.process import StartFailed
 except ModuleNotFoundError:  # an installation for production has no local stack
-    serve_local_stack = None
+    _local_stack = None
+else:
+    _local_stack = serve_local_stack, StartFailed
 
 
 @click.command
@@ -26,12 +29,12 @@ except ModuleNotFoundError:  # an installation for production has no local stack
 )
 def dev(port: int | None, data_dir: Path) -> None:
     """Serve on a local stack: starts the backends, migrates, loads demo data if there is none."""
-    start = serve_local_stack
-    if start is None:
+    if _local_stack is None:
         raise click.ClickException(
             "The local stack is not part of this installation: it is for development and tests, and comes with a "
             "checkout's `make run`, or with the extra `local` of the package switchboard-gateway."
         )
+    serve, failure = _local_stack
     settings = read_settings(Settings, port=port, host="127.0.0.1")
     set_up_logging(settings.log_level, settings.log_format)
-    run(lambda: start(settings, data_dir), PortInUse, serves=True)
+    run(lambda: serve(settings, data_dir), PortInUse, failure, serves=True)

@@ -1,93 +1,33 @@
-"""`switchboard`: its commands by dotted name, each imported only when it is called.
+"""Where the process begins, before anything of it that takes time: a signal from here on is a clean end.
 
-`--version` and `--help` import none of them, and a desktop client that launches `switchboard stdio database` waits
-for nothing that only `serve` needs.
+It imports nothing that the interpreter has not imported already.
 """
 
+import atexit
 import os
+import signal
 import sys
-from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
-from typing import Any, NamedTuple
+from types import FrameType
 
-import click
-from dotenv import dotenv_values
-
-from app.cli.leaving import leaving_at_once
-from app.version import VERSION
-
-_PROJECT = Path(__file__).parents[2]
-
-
-class _Row(NamedTuple):
-    """A command: where it is, and its line in the list of commands."""
-
-    place: str
-    summary: str
-
-
-COMMANDS: Mapping[str, _Row] = {
-    "dev": _Row("app.cli.dev:dev", "Serve on a local stack, with demo data."),
-    "serve": _Row("app.cli.serve:serve", "Serve on the backends that the environment names."),
-    "stdio": _Row("app.cli.stdio:stdio", "Speak MCP over standard input and output."),
-    "migrate": _Row("app.cli.database:migrate", "Bring the database to the version that this code needs."),
-    "seed": _Row("app.cli.database:seed", "Load the demo data into an empty database."),
-    "config": _Row("app.cli.config:config", "Print the configuration of an MCP client."),
-}
-
-
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _SERVE = frozenset({"dev", "serve", "stdio"})
-"""Commands that run until they are told to stop."""
+"""Commands that run until they are told to stop, so that a signal is no failure."""
 
 
-class _Commands(click.Group):
-    """A group that imports a command when it is called."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        # Imports come first, and a signal in the middle of them has nothing to clean up.
-        with leaving_at_once(lambda number: 0 if _SERVE.intersection(sys.argv[1:2]) else 128 + number):
-            return super().main(*args, **extra)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if (row := COMMANDS.get(cmd_name)) is None:
-            return None
-        module, _, name = row.place.partition(":")
-        command = getattr(import_module(module), name)
-        assert isinstance(command, click.Command)
-        if _ENV_FILE not in command.params:
-            command.params.append(_ENV_FILE)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.items()])
-
-
-def _load_env_file(context: click.Context, option: click.Parameter, given: Path | None) -> None:
-    """Take variables from a file; those of the environment go first."""
-    found = given or next((path for path in (Path(".env"), _PROJECT / ".env") if path.is_file()), None)
-    if found is not None and not context.resilient_parsing:
-        context.meta["env_file"] = found
-        for name, value in dotenv_values(found).items():
-            if value is not None and not os.environ.get(name):  # empty is as good as not set, as in the settings
-                os.environ[name] = value
-
-
-_ENV_FILE = click.Option(
-    ["--env-file"],
-    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    is_eager=True,  # before options that are read from variables
-    expose_value=False,
-    callback=_load_env_file,
-    help="File of variables; without it .env, here or beside the source. The environment goes first.",
-)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(VERSION, prog_name="switchboard")
 def main() -> None:
-    """One gateway between AI support agents and PostgreSQL, Kafka and AWS."""
+    """Run the command line.
+
+    A signal ends the process at once while nothing is open, yet or any more; what runs says how it stops
+    (`app.signals`). The interpreter's own start, some hundredths of a second before this, can't be had.
+    """
+    for number in _NUMBERS:
+        signal.signal(number, _leave)
+        # Registered first, it is called last. Then the interpreter takes itself apart, and our handlers with it; a
+        # process that is about to end has nothing left to be told.
+        atexit.register(signal.signal, number, signal.SIG_IGN)
+    import_module("app.cli.commands").switchboard()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(0 if _SERVE.intersection(sys.argv[1:2]) else 128 + number)

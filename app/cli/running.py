@@ -1,9 +1,11 @@
 """How a command reads its settings, runs, and says what went wrong."""
 
 import asyncio
+import logging
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import click
 import uvloop
@@ -16,6 +18,7 @@ from app.servers.base import ServerKind
 from app.settings import Settings
 from app.signals import stopping_by
 
+_log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
@@ -63,8 +66,11 @@ def run(task: Callable[[], Awaitable[None]], *expected: type[Exception], serves:
 
     Args:
         task: what the command does.
-        expected: failures, beside `GatewayError`, whose message says all; they end the command with status 1.
+        expected: failures, beside `GatewayError` and those of the system, whose message says all.
         serves: it runs until it is told to stop, so that a signal is no failure.
+
+    Raises:
+        click.ClickException: it failed, with a line for each reason; the command ends with status 1.
     """
 
     async def guarded() -> None:
@@ -76,10 +82,30 @@ def run(task: Callable[[], Awaitable[None]], *expected: type[Exception], serves:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(guarded())
-    except (GatewayError, *expected) as error:
-        raise click.ClickException(str(error)) from None
     except asyncio.CancelledError:
         sys.exit(0 if serves else 130)
+    except click.ClickException:
+        raise
+    except Exception as error:  # beside the gateway's, the only place: a start is no call, and its trace helps nobody
+        _log.debug("it failed here", exc_info=error)
+        reasons = [_reason(failure, (GatewayError, OSError, *expected)) for failure in _failures(error)]
+        raise click.ClickException("\n".join(dict.fromkeys(reasons))) from None
+
+
+def _failures(error: BaseException) -> list[BaseException]:
+    """Return what failed, out of the groups that tasks put it in."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return [failure for part in group.exceptions for failure in _failures(part)]
+    return [error]
+
+
+def _reason(failure: BaseException, expected: tuple[type[Exception], ...]) -> str:
+    if isinstance(failure, expected):
+        return str(failure) or type(failure).__name__
+    frames = traceback.extract_tb(failure.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}; " if frames else ""
+    return f"{type(failure).__name__}: {failure} ({where}LOG_LEVEL=DEBUG shows how it came there)"
 
 
 def _explained(kind: type[BaseSettings], error: ValidationError) -> str:

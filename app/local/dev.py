@@ -14,12 +14,10 @@ import click
 from pydantic_settings import BaseSettings
 
 from app.client_configs import call_by_curl, client_configs, own_command
-from app.errors import GatewayError
 from app.faces.console import LaunchedByClients
 from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, run_aws
 from app.local.kafka import create_topics, run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
-from app.local.process import StartFailed
 from app.main import create_app
 from app.services.aws.settings import AwsSettings
 from app.services.kafka.settings import KafkaSettings
@@ -49,7 +47,7 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
 
     Raises:
         PortInUse: the gateway's address is taken.
-        click.ClickException: a backend did not start; the message ends with the tail of its log.
+        ExceptionGroup: a backend did not start, for the reasons in it; a `StartFailed` ends with the tail of its log.
     """
     require_free_port(settings)
     data_dir = data_dir.resolve()
@@ -57,26 +55,18 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
         # The lines below say it shorter.
         logging.getLogger(chatty).setLevel(logging.WARNING)
     click.echo(f"Starting the local stack on {data_dir}", err=True)
-    try:
-        async with AsyncExitStack() as stack:
-            async with asyncio.TaskGroup() as group:
-                starting = [
-                    group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()
-                ]
-            backends = [task.result() for task in starting]
-            _write_environment(data_dir / "env", settings, backends)
-            app = create_app(
-                settings=settings,
-                service_settings=[backend.settings for backend in backends],
-                launched=LaunchedByClients(own_command(), data_dir / "env"),
-            )
-            await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
-            click.echo("Stopping the local stack …", err=True)
-    except BaseExceptionGroup as failures:
-        expected, others = failures.split((StartFailed, GatewayError))
-        if others is not None or expected is None:
-            raise
-        raise click.ClickException("\n".join(str(failure) for failure in expected.exceptions)) from None
+    async with AsyncExitStack() as stack:
+        async with asyncio.TaskGroup() as group:
+            starting = [group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()]
+        backends = [task.result() for task in starting]
+        _write_environment(data_dir / "env", settings, backends)
+        app = create_app(
+            settings=settings,
+            service_settings=[backend.settings for backend in backends],
+            launched=LaunchedByClients(own_command(), data_dir / "env"),
+        )
+        await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
+        click.echo("Stopping the local stack …", err=True)
     click.echo("Stopped. The data stays where it is.", err=True)
 
 

@@ -184,6 +184,7 @@ async def test_one_signal_ends_it_whatever_it_does(
             _, log = await pipe.process.communicate()
     assert pipe.process.returncode == 0, log.decode()
     assert "Traceback" not in log.decode()
+    assert " ERROR " not in log.decode()
     assert ("outcome=cancelled" in log.decode()) is busy
 
 

@@ -5,12 +5,14 @@ import json
 import time
 from collections.abc import AsyncGenerator
 
+import anyio
 import pytest
 
 from app.local.postgres import LocalPostgres
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.servers.calls import JsonObject
+from app.services.postgres.sql.reader import open_sql_reader
 from app.settings import Settings
 from tests.faces.raw import ERAS, WITHIN, client_of, headers, request, send_and_hold, websocket
 from tests.fixtures.gateway import Call, Served, serve
@@ -136,3 +138,19 @@ async def test_a_tool_that_waits_for_a_lock_ends_with_its_caller(
         expected = {"get_customer_context": 404, "save_interaction": 404}.get(tool, 200)
         answer = await http.post(path, content=body, headers={"content-type": "application/json"})
         assert answer.status_code == expected
+
+
+async def test_a_query_that_is_cancelled_again_and_again_leaves_no_transaction_and_no_complaint(
+    desk: TestDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_sql_reader(desk.settings) as reader:
+        await reader.query("SELECT 1 AS n")  # the catalogs are known from here on
+        with anyio.CancelScope() as scope:  # as the SDK's, which cancels what is within it until it has ended
+            running = asyncio.ensure_future(until_running(desk, 1))
+            running.add_done_callback(lambda _: scope.cancel())
+            await reader.query(SLOW)
+        assert scope.cancelled_caught
+        await running
+        await reader.query("SELECT 1 AS n")
+    await until_running(desk, 0, within=GONE_WITHIN)
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []

@@ -117,6 +117,7 @@ async def open_reader_sessions(
 @asynccontextmanager
 async def _read_only(connection: "Lent", seconds: float) -> AsyncGenerator[None]:
     milliseconds = max(1, round(seconds * 1000))
+    rolled_back = False
     try:
         # The limit comes first: it holds for what pins the others too.
         await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {milliseconds}; SELECT {_PIN}")
@@ -125,6 +126,10 @@ async def _read_only(connection: "Lent", seconds: float) -> AsyncGenerator[None]
         try:
             async with asyncio.timeout(_CLEANING_UP_SECONDS):
                 await connection.execute("ROLLBACK")
+            rolled_back = True
         except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
-            # A lost connection has nothing to roll back, and must not hide why it was lost.
-            connection.terminate()
+            pass  # a lost connection has nothing to roll back, and must not hide why it was lost
+        finally:
+            if not rolled_back:
+                # The next one would get what is left of ours, and who is cancelled again waits for no server.
+                connection.terminate()

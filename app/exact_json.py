@@ -1,12 +1,13 @@
 """JSON, read so that nothing of it is lost: what would come out as something else is refused.
 
-The parsers beneath take the last of two equal keys, the nearest double of a number (`1e999` is then infinite) and, some
-of them, `NaN`. Here two equal keys and a number that a double can't hold are refused by their path, as RFC 7493 wants
-it of those who send. Integers are exact, whatever their size. What has more values than anybody needs is not read at
-all: a megabyte of `0,0,0` costs the time of a thousand calls.
+The parsers beneath take the last of two equal keys, the nearest double of a number (`1e999` is then infinite), 0 for
+`-0` and, some of them, `NaN`. Here two equal keys and a number that would be altered are refused by their path, as
+RFC 7493 wants it of those who send. Integers are exact, whatever their size. What has more values than anybody needs is
+not read at all: a megabyte of `0,0,0` costs the time of a thousand calls.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -20,6 +21,8 @@ _SHAPE = bytes(ord("0") if c in b"0123456789." else ord("e") if c in b"eE" else 
 _LONG = b"0" * 17
 """So long is a number that may have more digits than a double keeps: 15, and the point."""
 _EXPONENT = b"0e"
+_NEGATIVE_ZERO = re.compile(rb"-0(?![0-9.eE])")
+"""As an integer, or within a text, which is looked at more closely then."""
 _NORMAL = (1e-300, 1e300)
 """Between these a double keeps 15 digits."""
 BYTES_AS_BASE64 = 'bytes that are no text go in base64, where a tool takes `encoding: "base64"`'
@@ -61,6 +64,7 @@ class _Defect(str):
 _TWICE = _Defect("this key is there twice; send it once")
 _UNWEIGHED = _Defect("too many numbers here are longer than a double needs; round them, or send them as strings")
 _ALTERED = _Defect("this number would be altered: a double can't hold it; round it, or send it as a string")
+_NO_SIGN = _Defect("this number would be altered: integers have no negative zero; send 0 or -0.0")
 
 
 def read(text: bytes) -> Any:
@@ -79,7 +83,10 @@ def read(text: bytes) -> Any:
         raise NotJson(why_not_json(text, str(error))) from None
     # Most texts have no number that could be altered, and this costs next to nothing to know.
     shape = text.translate(_SHAPE)
-    if (_EXPONENT in shape or (b"." in text and _LONG in shape)) and (defects := _altered(text)):
+    perhaps = _EXPONENT in shape or (b"." in text and _LONG in shape)
+    if not perhaps and text.find(b"-0") >= 0:
+        perhaps = _NEGATIVE_ZERO.search(text) is not None
+    if perhaps and (defects := _altered(text)):
         raise NotExact(defects)
     return document
 
@@ -183,10 +190,17 @@ class _Numbers:
         self.defects += 1
         return _ALTERED if self._weighed <= _MOST_WEIGHED else _UNWEIGHED
 
+    def integer(self, digits: str) -> int | _Defect:
+        """Read an integer."""
+        if digits != "-0" or self.defects >= self._most_defects:
+            return int(digits)
+        self.defects += 1
+        return _NO_SIGN
+
 
 def _altered(text: bytes) -> list[tuple[Place, str]]:
     numbers = _Numbers(most_defects=1)
-    json.loads(text, parse_float=numbers)
+    json.loads(text, parse_float=numbers, parse_int=numbers.integer)
     return _defects(text) if numbers.defects else []
 
 
@@ -199,7 +213,8 @@ def _defects(text: bytes) -> list[tuple[Place, str]]:
             result[key] = _TWICE if key in result else value
         return result
 
-    document = json.loads(text, object_pairs_hook=pairs, parse_float=_Numbers(MOST_REFUSALS))
+    numbers = _Numbers(MOST_REFUSALS)
+    document = json.loads(text, object_pairs_hook=pairs, parse_float=numbers, parse_int=numbers.integer)
     return list(islice(_places(document, ()), MOST_REFUSALS))
 
 

@@ -82,6 +82,8 @@ _STREAM_OPENAPI: JsonObject = {
 }
 _TOPIC_NAME: TypeAdapter[str] = TypeAdapter(TopicName)
 _RECONNECT_AFTER_MS = 2_000
+_LINE_ENDS = str.maketrans({end: f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
+"""Not to browsers, but many clients end a line at these, too. In JSON they stand in texts only."""
 
 
 class _Arguments(BaseModel):
@@ -358,4 +360,4 @@ async def _server_sent(events: AsyncGenerator[StreamEvent]) -> AsyncGenerator[by
 
 def _event(kind: str, data: str, cursor: str | None) -> bytes:
     identity = f"id: {cursor}\n" if cursor else ""
-    return f"event: {kind}\n{identity}data: {data}\n\n".encode()
+    return f"event: {kind}\n{identity}data: {data.translate(_LINE_ENDS)}\n\n".encode()

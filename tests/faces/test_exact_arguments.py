@@ -134,6 +134,7 @@ async def test_what_a_double_and_a_text_hold_arrives_as_it_was_sent(send: Send, 
         (r'{"value": 1, "valu\u0065": 2}', "value"),
         ('{"value": {"a": {"b": 1, "b": 1}}}', "value.a.b"),
         ('{"value": 1, "count": 1e999}', "count"),
+        ('{"value": {"a": [-0]}}', "value.a.0"),
     ],
 )
 async def test_what_would_be_altered_is_refused_by_name(send: Send, arguments: str, field: str) -> None:

@@ -303,6 +303,7 @@ VALUES: list[tuple[bytes, str]] = [
     (b"[" * 101 + b"]" * 101, "text"),
     (b"\0\0\0\0\x07payload", "schema_registry"),
     (b"\xff\xfe", "base64"),
+    ("ends of lines \x85 \u2028 \u2029 \r\n, to some".encode(), "text"),
 ]
 
 

@@ -31,8 +31,10 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v5, MetadataResponse_v5
 from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record import default_records, memory_records
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import decode_varint_py
 from aiokafka.structs import ConsumerRecord, RecordMetadata, TopicPartition
 
 __all__ = [
@@ -58,6 +60,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 Record = ConsumerRecord[bytes, bytes]
+
+_MAGIC_WITH_HEADERS = 2
 
 
 # Connections
@@ -120,9 +124,14 @@ class PartitionReader:
     """
 
     def __init__(self, partition: TopicPartition, position: int, records: bytes, aborted: Any, isolation: int) -> None:
-        self._records: Any = PartitionRecords(
-            partition, MemoryRecords(records), aborted, position, None, None, True, isolation
-        )
+        self._partition = partition
+        self._bytes = records
+        self._aborted = aborted
+        self._isolation = isolation
+        self._records = self._read(MemoryRecords(records), position)
+
+    def _read(self, batches: Any, position: int) -> Any:
+        return PartitionRecords(self._partition, batches, self._aborted, position, None, None, True, self._isolation)
 
     @property
     def position(self) -> int:
@@ -130,7 +139,49 @@ class PartitionReader:
         return self._records.next_fetch_offset
 
     def __iter__(self) -> Iterator[Record]:
-        return cast("Iterator[Record]", iter(self._records))
+        try:
+            yield from self._records
+        except UnicodeDecodeError:
+            # Kafka takes any bytes for a header's name, and one such message must not hide all that come after it.
+            self._records = self._read(_BatchesOfAnyNames(self._bytes), self.position)
+            yield from self._records
+
+
+class _AnyName(bytearray):
+    """Bytes that can be decoded in every part: what is no UTF-8 is written as `\\xff`."""
+
+    def __getitem__(self, place: Any) -> Any:
+        part: Any = cast("Any", super()).__getitem__(place)
+        return _AnyName(part) if isinstance(place, slice) else part
+
+    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
+        return super().decode(encoding, errors)
+
+
+_PythonBatch: Any = cast("Any", default_records)._DefaultRecordBatchPy
+_PythonBatches: Any = cast("Any", memory_records)._MemoryRecordsPy
+"""What aiokafka uses where its extensions are not built."""
+
+
+class _BatchOfAnyNames(_PythonBatch):
+    """A batch of records whose headers' names may be any bytes."""
+
+    def _maybe_uncompress(self) -> None:
+        _PythonBatch._maybe_uncompress(self)
+        self._buffer = _AnyName(self._buffer)
+
+    def _read_msg(self) -> Any:
+        # The extension's reader of numbers takes nothing but a bytearray itself.
+        return _PythonBatch._read_msg(self, decode_varint_py)
+
+
+class _BatchesOfAnyNames(_PythonBatches):
+    def next_batch(self) -> Any:
+        batch = self._next_slice
+        if batch[self.MAGIC_OFFSET] < _MAGIC_WITH_HEADERS:
+            return _PythonBatches.next_batch(self)
+        self._cache_next()
+        return _BatchOfAnyNames(batch)
 
 
 # Consumer groups
@@ -142,21 +193,31 @@ def encode_subscription(topic: str) -> bytes:
 
 
 def decode_assignment(raw: bytes) -> dict[str, list[int]]:
-    """Return what a member was assigned: partitions by topic."""
-    if not raw:
+    """Return what a member was assigned: partitions by topic; none if other clients have written it in their own way.
+
+    Kafka keeps the bytes unread, and Kafka Connect, schema registries and others form groups, too.
+    """
+    try:
+        assigned = ConsumerProtocolMemberAssignment.decode(raw).assignment if raw else ()
+    except ValueError:
         return {}
-    return {topic: sorted(partitions) for topic, partitions in ConsumerProtocolMemberAssignment.decode(raw).assignment}
+    return {topic: sorted(partitions) for topic, partitions in assigned}
 
 
 class Subscriptions:
-    """What the members of a group take part for, as its leader is told.
+    """What the members of a group take part for, as its leader is told. Who says nothing readable gets nothing.
 
     Args:
         members: of the answer to a JoinGroupRequest.
     """
 
     def __init__(self, members: Sequence[tuple[Any, ...]]) -> None:
-        self._metadata = {member[0]: ConsumerProtocolMemberMetadata.decode(member[-1]) for member in members}
+        self._metadata: dict[str, ConsumerProtocolMemberMetadata] = {}
+        for member in members:
+            try:
+                self._metadata[member[0]] = ConsumerProtocolMemberMetadata.decode(member[-1])
+            except ValueError:
+                _log.warning("a member of the group says in no readable way what it takes part for: %s", member[0])
 
     @property
     def topics(self) -> set[str]:

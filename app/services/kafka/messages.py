@@ -25,8 +25,8 @@ _MOST_LEVELS = 100
 _HIGHEST_SCHEMA_ID = 2**24 - 1
 """Registries count from 1. Far beyond what one reaches, four bytes are something else."""
 _PADDED_FRACTION = re.compile(r"\.\d+0(?:[eE]|$)")
-_PERHAPS_PADDED = re.compile(rb"\.\d+0(?!\d)|-0(?![.\d])")
-"""Finds the same, and negative zero, in a whole text: perhaps in a string, which is looked at more closely then."""
+_PERHAPS_PADDED = re.compile(rb"\.\d+0(?!\d)")
+"""Finds the same in a whole text: perhaps in a string, which is looked at more closely then."""
 _DECODED_AT_ONCE = 128 * 1024
 """Bytes that are decoded on the event loop; more than that, which takes milliseconds, is left to a thread."""
 
@@ -245,7 +245,7 @@ def _whole_json(raw: bytes, text: str) -> JsonValue:
         if raw.count(b"[") + raw.count(b"{") > _MOST_LEVELS:
             _check_depth(value, _MOST_LEVELS)
         if _PERHAPS_PADDED.search(raw):
-            json.loads(text, parse_float=_check_float, parse_int=_check_integer)
+            json.loads(text, parse_float=_check_float)
     elif not isinstance(value, str) and to_json(value) != raw:
         raise ValueError("written in another way, so perhaps not meant as a number")
     return value
@@ -262,11 +262,6 @@ def _check_depth(value: JsonValue, levels: int) -> None:
 def _check_float(digits: str) -> None:
     if _PADDED_FRACTION.search(digits):
         raise ValueError("a fraction would lose its last digit")
-
-
-def _check_integer(digits: str) -> None:
-    if digits == "-0":
-        raise ValueError("an integer has no negative zero")
 
 
 def _headers(record: Record) -> Headers:

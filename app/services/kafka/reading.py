@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, cast
 
 from aiokafka.errors import KafkaError
@@ -29,6 +29,8 @@ _BYTES_A_MESSAGE = 4096
 """What a message is expected to take at most, for the size of the first fetch."""
 _LEAST_FETCH, _MOST_FETCH = 64 * 1024, 1024 * 1024
 _MOST_ANSWER = 8 * 1024 * 1024
+_LOOKED_AT_A_TIME = 1000
+"""Records, of which a fetch may bring hundreds of thousands, that hold the event loop for some 3 ms."""
 GRACE = 0.3
 """Seconds beyond the caller's time that an answer which is on its way gets."""
 
@@ -37,19 +39,34 @@ _LARGEST = 2**63 - 1
 Offset = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_DIGITS_OF_DATES = (8, 14)
+"""20261122 and 20261122152107 are dates to who writes them; as milliseconds they would be in 1970 and in 2612."""
+
+
 def _milliseconds(moment: Any) -> int:
-    """Read a time as callers write it."""
+    """Read a time as callers write it; what is finer than a millisecond is cut off."""
     if isinstance(moment, str):
-        parsed = datetime.fromisoformat(moment)
-        if parsed.tzinfo is None:
-            raise ValueError("an ISO 8601 time needs its offset from UTC, such as `Z`")
-        moment = int(parsed.timestamp() * 1000)
+        text = moment.strip()
+        if text.isascii() and text.isdigit() and len(text) <= 19 and len(text) not in _DIGITS_OF_DATES:
+            moment = int(text)
+        else:
+            moment = _milliseconds_of_date(text)
     if isinstance(moment, bool) or not isinstance(moment, int) or not 0 <= moment <= _LARGEST:
         raise ValueError("expected an ISO 8601 time or milliseconds, and none before 1970")
     return moment
 
 
-_Iso8601 = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+def _milliseconds_of_date(text: str) -> int:
+    try:
+        parsed = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError("expected an ISO 8601 time such as 2026-11-22T15:21:07.131Z, or milliseconds") from None
+    if parsed.tzinfo is None:
+        raise ValueError("an ISO 8601 time needs its offset from UTC, such as `Z`")
+    return (parsed - _EPOCH) // timedelta(milliseconds=1)
+
+
 Milliseconds = Annotated[
     int,
     BeforeValidator(
@@ -270,6 +287,7 @@ class Reader:
         """
         # Even who does not want to wait gets more than one fetch, if there is more.
         deadline = max(deadline, time.monotonic() + GRACE / 2)
+        page.reached_end = False  # as long as it is not seen again
         room = min(max(limits.messages * _BYTES_A_MESSAGE, _LEAST_FETCH), _MOST_FETCH)
         while page.positions:
             fetched, outside = await self._cluster.fetch(
@@ -277,7 +295,7 @@ class Reader:
             )
             if outside:
                 await self._return_to_what_is_stored(topic, page, outside)
-            full = self._take(page, fetched, limits)
+            full = await self._take(page, fetched, limits)
             page.drained = (
                 not full
                 and not outside
@@ -322,12 +340,28 @@ class Reader:
         except (KafkaError, OSError):
             return True  # Better a notice too many than one too few.
 
-    def _take(self, page: Page, fetched: Mapping[int, Fetched], limits: Limits) -> bool:
-        """Move records into the page, by time across partitions, until it is full; tell whether it is."""
+    async def _take(self, page: Page, fetched: Mapping[int, Fetched], limits: Limits) -> bool:
+        """Move records into the page, by time across partitions, until it is full; tell whether it is.
+
+        However it ends, the page's positions are behind what was looked at.
+        """
+        try:
+            full = await self._fill(page, fetched, limits)
+        finally:
+            for partition, answer in fetched.items():
+                page.positions[partition] = max(page.positions[partition], answer.position)
+        # The last one may have filled it: then there is nothing more to fetch.
+        return full and any(page.positions[p] < answer.end for p, answer in fetched.items())
+
+    async def _fill(self, page: Page, fetched: Mapping[int, Fetched], limits: Limits) -> bool:
         full = False
+        looked_at = 0
         waiting = [(record.timestamp, p) for p, answer in fetched.items() if (record := answer.peek()) is not None]
         heapq.heapify(waiting)
         while waiting and not full:
+            looked_at += 1
+            if not looked_at % _LOOKED_AT_A_TIME:
+                await asyncio.sleep(0)
             _, partition = waiting[0]
             record = fetched[partition].peek()
             assert record is not None
@@ -345,10 +379,7 @@ class Reader:
                 heapq.heappop(waiting)
             else:
                 heapq.heapreplace(waiting, (following.timestamp, partition))
-        for partition, answer in fetched.items():
-            page.positions[partition] = max(page.positions[partition], answer.position)
-        # The last one may have filled it: then there is nothing more to fetch.
-        return full and any(page.positions[p] < answer.end for p, answer in fetched.items())
+        return full
 
     async def _return_to_what_is_stored(self, topic: str, page: Page, outside: set[int]) -> None:
         """Move positions that retention has overtaken, or that are past the end, to where messages are."""
@@ -409,7 +440,12 @@ class Reader:
             before = dict(positions)
             for partition, answer in fetched.items():
                 end = windows[partition][1]
-                found[partition].extend((record.timestamp, record.offset) for record in answer if record.offset < end)
+                for number, record in enumerate(answer):
+                    if record.offset >= end:
+                        break
+                    found[partition].append((record.timestamp, record.offset))
+                    if not number % _LOOKED_AT_A_TIME:
+                        await asyncio.sleep(0)
                 positions[partition] = answer.position
                 if answer.position >= end:
                     del positions[partition]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from base64 import urlsafe_b64encode
+from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -14,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from app.errors import InvalidArguments, NotFound
 from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService
-from app.services.kafka.reading import FromOffset, FromTail, FromTimestamp
+from app.services.kafka.reading import FromOffset, FromTail, FromTimestamp, Limits
 from tests.services.kafka.conftest import Requests, browse, values, work
 
 WITHIN = 10.0
@@ -252,3 +253,36 @@ async def test_messages_of_an_aborted_transaction_are_not_read(
     assert values(page) == ["committed"]
     assert values(await work(kafka, topic, group_id)) == ["committed"]
     assert values(await browse(kafka, topic, cursor=page.next_cursor)) == []
+
+
+async def test_a_search_leaves_others_their_turns(kafka_broker: LocalKafka, kafka: KafkaService, topic: str) -> None:
+    """A fetch may bring hundreds of thousands of small messages: the event loop is not held for all of them."""
+    producer: Any = AIOKafkaProducer(
+        bootstrap_servers=kafka_broker.bootstrap_servers, linger_ms=20, max_batch_size=500_000
+    )
+    await producer.start()
+    try:
+        await asyncio.gather(*[await producer.send(topic, b"x", partition=0) for _ in range(20_000)])
+    finally:
+        await producer.stop()
+    turn = 0
+    looked_at: Counter[int] = Counter()
+
+    def matches(_: object) -> bool:
+        looked_at[turn] += 1
+        return False
+
+    async def take_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(take_turns())
+    reader: Any = kafka._reader
+    known = await kafka._cluster.topic(topic)
+    page = await reader.read(known, {0: 0}, Limits(10, 1_048_576, matches), 0.0)
+    others.cancel()
+    assert (page.positions, page.records) == ({0: 20_000}, [])
+    assert sum(looked_at.values()) == 20_000
+    assert max(looked_at.values()) <= 1_000

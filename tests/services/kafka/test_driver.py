@@ -16,7 +16,9 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.producer.sender import Sender
+from aiokafka.record import default_records, memory_records
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import decode_varint_py
 from aiokafka.structs import TopicPartition
 
 from app.services.kafka import driver
@@ -46,7 +48,13 @@ def test_only_the_driver_knows_aiokafkas_insides() -> None:
         assert {name for name in imported if name.partition(".")[0] == "aiokafka"} <= PROMISED, path
 
 
+INSIDE_RECORDS: Any = default_records
+INSIDE_BATCHES: Any = memory_records
 TAKEN: list[tuple[Any, list[str]]] = [
+    (INSIDE_RECORDS._DefaultRecordBatchPy._maybe_uncompress, ["self"]),
+    (INSIDE_RECORDS._DefaultRecordBatchPy._read_msg, ["self", "decode_varint"]),
+    (INSIDE_BATCHES._MemoryRecordsPy._cache_next, ["self", "len_offset", "log_overhead"]),
+    (decode_varint_py, ["buffer", "pos"]),
     (AIOKafkaClient._metadata_update, ["self", "cluster_metadata", "topics"]),
     (AIOKafkaProducer._serialize, ["self", "key", "value", "headers"]),
     (Sender.close, ["self"]),

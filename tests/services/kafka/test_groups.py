@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any, cast
 
 import pytest
+from aiokafka import errors
 
 from app.errors import AckExpired, BackendUnavailable, InvalidArguments, NotFound, TooManyRequests
 from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService, groups, membership
+from app.services.kafka.driver import JoinGroupRequest, SyncGroupRequest, encode_subscription
 from app.services.kafka.settings import KafkaSettings
 from tests.fixtures.kafka import settings_for_kafka
 from tests.services.kafka.conftest import Requests, values, work
@@ -460,3 +463,58 @@ async def test_a_member_that_breaks_down_is_told_and_replaced(
         with pytest.raises(BackendUnavailable, match="broken off"):
             await work(kafka, numbered, group_id, timeout_ms=50_000)
     assert values(await work(kafka, numbered, group_id, max_messages=1, timeout_ms=50_000)) == [0]
+
+
+async def join_otherwise(
+    kafka: KafkaService, group_id: str, protocol_type: str, protocol: str, metadata: bytes, assignment: bytes
+) -> None:
+    """Join a group as a client does that writes what it likes, and divide in its own way if it leads."""
+    member = ""
+    async with asyncio.timeout(WITHIN):
+        while True:
+            request: Any = JoinGroupRequest(
+                group_id, 6_000, 6_000, member, cast("Any", None), protocol_type, [(protocol, metadata)]
+            )
+            joined = await kafka._cluster.to_coordinator(group_id, request, lane="another client")
+            if joined.error_code != errors.MemberIdRequired.errno:
+                break
+            member = joined.member_id
+        shares = [(other[0], assignment) for other in joined.members]
+        synced: Any = SyncGroupRequest(
+            group_id, joined.generation_id, joined.member_id, cast("Any", None), cast("Any", shares)
+        )
+        await kafka._cluster.to_coordinator(group_id, synced, lane="another client")
+
+
+@pytest.mark.parametrize(
+    ("protocol_type", "assignment"),
+    [
+        ("connect", b"\0\1\xff\xff"),
+        ("consumer", b"\0"),
+        ("consumer", b"\0\1\0\0\0\1\0\2\xff\xff\0\0\0\0"),
+    ],
+)
+async def test_a_group_that_writes_what_only_it_can_read_is_described(
+    kafka: KafkaService, topic: str, group_id: str, protocol_type: str, assignment: bytes
+) -> None:
+    await join_otherwise(kafka, group_id, protocol_type, "its-own", encode_subscription(topic), assignment)
+    group = await kafka.group(group_id)
+    assert ([member.partitions for member in group.members], group.protocol) == ([{}], "its-own")
+    assert (await kafka.group_lag(group_id)).partitions == []
+    assert (await kafka.groups()).total >= (protocol_type == "consumer")
+
+
+async def test_a_member_that_says_nothing_readable_gets_nothing_and_disturbs_nobody(
+    kafka: KafkaService, numbered: str, group_id: str
+) -> None:
+    assert values(await work(kafka, numbered, group_id, max_messages=1, lease_ms=1_000)) == [0]
+    joining = asyncio.create_task(join_otherwise(kafka, group_id, "consumer", "range", b"\xff", b""))
+    member = kafka._groups._members[group_id, numbered]
+    first = member.generation
+    async with asyncio.timeout(WITHIN):
+        await joining
+        while member.generation == first or member.assigned is None:
+            await member.changed_since(member.version)
+    assert member.failure is None
+    page = await work(kafka, numbered, group_id, max_messages=1)
+    assert (values(page), page.partitions) == ([0], [0])

@@ -3,14 +3,20 @@
 import base64
 import json
 import math
+import time
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record import default_records
+from pydantic import TypeAdapter, ValidationError
 
 from app.errors import InvalidArguments
+from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService
 from app.services.kafka.messages import Message
-from tests.services.kafka.conftest import browse
+from app.services.kafka.reading import FromTail, Milliseconds
+from tests.services.kafka.conftest import browse, values, work
 
 LOSSLESS = [
     b"{}",
@@ -165,3 +171,80 @@ async def test_a_large_page_is_decoded_beside_the_event_loop(kafka: KafkaService
     await kafka.publish(topic, large)
     [message] = (await browse(kafka, topic)).messages
     assert (message.encoding, message.value) == ("json", large)
+
+
+MOMENT: TypeAdapter[int] = TypeAdapter(Milliseconds)
+
+
+@pytest.mark.parametrize(
+    ("written", "milliseconds"),
+    [
+        # As floating-point seconds these would be one less.
+        ("2038-08-07T18:40:42.924Z", 2_164_819_242_924),
+        ("2038-08-07T20:40:42.924+02:00", 2_164_819_242_924),
+        ("2026-11-22t15:21:07.131z", 1_795_360_867_131),
+        ("2026-11-22 15:21:07.131999Z", 1_795_360_867_131),
+        ("1970-01-01T00:00:00Z", 0),
+        ("9999-12-31T23:59:59.999Z", 253_402_300_799_999),
+        (1_795_360_867_131, 1_795_360_867_131),
+        # A string of digits certainly is the number.
+        ("1795360867131", 1_795_360_867_131),
+        ("0", 0),
+    ],
+)
+def test_a_moment_is_taken_to_the_millisecond(written: Any, milliseconds: int) -> None:
+    assert MOMENT.validate_python(written) == milliseconds
+
+
+def test_every_millisecond_is_taken_as_it_is_written() -> None:
+    for milliseconds in range(2_164_819_242_000, 2_164_819_243_000):
+        written = f"2038-08-07T18:40:42.{milliseconds % 1000:03}Z"
+        assert MOMENT.validate_python(written) == milliseconds
+
+
+@pytest.mark.parametrize(
+    "written",
+    # Eight and fourteen digits are more likely a date than a time in 1970 or 2612.
+    ["20261122", "20261122152107", "2026-11-22", "2026-11-22T15:21:07", "soon", "", "1e12", "9" * 30, -1, True, 1.5],
+)
+def test_what_may_be_another_moment_is_refused_with_an_example(written: Any) -> None:
+    with pytest.raises(ValidationError, match="ISO 8601"):
+        MOMENT.validate_python(written)
+
+
+class NameOfBytes(str):
+    """A header's name that is no UTF-8, as clients in other languages may write it."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xffname"
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+async def test_a_header_of_any_name_hides_no_message(
+    kafka_broker: LocalKafka, kafka: KafkaService, topic: str, group_id: str, compression: str | None
+) -> None:
+    await kafka.publish(topic, "before")
+    producer: Any = AIOKafkaProducer(bootstrap_servers=kafka_broker.bootstrap_servers, compression_type=compression)
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        # Only aiokafka's builder in Python asks the name for its bytes.
+        python: Any = default_records
+        batch._builder = python._DefaultRecordBatchBuilderPy(2, 1 if compression else 0, 0, -1, -1, -1, 100_000)
+        now = int(time.time() * 1000)
+        for _ in range(2):
+            headers = [(NameOfBytes("name"), b"\xff"), ("plain", None)]
+            assert batch.append(key=b"k", value=b"odd", timestamp=now, headers=headers) is not None
+        await (await producer.send_batch(batch, topic, partition=0))
+    finally:
+        await producer.stop()
+    await kafka.publish(topic, "after")
+    everything = await browse(kafka, topic)
+    assert values(everything) == ["before", "odd", "odd", "after"]
+    assert [message.offset for message in everything.messages] == [0, 1, 2, 3]
+    assert everything.messages[2].model_dump()["headers"] == {"\\xffname": {"base64": "/w=="}, "plain": None}
+    assert values(await browse(kafka, topic, start=FromTail(tail=2))) == ["odd", "after"]
+    assert values(await work(kafka, topic, group_id)) == ["before", "odd", "odd", "after"]
+    assert (await kafka.topic(topic)).message_count == 4

@@ -37,12 +37,11 @@ from app.servers.base import CLIENT_PREFIX, BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.declaring import Resource, Tool, Update
 from app.settings import Settings
+from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall
 
 T = TypeVar("T")
 _STALLED = 2.0
 """Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
-_NOBODYS_LOG = logging.getLogger("MCP")
-"""For calls of what no server offers."""
 
 
 @dataclass(slots=True)
@@ -50,13 +49,16 @@ class _Serving:
     """A server in this process."""
 
     kind: ServerKind
-    log: logging.Logger
     server: BaseMCPServer | None = None
     """The open server; None while the gateway is not open."""
     in_flight: int = 0
     """Calls that it works on."""
     streams: "set[Admission]" = field(default_factory=set["Admission"])
     """Streams that it carries. They last as long as their callers like, so they take no call's place."""
+
+    @property
+    def log(self) -> logging.Logger:
+        return logging.getLogger(f"MCP.{self.kind.name}")
 
     def unforeseen(self, error: Exception, context: CallContext) -> InternalError:
         """Log the trace of what nobody foresaw; return what its caller is told."""
@@ -79,18 +81,21 @@ class Gateway:
     Args:
         kinds: server classes, opened with the gateway, and servers that are constructed already.
         settings: limits of the process.
+        sinks: told of every call, beside the log.
 
     Raises:
         ValueError: two servers claim one name, one tool or one resource scheme, which share `/mcp`.
     """
 
-    def __init__(self, kinds: Sequence[ServerKind], settings: Settings) -> None:
+    def __init__(self, kinds: Sequence[ServerKind], settings: Settings, sinks: Sequence[Sink] = ()) -> None:
         self.settings = settings
+        self._sinks = sinks
         self.kinds: dict[str, ServerKind] = {}
         self.subscriptions = 0
         self.unfinished = Budget(settings.max_unfinished_bytes)
         """What was received and can't be worked on yet: unfinished bodies, requests that wait for the one before."""
-        self.log: CallLog
+        self.recorder: Recorder
+        """Tells of every call, while the gateway is open."""
         self.lookout: Lookout
         """Interrupts calls that take too long or have lost their caller, while the gateway is open."""
         self.stopping = False
@@ -99,7 +104,7 @@ class Gateway:
         """Set when the process stops: streams that would never end by themselves end then."""
         self._serving: dict[str, _Serving] = {}
         everything = BaseMCPServer(server_id="all", name="This gateway")
-        self._all = _Serving(everything, _NOBODYS_LOG, everything)
+        self._all = _Serving(everything, everything)
         """Counts what is about all servers, so that a busy one does not hide the others."""
         self._tools: dict[tuple[str | None, str], tuple[_Serving, Tool, _Narrow | None]] = {}
         """By server and name, and by name alone."""
@@ -113,7 +118,7 @@ class Gateway:
                     raise ValueError(f"{kind.name} and {owners[claim]} both claim the {claim}")
                 owners[claim] = kind.name
             self.kinds[kind.server_id] = kind
-            serving = _Serving(kind, logging.getLogger(f"MCP.{kind.name}"))
+            serving = _Serving(kind)
             self._serving[kind.server_id] = serving
             for name, tool in kind.tools.items():
                 found = serving, tool, self._narrow(tool)
@@ -129,7 +134,8 @@ class Gateway:
         """
         self.stopping = False
         self.closing.clear()
-        self.log = CallLog()
+        log = CallLog({server_id: serving.log for server_id, serving in self._serving.items()})
+        self.recorder = Recorder((log, *self._sinks))
         self.lookout = Lookout()
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
@@ -146,7 +152,7 @@ class Gateway:
                 yield
             finally:
                 self.closing.set()
-                self.log.flush()
+                self.recorder.flush()
                 for serving in self._serving.values():
                     serving.server = None
 
@@ -202,9 +208,9 @@ class Gateway:
             return self._find_otherwise(server, name)
         except GatewayError as error:
             where = "all" if server is None else _quoted(server)
-            who = context.principal.id, context.client, context.address
-            fields = (where, _quoted(name), context.face, *who, error.code, 0.0, context.request_id)
-            self.log.add(_NOBODYS_LOG, fields)
+            call = StartedCall(where, _quoted(name), context, time.perf_counter())
+            self.recorder.started(call)
+            self.recorder.ended(EndedCall(call, error.code, 0.0))
             raise
 
     def _find_otherwise(self, server: str | None, name: str) -> tuple[_Serving, Tool, _Narrow | None]:
@@ -366,13 +372,11 @@ class Admission(Interruptible):
     """
 
     __slots__ = (
-        "_context",
+        "_call",
         "_gateway",
         "_narrow",
-        "_operation",
         "_seconds",
         "_serving",
-        "_started",
         "_timer",
         "waiting_since",
     )
@@ -388,8 +392,7 @@ class Admission(Interruptible):
     ) -> None:
         self._gateway = gateway
         self._serving = serving
-        self._operation = operation
-        self._context = context
+        self._call = StartedCall(serving.kind.server_id, operation, context, time.perf_counter())
         self._seconds = seconds
         self._narrow = narrow
         self._timer: asyncio.TimerHandle | None = None
@@ -400,7 +403,7 @@ class Admission(Interruptible):
     def __enter__(self) -> BaseMCPServer:
         gateway, serving = self._gateway, self._serving
         assert serving.server is not None, "the gateway is not open"
-        self._started = time.perf_counter()
+        gateway.recorder.started(self._call)
         try:
             if self._seconds is None:
                 self._take_stream()
@@ -414,7 +417,7 @@ class Admission(Interruptible):
                 narrow.in_flight += 1
                 serving.in_flight += 1
         except TooManyRequests:
-            self._log(TooManyRequests.code)
+            self._ended(TooManyRequests.code)
             raise
         self.begin(gateway.lookout)
         return serving.server
@@ -432,30 +435,30 @@ class Admission(Interruptible):
             self._timer.cancel()
         reason = self.end(error)
         if error is None:
-            self._log("ok")
+            self._ended("ok")
         elif reason is not None:
-            self._log("cancelled" if isinstance(reason, CallerGone) else reason.code)
+            self._ended("cancelled" if isinstance(reason, CallerGone) else reason.code)
             raise reason from error
         elif isinstance(error, GatewayError):
-            self._log(error.code)
+            self._ended(error.code)
         elif isinstance(error, Exception):
-            self._log(InternalError.code)
-            raise self._serving.unforeseen(error, self._context) from error
+            self._ended(InternalError.code)
+            raise self._serving.unforeseen(error, self._call.context) from error
         else:
-            self._log("cancelled")
+            self._ended("cancelled")
 
     def overdue(self) -> None:
         """Set the clock and watch the caller, which most calls end too early to need."""
         if self._seconds is None:
             self._look_for_a_stall()
         else:
-            left = self._started + self._seconds - time.perf_counter()
+            left = self._call.at + self._seconds - time.perf_counter()
             self._timer = self._lookout.loop.call_later(left, self._time_is_up)
-        if self._context.gone is not None:
-            self.interrupt_after(self._context.gone, CallerGone())
+        if (gone := self._call.context.gone) is not None:
+            self.interrupt_after(gone, CallerGone())
 
     def _time_is_up(self) -> None:
-        self.interrupt(BackendTimeout(f"{self._operation} took longer than {self._seconds:g} s and was stopped."))
+        self.interrupt(BackendTimeout(f"{self._call.operation} took longer than {self._seconds:g} s and was stopped."))
 
     def _take_stream(self) -> None:
         """Take a place among the server's streams; the one that has waited longest for its caller makes room."""
@@ -481,23 +484,9 @@ class Admission(Interruptible):
         else:
             self.interrupt(CallerStalled(f"Nothing was sent or taken for {limit:g} s (STREAM_IDLE_TIMEOUT)."))
 
-    def _log(self, outcome: str) -> None:
-        context = self._context
-        ms = (time.perf_counter() - self._started) * 1e3
-        self._gateway.log.add(
-            self._serving.log,
-            (
-                self._serving.kind.server_id,
-                self._operation,
-                context.face,
-                context.principal.id,
-                context.client,
-                context.address,
-                outcome,
-                ms,
-                context.request_id,
-            ),
-        )
+    def _ended(self, outcome: str) -> None:
+        call = self._call
+        self._gateway.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3))
 
 
 def _quoted(name: str, limit: int = 100) -> str:

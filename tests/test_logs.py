@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from app.logs import LONGEST_LINE, BackgroundHandler, CallFields, CallLog, CallRecord, JsonFormatter, TextFormatter
+from app.guard.principal import Principal
+from app.logs import LONGEST_LINE, BackgroundHandler, CallLog, CallRecord, JsonFormatter, TextFormatter
+from app.servers.calls import CallContext
+from app.telemetry.recorder import EndedCall, StartedCall
 from tests.faces.raw import WITHIN
 
 FIELDS: dict[str, Any] = {
@@ -26,11 +29,14 @@ FIELDS: dict[str, Any] = {
     "ms": 1.2,
     "request_id": "abc",
 }
-RECORD = CallRecord(
-    "MCP.Clock MCP Server",
-    1_800_000_000.5,
-    ("clock", "get_time", "rest", "anonymous", "curl/8", "10.0.0.7", "ok", 1.2, "abc"),
-)
+
+
+def ended(server: str, operation: str, context: CallContext, outcome: str, ms: float) -> EndedCall:
+    return EndedCall(StartedCall(server, operation, context, 0.0), outcome, ms)
+
+
+CURL = CallContext("abc", "rest", client="curl/8", address="10.0.0.7")
+RECORD = CallRecord("MCP.Clock MCP Server", 1_800_000_000.5, ended("clock", "get_time", CURL, "ok", 1.2))
 LINE = (
     "server=clock operation=get_time face=rest principal=anonymous client=curl/8 address=10.0.0.7 outcome=ok ms=1.2 "
     "request_id=abc"
@@ -188,19 +194,15 @@ def test_the_end_of_the_process_does_not_wait_for_the_logs_reader(monkeypatch: p
     assert unread.read()
 
 
-CALLS: list[CallFields] = [
-    ("clock", "first", "rest", "anonymous", "curl/8", "10.0.0.7", "ok", 0.04, "abc"),
-    ("clock", "last", "mcp", "desk", "https://bot:hunter2@desk", "::1", "off", 12.34, "d"),
+CALLS = [
+    ended("clock", "first", CURL, "ok", 0.04),
+    ended("clock", "last", CallContext("d", "mcp", Principal("desk"), "https://bot:hunter2@desk", "::1"), "off", 12.34),
 ]
 
 
-async def test_calls_are_logged_a_turn_later_in_their_order(log: logging.Logger, written: list[str]) -> None:
-    calls = CallLog()
+async def test_each_call_is_a_line_in_its_order(log: logging.Logger, written: list[str]) -> None:
     log.info("before")
-    for fields in CALLS:
-        calls.add(log, fields)
-    assert _messages(log, written) == ["before"]
-    await asyncio.sleep(0)
+    CallLog({"clock": log}).calls_ended(CALLS)
     calls_of_curl = "face=rest principal=anonymous client=curl/8 address=10.0.0.7 outcome=ok ms=0.0 request_id=abc"
     calls_of_bot = "face=mcp principal=desk client=https://bot:***@desk address=::1 outcome=off ms=12.3 request_id=d"
     assert _messages(log, written) == [
@@ -213,15 +215,12 @@ async def test_calls_are_logged_a_turn_later_in_their_order(log: logging.Logger,
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
 async def test_calls_read_the_same_whoever_listens_beside(formatter: TextFormatter | JsonFormatter) -> None:
     alone, shared = Pieces(), Pieces()
-    calls = CallLog()
     for stream in (alone, shared):
         logger = logging.Logger("MCP.Clock MCP Server", logging.INFO)
         logger.addHandler(BackgroundHandler(stream, formatter))
         if stream is shared:
             logger.addHandler(logging.NullHandler())
-        for fields in CALLS:
-            calls.add(logger, fields)
-        await asyncio.sleep(0)
+        CallLog({"clock": logger}).calls_ended(CALLS)
         logger.handlers[0].flush()
     lines, others = "".join(alone.pieces).splitlines(), "".join(shared.pieces).splitlines()
     assert len(lines) == len(others) == len(CALLS)
@@ -231,17 +230,11 @@ async def test_calls_read_the_same_whoever_listens_beside(formatter: TextFormatt
 
 async def test_loggers_that_others_have_set_up_are_asked(log: logging.Logger, written: list[str]) -> None:
     log.addFilter(lambda record: "operation=last" in record.getMessage())
-    calls = CallLog()
-    for fields in CALLS:
-        calls.add(log, fields)
-    calls.flush()
-    await asyncio.sleep(0)
+    CallLog({"clock": log}).calls_ended(CALLS)
     assert [message.split()[1] for message in _messages(log, written)] == ["operation=last"]
 
 
-async def test_calls_cost_nothing_where_their_lines_are_not_wanted(log: logging.Logger, written: list[str]) -> None:
+async def test_a_level_above_info_leaves_the_lines_of_calls_out(log: logging.Logger, written: list[str]) -> None:
     log.setLevel(logging.WARNING)
-    calls = CallLog()
-    calls.add(log, CALLS[0])
-    calls.flush()
+    CallLog({"clock": log}).calls_ended(CALLS)
     assert _messages(log, written) == []

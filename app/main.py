@@ -41,12 +41,13 @@ The same tools are reachable as MCP (Streamable HTTP at `/mcp/<server>` and `/mc
 class GatewayApp(FastAPI):
     """FastAPI, which documents everything, behind the perimeter and the lane of the tool calls."""
 
-    _front: ASGIApp
+    front: ASGIApp
+    """What answers requests; the application itself only adds the lifespan to it, at the cost of a coroutine."""
 
     def put_in_front(self, app: ASGIApp, settings: Settings) -> None:
         """Let an application see every request first; what it does not answer it hands to `documented`."""
         proxied = settings.root_path or settings.trusted_proxies
-        self._front = Perimeter(
+        self.front = Perimeter(
             app,
             allowed_hosts=settings.allowed_hosts,
             allowed_origins=settings.allowed_origins,
@@ -65,7 +66,7 @@ class GatewayApp(FastAPI):
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
         else:
-            await self._front(scope, receive, send)
+            await self.front(scope, receive, send)
 
 
 def create_app(

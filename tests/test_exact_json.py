@@ -63,6 +63,12 @@ def test_what_is_no_json_is_refused(text: str) -> None:
         read(text.encode())
 
 
+@pytest.mark.parametrize("rest", ["", "]", "NaN}", r'"\ud800"}', "[" * 300, "[" * 100_000, "\xff", "01}"])
+def test_what_is_no_json_behind_a_key_that_is_there_twice_is_none(rest: str) -> None:
+    with pytest.raises(NotJson):
+        read(f'{{"a":1,"a":{rest}'.encode("latin-1"))
+
+
 def test_bytes_that_are_no_text_are_no_json() -> None:
     with pytest.raises(NotJson):
         read(b'"\xff"')

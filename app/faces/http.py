@@ -61,12 +61,15 @@ async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated:
         CallerGone: the caller left before its end.
     """
     headers: dict[bytes, bytes] = scope["state"]["headers"]
-    media_type = _media_type(headers.get(b"content-type", b""))
-    if not (media_type == b"application/json" or media_type.endswith(b"+json") or not (media_type or stated)):
-        raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
-    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+    if (content_type := headers.get(b"content-type", b"")) != b"application/json":
+        media_type = _media_type(content_type)
+        if not (media_type == b"application/json" or media_type.endswith(b"+json") or not (media_type or stated)):
+            raise UnsupportedMediaType("Send JSON, and say so: -H 'content-type: application/json'.")
+    coding = headers.get(b"content-encoding")
+    if coding is not None and coding.strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body as it is, without Content-Encoding: it is not decompressed here.")
-    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and coding.strip().lower() != b"chunked":
         raise UnsupportedMediaType("Send the body in chunks or whole: no Transfer-Encoding but chunked is undone here.")
     limit = gateway.settings.max_request_bytes
     length = headers.get(b"content-length", b"")

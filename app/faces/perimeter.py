@@ -77,7 +77,8 @@ class Perimeter:
         state["request_id"] = request_id
         state["principal"] = ANONYMOUS
         state["client"] = _client(headers.get(b"user-agent", b""))
-        state["address"] = scope["client"][0] if scope.get("client") else "-"
+        client = scope.get("client")
+        state["address"] = client[0] if client else "-"
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
         if not origin and self._is_our_host(host) and not repeated:
             return self._app(scope, receive, send)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import mcp_types as types
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
@@ -40,7 +40,7 @@ class _Meta(BaseModel):
 
 class _Params(msgspec.Struct, forbid_unknown_fields=True):
     name: str
-    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    arguments: msgspec.Raw = msgspec.Raw(b"")
     meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b""))
 
 
@@ -52,11 +52,17 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _request = msgspec.json.Decoder(_Request)
+_write_text = msgspec.json.Encoder().encode
 _MODERN = b"2026-07-28"
 _VERSIONS = frozenset({b"2025-06-18", b"2025-11-25", _MODERN})
 _MOST_META = 2048
 """Bytes of `_meta`; the newest 256 are remembered."""
-_ID = re.compile(rb'-?[0-9]{1,100}|"[^"\\]*"')
+_ID = re.compile(rb'0|-?[1-9][0-9]{0,99}|"[^"\\]*"')
+_STRINGS = len(("jsonrpc", "2.0", "id", "method", "tools/call", "params", "name", "its name"))
+"""Keys and texts of a call without arguments."""
+_SHORT = 200
+"""Bytes of arguments, of ASCII, that no other parser refuses if the decoder does not: they can't be nested too deeply
+for one, nor hold a number that is too long."""
 
 
 @dataclass(slots=True)
@@ -103,27 +109,39 @@ class PlainCalls:
             return None
         try:
             request = _request.decode(body)
-            params = request.params
-            arguments = bytes(params.arguments)
-            read(body)
-        except (msgspec.DecodeError, RecursionError, NotJson, NotExact):
+        except (msgspec.DecodeError, RecursionError):
             return None
-        request_id = bytes(request.id)
-        if params.name not in self._plain or not arguments.startswith(b"{") or not _ID.fullmatch(request_id):
+        params = request.params
+        request_id, arguments, meta = bytes(request.id), bytes(params.arguments), bytes(params.meta)
+        strings = _STRINGS + (arguments != b"") + (meta != b"") + request_id.startswith(b'"')
+        if (
+            params.name not in self._plain
+            or not _ID.fullmatch(request_id)
+            # One more means that a key is there twice, of which the decoder has taken the last.
+            or body.count(b'"') - arguments.count(b'"') - meta.count(b'"') != 2 * strings
+        ):
             return None
+        if not arguments:
+            arguments = b"{}"
+        elif not arguments.startswith(b"{"):
+            return None
+        if len(arguments) > _SHORT or not body.isascii():
+            try:
+                read(body)
+            except (NotJson, NotExact):
+                return None
         client = None
         modern = version == _MODERN
         if modern:
             if headers.get(b"mcp-method") != b"tools/call" or headers.get(b"mcp-name") != params.name.encode():
                 return None
-            meta = bytes(params.meta)
             if len(meta) > _MOST_META:
                 return None
             try:
                 client = _client(meta)
-            except ValidationError:
+            except ValueError:
                 return None
-        elif params.meta:
+        elif meta:
             return None
         return PlainCall(request_id, params.name, arguments, client, modern)
 
@@ -137,10 +155,10 @@ class PlainCalls:
         except GatewayError as error:
             failure = error.problem(context.request_id).model_dump_json(exclude_none=True)
             result = b'],"isError":true'
-            text = to_json(failure)
+            text = _write_text(failure)
         else:
             result = b'],"isError":false,"structuredContent":' + body
-            text = to_json(body.decode())
+            text = _write_text(body.decode())
         end = self._modern_end if call.modern else b"}}"
         parts = (b'{"jsonrpc":"2.0","id":', call.id, b',"result":{"content":[{"type":"text","text":', text)
         await send_bytes(send, 200, JSON, b"".join((*parts, b"}", result, end)), context.request_id)
@@ -151,8 +169,9 @@ def _client(meta: bytes) -> str | None:
     """Return who a client says it is; the same words come with all of its requests.
 
     Raises:
-        ValidationError: they say more than a plain call may.
+        ValueError: they say more than a plain call may, or something else to every parser.
     """
+    read(meta)
     client = _Meta.model_validate_json(meta).client
     return client_name(client) if client else None
 

@@ -133,11 +133,10 @@ class FastLane:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path: str = scope["path"]
         if path[-1:] == "/" and not any(form.match(path) for form in self._free_paths):
-            scope["path"] = path[:-1] or "/"
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self._endpoints.get(scope["path"])
-            if endpoint is not None:
-                return endpoint(scope, receive, send)
+            scope["path"] = path = path[:-1] or "/"
+        endpoint = self._endpoints.get(path)
+        if endpoint is not None and scope["type"] == "http" and scope["method"] == "POST":
+            return endpoint(scope, receive, send)
         return self._app(scope, receive, send)
 
 

@@ -15,6 +15,7 @@ from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 from app.budget import Budget
 from app.errors import GatewayError, HeadTooLarge, MalformedRequest, MethodNotAllowed, ProcessFull
 from app.faces.http import send_problem
+from app.main import GatewayApp
 from app.servers.calls import new_request_id
 from app.serving.connections import Awaited, Connection, Connections, Wait
 
@@ -71,6 +72,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, connections: Connections, unfinished: Budget, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
+        if isinstance(self.app, GatewayApp):
+            self.app = self.app.front
         self._connections = connections
         self._connection: Connection
         self._flow: _Flow

@@ -147,6 +147,47 @@ async def test_what_is_not_plain_is_the_sdks_to_answer(
     assert plain == []
 
 
+_META = json.dumps(_modern()["params"]["_meta"])  # type: ignore[index, call-overload]
+_BODY = (
+    f'{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"name":"get_time","arguments":{{}},"_meta":{_META}}}}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [
+        ('"jsonrpc"', '"jsonrpc":"1.0","jsonrpc"'),
+        ('"id"', '"id":8,"id"'),
+        ('"id"', '"id":"8","id"'),
+        ('"method"', '"method":"tools/list","method"'),
+        ('"params"', r'"p\u0061rams":{},"params"'),
+        ('"name"', '"name":"fail","name"'),
+        ('"arguments"', '"arguments":{"zone":"CET"},"arguments"'),
+        ('"_meta"', '"_meta":{},"_meta"'),
+        ('{},"_meta":{', '{},"_meta":{"a":1,"a":1,'),
+        ('{},"_meta":{', '{},"_meta":{"io.modelcontextprotocol/protocolVersion":"2025-11-25",'),
+        ("{}", '{"zone":"\xff"}'),
+        ("{}", r'{"zone":"\ud800"}'),
+        ("{}", '{"zone":NaN}'),
+        ("{}", '{"zone":' + 120 * "[" + 120 * "]" + "}"),
+        ("{}", '{"zone":' + 300 * "[" + 300 * "]" + "}"),
+        ("{}", '{"zone":' + 5000 * "9" + "}"),
+        ("{}", '{"zone":"CET","zone":"UTC"}'),
+        ("{}", '{"zone":"' + 300 * "é" + '","zone":"UTC"}'),
+        ("{}", '{"zone":1e999}'),
+        ("7", '"\xff"'),
+        ("7", "-0"),
+        ("7", "007"),
+    ],
+)
+async def test_a_body_of_which_parsers_make_different_things_is_answered_alike(
+    http: httpx.AsyncClient, there: str, instead: str
+) -> None:
+    body = _BODY.replace(there, instead, 1).encode("latin-1")
+    answered = await _answer(http, "/mcp/clock", body, _FIELDS)
+    assert answered == await _by_the_sdk(http, "/mcp/clock", body, _FIELDS)
+
+
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream", "*/*", "application/*", "text/*, */*;q=0"])
 async def test_a_plain_call_is_plain_whatever_type_is_accepted(
     http: httpx.AsyncClient, plain: list[PlainCall], accept: str

@@ -29,14 +29,12 @@ from app.errors import GatewayError, InvalidArguments, MalformedRequest, failure
 from app.exact_json import NotExact, NotJson, read
 from app.results import RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
-from app.servers.json_schema import SchemaValidator as CompiledSchema
-from app.servers.json_schema import compile_schema, refusals
+from app.servers.json_schema import CompiledSchema
 from app.servers.leniency import Leniency
+from app.servers.schema_cost import TooMuchWork
 from app.servers.schemas import arguments_schema, result_schema
 
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_LARGE = 16 * 1024
-"""Bytes of arguments of which only the first mistake is told, where there may be thousands."""
 
 
 class CallsTools(Protocol):
@@ -181,15 +179,15 @@ class Tool:
 
     @cached_property
     def _compiled_schema(self) -> CompiledSchema:
-        return compile_schema(self.input_schema)
+        return CompiledSchema(self.input_schema)
 
     @cached_property
     def _compiled_output_schema(self) -> CompiledSchema | None:
-        return None if self.dynamic_output_schema is None else compile_schema(self.dynamic_output_schema)
+        return None if self.dynamic_output_schema is None else CompiledSchema(self.dynamic_output_schema)
 
     @cached_property
     def _leniency(self) -> Leniency:
-        return Leniency(self.input_schema)
+        return Leniency(self._compiled_schema)
 
     def parse(self, raw: bytes) -> BaseModel | JsonObject:
         """Check an arguments object, as JSON: what fits the schema strictly, or certainly means something that does.
@@ -206,7 +204,7 @@ class Tool:
         except NotExact as error:
             raise InvalidArguments.at(error.defects) from None
         if self.arguments is None:
-            return self._parse_by_schema(given, is_large=len(text) > _LARGE)
+            return self._parse_by_schema(given)
         try:
             return self._validator.validate_json(text, strict=True)
         except ValidationError as error:
@@ -236,12 +234,15 @@ class Tool:
                     return given
         return given
 
-    def _parse_by_schema(self, given: Any, *, is_large: bool) -> JsonObject:
+    def _parse_by_schema(self, given: Any) -> JsonObject:
         taken = self._leniency.take(given)
         if not isinstance(taken, dict):
             raise InvalidArguments.at([((), "expected an object")])
-        if not self._compiled_schema.is_valid(taken):
-            raise InvalidArguments.at(refusals(self._compiled_schema, taken, first_only=is_large))
+        try:
+            if not self._compiled_schema.is_valid(taken):
+                raise InvalidArguments.at(self._compiled_schema.refusals(taken))
+        except TooMuchWork as error:
+            raise InvalidArguments.at([((), f"they can't be checked in time: {error}; send less at a time")]) from None
         return cast("JsonObject", taken)
 
     def dump(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
@@ -277,11 +278,12 @@ class Tool:
         """Hold a result against the output schema of a tool that is known only at run time.
 
         Raises:
-            ValueError: it breaks the schema. The message, for the log, says where and repeats nothing of it.
+            ValueError: it breaks the schema, or is too much to be checked. The message, for the log, says where and
+                repeats nothing of it.
         """
         promised = self._compiled_output_schema
         if promised is not None and not promised.is_valid(value):
-            place, rule = refusals(promised, value)[0]
+            place, rule = promised.refusals(value)[0]
             where = ".".join(map(str, place)) or "the result"
             raise ValueError(f"{self.name} breaks its output schema at {where}: {rule}")
 

@@ -3,24 +3,29 @@
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol, cast
+from urllib.parse import quote
 
 import jsonschema_rs
 from pydantic import JsonValue
 
 from app.errors import MOST_REFUSALS
+from app.servers.schema_cost import LARGEST_PATTERN, SchemaCost
 
 Refusal = tuple[tuple[str | int, ...], str]
 """Where something is refused, and why."""
 
-_LINEAR = jsonschema_rs.RegexOptions(size_limit=1 << 20)
-"""Patterns are matched in linear time, and compiled they have at most a megabyte. They can't look around or back."""
+_LINEAR = jsonschema_rs.RegexOptions(size_limit=LARGEST_PATTERN)
+"""Patterns are matched in linear time. They can't look around or back."""
 _MASK = "the value"
-_MOST_RULES = 10_000
-_NO_RULES = frozenset({"$defs", "definitions", "default", "enum", "const", "examples"})
-"""Parts of a schema that are no rules where they stand."""
+_MOST_TOLD = 8 << 20
+"""Bytes that the library may copy to say what is wrong; it copies a value for each branch that it does not fit."""
+_TOO_MUCH_TO_TELL = "does not fit the schema, in more ways than can be told; send less at a time to hear which"
+_LONGEST_REASON = 500
+"""Characters of a reason, which may list all that a stranger's schema takes."""
+_ROOT = "urn:switchboard:schema"
 
 
-class SchemaValidator(Protocol):
+class _Validator(Protocol):
     """What a compiled schema does, whichever draft it is of."""
 
     def is_valid(self, instance: Any) -> bool: ...
@@ -28,17 +33,84 @@ class SchemaValidator(Protocol):
     def iter_errors(self, instance: Any) -> Iterable[jsonschema_rs.ValidationError]: ...
 
 
-def compile_schema(schema: Mapping[str, JsonValue]) -> SchemaValidator:
-    """Return a validator of the draft that `$schema` names, 2020-12 if it names none. Nothing is ever fetched.
+class CompiledSchema:
+    """A JSON Schema of the draft that `$schema` names, 2020-12 if it names none. Nothing is ever fetched.
+
+    Args:
+        schema: it must not change any more.
 
     Raises:
         ValueError: it is no valid schema, refers to something outside, has a pattern that can't be matched in linear
             time, or means more than it says. The message says which.
     """
-    if _rules(schema) > _MOST_RULES:
-        raise ValueError(f"the schema has more than {_MOST_RULES} rules once what it refers to is written out")
+
+    def __init__(self, schema: Mapping[str, JsonValue]) -> None:
+        self.schema = dict(schema)
+        self.cost = SchemaCost(self.schema)
+        self._validator = _compiled(self.schema)
+        self._registry: jsonschema_rs.Registry | None = None
+        self._parts: dict[int, _Validator] = {}
+
+    def is_valid(self, value: Any) -> bool:
+        """Tell whether a value fits.
+
+        Raises:
+            TooMuchWork: to find out takes longer than anybody should wait.
+        """
+        self.cost.of(value)
+        return self._validator.is_valid(value)
+
+    def fits_part(self, value: Any, part: Mapping[str, Any]) -> bool:
+        """Tell whether a value fits a schema within the schema. What it costs is for the caller to know.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        if id(part) not in self._parts:
+            self._parts[id(part)] = self._compiled_part(part)
+        return self._parts[id(part)].is_valid(value)
+
+    def refusals(self, value: Any) -> list[Refusal]:
+        """Return what is refused of a value that does not fit: where, and why. It repeats no value.
+
+        Raises:
+            TooMuchWork: as `is_valid`.
+        """
+        if self.cost.of(value).telling <= _MOST_TOLD:
+            errors = list(islice(self._validator.iter_errors(value), MOST_REFUSALS))
+        elif not self.cost.has_alternatives:
+            errors = [_first_error(self._validator, value)]
+        else:
+            return self._refused_members(value) or [((), _TOO_MUCH_TO_TELL)]
+        found = [refusal for error in errors for refusal in _refusals(error)]
+        return sorted(found, key=lambda refusal: list(map(str, refusal[0])))
+
+    def _refused_members(self, value: Any) -> list[Refusal]:
+        properties = self.schema.get("properties")
+        if not isinstance(value, dict) or not isinstance(properties, dict):
+            return []
+        members = ((name, member, properties.get(name)) for name, member in cast("dict[str, Any]", value).items())
+        refused = (
+            ((name,), _TOO_MUCH_TO_TELL)
+            for name, member, part in members
+            if isinstance(part, dict) and not self.fits_part(member, part)
+        )
+        return list(islice(refused, MOST_REFUSALS))
+
+    def _compiled_part(self, part: Mapping[str, Any]) -> _Validator:
+        pointer = self.cost.pointer(part)
+        if pointer is None:
+            raise ValueError("it is no part of the schema")
+        if self._registry is None:
+            # Parts share what they refer to instead of having it copied for each of them.
+            self._registry = jsonschema_rs.Registry([(_ROOT, self.schema)], retriever=_refuse_to_fetch)
+        draft = {"$schema": self.schema["$schema"]} if "$schema" in self.schema else {}
+        return _compiled({**draft, "$ref": f"{_ROOT}#{quote(pointer)}"}, self._registry)
+
+
+def _compiled(schema: dict[str, Any], registry: jsonschema_rs.Registry | None = None) -> _Validator:
     try:
-        return jsonschema_rs.validator_for(dict(schema), offline=True, pattern_options=_LINEAR, mask=_MASK)
+        return jsonschema_rs.validator_for(schema, offline=True, pattern_options=_LINEAR, mask=_MASK, registry=registry)
     except jsonschema_rs.ValidationError as error:
         where = "/".join(map(str, error.instance_path)) or "the schema"
         what = (
@@ -46,67 +118,19 @@ def compile_schema(schema: Mapping[str, JsonValue]) -> SchemaValidator:
             if error.kind.name == "format"
             else error.message
         )
-        raise ValueError(f"{where}: {what}") from None
+        raise ValueError(f"{where}: {_shortened(what)}") from None
 
 
-def _rules(schema: Mapping[str, JsonValue]) -> int:
-    """Return of how many objects a schema is with its references written out, each within itself but once.
+def _refuse_to_fetch(uri: str) -> Any:
+    raise ValueError(f"Retrieval is disabled: {uri}")
 
-    A few hundred bytes may say `anyOf` of one thing three times, and that of another, and so on: 3 to the power of 30.
-    """
-    counted: dict[int, int] = {}
 
-    def count(part: Any, depth: int) -> int:
-        if isinstance(part, list):
-            return sum(count(member, depth) for member in cast("list[Any]", part))
-        if not isinstance(part, dict) or depth > _MOST_RULES:
-            return 0
-        rules = cast("dict[str, Any]", part)
-        if id(rules) not in counted:
-            counted[id(rules)] = 0  # while it is counted
-            total = 1 + sum(count(rules[name], depth + 1) for name in rules if name not in _NO_RULES)
-            reference = rules.get("$ref")
-            if isinstance(reference, str) and reference.startswith("#"):
-                total += count(resolve(schema, reference), depth + 1)
-            counted[id(rules)] = total
-        return counted[id(rules)]
-
+def _first_error(validator: _Validator, value: Any) -> jsonschema_rs.ValidationError:
     try:
-        return count(schema, 0)
-    except RecursionError:
-        return _MOST_RULES + 1
-
-
-def resolve(schema: Any, reference: str) -> Any:
-    """Return what a reference within a schema (`#/$defs/…`) refers to; None if there is nothing."""
-    found = schema
-    for part in reference[1:].split("/")[1:]:
-        found = (
-            cast("dict[str, Any]", found).get(part.replace("~1", "/").replace("~0", "~"))
-            if isinstance(found, dict)
-            else None
-        )
-    return found
-
-
-def refusals(validator: SchemaValidator, arguments: Any, *, first_only: bool = False) -> list[Refusal]:
-    """Return what a schema refuses of an arguments object: where, and why. It repeats no value.
-
-    Args:
-        validator: of the schema.
-        arguments: what it refuses.
-        first_only: find the first one, where to find some takes the library the time of all that there are.
-    """
-    errors: list[jsonschema_rs.ValidationError] = []
-    if first_only:
-        try:
-            validator.validate(arguments)
-        except jsonschema_rs.ValidationError as error:
-            errors = [error]
-    else:
-        errors = list(islice(validator.iter_errors(arguments), MOST_REFUSALS))
-    found = [refusal for error in errors for refusal in _refusals(error)]
-    return sorted(found, key=lambda refusal: list(map(str, refusal[0])))
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return error
+    raise ValueError("it fits")
 
 
 def _refusals(error: jsonschema_rs.ValidationError) -> Iterator[Refusal]:
@@ -119,6 +143,10 @@ def _refusals(error: jsonschema_rs.ValidationError) -> Iterator[Refusal]:
                 yield (*place, name), "is not an argument that is known here"
         case jsonschema_rs.ValidationErrorKind.AnyOf(context=branches):
             wanted = " or ".join(branch[0].message for branch in branches if branch)
-            yield place, f"fits nothing that is accepted: {wanted}"
+            yield place, _shortened(f"fits nothing that is accepted: {wanted}")
         case _:
-            yield place, error.message
+            yield place, _shortened(error.message)
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} …"

@@ -14,16 +14,18 @@ from typing import Any, cast
 from pydantic_core import to_json
 
 from app.exact_json import MOST_VALUES, NotExact, NotJson, count_values, exact_float, read
-from app.servers.calls import JsonObject
-from app.servers.json_schema import SchemaValidator, compile_schema, resolve
+from app.servers.json_schema import CompiledSchema
+from app.servers.schema_cost import TooMuchWork
 
 _INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,99}))(?:\.0{1,99})?")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "false": False}
 _MOST_STEPS = 100_000
 """Values that are looked at, each by one schema."""
-_TRIAL = 25
-"""Steps in the time of which one value is tried to be made to fit one branch."""
+_TRIAL = 10
+"""Steps in the time of which one value is held against one branch, whatever it is."""
+_CHECKS_IN_A_STEP = 10
+"""Steps of the validator in the time of one of ours, with the counting of them."""
 _DEEPEST = 64
 """Levels of schemas within each other, so that one which refers to itself comes to an end."""
 
@@ -32,12 +34,12 @@ class Leniency:
     """Takes values in the words of one JSON Schema.
 
     Args:
-        schema: of the arguments object. Only references within it are followed.
+        schema: of the arguments object.
     """
 
-    def __init__(self, schema: JsonObject) -> None:
+    def __init__(self, schema: CompiledSchema) -> None:
         self._schema = schema
-        self._validators: dict[int, SchemaValidator | None] = {}
+        self._wanted: dict[int, frozenset[str]] = {}
         self._steps_left = 0
         """Until nothing more is made to fit: branches within branches of a stranger's schema are no end of them."""
         self._values_left = 0
@@ -46,21 +48,24 @@ class Leniency:
     def take(self, arguments: Any) -> Any:
         """Return the arguments as the schema wants them, or the very same object if there is nothing to change."""
         self._steps_left, self._values_left = _MOST_STEPS, MOST_VALUES
-        return self._take(arguments, self._schema, 0)
+        return self._take(arguments, self._schema.schema, 0)
 
     def _take(self, value: Any, schema: Any, depth: int) -> Any:
         self._steps_left -= 1
         if not isinstance(schema, dict) or depth > _DEEPEST or self._steps_left < 0:
             return value
         rules = cast("dict[str, Any]", schema)
-        if isinstance(reference := rules.get("$ref"), str):
-            value = self._take(value, resolve(self._schema, reference), depth + 1)
+        if "$ref" in rules:
+            for part in self._schema.cost.targets(rules):
+                value = self._take(value, part, depth + 1)
         for part in _list(rules.get("allOf")):
             value = self._take(value, part, depth + 1)
         for keyword in ("anyOf", "oneOf"):
             if branches := _list(rules.get(keyword)):
                 value = self._take_one(value, branches, depth + 1)
-        wanted = _types(rules)
+        if id(rules) not in self._wanted:
+            self._wanted[id(rules)] = _types(rules)
+        wanted = self._wanted[id(rules)]
         if wanted and not _fits(value, wanted):
             value = self._convert(value, wanted)
         if isinstance(value, dict):
@@ -74,7 +79,6 @@ class Leniency:
         for branch in branches:
             if self._valid(value, branch):
                 return self._take(value, branch, depth)
-        self._steps_left -= _TRIAL * len(branches)
         taken = {
             to_json(candidate): candidate
             for branch in branches
@@ -106,16 +110,18 @@ class Leniency:
         return taken if any(new is not old for new, old in zip(taken, items, strict=True)) else items
 
     def _valid(self, value: Any, schema: Any) -> bool:
-        if id(schema) not in self._validators:
-            # A branch may refer to what stands beside it in the whole schema.
-            root = {name: self._schema[name] for name in ("$schema", "$defs", "definitions") if name in self._schema}
-            try:
-                self._validators[id(schema)] = compile_schema({**root, "allOf": [schema]})
-            except ValueError:
-                # It refers to another place, which only the whole can find: then nothing is certain here.
-                self._validators[id(schema)] = None
-        validator = self._validators[id(schema)]
-        return validator is not None and validator.is_valid(value)
+        if not isinstance(schema, dict):
+            return schema is not False
+        part = cast("dict[str, Any]", schema)
+        if self._steps_left < 0:
+            return False
+        try:
+            cost = self._schema.cost.of(value, part)
+            self._steps_left -= _TRIAL + cost.values + cost.checking // _CHECKS_IN_A_STEP
+            return self._steps_left >= 0 and self._schema.fits_part(value, part)
+        except TooMuchWork:
+            self._steps_left = 0
+            return False
 
     def _convert(self, value: Any, wanted: frozenset[str]) -> Any:
         if isinstance(value, float) and "integer" in wanted:

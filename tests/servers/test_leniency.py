@@ -13,6 +13,7 @@ from app.results import Result
 from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
 from app.servers.declaring import Tool, tool
+from app.servers.json_schema import CompiledSchema
 from app.servers.leniency import Leniency
 
 
@@ -223,16 +224,14 @@ def test_references_within_a_schema_are_followed_and_endless_ones_end() -> None:
     assert tree.parse(b'{"root": {"size": "1", "below": "[{\\"size\\": 2.0}]"}}') == {
         "root": {"size": 1, "below": [{"size": 2}]}
     }
-    itself = Tool.dynamic("itself", "", {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}})
-    assert itself.parse(b'{"a": "1"}') == {"a": "1"}
 
 
 def test_strings_hold_no_more_values_than_a_body_may() -> None:
     schema: JsonObject = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "array"}}}}
     text = json.dumps([1] * (MOST_VALUES // 3))
-    taken = Leniency(schema).take({"a": [text] * 5})["a"]
+    taken = Leniency(CompiledSchema(schema)).take({"a": [text] * 5})["a"]
     assert [type(item) for item in taken] == [list, list, list, str, str]
-    assert Leniency(schema).take({"a": ["[1]"] * 1000})["a"] == [[1]] * 1000
+    assert Leniency(CompiledSchema(schema)).take({"a": ["[1]"] * 1000})["a"] == [[1]] * 1000
 
 
 def test_branches_within_branches_come_to_an_end() -> None:

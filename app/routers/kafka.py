@@ -297,8 +297,8 @@ class KafkaMCPServer(BaseMCPServer):
     @asynccontextmanager
     async def topic_changes(self, topic: TopicName) -> AsyncGenerator[AsyncIterator[Update]]:
         """Tell of new messages, at most one notice at a time; read from its cursor what came since the one before."""
-        async with self.kafka.changes(topic) as cursors:
-            yield ({"cursor": cursor} async for cursor in cursors)
+        async with self.kafka.changes(topic) as notices:
+            yield notices
 
     @resource("kafka://consumer-groups")
     async def consumer_groups(self) -> ConsumerGroupList:

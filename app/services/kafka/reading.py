@@ -261,6 +261,8 @@ class Reader:
                             async with asyncio.timeout(deadline - time.monotonic()):
                                 await self._more_than(tail, topic, page, whole)
                         except TimeoutError:
+                            if tail.trouble is not None:
+                                raise tail.trouble from None  # nobody knows whether there is more
                             return _with_end(page, topic, whole)
                         await self.read_stored(topic.name, page, limits, deadline)
         except TimeoutError:
@@ -313,20 +315,27 @@ class Reader:
             page.positions = dict([*page.positions.items()][1:] + [*page.positions.items()][:1])
 
     @asynccontextmanager
-    async def changes(self, topic: str) -> AsyncGenerator[AsyncIterator[Cursor]]:
+    async def changes(self, topic: str) -> AsyncGenerator[AsyncIterator[Cursor | Exception]]:
         """Follow a topic: yields an iterator once every later message is sure to be noticed.
 
-        Each cursor stands before the messages that are new since the one before it, however many they are.
+        Each cursor stands before the messages that are new since the one before it, however many they are. While Kafka
+        can't tell of any, an exception says why; the next cursor says that it can again.
         """
         async with self._tails.follow(topic) as tail:
 
-            async def notices(seen: dict[int, int]) -> AsyncIterator[Cursor]:
+            async def notices(seen: dict[int, int]) -> AsyncIterator[Cursor | Exception]:
+                trouble: Exception | None = None
                 while True:
-                    await tail.moved_beyond(seen)
+                    await tail.changed_since(seen, trouble)
                     if tail.gone:
                         return
+                    was_in_trouble, trouble = trouble is not None, tail.trouble
+                    if trouble is not None:
+                        if not was_in_trouble:
+                            yield trouble
+                        continue
                     ends = dict(tail.ends)
-                    if await self._is_news(topic, seen, ends):
+                    if was_in_trouble or await self._is_news(topic, seen, ends):
                         yield Cursor.at(topic, seen, whole=True)
                     seen = ends
 

@@ -245,17 +245,19 @@ class KafkaService:
         return await _consumed(work.page, ack=work.ack, partitions=work.partitions)
 
     @asynccontextmanager
-    async def changes(self, topic: str) -> AsyncGenerator[AsyncIterator[str]]:
-        """Follow a topic: yields an iterator of cursors once every later message is sure to be noticed.
+    async def changes(self, topic: str) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
+        """Follow a topic: yields an iterator of notices once every later message is sure to be noticed.
 
-        Read from a cursor to get what is new since the one before it. It ends when the topic is deleted.
+        Read from a notice's `cursor` to get what is new since the one before it. While Kafka can't tell of changes, it
+        is asked again without end; a notice says so, with the problem in `interrupted`, and the next one with a cursor
+        says that it is over. It ends when the topic is deleted.
 
         Raises:
             NotFound: the topic is unknown.
         """
         try:
-            async with self._reader.changes(topic) as cursors:
-                yield (cursor.write() async for cursor in cursors)
+            async with self._reader.changes(topic) as changes:
+                yield (_notice(topic, change) async for change in changes)
         except (errors.KafkaError, OSError) as error:
             raise translated(error, topic=topic) from error
 
@@ -571,6 +573,13 @@ async def _consumed(
         ack=ack,
         partitions=partitions,
     )
+
+
+def _notice(topic: str, change: Cursor | Exception) -> dict[str, Any]:
+    if isinstance(change, Cursor):
+        return {"cursor": change.write()}
+    problem = translated(change, topic=topic).problem()
+    return {"interrupted": problem.model_dump(mode="json", exclude_none=True)}
 
 
 def _cursor_of(topic: str, positions: Mapping[int, int]) -> str:

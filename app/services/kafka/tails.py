@@ -19,6 +19,13 @@ _log = logging.getLogger(__name__)
 _POLL_MS = 5_000
 _PARTITIONS_ARE_OLD_AFTER = 30.0
 _PAUSE = 0.2
+_PASSING: tuple[type[Exception], ...] = (
+    *MOVED,
+    *UNREACHABLE,
+    errors.OffsetOutOfRangeError,
+    errors.RequestTimedOutError,
+)
+"""What asking again may help against, and soon."""
 NEVER = 2**63 - 1
 """A position that no partition ends beyond."""
 
@@ -38,6 +45,10 @@ class Tail:
         """Offset after the last message that may be read, by partition."""
         self.gone = False
         """The topic was deleted."""
+        self.trouble: Exception | None = None
+        """Why nothing can be heard for now; None while it can."""
+        self._failures = 0
+        """In a row."""
         self._failure: BaseException | None = None
 
     async def start(self) -> None:
@@ -53,19 +64,33 @@ class Tail:
             KafkaError: Kafka refuses to let the topic be followed.
             BackendUnavailable: it is followed no more; begin again.
         """
-        while not self.gone and all(end <= positions.get(partition, 0) for partition, end in self.ends.items()):
-            if isinstance(self._failure, errors.KafkaError):
-                raise self._failure
-            if self._failure is not None:
-                raise BackendUnavailable("following the topic was broken off; begin again") from self._failure
-            await self._moved.wait()
+        while not (self.gone or self._is_beyond(positions)):
+            await self._next_news()
+
+    async def changed_since(self, positions: Mapping[int, int], trouble: Exception | None) -> None:
+        """Return as `moved_beyond`, or once `trouble` has come or gone, given what it was.
+
+        Raises:
+            As `moved_beyond`.
+        """
+        while not (self.gone or self._is_beyond(positions) or (self.trouble is None) is not (trouble is None)):
+            await self._next_news()
+
+    def _is_beyond(self, positions: Mapping[int, int]) -> bool:
+        return any(end > positions.get(partition, 0) for partition, end in self.ends.items())
+
+    async def _next_news(self) -> None:
+        if isinstance(self._failure, errors.KafkaError):
+            raise self._failure
+        if self._failure is not None:
+            raise BackendUnavailable("following the topic was broken off; begin again") from self._failure
+        await self._moved.wait()
 
     def ended(self, running: asyncio.Task[None]) -> None:
         """Tell the followers if nobody polls for them any more, for whatever reason."""
         failure = None if running.cancelled() else running.exception()
-        while isinstance(failure, BaseExceptionGroup):
-            failure = cast("BaseExceptionGroup[BaseException]", failure).exceptions[0]
         if failure is not None:
+            failure = _first(failure)
             _log.error("following topic %s was broken off", self._topic, exc_info=failure)
             self._failure = failure
             self._notify()
@@ -85,6 +110,7 @@ class Tail:
             ends = await self._cluster.offsets(self._topic, dict.fromkeys(topic.partitions, LATEST))
             # A topic that was deleted and made again ends before it did.
             self.ends = {partition: end for partition, end in ends.items() if end is not None}
+            self.trouble, self._failures = None, 0
             self._notify()
             leaders = {partition.leader for partition in topic.partitions.values()}
             until = time.monotonic() + _PARTITIONS_ARE_OLD_AFTER
@@ -98,11 +124,21 @@ class Tail:
             self._notify()
         except* errors.TopicAuthorizationFailedError:
             raise
-        except* (*MOVED, *UNREACHABLE, errors.OffsetOutOfRangeError, errors.RequestTimedOutError):
+        except* _PASSING as failures:
+            self._note_trouble(failures)
             await asyncio.sleep(_PAUSE)
         except* errors.KafkaError as failures:
+            self._note_trouble(failures)
             _log.warning("following topic %s: %s", self._topic, type(failures.exceptions[0]).__name__)
             await asyncio.sleep(10 * _PAUSE)
+
+    def _note_trouble(self, failure: BaseException) -> None:
+        """Tell the followers that nothing can be heard. One failure is none: a leader moved, a connection was old."""
+        self._failures += 1
+        first = _first(failure)
+        if self._failures > 1 and self.trouble is None and isinstance(first, Exception):
+            self.trouble = first
+            self._notify()
 
     async def _poll(self, leader: int, partitions: list[int], until: float) -> None:
         while time.monotonic() < until:
@@ -133,6 +169,13 @@ class Tail:
     def _notify(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
+
+
+def _first(failure: BaseException) -> BaseException:
+    """Return what failed first in a group of tasks."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = cast("BaseExceptionGroup[BaseException]", failure).exceptions[0]
+    return failure
 
 
 class _Followed:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,33 @@ async def test_a_broker_is_killed_and_comes_back_in_mid_call(
             await kafka.publish(topic_name, "back again")
             assert "back again" in values(await waiting)
             assert values(await work(kafka, topic_name, group_id, max_messages=5, timeout_ms=30_000)) == [5, 6, 7, 8, 9]
+
+
+async def test_watchers_hear_when_nothing_can_be_heard_and_miss_nothing(
+    run_broker: RunBroker, sudden_end: signal.Signals, tmp_path: Path, topic_name: str
+) -> None:
+    port = free_port()
+    settings = settings_for_kafka(f"127.0.0.1:{port}", request_timeout_ms=3000)
+    async with KafkaService.open(settings) as kafka, AsyncExitStack() as stack:
+        async with run_broker(tmp_path, port=port) as broker:
+            await kafka.create_topic(topic_name, num_partitions=1)
+            watching = [await stack.enter_async_context(kafka.changes(topic_name)) for _ in range(2)]
+            waiting = asyncio.create_task(browse(kafka, topic_name, start="latest", timeout_ms=4000))
+            broker.process.send_signal(sudden_end)
+            await broker.process.wait()
+            async with asyncio.timeout(WITHIN):
+                for notices in watching:
+                    told = await anext(notices)
+                    assert (told["interrupted"]["code"], told["interrupted"]["status"]) == ("backend_unavailable", 503)
+                with pytest.raises(BackendUnavailable):
+                    await waiting
+        async with run_broker(tmp_path, port=port), asyncio.timeout(WITHIN):
+            over = [await anext(notices) for notices in watching]
+            await kafka.publish(topic_name, "back again")
+            for notices, notice in zip(watching, over, strict=True):
+                assert list(notice) == ["cursor"]
+                while "back again" not in values(await browse(kafka, topic_name, cursor=notice["cursor"])):
+                    notice = await anext(notices)  # noqa: PLW2901
 
 
 async def test_a_broker_that_does_not_know_its_topics_yet_is_asked_again(

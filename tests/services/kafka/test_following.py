@@ -18,9 +18,9 @@ WITHIN = 10.0
 async def test_every_later_message_is_noticed(kafka: KafkaService, numbered: str) -> None:
     async with kafka.changes(numbered) as notices, asyncio.timeout(WITHIN):
         await kafka.publish(numbered, "first")
-        assert values(await browse(kafka, numbered, cursor=await anext(notices))) == ["first"]
+        assert values(await browse(kafka, numbered, cursor=(await anext(notices))["cursor"])) == ["first"]
         await kafka.publish(numbered, "second")
-        assert values(await browse(kafka, numbered, cursor=await anext(notices))) == ["second"]
+        assert values(await browse(kafka, numbered, cursor=(await anext(notices))["cursor"])) == ["second"]
 
 
 async def test_notices_that_nobody_takes_become_one(kafka: KafkaService, wide_topic: str) -> None:
@@ -29,11 +29,13 @@ async def test_notices_that_nobody_takes_become_one(kafka: KafkaService, wide_to
             await kafka.publish(wide_topic, number)
         # The other subscriber shows when the tail has seen them all.
         seen: list[object] = []
-        async for cursor in others:
-            seen += values(await browse(kafka, wide_topic, cursor=cursor, max_messages=100))
+        async for notice in others:
+            seen += values(await browse(kafka, wide_topic, cursor=notice["cursor"], max_messages=100))
             if 49 in seen:
                 break
-        while (page := await browse(kafka, wide_topic, cursor=await anext(notices), max_messages=100)).messages:
+        while (
+            page := await browse(kafka, wide_topic, cursor=(await anext(notices))["cursor"], max_messages=100)
+        ).messages:
             if len(values(page)) == 50:
                 break
         assert sorted(values(page)) == list(range(50))  # type: ignore[type-var]
@@ -106,11 +108,11 @@ async def test_a_tail_that_breaks_down_is_told_and_replaced(
                     await attempt
     async with kafka.changes(topic) as notices, asyncio.timeout(WITHIN):
         await kafka.publish(topic, "new")
-        assert values(await browse(kafka, topic, cursor=await anext(notices))) == ["new"]
+        assert values(await browse(kafka, topic, cursor=(await anext(notices))["cursor"])) == ["new"]
     assert len(kafka.tails) == 0
 
 
-async def first_notice(kafka: KafkaService, topic: str) -> str:
+async def first_notice(kafka: KafkaService, topic: str) -> dict[str, Any]:
     async with kafka.changes(topic) as notices:
         return await anext(notices)
 

@@ -213,7 +213,7 @@ async def test_subscribers_hear_of_messages_and_not_of_aborted_ones(
         await kafka.topic(topic)  # longer than it takes to tell
         assert not notice.done()
         await transactions.commit(topic, "first")
-        assert values(await browse(kafka, topic, cursor=await notice)) == ["first"]
+        assert values(await browse(kafka, topic, cursor=(await notice)["cursor"])) == ["first"]
 
 
 async def test_more_than_may_be_counted_is_told_as_an_estimate(

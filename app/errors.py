@@ -284,9 +284,18 @@ class BackendUnavailable(GatewayError):
 
 
 class BackendNotConfigured(BackendUnavailable):
-    """A setting is missing. The message names it."""
+    """A setting is missing or wrong. The message names it.
+
+    Args:
+        detail: which it is and what to set it to.
+        missing: the variable that is not set, where that alone is the matter.
+    """
 
     code, title = "backend_not_configured", "Backend not configured"
+
+    def __init__(self, detail: str = "", *, missing: str = "") -> None:
+        super().__init__(detail)
+        self.missing = missing
 
 
 class BackendTimeout(BackendUnavailable):

@@ -37,6 +37,7 @@ from app.servers.base import CLIENT_PREFIX, BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.declaring import Resource, Tool, Update
 from app.settings import Settings
+from app.stages import Stages
 from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall
 
 T = TypeVar("T")
@@ -178,6 +179,11 @@ class Gateway:
             raise UnknownServer(f"There is no server {_quoted(server)}. Servers: {', '.join(self.kinds)}.")
         return found
 
+    def is_shown(self, kind: ServerKind) -> bool:
+        """Tell whether MCP's listings show a server: not if nothing of it could work for lack of a setting."""
+        server = self._serving[kind.server_id].server
+        return not self.settings.hide_unconfigured or server is None or server.unconfigured() is None
+
     def kinds_of(self, server: str | None) -> list[ServerKind]:
         """Return the declaration of one server, or of all for None.
 
@@ -275,6 +281,9 @@ class Gateway:
         serving, tool, narrow = self._find(server, name, context)
         limit = tool.timeout or self.settings.tool_timeout
         with Admission(self, serving, tool.name, context, limit, narrow=narrow) as opened:
+            if serving.log.isEnabledFor(logging.DEBUG):
+                stages = Stages(serving.log, tool.name, context.request_id)
+                return await _call_in_stages(stages, opened, tool, arguments, context, write)
             return write(tool, await tool.run(opened, tool.parse(arguments), context))
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
@@ -487,6 +496,27 @@ class Admission(Interruptible):
     def _ended(self, outcome: str) -> None:
         call = self._call
         self._gateway.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3))
+
+
+async def _call_in_stages(
+    stages: Stages,
+    opened: BaseMCPServer,
+    tool: Tool,
+    arguments: bytes,
+    context: CallContext,
+    write: Callable[[Tool, Any], Any],
+) -> Any:
+    """Do what `call` does once it is admitted, and tell the log of each stage."""
+    with stages.shown():
+        parsed = tool.parse(arguments)
+        stages.end("parsed")
+        try:
+            result = await tool.run(opened, parsed, context)
+        finally:
+            stages.end("ran")
+        written = write(tool, result)
+        stages.end("wrote")
+        return written
 
 
 def _quoted(name: str, limit: int = 100) -> str:

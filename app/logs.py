@@ -23,6 +23,8 @@ MOST_WAITING = 4 * 1024 * 1024
 """Characters of the log that wait to be written; what comes beyond is dropped and counted."""
 LONGEST_LINE = 64 * 1024
 """Characters of one event, its trace included; the rest is cut off."""
+OURS = ("MCP", "app")
+"""The loggers that write nothing secret at any level: servers with their calls, and the process."""
 _PAUSE = 0.01
 """Seconds in which lines gather."""
 _STANDARD_ERROR = 2
@@ -315,21 +317,27 @@ def _standard_error() -> TextIO:
     return sys.stderr
 
 
-def set_up_logging(level: str, form: Literal["text", "json"]) -> None:
+def set_up_logging(level: str, form: Literal["text", "json"], levels: Mapping[str, str] | None = None) -> None:
     """Send every logger's events to standard error; standard output belongs to protocols.
 
     Args:
-        level: the least severe level to show, such as `INFO`.
+        level: the least severe level to show, such as `INFO`; libraries show no DEBUG.
         form: `text` for people, `json` for machines.
+        levels: those of single loggers, by their names.
     """
     handler = BackgroundHandler(_standard_error(), JsonFormatter() if form == "json" else TextFormatter())
     # What no line of ours shows need not be found out for each: the standard library's advice on speed.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as its manual has it
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # At DEBUG libraries write frames, headers and rows: what customers have said, and secrets.
+    logging.basicConfig(level=max(logging.INFO, logging.getLevelNamesMapping()[level]), handlers=[handler], force=True)
+    for ours in OURS:
+        logging.getLogger(ours).setLevel(level)
     # A line for every connection and every query of a driver drowns the one line a call.
     for chatty in ("uvicorn.access", "httpx", "httpcore", "aiokafka", "botocore", "mcp", "sse_starlette"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Each attempt of its producer to find a broker; `Outages` tells of the first.
     logging.getLogger("aiokafka.client").setLevel(logging.CRITICAL)
     logging.getLogger("aiokafka.producer.sender").setLevel(logging.ERROR)
+    for name, own in (levels or {}).items():
+        logging.getLogger(name).setLevel(own)

@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
 
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
 PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 """What may stand before our paths where a proxy serves us below a path of its own."""
 
@@ -36,7 +38,10 @@ class Settings(BaseSettings):
     servers: Annotated[list[str], NoDecode] = Field(
         default=[], description="Servers to offer, by name with commas; all if left out."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_level: LogLevel = "INFO"
+    log_levels: Annotated[dict[str, LogLevel], NoDecode] = Field(
+        default={}, description="Levels of single loggers, as NAME=LEVEL with commas; NAME is a server or a logger."
+    )
     log_format: Literal["text", "json"] = "text"
 
     tool_timeout: Seconds = Field(default=30.0, description="Seconds a tool may take unless it says otherwise itself.")
@@ -55,6 +60,12 @@ class Settings(BaseSettings):
     )
     mcp_output_schemas: bool = Field(
         default=True, description="Listings say what results look like, which half of their size is for."
+    )
+    hide_unconfigured: bool = Field(
+        default=True, description="MCP's listings leave out servers whose backend no setting names."
+    )
+    backend_check_interval: float = Field(
+        default=15.0, ge=0, description="Seconds between two looks at each backend, for the log; 0 for none."
     )
     max_calls_in_flight: int = Field(default=256, ge=1, description="Calls that one server works on at a time.")
     max_streams: int = Field(
@@ -94,6 +105,17 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_levels", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        """Take `NAME=LEVEL,NAME=LEVEL`."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        if any(not (name.strip() and equals) for name, equals, _ in pairs):
+            raise ValueError("expected NAME=LEVEL,NAME=LEVEL, such as MCP.Kafka MCP Server=DEBUG")
+        return {name.strip(): level.strip().upper() for name, _, level in pairs}
 
     @field_validator("servers", "allowed_hosts", "allowed_origins", "trusted_proxies", mode="before")
     @classmethod

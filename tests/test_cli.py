@@ -9,7 +9,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from app.cli.commands import COMMANDS
 from app.cli.commands import switchboard as group
 from app.cli.running import run
 from app.errors import BackendUnavailable
-from app.local.postgres import LocalPostgres
+from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import StartFailed, free_port
 from app.routers.database import DatabaseMCPServer
 from app.servers.calls import JsonObject
+from app.services.postgres.migrations import migrate
 from tests.faces.raw import ERAS, WITHIN, Messages, launched, request
 from tests.fixtures.postgres import TestDatabase, cloned_database
 from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running
@@ -38,7 +39,20 @@ from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running
 SWITCHBOARD = str(Path(sys.executable).with_name("switchboard"))
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 20.0
-_OURS = ("SERVERS", "DATABASE_", "DB_MCP_", "KAFKA_", "AWS_", "ALLOWED_", "HOST", "PORT", "LOG_", "MAX_")
+_OURS = (
+    "SERVERS",
+    "DATABASE_",
+    "DB_MCP_",
+    "KAFKA_",
+    "AWS_",
+    "ALLOWED_",
+    "HOST",
+    "PORT",
+    "LOG_",
+    "MAX_",
+    "HIDE_",
+    "BACKEND_",
+)
 _READY = "Stop "
 """How the last line begins that tells a newcomer what to do."""
 
@@ -120,6 +134,7 @@ _MISTYPED = {
     "LOG_LEVEL": "verbose",
     "PORT": "http",
     "SERVERS": "databse",
+    "LOG_LEVELS": "MCP.Kafka MCP Sever=DEBUG",
 }
 
 
@@ -178,6 +193,12 @@ async def test_an_unknown_server_is_named_beside_the_known() -> None:
         *((("stdio",), variable, value) for variable, value in _MISTYPED.items()),
         (("serve", "--server", "database"), "DB_MCP_PORT", "http"),
         (("serve", "--server", "aws"), "AWS_MAX_ATTEMPTS", "x"),
+        (("serve", "--all-ports"), "KAFKA_MCP_PORT", "70000"),
+        (("serve",), "LOG_LEVELS", "kafka"),
+        (("serve",), "LOG_LEVELS", "kafka=CHATTY"),
+        (("serve",), "LOG_LEVELS", "sqlalchemy=DEBUG"),
+        (("stdio", "database"), "LOG_LEVELS", "kafka=DEBUG"),
+        (("dev",), "LOG_LEVELS", "kafka=CHATTY"),
     ],
 )
 async def test_a_mistyped_setting_is_named_before_anything_is_opened(
@@ -346,6 +367,74 @@ async def test_a_gateway_is_served_with_nothing_configured(tmp_path: Path) -> No
         output = await stop(process, signal.SIGTERM)
     assert process.returncode == 0, output
     assert "Traceback" not in output
+
+
+async def test_the_start_is_one_line_and_an_outage_another(postgres_directory: Path, tmp_path: Path) -> None:
+    port, backend_port = free_port(), free_port()
+    async with AsyncExitStack() as stack:
+        backend = await stack.enter_async_context(run_postgres(postgres_directory, port=backend_port, durable=False))
+        url = backend.url()
+        await migrate(url)
+        variables = {"DATABASE_URL": url, "AWS_EC2_METADATA_DISABLED": "true", "BACKEND_CHECK_INTERVAL": "0.2"}
+        async with running(tmp_path, "serve", "--port", str(port), **variables) as process:
+            start = await told(process, "Switchboard ")
+            assert f" on http://127.0.0.1:{port}: database ready" in start
+            assert "kafka not configured: KAFKA_BOOTSTRAP_SERVERS" in start
+            assert "aws not configured: AWS_REGION" in start
+            assert "at most 256 calls" in start
+            assert backend.password not in start
+            # Nobody calls, and the log tells all the same.
+            await stack.aclose()
+            down = await told(process, " is down: ")
+            assert "WARNING MCP.Database MCP Server" in down
+            async with run_postgres(postgres_directory, port=backend_port, durable=False):
+                assert "INFO    MCP.Database MCP Server" in await told(process, " answers again, after ")
+                output = await stop(process, signal.SIGTERM)
+    assert process.returncode == 0, output
+    assert " is down: " not in output
+
+
+async def told(process: Process, words: str) -> str:
+    """Wait for a line of the log."""
+    assert process.stdout is not None
+    async with asyncio.timeout(STARTS_WITHIN):
+        while line := (await process.stdout.readline()).decode():
+            if words in line:
+                return line
+    raise AssertionError(f"it ended without telling of {words!r}")
+
+
+async def test_all_servers_have_ports_of_their_own_and_one_process(demo_database: TestDatabase, tmp_path: Path) -> None:
+    ports = {"database": free_port(), "kafka": free_port(), "aws": free_port()}
+    variables = {f"{'DB' if name == 'database' else name.upper()}_MCP_PORT": str(p) for name, p in ports.items()}
+    variables |= {"DATABASE_URL": demo_database.url, "AWS_EC2_METADATA_DISABLED": "true"}
+    async with running(tmp_path, "serve", "--all-ports", **variables) as process:
+        for name, port in ports.items():
+            await answers(port)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False) as http:
+                assert [server["id"] for server in (await http.get("/mcp")).json()["servers"]] == [name]
+        async with connect(f"ws://127.0.0.1:{ports['database']}") as socket:
+            arguments: JsonObject = {"name": "get_customer_context", "arguments": {"customer_id": "12345"}}
+            answer = await Messages(socket).ask(request("2026-07-28", "tools/call", arguments))
+            assert answer["result"]["structuredContent"]["customer"]["id"] == "12345"
+        output = await stop(process, signal.SIGINT)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert output.count("Switchboard ") == 1
+
+
+async def test_a_port_in_use_among_several_is_named_with_its_variable(tmp_path: Path) -> None:
+    taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with taken:
+        port = taken.sockets[0].getsockname()[1]
+        free = {"DB_MCP_PORT": str(free_port()), "AWS_MCP_PORT": str(free_port())}
+        status, output = await switchboard(tmp_path, "serve", "--all-ports", KAFKA_MCP_PORT=str(port), **free)
+    assert status == 1
+    assert f"Can't listen on 127.0.0.1:{port}" in output
+    assert "KAFKA_MCP_PORT" in output
+    assert "Traceback" not in output
+    status, output = await invoke("serve", "--all-ports", "--port", "8000")
+    assert (status, "--all-ports" in output) == (2, True)
 
 
 # `switchboard stdio`

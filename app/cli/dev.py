@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from app.cli.running import read_settings, run
-from app.logs import set_up_logging
+from app.cli.running import chosen_servers, read_settings, run, start_log
 from app.serving.process import PortInUse
 from app.settings import Settings
 
@@ -36,5 +35,5 @@ def dev(port: int | None, data_dir: Path) -> None:
         )
     serve, failure = _local_stack
     settings = read_settings(Settings, port=port, host="127.0.0.1")
-    set_up_logging(settings.log_level, settings.log_format)
+    start_log(settings, chosen_servers([], settings))
     run(lambda: serve(settings, data_dir), PortInUse, failure, serves=True)

@@ -14,12 +14,14 @@ from pydantic_settings import BaseSettings
 
 from app.catalogue import NoSuchServer, load_servers
 from app.errors import GatewayError
-from app.servers.base import ServerKind
+from app.logs import OURS, set_up_logging
+from app.servers.base import CLIENT_PREFIX, ServerKind
 from app.settings import Settings
 from app.signals import stopping_by
 
 _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+_UNUSABLE = "A setting can't be used; nothing was started."
 
 
 class UnusableSettings(click.ClickException):
@@ -59,6 +61,24 @@ def chosen_servers(names: Sequence[str], settings: Settings) -> list[ServerKind]
         return load_servers(names or settings.servers)
     except NoSuchServer as error:
         raise UnusableSettings(str(error)) from None
+
+
+def start_log(settings: Settings, servers: Iterable[ServerKind]) -> None:
+    """Set logging up as `LOG_LEVEL`, `LOG_FORMAT` and `LOG_LEVELS` say.
+
+    Raises:
+        UnusableSettings: `LOG_LEVELS` names a logger that is neither a server's nor another one of ours.
+    """
+    loggers = {server.server_id: f"MCP.{server.name}" for server in servers}
+    known = {*OURS, *loggers.values()}
+    levels: dict[str, str] = {}
+    for name, level in settings.log_levels.items():
+        logger = loggers.get(name.removeprefix(CLIENT_PREFIX), name)
+        if logger not in known and not logger.startswith("app."):
+            offered = ", ".join([*loggers, *sorted(known)])
+            raise UnusableSettings(f"{_UNUSABLE}\n  LOG_LEVELS: there is no logger {name!r}. Loggers: {offered}.")
+        levels[logger] = level
+    set_up_logging(settings.log_level, settings.log_format, levels)
 
 
 def run(task: Callable[[], Awaitable[None]], *expected: type[Exception], serves: bool = False) -> None:
@@ -116,4 +136,4 @@ def _explained(kind: type[BaseSettings], error: ValidationError) -> str:
         variable = name if name.startswith(prefix) else prefix + name
         reason = failure["msg"].removeprefix("Value error, ").removeprefix(f"{variable}: ")
         lines.append(f"  {variable}: {reason}" if variable else f"  {reason}")
-    return "A setting can't be used; nothing was started.\n" + "\n".join(lines)
+    return "\n".join([_UNUSABLE, *lines])

@@ -2,10 +2,9 @@
 
 import click
 
-from app.cli.running import chosen_servers, read_service_settings, read_settings, run
+from app.cli.running import chosen_servers, read_service_settings, read_settings, run, start_log
 from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
-from app.logs import set_up_logging
 from app.settings import Settings
 
 
@@ -16,7 +15,7 @@ def stdio(servers: tuple[str, ...]) -> None:
     settings = read_settings(Settings)
     kinds = chosen_servers(servers, settings)
     service_settings = read_service_settings(kinds)
-    set_up_logging(settings.log_level, settings.log_format)
+    start_log(settings, kinds)
 
     async def speak() -> None:
         gateway = Gateway(kinds, settings)

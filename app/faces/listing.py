@@ -1,6 +1,6 @@
 """How servers, tools and resources are described: the words of MCP, on every face the same."""
 
-from app.servers.base import ServerKind
+from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import JsonObject
 from app.servers.declaring import Resource, Tool, title_of
 
@@ -51,13 +51,15 @@ def describe_resources(kind: ServerKind) -> tuple[list[JsonObject], list[JsonObj
     return resources, templates
 
 
-def describe_server(kind: ServerKind, root_path: str = "") -> JsonObject:
+def describe_server(kind: ServerKind, root_path: str = "", opened: BaseMCPServer | None = None) -> JsonObject:
     """Return a server as `GET /mcp` shows it.
 
     Args:
         kind: the server.
         root_path: what callers have to put before our paths.
+        opened: the server itself, which knows whether it is configured.
     """
+    missing = opened.unconfigured() if opened else None
     resources, templates = describe_resources(kind)
     path = f"{root_path}/mcp/{kind.server_id}"
     return {
@@ -65,6 +67,8 @@ def describe_server(kind: ServerKind, root_path: str = "") -> JsonObject:
         "client_id": f"mcp_{kind.server_id}",
         "name": kind.name,
         "description": kind.description,
+        "configured": missing is None,
+        **({"reason": missing.detail} if missing else {}),
         "capabilities": list(kind.capabilities),
         "tools": list(kind.tools),
         "resources": [resource["uri"] for resource in resources],

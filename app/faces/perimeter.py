@@ -54,7 +54,8 @@ class Perimeter:
                 expose_headers=["x-request-id", "retry-after", "www-authenticate"],
             )
         )
-        hosts = _Patterns(allowed_hosts)
+        # A name is ours on whatever port callers reach it: which one that is, a container or a proxy decides.
+        hosts = _Patterns([*allowed_hosts, *(f"{host.strip()}:*" for host in allowed_hosts if _has_no_port(host))])
 
         @lru_cache(_REMEMBERED)
         def is_our_host(host: bytes) -> bool:
@@ -120,6 +121,10 @@ def _before_the_handshake(send: Send) -> Send:
 def _sane_request_id(value: bytes) -> str | None:
     name = value.decode("latin-1").strip()
     return name if _SANE_REQUEST_ID.fullmatch(name) else None
+
+
+def _has_no_port(host: str) -> bool:
+    return ":" not in host.rpartition("]")[2]
 
 
 def _lowered(value: bytes) -> str:

@@ -8,6 +8,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import mcp_types as types
@@ -84,23 +85,20 @@ def protocol_server(
     """
     kinds = gateway.kinds_of(server)
     shown = gateway.settings.mcp_output_schemas
-    tools = [describe_tool(tool, output_schema=shown) for kind in kinds for tool in kind.tools.values()]
+    tools = [[describe_tool(tool, output_schema=shown) for tool in kind.tools.values()] for kind in kinds]
     schemas = {tool.name: tool.input_schema for kind in kinds for tool in kind.tools.values()}
-    resources: list[JsonObject] = []
-    templates: list[JsonObject] = []
-    for kind in kinds:
-        listed, patterns = describe_resources(kind)
-        resources += listed
-        templates += patterns
+    resources, templates = zip(*map(describe_resources, kinds), strict=True) if kinds else ((), ())
+    has_resources = any((*resources, *templates))
     watchable = any(resource.watcher for kind in kinds for resource in kind.resources.values())
 
-    def listing(method: str, listed: Mapping[str, Sequence[JsonObject]]) -> Any:
+    def listing(method: str, name: str, of_each: Sequence[Sequence[JsonObject]]) -> Any:
         async def answer(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
             _refuse_cursor(params)
             call = _call_context(context, face)
             try:
                 with gateway.admit(server, method, call, time_limit=gateway.settings.tool_timeout):
-                    return {**_COMPLETE, **listed}
+                    shown = [listed for kind, listed in zip(kinds, of_each, strict=True) if gateway.is_shown(kind)]
+                    return {**_COMPLETE, name: list(chain.from_iterable(shown))}
             except GatewayError as error:
                 raise _protocol_error(error, call) from None
 
@@ -159,14 +157,14 @@ def protocol_server(
         return types.EmptyResult()
 
     handlers: dict[str, Any] = {
-        "on_list_tools": listing("tools/list", {"tools": tools}),
+        "on_list_tools": listing("tools/list", "tools", tools),
         "on_call_tool": call_tool,
         # Some clients ask for what is not announced, and drop a server that answers them with an error.
-        "on_list_prompts": listing("prompts/list", {"prompts": []}),
-        "on_list_resources": listing("resources/list", {"resources": resources}),
-        "on_list_resource_templates": listing("resources/templates/list", {"resourceTemplates": templates}),
+        "on_list_prompts": listing("prompts/list", "prompts", [()] * len(kinds)),
+        "on_list_resources": listing("resources/list", "resources", resources),
+        "on_list_resource_templates": listing("resources/templates/list", "resourceTemplates", templates),
     }
-    if resources or templates:
+    if has_resources:
         handlers["on_read_resource"] = read_resource
     if watchable:
         handlers["on_subscriptions_listen"] = listen
@@ -179,7 +177,7 @@ def protocol_server(
         alone.server_id if alone else "switchboard",
         version=VERSION,
         title=alone.name if alone else "Switchboard",
-        instructions=alone.description if alone else "\n\n".join(f"{k.name}: {k.description}" for k in kinds),
+        instructions=instructions(gateway, server),
         # Without it every call of 2026-07-28 lists all tools again to check its headers.
         get_tool_input_schema=schemas.get,
         cache_hints={
@@ -194,10 +192,18 @@ def protocol_server(
     )
     protocol.announced = {
         "prompts": any("on_list_prompts" in kind.mcp_handlers for kind in kinds),
-        "resources": bool(resources or templates),
+        "resources": has_resources,
     }
     protocol.middleware.append(_explaining)
     return protocol
+
+
+def instructions(gateway: Gateway, server: str | None) -> str:
+    """Return what models are told of one server, or of all that are shown."""
+    kinds = gateway.kinds_of(server)
+    if server is not None:
+        return kinds[0].description
+    return "\n\n".join(f"{kind.name}: {kind.description}" for kind in kinds if gateway.is_shown(kind))
 
 
 async def _explaining(ctx: _Context, call_next: CallNext) -> HandlerResult:

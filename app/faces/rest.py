@@ -310,14 +310,16 @@ def list_servers(gateway: Gateway, scope: Scope) -> JSONResponse:
     """What `GET /mcp` answers to those who don't ask for an event stream."""
     root_path = scope.get("root_path", "")
     with _listing(gateway, None, "servers/list", scope):
-        servers = [describe_server(kind, root_path) for kind in gateway.kinds.values()]
+        opened = gateway.servers
+        servers = [describe_server(kind, root_path, opened.get(name)) for name, kind in gateway.kinds.items()]
         return JSONResponse(ServerListing(servers=servers).model_dump())
 
 
 def show_server(gateway: Gateway, kind: ServerKind, scope: Scope) -> JSONResponse:
     """What `GET /mcp/<server>` answers to those who don't ask for an event stream."""
     with _listing(gateway, kind.server_id, "servers/read", scope):
-        return JSONResponse({"success": True, **describe_server(kind, scope.get("root_path", ""))})
+        described = describe_server(kind, scope.get("root_path", ""), gateway.servers.get(kind.server_id))
+        return JSONResponse({"success": True, **described})
 
 
 def _listing(gateway: Gateway, server: str | None, operation: str, scope: Scope) -> Admission:

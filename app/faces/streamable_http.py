@@ -18,7 +18,7 @@ from app.faces.accept import accepted
 from app.faces.http import JSON, Naming, read_json, replay, run_cancellably, send_bytes, send_problem
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
-from app.faces.protocol import protocol_server
+from app.faces.protocol import instructions, protocol_server
 from app.gateway import Gateway
 
 _CHECKED_BY_THE_PERIMETER = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -43,6 +43,7 @@ class StreamableHTTP:
 
     def __init__(self, gateway: Gateway, server: str | None, listing: Callable[[Scope], Response]) -> None:
         self._gateway = gateway
+        self._server_id = server
         self._listing = listing
         self._server = protocol_server(gateway, server, "mcp")
         # Clients of 2025 ask for log messages by another request, so any later one may be sent some.
@@ -55,6 +56,8 @@ class StreamableHTTP:
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
         """Serve for as long as the context is open. A session manager lives once, so each run makes its own."""
+        # Only now is it known what is configured.
+        self._server.instructions = instructions(self._gateway, self._server_id)
         async with AsyncExitStack() as stack:
             self._json = await stack.enter_async_context(self._transport(json_response=True))
             self._events = await stack.enter_async_context(self._transport(json_response=False))

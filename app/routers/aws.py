@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.errors import (
+    BackendNotConfigured,
     Conflict,
     Forbidden,
     InvalidArguments,
@@ -167,6 +168,9 @@ class AWSMCPServer(BaseMCPServer):
         """Hold the clients of AWS. Neither AWS nor credentials need be there."""
         async with open_aws(self.settings, self.outages) as self._aws:
             yield
+
+    def unconfigured(self) -> BackendNotConfigured | None:
+        return self._aws.unconfigured()
 
     async def ping(self) -> None:
         """Return if AWS answers and knows the gateway's credentials.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.errors import Conflict, Forbidden, GatewayError, NotFound
+from app.errors import BackendNotConfigured, Conflict, Forbidden, GatewayError, NotFound
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import Update, resource, tool, watch
@@ -89,6 +89,9 @@ class DatabaseMCPServer(BaseMCPServer):
             self.analytics = SupportAnalytics(database)
             self.records = SupportRecords(database)
             yield
+
+    def unconfigured(self) -> BackendNotConfigured | None:
+        return self.settings.unconfigured()
 
     async def ping(self) -> Mapping[str, GatewayError]:
         condition = await condition_of(self.database.reads)

@@ -1,18 +1,13 @@
 """`/health` says that the process lives, `/ready` which backends answer."""
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from app.errors import BackendTimeout, GatewayError, InternalError
 from app.servers.base import BaseMCPServer
-
-_log = logging.getLogger(__name__)
-_PING_WITHIN = 2.0
+from app.servers.readiness import ServerReadiness, readiness_of_all
 
 
 class Health(BaseModel):
@@ -20,24 +15,6 @@ class Health(BaseModel):
 
     status: Literal["ok"] = "ok"
     version: str
-
-
-class ToolOff(BaseModel):
-    """A tool that could not work now."""
-
-    code: str = Field(description="The code of the failure that a call would be answered with.")
-    detail: str = Field(description="What is wrong and what to do.")
-
-
-class ServerReadiness(BaseModel):
-    """One server's backend."""
-
-    ready: bool = Field(description="Each tool of the server could work now.")
-    code: str | None = Field(default=None, description="The failure's code, if it does not answer.")
-    detail: str | None = Field(default=None, description="What is wrong and what to do.")
-    tools_off: dict[str, ToolOff] | None = Field(
-        default=None, description="The tools that could not work, where others could, each with the reason."
-    )
 
 
 class Readiness(BaseModel):
@@ -72,38 +49,10 @@ def health_router(
         if is_stopping():
             response.status_code = 503
             return Readiness(status="stopping", servers={})
-        opened = servers()
-        answers = await asyncio.gather(*map(_ask, opened.values()), return_exceptions=True)
-        states = {name: _state(name, answer) for name, answer in zip(opened, answers, strict=True)}
+        states = await readiness_of_all(servers())
         if states and not any(state.ready or state.tools_off for state in states.values()):
             response.status_code = 503
         all_ready = all(state.ready for state in states.values())
         return Readiness(status="ready" if all_ready else "degraded", servers=states)
 
     return router
-
-
-def _state(server_id: str, answer: ServerReadiness | BaseException) -> ServerReadiness:
-    """Return a server's answer, or what to say of a mistake in its `ping`, which is no reason to hide the others."""
-    if isinstance(answer, ServerReadiness):
-        return answer
-    _log.error("server %s: unforeseen failure of its ping", server_id, exc_info=answer)
-    return ServerReadiness(ready=False, code=InternalError.code, detail="Its ping failed; the log says how.")
-
-
-async def _ask(server: BaseMCPServer) -> ServerReadiness:
-    try:
-        async with asyncio.timeout(_PING_WITHIN):
-            off = await server.ping() or {}
-    except TimeoutError:
-        return ServerReadiness(ready=False, code=BackendTimeout.code, detail=f"No answer within {_PING_WITHIN:g} s.")
-    except GatewayError as error:
-        return ServerReadiness(ready=False, code=error.code, detail=error.detail)
-    if not off:
-        return ServerReadiness(ready=True)
-    names = ", ".join(off)
-    return ServerReadiness(
-        ready=False,
-        detail=f"Some tools could not work: {names}.",
-        tools_off={tool: ToolOff(code=error.code, detail=error.detail) for tool, error in off.items()},
-    )

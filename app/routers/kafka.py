@@ -16,7 +16,7 @@ from pydantic import (
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from app.errors import AckExpired, Conflict, GatewayError, InvalidArguments, NotFound
+from app.errors import AckExpired, BackendNotConfigured, Conflict, GatewayError, InvalidArguments, NotFound
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import Update, resource, route, tool, watch
@@ -161,6 +161,9 @@ class KafkaMCPServer(BaseMCPServer):
         """Hold the connections. No broker need be up; one that comes later is found."""
         async with KafkaService.open(self.settings, self.outages) as self.kafka:
             yield
+
+    def unconfigured(self) -> BackendNotConfigured | None:
+        return self.settings.unconfigured()
 
     async def ping(self) -> None:
         """Return if a broker answers."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 from pydantic_core import from_json, to_json
 from pydantic_settings import BaseSettings
 
-from app.errors import GatewayError, UnknownResource, UnknownTool
+from app.errors import BackendNotConfigured, GatewayError, UnknownResource, UnknownTool
 from app.outages import Outages
 from app.results import RawResult
 from app.servers.calls import CallContext, JsonObject, new_request_id
@@ -170,6 +170,13 @@ class BaseMCPServer:
         async with self.opened():
             opened.set()
             await self._stop_wanted.wait()
+
+    def unconfigured(self) -> BackendNotConfigured | None:
+        """Return what is not set, if no tool could ever work without it; None otherwise.
+
+        Nobody is asked for it. MCP's listings leave out the servers that return something.
+        """
+        return None
 
     async def ping(self) -> Mapping[str, GatewayError] | None:
         """Return if the backend answers, with the tools that could not work now, each with the reason.

@@ -6,18 +6,25 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Generator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic_settings import BaseSettings
 
+from app.catalogue import load_servers
 from app.gateway import Gateway
 from app.keep_alive import keep_alive
+from app.main import create_app
+from app.servers.base import ServerKind
+from app.serving.addresses import ServerAddress, address_class
 from app.serving.connections import Connections
 from app.serving.http import HttpProtocol
+from app.serving.watch import watched
 from app.serving.websocket import WebSocketProtocol
 from app.settings import Settings
 from app.signals import stopping_by
@@ -124,6 +131,59 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
+@dataclass(frozen=True)
+class Site:
+    """An application and the address that it has to itself."""
+
+    app: FastAPI
+    settings: Settings
+    port_variable: str = "PORT"
+    """The variable that chooses its port, for messages."""
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway behind the application."""
+        return self.app.state.gateway
+
+
+class _Running:
+    """Servers that answer on their listeners; one that ends takes the others along."""
+
+    def __init__(self, sites: Sequence[Site], listeners: Sequence[socket.socket]) -> None:
+        self.ports: list[int] = [listener.getsockname()[1] for listener in listeners]
+        self._servers: list[_Server] = []
+        for site in sites:
+            config = uvicorn_config(site.app, site.settings)
+            config.lifespan = "off"  # it is ours: uvicorn's can't be interrupted, and runs in a task that nobody awaits
+            self._servers.append(_Server(config, site.gateway))
+        self._tasks = [
+            asyncio.ensure_future(server.serve([listener]))
+            for server, listener in zip(self._servers, listeners, strict=True)
+        ]
+
+    async def started(self) -> bool:
+        """Wait until all answer; tell whether they do."""
+        while not all(server.started for server in self._servers) and not any(task.done() for task in self._tasks):
+            await asyncio.wait(self._tasks, timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
+        return not any(task.done() for task in self._tasks)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Begin the end of all, as `_Server.stop` does."""
+        for server in self._servers:
+            server.stop(number)
+
+    async def ended_or(self, other: "asyncio.Task[Any]") -> None:
+        """Wait until one of them has ended, or something else."""
+        await asyncio.wait([*self._tasks, other], return_when=asyncio.FIRST_COMPLETED)
+
+    async def ended(self) -> None:
+        """Wait until all have ended, as they do when one has."""
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for server in self._servers:
+            server.should_exit = True
+        await asyncio.gather(*self._tasks)
+
+
 async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None] = lambda port: None) -> None:
     """Serve until SIGINT or SIGTERM, then end streams, let calls finish, and return.
 
@@ -138,39 +198,125 @@ async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None
     Raises:
         PortInUse: the address is taken.
     """
-    gateway: Gateway = app.state.gateway
-    config = uvicorn_config(app, settings)
-    config.lifespan = "off"  # it is ours: uvicorn's can't be interrupted, and runs in a task that nobody awaits
-    server = _Server(config, gateway)
+    await serve_sites([Site(app, settings)], lambda ports: on_ready(ports[0]))
+
+
+async def serve_sites(sites: Sequence[Site], on_ready: Callable[[Sequence[int]], None] = lambda ports: None) -> None:
+    """Serve several applications, each on its own address, as `serve` does one.
+
+    Raises:
+        PortInUse: an address is taken; nothing was opened.
+    """
     starting = asyncio.current_task()
     assert starting is not None
-    with contextlib.closing(_bind(settings)) as listener:
+    serving = False
+    try:
+        async with AsyncExitStack() as stack:
+            with stopping_by(lambda _: starting.cancel()):
+                listeners = await _open(stack, sites)
+            running = _Running(sites, listeners)
+            serving = True
+            with stopping_by(running.stop):
+                if await running.started():
+                    _keep_what_is_there()
+                    on_ready(running.ports)
+                    async with watched(_addresses(sites, running.ports)):
+                        await running.ended()
+                else:
+                    await running.ended()
+    except asyncio.CancelledError:
+        if starting.uncancel() or serving:
+            raise
+
+
+@asynccontextmanager
+async def serve_servers(
+    servers: Sequence[ServerKind] = (), settings: Settings | None = None
+) -> AsyncGenerator[Mapping[str, int]]:
+    """Serve each server on an address of its own for as long as the block runs, in a program of one's own.
+
+    A server listens on `<NAME>_MCP_HOST` and `<NAME>_MCP_PORT`: `DB_MCP_PORT` (8001), `KAFKA_MCP_PORT` (8002),
+    `AWS_MCP_PORT` (8003). Any other has a port that the system chooses, unless a variable gives it one. Its WebSocket
+    is at `/`, too. Signals are the program's own affair.
+
+    Args:
+        servers: classes, or servers that are constructed already; all of the catalogue if left out.
+        settings: of the process; read from the environment if left out.
+
+    Yields:
+        The ports by the servers' names.
+
+    Raises:
+        PortInUse: an address is taken; nothing was opened.
+    """
+    settings = settings or Settings()
+    kinds = servers or load_servers(settings.servers)
+    sites = [own_site(kind, address_class(kind.server_id).model_validate({}), settings) for kind in kinds]
+    ready: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    # In a task of their own: they may be entered in one task of the program and left in another.
+    holding = asyncio.create_task(_hold(sites, ready, stop))
+    try:
+        await asyncio.wait((holding, ready), return_when=asyncio.FIRST_COMPLETED)
+        if holding.done():
+            holding.result()
+            raise RuntimeError("a server ended at its start; the log says why")
+        yield {name: port for site, port in zip(sites, ready.result(), strict=True) for name in site.gateway.kinds}
+    finally:
+        ready.cancel()
+        stop.set()
+        await asyncio.wait([holding])
+    holding.result()
+
+
+async def _hold(sites: Sequence[Site], ready: "asyncio.Future[Sequence[int]]", stop: asyncio.Event) -> None:
+    async with AsyncExitStack() as stack:
+        running = _Running(sites, await _open(stack, sites))
+        stopping = asyncio.create_task(stop.wait())
         try:
-            async with AsyncExitStack() as stack:
-                with stopping_by(lambda _: starting.cancel()):
-                    await stack.enter_async_context(app.router.lifespan_context(app))
-                with stopping_by(server.stop):
-                    await _serve(server, listener, on_ready)
-        except asyncio.CancelledError:
-            if starting.uncancel() or server.started:
-                raise
+            if await running.started() and not ready.done():
+                async with watched(_addresses(sites, running.ports)):
+                    ready.set_result(running.ports)
+                    await running.ended_or(stopping)
+        finally:
+            stopping.cancel()
+            running.stop()
+            await running.ended()
 
 
-async def _serve(server: _Server, listener: socket.socket, on_ready: Callable[[int], None]) -> None:
-    running = asyncio.ensure_future(server.serve([listener]))
-    while not server.started and not running.done():
-        await asyncio.wait([running], timeout=_TICK)
-    if not running.done():
-        # What is there now stays: the collector need not look at it again in the middle of calls.
-        gc.collect()
-        gc.freeze()
-        # Nearly all of a call dies by reference counting: a look at every 700 new objects finds nothing.
-        gc.set_threshold(_NEW_OBJECTS)
-        on_ready(listener.getsockname()[1])
-    await running
+def own_site(
+    kind: ServerKind, address: ServerAddress, settings: Settings, service_settings: Sequence[BaseSettings] = ()
+) -> Site:
+    """Return a server alone, at an address of its own and, for WebSockets, at the root of that."""
+    settings = settings.model_copy(update=address.model_dump())
+    app = create_app([kind], settings, service_settings, root_server=kind.server_id)
+    return Site(app, settings, f"{address.model_config.get('env_prefix', '')}PORT")
 
 
-def _bind(settings: Settings) -> socket.socket:
+async def _open(stack: AsyncExitStack, sites: Sequence[Site]) -> list[socket.socket]:
+    """Take every address, and only then open what is behind them."""
+    listeners = [stack.enter_context(contextlib.closing(_bind(site.settings, site.port_variable))) for site in sites]
+    for site in sites:
+        await stack.enter_async_context(site.app.router.lifespan_context(site.app))
+    return listeners
+
+
+def _addresses(sites: Sequence[Site], ports: Sequence[int]) -> list[tuple[str, Gateway]]:
+    def url(host: str, port: int) -> str:
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    return [(url(site.settings.host, port), site.gateway) for site, port in zip(sites, ports, strict=True)]
+
+
+def _keep_what_is_there() -> None:
+    """Spare the collector another look, in the middle of calls, at what has been made for all of them."""
+    gc.collect()
+    gc.freeze()
+    # Nearly all of a call dies by reference counting: a look at every 700 new objects finds nothing.
+    gc.set_threshold(_NEW_OBJECTS)
+
+
+def _bind(settings: Settings, variable: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # Named, TCP's delays are switched off for each connection; with 0, which means the same, asyncio leaves them on.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -181,7 +327,7 @@ def _bind(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise PortInUse(
-            f"Can't listen on {settings.host}:{settings.port} ({error.strerror}). Choose another with PORT=8001."
+            f"Can't listen on {settings.host}:{settings.port} ({error.strerror}). Choose another with {variable}=…."
         ) from None
     listener.set_inheritable(True)
     return listener
@@ -193,4 +339,4 @@ def require_free_port(settings: Settings) -> None:
     Raises:
         PortInUse: the address is taken.
     """
-    _bind(settings).close()
+    _bind(settings, "PORT").close()

@@ -29,7 +29,7 @@ EVERY_FACE = [
 @pytest.fixture(scope="module")
 async def gateway() -> AsyncGenerator[Served]:
     settings = Settings(
-        allowed_hosts=["127.0.0.1:*", "support.example"],
+        allowed_hosts=["127.0.0.1:*", "support.example", "only.example:8080", "[::1]"],
         allowed_origins=["https://desk.example", "http://localhost:*"],
     )
     async with serve(create_app([ClockMCPServer()], settings)) as served:
@@ -43,7 +43,9 @@ async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize(("method", "path"), EVERY_FACE)
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "support.example:80", "127.0.0.1:x", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "only.example:80", "only.example", "support.example:x", ""]
+)
 async def test_a_host_that_is_not_ours_is_misdirected(
     http: httpx.AsyncClient, method: str, path: str, host: str
 ) -> None:
@@ -53,7 +55,18 @@ async def test_a_host_that_is_not_ours_is_misdirected(
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:9999", "support.example", "SUPPORT.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:9999",
+        "support.example",
+        "SUPPORT.example",
+        "support.example:8443",
+        "only.example:8080",
+        "[::1]:8000",
+    ],
+)
 async def test_a_host_of_ours_is_answered(http: httpx.AsyncClient, host: str) -> None:
     assert (await http.post(TIME, headers={"host": host})).status_code == 200
 

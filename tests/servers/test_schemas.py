@@ -87,7 +87,7 @@ def test_output_schemas_refer_to_nothing_but_themselves(tool: Tool) -> None:
 @pytest.mark.parametrize("face", [face for face in FACES if face != "rest"])
 @pytest.mark.parametrize(("shown", "most"), [(True, MOST_BYTES), (False, MOST_BYTES_OF_INPUTS)])
 async def test_a_listing_of_all_tools_leaves_room_for_the_conversation(face: str, shown: bool, most: int) -> None:
-    app = create_app(load_servers(), Settings(mcp_output_schemas=shown))
+    app = create_app(load_servers(), Settings(mcp_output_schemas=shown, hide_unconfigured=False))
     async with serve(app) as served, mcp_client(served, face) as client:
         tools = (await client.list_tools()).tools
     assert {tool.name for tool in tools} == TOOLS.keys()

@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from app.keep_alive import keep_alive
 from app.outages import Outages, at, cause_of
 from app.services.aws.failures import LOGIN_MISSING, REGION_MISSING, aws_failures
 from app.services.aws.settings import AwsSettings
+from app.stages import waiting_for
 
 if TYPE_CHECKING:
     from types_aiobotocore_lambda.client import LambdaClient
@@ -64,7 +66,7 @@ class Connection:
         self._stack = stack
         self._clients: Clients | None = None
         self._lookup = asyncio.Lock()
-        self._refusal = BackendNotConfigured(LOGIN_MISSING)
+        self._refusal: BackendUnavailable = BackendNotConfigured(LOGIN_MISSING, missing="AWS_ACCESS_KEY_ID")
         self._next_lookup = 0.0
 
     async def clients(self) -> Clients:
@@ -80,7 +82,7 @@ class Connection:
             if self._clients is None:
                 now = asyncio.get_running_loop().time()
                 if now < self._next_lookup:
-                    raise type(self._refusal)(self._refusal.detail)
+                    raise copy(self._refusal)
                 try:
                     self._clients = await self._open()
                 except BackendUnavailable as error:
@@ -88,6 +90,11 @@ class Connection:
                     self._next_lookup = now + _RETRY_LOOKUP_AFTER
                     raise
         return self._clients
+
+    def unconfigured(self) -> BackendNotConfigured | None:
+        """Return what is missing, as far as it was looked for; None where the clients are there."""
+        refusal = self._refusal if self._clients is None else None
+        return copy(refusal) if isinstance(refusal, BackendNotConfigured) else None
 
     async def _open(self) -> Clients:
         async with AsyncExitStack() as opening:
@@ -103,9 +110,9 @@ class Connection:
             session.set_config_variable("profile", settings.profile)
         region = settings.region or session.get_config_variable("region")
         if not region:
-            raise BackendNotConfigured(REGION_MISSING)
+            raise BackendNotConfigured(REGION_MISSING, missing="AWS_REGION")
         if settings.access_key_id is None and not await _finds_credentials(session):
-            raise BackendNotConfigured(LOGIN_MISSING)
+            raise BackendNotConfigured(LOGIN_MISSING, missing="AWS_ACCESS_KEY_ID")
         login = {
             "aws_access_key_id": _secret(settings.access_key_id),
             "aws_secret_access_key": _secret(settings.secret_access_key),
@@ -195,7 +202,7 @@ def _telling_of(outages: Outages, service: str) -> Any:
     class Telling(AIOHTTPSession):  # pyright: ignore[reportUntypedBaseClass] - it has no types
         async def send(self, request: Any) -> Any:
             try:
-                response: Any = await super().send(request)  # pyright: ignore[reportUnknownMemberType] - as above
+                response: Any = await waiting_for(f"AWS {service}", super().send(request))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - as above
             except (*unreachable, *silent) as error:
                 root = getattr(error, "kwargs", {}).get("error")
                 outages.down(_place(service, request.url), cause_of(root if isinstance(root, Exception) else error))

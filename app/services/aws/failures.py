@@ -126,9 +126,9 @@ def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generat
     except boto.ClientError as error:
         raise _of_answer(error, action, missing, bucket) from None
     except (boto.NoCredentialsError, boto.PartialCredentialsError):
-        raise BackendNotConfigured(LOGIN_MISSING) from None
+        raise BackendNotConfigured(LOGIN_MISSING, missing="AWS_ACCESS_KEY_ID") from None
     except boto.NoRegionError:
-        raise BackendNotConfigured(REGION_MISSING) from None
+        raise BackendNotConfigured(REGION_MISSING, missing="AWS_REGION") from None
     except boto.ProfileNotFound:
         raise BackendNotConfigured("AWS is not configured: AWS_PROFILE names no profile of this machine.") from None
     except (boto.ConfigNotFound, boto.ConfigParseError, boto.InvalidConfigError):

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from app.errors import Forbidden
+from app.errors import BackendNotConfigured, Forbidden
 from app.outages import Outages
 from app.services.aws.clients import Connection, open_connection
 from app.services.aws.failures import aws_failures
@@ -26,6 +26,10 @@ class AwsService:
         self.objects = ObjectStore(connection, settings)
         self.functions = Functions(connection, settings)
         self.parameters = Parameters(connection, settings)
+
+    def unconfigured(self) -> BackendNotConfigured | None:
+        """Return what is missing, be it credentials or the region; None if nothing is."""
+        return self._connection.unconfigured()
 
     async def ping(self) -> None:
         """Return if AWS answers and knows the credentials, whatever they may do.

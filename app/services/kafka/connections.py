@@ -12,6 +12,7 @@ from app.outages import Outages, at, cause_of
 from app.services.kafka.driver import Connection, create_connection
 from app.services.kafka.failures import UNREACHABLE
 from app.services.kafka.settings import KafkaSettings
+from app.stages import waiting_for
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Connections:
         """
         key = (broker, lane)
         reused = key in self._open
-        connection = await self._connection(key)
+        connection = await waiting_for("a connection", self._connection(key))
         try:
             return await connection.send(request)
         except TimeoutError as error:

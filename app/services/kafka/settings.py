@@ -65,8 +65,19 @@ class KafkaSettings(BaseSettings):
             BackendNotConfigured: they are missing or are not `host:port`.
         """
         if not self.bootstrap_servers:
-            raise BackendNotConfigured("KAFKA_BOOTSTRAP_SERVERS is not set; set it to host:port of the brokers")
+            raise BackendNotConfigured(
+                "KAFKA_BOOTSTRAP_SERVERS is not set; set it to host:port of the brokers",
+                missing="KAFKA_BOOTSTRAP_SERVERS",
+            )
         return [_host_and_port(server) for server in self.bootstrap_servers.split(",") if server.strip()]
+
+    def unconfigured(self) -> BackendNotConfigured | None:
+        """Return what is missing if nothing at all could work; None if something could."""
+        try:
+            self.require_bootstrap_servers()
+        except BackendNotConfigured as error:
+            return error
+        return None
 
     def connection_options(self) -> dict[str, Any]:
         """Return what aiokafka wants to know of security and time limits.

@@ -15,6 +15,7 @@ import asyncpg
 
 from app.errors import TooManyRequests
 from app.services.postgres.connections.connecting import Connection
+from app.stages import current_stages
 
 if TYPE_CHECKING:
     from asyncpg.prepared_stmt import PreparedStatement
@@ -161,7 +162,8 @@ class FixedReads:
                 member.connection.terminate()
 
     async def _fetch(self, sql: str, arguments: list[Any]) -> Any:
-        member = await self._take()
+        stages = current_stages()
+        member = await (self._take() if stages is None else stages.waiting("a connection", self._take()))
         try:
             return await member.fetch_value(sql, arguments)
         except (TimeoutError, *LOST):

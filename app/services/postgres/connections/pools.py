@@ -21,6 +21,7 @@ from app.services.postgres.connections.connecting import MARGIN, Connection, Con
 from app.services.postgres.connections.errors import OUTDATED, driver_error, postgres_errors
 from app.services.postgres.connections.fixed_reads import FixedReads
 from app.services.postgres.connections.settings import PostgresSettings
+from app.stages import waiting_for
 
 _MOST_WAITING_FOR_REPORTS = 32
 """Reports take long: who stands further back in the line would not be served soon."""
@@ -126,7 +127,7 @@ class Database:
 
     async def _transact(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
         async with self._sessions.begin() as session:
-            raw = await (await session.connection()).get_raw_connection()
+            raw = await (await waiting_for("a connection", session.connection())).get_raw_connection()
             pins = cast("Connection", raw.driver_connection).pins
             if pins:
                 await session.execute(text(pins.removeprefix("; ")))

@@ -112,6 +112,14 @@ class PostgresSettings(BaseSettings):
         """
         return _required(self.direct_url, "DATABASE_DIRECT_URL", "") if self.direct_url else self.address
 
+    def unconfigured(self) -> BackendNotConfigured | None:
+        """Return what is missing if nothing at all could work; None if something could."""
+        try:
+            _ = self.reader_url or self.address
+        except BackendNotConfigured as error:
+            return error
+        return None
+
     @property
     def administration_url(self) -> str:
         """The address for migrations and logins: a pooler, which keeps nothing of a session, is passed by.
@@ -138,7 +146,7 @@ class PostgresSettings(BaseSettings):
 
 def _required(url: SecretStr | None, variable: str, example: str) -> Address:
     if url is None:
-        raise BackendNotConfigured(f"{variable} is not set; set it to {example}")
+        raise BackendNotConfigured(f"{variable} is not set; set it to {example}", missing=variable)
     address = Address.read(url.get_secret_value(), variable)
     if address.complaint:
         raise BackendNotConfigured(address.complaint)

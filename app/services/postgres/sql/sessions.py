@@ -13,6 +13,7 @@ from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
 from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
 from app.services.postgres.connections.settings import PostgresSettings
+from app.stages import waiting_for
 
 if TYPE_CHECKING:
     Lent = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -70,15 +71,16 @@ class ReaderSessions:
         """
         try:
             async with asyncio.timeout(self._settings.pool_wait):
-                await self._places.acquire()
+                await waiting_for("a place", self._places.acquire())
         except TimeoutError:
             raise TooManyRequests(NO_FREE_CONNECTION) from None
         try:
-            async with (
-                self._pool.acquire() as connection,
-                _read_only(connection, seconds),
-            ):
-                yield connection
+            connection = await waiting_for("a connection", self._pool.acquire())
+            try:
+                async with _read_only(connection, seconds):
+                    yield connection
+            finally:
+                await self._pool.release(connection)
         finally:
             self._places.release()
 

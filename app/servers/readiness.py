@@ -1,0 +1,77 @@
+"""Whether a server could work now: what `/ready`, the log and `switchboard doctor` say of it."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from pydantic import BaseModel, Field
+
+from app.errors import BackendNotConfigured, BackendTimeout, GatewayError, InternalError
+from app.servers.base import BaseMCPServer
+
+_log = logging.getLogger(__name__)
+_PING_WITHIN = 2.0
+
+
+class ToolOff(BaseModel):
+    """A tool that could not work now."""
+
+    code: str = Field(description="The code of the failure that a call would be answered with.")
+    detail: str = Field(description="What is wrong and what to do.")
+
+
+class ServerReadiness(BaseModel):
+    """One server's backend."""
+
+    ready: bool = Field(description="Each tool of the server could work now.")
+    code: str | None = Field(default=None, description="The failure's code, if it does not answer.")
+    detail: str | None = Field(default=None, description="What is wrong and what to do.")
+    missing: str | None = Field(default=None, description="The variable that is not set, where that is the matter.")
+    tools_off: dict[str, ToolOff] | None = Field(
+        default=None, description="The tools that could not work, where others could, each with the reason."
+    )
+
+    def in_words(self) -> str:
+        """Return the state in a few words, for a line of the log."""
+        if self.ready:
+            return "ready"
+        if self.missing is not None:
+            return f"not configured: {self.missing}"
+        if self.tools_off:
+            return "ready but for " + ", ".join(
+                f"{name} ({off.detail.partition(';')[0]})" for name, off in self.tools_off.items()
+            )
+        reason = (self.detail or "").partition(";")[0]
+        return f"not {'configured' if self.code == BackendNotConfigured.code else 'ready'}: {reason}"
+
+
+async def _ask(server: BaseMCPServer) -> ServerReadiness:
+    try:
+        async with asyncio.timeout(_PING_WITHIN):
+            off = await server.ping() or {}
+    except TimeoutError:
+        return ServerReadiness(ready=False, code=BackendTimeout.code, detail=f"No answer within {_PING_WITHIN:g} s.")
+    except GatewayError as error:
+        missing = error.missing or None if isinstance(error, BackendNotConfigured) else None
+        return ServerReadiness(ready=False, code=error.code, detail=error.detail, missing=missing)
+    if not off:
+        return ServerReadiness(ready=True)
+    return ServerReadiness(
+        ready=False,
+        detail=f"Some tools could not work: {', '.join(off)}.",
+        tools_off={tool: ToolOff(code=error.code, detail=error.detail) for tool, error in off.items()},
+    )
+
+
+async def readiness_of_all(servers: Mapping[str, BaseMCPServer]) -> dict[str, ServerReadiness]:
+    """Ask all backends at the same time, each for at most two seconds."""
+    answers = await asyncio.gather(*map(_ask, servers.values()), return_exceptions=True)
+    return {name: _state(name, answer) for name, answer in zip(servers, answers, strict=True)}
+
+
+def _state(server_id: str, answer: ServerReadiness | BaseException) -> ServerReadiness:
+    """Return a server's answer, or what to say of a mistake in its `ping`, which is no reason to hide the others."""
+    if isinstance(answer, ServerReadiness):
+        return answer
+    _log.error("server %s: unforeseen failure of its ping", server_id, exc_info=answer)
+    return ServerReadiness(ready=False, code=InternalError.code, detail="Its ping failed; the log says how.")

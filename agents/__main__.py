@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from dotenv import dotenv_values
 from pydantic import ValidationError
 from starlette.applications import Starlette
 
@@ -22,6 +24,9 @@ from agents.query import QueryAgent
 from agents.response import ResponseAgent
 
 _GATEWAY = "http://127.0.0.1:8000"
+_PROJECT = Path(__file__).parents[1]
+_LOCAL_STACK = Path(".switchboard/env")
+"""Where `make run` leaves its gateway's address."""
 _ROLES: Mapping[Role, type[QueryAgent | KnowledgeAgent | ResponseAgent]] = {
     "query": QueryAgent,
     "knowledge": KnowledgeAgent,
@@ -32,8 +37,16 @@ _STOPPING_SECONDS = 5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line names; return the process's exit code."""
-    options = command_line().parse_args(arguments)
-    gateway = {"gateway": {"uri": options.gateway or [_GATEWAY], "token": os.environ.get("GATEWAY_TOKEN")}}
+    parser = command_line()
+    options = parser.parse_args(arguments)
+    _load_variables(options.env_file)
+    try:
+        addresses = options.gateway or [
+            _gateway(url.strip()) for url in os.environ.get("GATEWAY_URL", "").split(",") if url
+        ]
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"GATEWAY_URL: {error}")
+    gateway = {"gateway": {"uri": addresses or [_GATEWAY], "token": os.environ.get("GATEWAY_TOKEN")}}
     if options.command == "demo":
         return _show_demo(gateway, " ".join(options.question) or QUESTION, options.customer)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -49,6 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=_STOPPING_SECONDS,
     )
     return 0
+
+
+def _load_variables(given: Path | None) -> None:
+    """Take variables from a file, and from `make run` where its gateway listens; those of the environment go first."""
+    found = given or next((path for path in (Path(".env"), _PROJECT / ".env") if path.is_file()), None)
+    variables = dict(dotenv_values(found)) if found else {}
+    for name in ("GATEWAY_URL",) if _LOCAL_STACK.is_file() else ():
+        variables.setdefault(name, dotenv_values(_LOCAL_STACK).get(name))
+    for name, value in variables.items():
+        if value is not None and not os.environ.get(name):
+            os.environ[name] = value
 
 
 def _show_demo(gateway: Mapping[str, Any], question: str, customer_id: str) -> int:
@@ -126,9 +150,21 @@ def _add_gateway(command: argparse.ArgumentParser) -> None:
         action="append",
         type=_gateway,
         metavar="URL",
-        help=f"the gateway's base URL ({_GATEWAY}); give it several times for several equally good gateways. "
-        "A token is read from GATEWAY_TOKEN.",
+        help=f"the gateway's base URL (GATEWAY_URL, or {_GATEWAY}); give it several times for several equally good "
+        "gateways. A token is read from GATEWAY_TOKEN.",
     )
+    command.add_argument(
+        "--env-file",
+        type=_file,
+        metavar="FILE",
+        help="a file of variables; without it .env, here or beside the source. The environment goes first.",
+    )
+
+
+def _file(text: str) -> Path:
+    if not (path := Path(text)).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path
 
 
 def _gateway(text: str) -> str:

@@ -9,6 +9,7 @@ of the server if it has several; what is not is never sent twice.
 # ruff: noqa: ASYNC109 - callers of a client look for `timeout`, and here it spans repeats
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -28,6 +29,8 @@ from agents.errors import (
     CallTimeout,
     ConnectionFailed,
     ConnectionLost,
+    FieldError,
+    InvalidArguments,
     MalformedAnswer,
     NotRun,
     ServerNotFound,
@@ -49,6 +52,8 @@ _KEEP_ALIVE = 3.0
 """Seconds that an idle connection is kept: less than servers keep it (uvicorn 5 s), or calls meet closed ones."""
 _LISTING_LIFETIME = 300.0
 """Seconds for which what a server says of its tools is remembered."""
+_CONTENT = ("body", "content", "data", "message", "payload", "value")
+"""Arguments of which a tool's `encoding` speaks."""
 _WORTH_TRYING = 0.01
 """Seconds that a call must have left for another attempt."""
 _PIPELINED = 32
@@ -209,7 +214,8 @@ class MCPClient:
         Args:
             server: the server's name, with or without `mcp_`.
             tool: the tool's name.
-            arguments: as the tool's schema describes them.
+            arguments: as the tool's schema describes them. Bytes are sent as base64, and the argument that says so,
+                such as `encoding`, is set.
             timeout: seconds the call may take, repeats included; the client's own if left out.
 
         Raises:
@@ -377,10 +383,10 @@ class MCPClient:
         self, server: _Server, tool: str, arguments: Mapping[str, Any], deadline: float
     ) -> tuple[JsonObject, bool]:
         """Return the arguments to send, and whether sending them twice does no harm."""
-        ready = dict(arguments)
         if server.listed_at is None or self._retry.clock() - server.listed_at > _LISTING_LIFETIME:
             await self._learn(server, deadline)
         described = server.tools.get(tool, {})
+        ready = _bytes_as_base64(arguments, _part(_part(described, "inputSchema"), "properties"))
         if _part(described, "annotations").get("readOnlyHint") is True:
             return ready, True
         if "idempotency_key" in _part(_part(described, "inputSchema"), "properties"):
@@ -558,6 +564,36 @@ def _outcome_of(entry: JsonObject) -> Outcome:
     if isinstance(error, dict):
         return failure_of_problem(cast("JsonObject", error))
     return MalformedAnswer("An answer of the batch holds neither a result nor an error.")
+
+
+def _bytes_as_base64(arguments: Mapping[str, Any], properties: JsonObject) -> JsonObject:
+    """Return arguments without bytes, of which JSON knows none: they are base64, and said to be.
+
+    Args:
+        arguments: as the caller gave them.
+        properties: of the tool's input schema; empty where that is not known.
+
+    Raises:
+        InvalidArguments: the tool takes no bytes there, or another argument says that they are something else.
+    """
+    ready = dict(arguments)
+    for name, value in arguments.items():
+        if not isinstance(value, bytes | bytearray | memoryview):
+            continue
+        possible = (f"{name}_encoding", *(["encoding"] if name in _CONTENT else []))
+        says = next((said for said in possible if said in properties or (not properties and said == "encoding")), None)
+        if says is None or (properties and "base64" not in str(properties[says])):
+            raise _refused(name, "holds bytes, and the tool takes none there; decode them to text")
+        if arguments.get(says) not in (None, "base64"):
+            raise _refused(
+                says, f"says that `{name}` is something else than base64, as which bytes are sent; leave it out"
+            )
+        ready |= {name: base64.b64encode(cast("bytes", value)).decode(), says: "base64"}
+    return ready
+
+
+def _refused(name: str, reason: str) -> InvalidArguments:
+    return InvalidArguments(f"{name}: {reason}.", errors=[FieldError(name, reason)])
 
 
 def _chunks(calls: list[_Prepared], size: int) -> list[list[_Prepared]]:

@@ -32,6 +32,7 @@ from app.local.process import StartFailed, free_port
 from app.routers.database import DatabaseMCPServer
 from app.servers.calls import JsonObject
 from app.services.postgres.migrations import migrate
+from app.services.postgres.versions import newest_version
 from tests.faces.raw import ERAS, WITHIN, Messages, launched, request
 from tests.fixtures.postgres import TestDatabase, cloned_database
 from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running
@@ -153,6 +154,36 @@ async def test_migrating_and_seeding_twice_changes_nothing_more(bare_database: T
         assert await connection.fetchval("SELECT count(*) FROM customers") == 300
         assert await connection.fetchval("SELECT count(*) FROM knowledge_articles") >= 60
         assert await connection.fetchval("SELECT count(*) FROM customers WHERE id = '12345'") == 1
+
+
+async def test_going_back_is_done_when_it_is_asked_for_and_said_otherwise(bare_database: TestDatabase) -> None:
+    async def migrate_to(*arguments: str) -> tuple[int, str]:
+        return await invoke("migrate", *arguments, DATABASE_URL=bare_database.url)
+
+    newest = newest_version()
+    assert await migrate_to("--revision", "0001") == (0, "The database is at version 0001.\n")
+    assert await migrate_to() == (0, "The database is up to date.\n")
+    status, output = await migrate_to("--revision", "base")
+    assert status == 1
+    assert f"of version {newest}" in output
+    assert "--downgrade" in output
+    status, output = await migrate_to("--revision", "bse")
+    assert status == 1
+    assert "There is no version 'bse'" in output
+    async with bare_database.connect() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM customers") == 0
+    assert await migrate_to("--revision", "0002", "--downgrade") == (0, "The database is at version 0002 again.\n")
+    status, output = await migrate_to("--revision", "head", "--downgrade")
+    assert status == 1
+    assert "leave out --downgrade" in output
+    assert await migrate_to("--revision", "base", "--downgrade") == (0, "The database is at version base again.\n")
+    async with bare_database.connect() as connection:
+        assert await connection.fetchval("SELECT to_regclass('customers')") is None
+        await connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+    status, output = await migrate_to()
+    assert status == 1
+    assert "9999" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("command", ["migrate", "seed"])

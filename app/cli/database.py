@@ -5,12 +5,16 @@ import click
 from app.cli.running import read_settings, run
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed as seed_demo
-from app.services.postgres.migrations import READER_LOGIN, ensure_reader_login
+from app.services.postgres.migrations import READER_LOGIN, downgrade, ensure_reader_login
 from app.services.postgres.migrations import migrate as migrate_database
+from app.services.postgres.versions import newest_version
 
 
 @click.command
 @click.option("--revision", default="head", show_default=True, help="Where to stop.")
+@click.option(
+    "--downgrade", "going_back", is_flag=True, help="Go back to an older --revision, dropping what came since."
+)
 @click.option(
     "--reader-password",
     envvar="DATABASE_READER_PASSWORD",
@@ -29,13 +33,18 @@ from app.services.postgres.migrations import migrate as migrate_database
     is_flag=True,
     help="Give that login the new password, though it exists with another one that somebody may use.",
 )
-def migrate(revision: str, reader_password: str | None, reader_login: str, *, change_reader_password: bool) -> None:
+def migrate(
+    revision: str, reader_password: str | None, reader_login: str, *, going_back: bool, change_reader_password: bool
+) -> None:
     """Bring the database of DATABASE_URL to the version that this code needs."""
     settings = read_settings(PostgresSettings)
 
     async def upgrade() -> None:
         url = settings.administration_url
-        await migrate_database(url, revision)
+        if going_back:
+            click.echo(f"The database is at version {await downgrade(url, revision)} again.")
+            return
+        version = await migrate_database(url, revision)
         if reader_password:
             login = await ensure_reader_login(
                 url,
@@ -46,7 +55,8 @@ def migrate(revision: str, reader_password: str | None, reader_login: str, *, ch
             )
             for warning in login.warnings:
                 click.echo(f"Warning: {warning}", err=True)
-        click.echo("The database is up to date.")
+        is_newest = version == newest_version()
+        click.echo("The database is up to date." if is_newest else f"The database is at version {version}.")
 
     run(upgrade)
 

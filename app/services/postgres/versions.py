@@ -14,6 +14,12 @@ def migrations_folder() -> Path:
 
 
 @cache
+def versions() -> tuple[str, ...]:
+    """Return the versions of the tables, which are numbered in their order; first is `base`, without any."""
+    found = (path.name.partition("_")[0] for path in (migrations_folder() / "versions").glob("[0-9]*_*.py"))
+    return ("base", *sorted(found))
+
+
 def newest_version() -> str:
-    """Return the version of the tables that this code needs. Versions are numbered in their order."""
-    return max(path.name.partition("_")[0] for path in (migrations_folder() / "versions").glob("[0-9]*_*.py"))
+    """Return the version of the tables that this code needs."""
+    return versions()[-1]

@@ -42,7 +42,7 @@ from app.services.aws.s3.schemas import (
 from app.services.aws.service import AwsService, open_aws
 from app.services.aws.settings import AwsSettings
 
-VersionId = Annotated[str, Field(min_length=1, max_length=1024)]
+VersionId = Annotated[str, Field(min_length=1, max_length=1024, description="The current one if left out.")]
 Limit = Annotated[int, Field(ge=1, le=50)]
 Cursor = Annotated[str, Field(max_length=4096)]
 
@@ -116,13 +116,16 @@ _DOWNLOAD_OPENAPI: JsonObject = {
 }
 
 
+_DECRYPT = "Show SecureStrings, else masked; only if you need the secret itself."
+
+
 class GetParameterStoreValueArguments(BaseModel):
     """Which parameter, and whether a secret is shown."""
 
     model_config = ConfigDict(extra="forbid")
 
     parameter_name: ParameterName
-    with_decryption: bool = False
+    with_decryption: bool = Field(False, description=_DECRYPT)
 
     @model_validator(mode="before")
     @classmethod
@@ -192,7 +195,7 @@ class AWSMCPServer(BaseMCPServer):
         self,
         bucket: BucketName,
         key: ObjectKey,
-        content: str,
+        content: Annotated[str, Field(description="As `encoding` says; base64 is for what is no text.")],
         encoding: ContentEncoding = "text",
         content_type: Annotated[
             str | None, Field(max_length=256, description="Guessed from the key if left out.")
@@ -208,7 +211,7 @@ class AWSMCPServer(BaseMCPServer):
             ),
         ] = None,
     ) -> UploadedObject:
-        """Write an object to an S3 bucket, in place of what is there: text as it is, other bytes in base64.
+        """Write an object to an S3 bucket, in place of what is there.
 
         Content beyond the gateway's limit (1 MiB unless configured) is refused with the way to stream it.
         """
@@ -238,9 +241,11 @@ class AWSMCPServer(BaseMCPServer):
             str | None,
             Field(max_length=64, description="bytes=0-99, bytes=100- or bytes=-100."),
         ] = None,
-        encoding: ContentEncoding | None = None,
+        encoding: Annotated[
+            ContentEncoding | None, Field(description="If left out: text where it is text, else base64.")
+        ] = None,
     ) -> DownloadedObject:
-        """Read an object from an S3 bucket, as text where it is text and in base64 otherwise.
+        """Read an object from an S3 bucket.
 
         Beyond the gateway's limit (1 MiB unless configured) a presigned `url` comes instead; ask for a `range`.
         """
@@ -258,19 +263,15 @@ class AWSMCPServer(BaseMCPServer):
         prefix: Annotated[str, Field(max_length=1024)] = "",
         delimiter: Annotated[
             str | None,
-            Field(min_length=1, max_length=64),
+            Field(min_length=1, max_length=64, description="Mostly `/`: deeper keys are folders in `common_prefixes`."),
         ] = None,
         max_keys: Annotated[int, Field(ge=1, le=1000)] = 100,
         continuation_token: Annotated[
             str | None,
-            Field(min_length=1, max_length=4096),
+            Field(min_length=1, max_length=4096, description="`next_continuation_token` of the page before."),
         ] = None,
     ) -> ObjectList:
-        """List objects of an S3 bucket in the order of their keys.
-
-        With `delimiter: "/"` deeper keys are folders in `common_prefixes`. While `is_truncated`, pass
-        `next_continuation_token` on.
-        """
+        """List objects of an S3 bucket in the order of their keys."""
         return await self._aws.objects.list_objects(
             bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, continuation_token=continuation_token
         )
@@ -304,13 +305,13 @@ class AWSMCPServer(BaseMCPServer):
         self,
         bucket: BucketName,
         key: ObjectKey,
-        method: Annotated[PresignedMethod, Field(description="What it allows.")] = "GET",
+        method: Annotated[PresignedMethod, Field(description="What the address allows: PUT writes.")] = "GET",
         expires_in: Annotated[
             int | None,
             Field(
                 ge=1,
                 le=604_800,
-                description="Seconds; 900 if left out, and the gateway may allow less.",
+                description="Seconds; 900 if left out. The gateway may allow less.",
             ),
         ] = None,
     ) -> PresignedUrl:
@@ -342,7 +343,9 @@ class AWSMCPServer(BaseMCPServer):
             InvocationType,
             Field(description="Event does not wait, DryRun only checks."),
         ] = "RequestResponse",
-        log_type: Annotated[LogType, Field(description="Tail returns the end of the log.")] = "None",
+        log_type: Annotated[
+            LogType, Field(description="Tail returns the end of the log (RequestResponse only).")
+        ] = "None",
         qualifier: Qualifier | None = None,
     ) -> Invocation:
         """Invoke a Lambda function and return what it answers. It is never repeated automatically.
@@ -362,10 +365,7 @@ class AWSMCPServer(BaseMCPServer):
         errors=[NotFound, Forbidden, TooManyRequests],
     )
     async def get_parameter_store_value(self, arguments: GetParameterStoreValueArguments) -> ParameterValue:
-        """Read one parameter from the SSM parameter store; `name` is accepted for `parameter_name`.
-
-        A SecureString is masked unless `with_decryption`; ask for that only if you need the secret itself.
-        """
+        """Read one parameter from the SSM parameter store; `name` is accepted for `parameter_name`."""
         return await self._aws.parameters.get(arguments.parameter_name, with_decryption=arguments.with_decryption)
 
     @tool(
@@ -377,15 +377,14 @@ class AWSMCPServer(BaseMCPServer):
     async def get_parameters_by_path(
         self,
         path: ParameterPath,
-        recursive: bool = False,
-        with_decryption: bool = False,
+        recursive: Annotated[bool, Field(description="Also those below deeper levels.")] = False,
+        with_decryption: Annotated[bool, Field(description=_DECRYPT)] = False,
         max_results: Annotated[int, Field(ge=1, le=10)] = 10,
-        next_token: Annotated[str | None, Field(min_length=1, max_length=4096)] = None,
+        next_token: Annotated[
+            str | None, Field(min_length=1, max_length=4096, description="`next_token` of the page before.")
+        ] = None,
     ) -> ParametersByPath:
-        """Read the parameters under a path of the SSM parameter store; pass `next_token` on for the next page.
-
-        SecureStrings are masked unless `with_decryption`.
-        """
+        """Read the parameters under a path of the SSM parameter store."""
         return await self._aws.parameters.get_by_path(
             path,
             recursive=recursive,

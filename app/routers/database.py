@@ -149,7 +149,7 @@ class DatabaseMCPServer(BaseMCPServer):
     )
     async def search_knowledge_base(
         self,
-        search_term: SearchTerm,
+        search_term: Annotated[SearchTerm, Field(description="The question in the customer's own words.")],
         limit: Annotated[int, Field(ge=1, le=50)] = 5,
         tags: Annotated[
             list[Annotated[str, Field(max_length=100)]] | None,
@@ -160,7 +160,7 @@ class DatabaseMCPServer(BaseMCPServer):
     ) -> SearchResults:
         """Find the published help articles that answer a question, best first.
 
-        Give the customer's own words: whole sentences, typing errors and other words than the article's are fine.
+        Whole sentences, typing errors and other words than the article's are fine.
         A whole article is the resource db://knowledge_articles/{id}.
         """
         return await self.knowledge.search(search_term, limit, tags, language, offset)

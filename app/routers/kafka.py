@@ -38,6 +38,7 @@ from app.services.kafka.schemas import (
 from app.services.kafka.settings import KafkaSettings
 
 LONGEST_WAIT_MS = 60_000
+_BROKERS_DEFAULT = "The broker's default if left out."
 _OVERHEAD = 15.0
 """Seconds that a broker may need beyond the caller's own timeout."""
 
@@ -110,10 +111,12 @@ class PublishMessage(_Arguments):
     )
     encoding: Literal["base64"] | None = Field(None, description="If `message` is base64 of bytes.")
     key: str | None = Field(None, description="Messages of one key stay in order.")
-    key_encoding: Literal["base64"] | None = Field(None, description="If `key` is.")
+    key_encoding: Literal["base64"] | None = Field(None, description="If `key` is base64 of bytes.")
     headers: dict[str, str] | None = None
     partition: int | None = Field(None, ge=0, description="By the key if left out.")
-    timestamp: Milliseconds | None = Field(None, description="ISO 8601 with an offset, or milliseconds since 1970.")
+    timestamp: Milliseconds | None = Field(
+        None, description="ISO 8601 with an offset, or milliseconds since 1970; now if left out."
+    )
     idempotency_key: str | None = Field(
         None,
         min_length=1,
@@ -127,19 +130,19 @@ class ConsumeMessages(_Arguments):
 
     topic: TopicName
     max_messages: int = Field(10, ge=0, le=MAX_MESSAGES, description="0 with `ack`: only acknowledge.")
-    timeout_ms: int = Field(1000, ge=0, le=LONGEST_WAIT_MS, description="To wait for a first message.")
-    group_id: GroupId | None = None
+    timeout_ms: int = Field(1000, ge=0, le=LONGEST_WAIT_MS, description="To wait for a first message if none is there.")
+    group_id: GroupId | None = Field(None, description="Work in this group; browse if left out.")
     start: Start | None = Field(
         None,
-        description='"earliest" by default; {"offset": n} is of one partition, {"tail": n} the newest n.',
+        description='"earliest" if left out; {"offset": n} is of one partition, {"tail": n} the newest n.',
     )
-    cursor: str | None = Field(None, description="`next_cursor` of the last answer.")
-    partition: int | None = Field(None, ge=0)
-    key_contains: str | None = None
-    value_contains: str | None = None
-    max_bytes: int = Field(1_048_576, ge=1, le=8_388_608, description="At least one message comes.")
-    ack: str | None = Field(None, description="Of an earlier answer.")
-    lease_ms: int = Field(60_000, ge=1_000, le=3_600_000, description="Time to acknowledge.")
+    cursor: str | None = Field(None, description="`next_cursor` of the last answer, to browse on.")
+    partition: int | None = Field(None, ge=0, description="Browse only this one.")
+    key_contains: str | None = Field(None, description="Browse only keys with this text.")
+    value_contains: str | None = Field(None, description="Browse only values with this text.")
+    max_bytes: int = Field(1_048_576, ge=1, le=8_388_608, description="Of the answer; at least one message comes.")
+    ack: str | None = Field(None, description="`ack` of an earlier answer whose messages are dealt with.")
+    lease_ms: int = Field(60_000, ge=1_000, le=3_600_000, description="Time to acknowledge before they come again.")
 
 
 class KafkaMCPServer(BaseMCPServer):
@@ -199,11 +202,10 @@ class KafkaMCPServer(BaseMCPServer):
     async def consume_messages(self, arguments: ConsumeMessages, context: CallContext) -> ConsumedMessages:
         """Read messages of a topic, by browsing or as work of a consumer group.
 
-        Browsing changes nothing: begin at `start`, then pass each `next_cursor` as `cursor`.
+        Browsing changes nothing.
 
         With a `group_id` nobody else of the group gets the messages until `lease_ms` have passed. Deal with them, then
-        call again with the answer's `ack`, or they come again. `ack_expired` means that you were too late: call again
-        without `ack`.
+        call again with the answer's `ack`. `ack_expired` means that you were too late: call again without `ack`.
         """
         if arguments.group_id is not None:
             return await self._work(arguments, arguments.group_id, context.client)
@@ -252,15 +254,12 @@ class KafkaMCPServer(BaseMCPServer):
     async def create_topic(
         self,
         topic: TopicName,
-        num_partitions: Annotated[int | None, Field(ge=1, le=10_000)] = None,
-        replication_factor: Annotated[
-            int | None,
-            Field(ge=1, le=32_767),
-        ] = None,
+        num_partitions: Annotated[int | None, Field(ge=1, le=10_000, description=_BROKERS_DEFAULT)] = None,
+        replication_factor: Annotated[int | None, Field(ge=1, le=32_767, description=_BROKERS_DEFAULT)] = None,
         config: Annotated[dict[str, str] | None, Field(description='Such as {"retention.ms": "86400000"}.')] = None,
-        if_not_exists: bool = False,
+        if_not_exists: Annotated[bool, Field(description="Return one of that name, no conflict.")] = False,
     ) -> CreatedTopic:
-        """Create a topic; one of the same name is a conflict unless `if_not_exists`."""
+        """Create a topic."""
         return await self.kafka.create_topic(
             topic,
             num_partitions=num_partitions,
@@ -276,7 +275,7 @@ class KafkaMCPServer(BaseMCPServer):
             str | None,
             Field(max_length=249, description="With `*` and `?`, or a part of the name."),
         ] = None,
-        include_internal: bool = False,
+        include_internal: Annotated[bool, Field(description="Kafka's own, too.")] = False,
     ) -> TopicList:
         """List topics with their partition count and replication factor."""
         return await self.kafka.topics(pattern, include_internal=include_internal)

@@ -12,8 +12,6 @@ from pydantic import BaseModel
 
 from app.servers.calls import JsonObject
 
-_LONG_TEXT = 100
-"""Characters from which on no limit of a text is worth telling: nobody counts them, and the refusal says it."""
 _BIGINT_LIMIT = 2**63 - 1
 """A limit that is the backend's own, and beyond what clients in JavaScript can read."""
 
@@ -77,6 +75,8 @@ class _Plain:
             others = [branch for branch in branches if branch != {"type": "null"}]
             if len(others) < len(branches):
                 return self._nullable(others, {name: given[name] for name in given if name != "anyOf"})
+        if not self._null:
+            given = {_PLAINER.get(name, name): [value] if name == "const" else value for name, value in given.items()}
         said = {name: value for name, value in given.items() if not self._says_nothing(name, value)}
         if self._null and not said.keys().isdisjoint({"enum", "const"}):
             said.pop("type", None)  # the values show it; of arguments some models' APIs want it nevertheless
@@ -105,8 +105,8 @@ class _Plain:
                 return value is True or self._plain(value) == {}
             case "required":
                 return self._null and bool(self._open)  # within a result every field is there
-            case "maxLength":
-                return value >= _LONG_TEXT
+            case "minLength" | "maxLength":
+                return not self._null  # nobody counts characters, and the refusal says it
             case "maximum":
                 return value == _BIGINT_LIMIT
             case _:
@@ -155,6 +155,8 @@ class _Plain:
         return {**alone, **self._plain(beside)}
 
 
+_PLAINER = {"oneOf": "anyOf", "const": "enum"}
+"""Words that Gemini's declarations of functions have for others, and that mean the same in what we write."""
 _ABOUT_THE_MODEL = ("$defs", "description")
 """A model's docstring is for those who read the code; where an argument or a field needs words, it has its own."""
 

@@ -1,7 +1,8 @@
 """What is advertised of our own tools: plain enough for every model's API, lean enough for every conversation."""
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from app.catalogue import load_servers
+from app.errors import InvalidArguments
 from app.main import create_app
 from app.servers.declaring import Tool
 from app.servers.schemas import arguments_schema, result_schema
@@ -18,14 +20,18 @@ from tests.fixtures.gateway import FACES, mcp_client, serve
 TOOLS: dict[str, Tool] = {name: tool for kind in load_servers() for name, tool in kind.tools.items()}
 MOST_BYTES, MOST_BYTES_OF_INPUTS = 34_000, 16_000
 """Of a listing of all tools, and of one without output schemas."""
-SAY_ALL = {
-    *("customer_id", "ticket_limit", "search_term", "limit", "offset", "agent_response", "channel", "group_by"),
-    *("topic", "group_id", "partition", "key_contains", "value_contains", "headers", "num_partitions"),
-    *("replication_factor", "if_not_exists", "include_internal", "max_rows", "timeout_ms"),
-    *("bucket", "key", "content", "encoding", "version_id", "prefix", "delimiter", "max_keys", "continuation_token"),
-    *("with_decryption", "recursive", "max_results", "next_token"),
+SELF_EVIDENT = {
+    *("customer_id", "ticket_limit", "limit", "offset", "channel", "group_by", "topic", "headers", "max_rows"),
+    *("get_consumer_group_lag.group_id", "bucket", "s3_upload_file.encoding", "prefix", "max_keys", "max_results"),
+    *(f"s3_{verb}.key" for verb in ("upload_file", "download_file", "delete_object", "presign_url")),
 }
-"""Names of arguments that need no description beside the tool's."""
+"""Arguments whose name, type, choices, bounds and default say all, in every tool or in one."""
+GEMINI = {
+    *("type", "format", "description", "nullable", "enum", "items", "minItems", "maxItems", "properties", "required"),
+    *("minProperties", "maxProperties", "minimum", "maximum", "minLength", "maxLength", "pattern", "anyOf", "default"),
+    *("title", "example", "propertyOrdering", "additionalProperties"),
+}
+"""What a `Schema` of Gemini's declarations of functions holds."""
 
 
 def schemas_within(schema: Any) -> Iterator[dict[str, Any]]:
@@ -70,7 +76,34 @@ def test_input_schemas_are_plain_and_strict(tool: Tool) -> None:
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
 def test_an_argument_whose_name_does_not_say_all_is_described(tool: Tool) -> None:
     properties: Any = tool.input_schema["properties"]
-    assert {name for name, schema in properties.items() if "description" not in schema} <= SAY_ALL
+    plain = {name for name in properties if SELF_EVIDENT & {name, f"{tool.name}.{name}"}}
+    assert {name for name, schema in properties.items() if "description" not in schema} <= plain
+    for schema in properties.values():
+        # What it means to leave it out stands in its default, or is said.
+        assert len(schema.get("description", "....")) > 3
+
+
+def test_the_list_of_self_evident_arguments_names_nothing_else() -> None:
+    undescribed = {
+        name if name in SELF_EVIDENT else f"{tool.name}.{name}"
+        for tool in TOOLS.values()
+        for name, schema in cast("Any", tool.input_schema["properties"]).items()
+        if "description" not in schema
+    }
+    assert undescribed == SELF_EVIDENT
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_input_schemas_are_ones_that_every_model_accepts(tool: Tool) -> None:
+    properties: Any = tool.input_schema["properties"]
+    assert all(re.fullmatch(r"[a-zA-Z0-9_.-]{1,64}", name) for name in properties)  # Anthropic's
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", tool.name)  # OpenAI's
+    for schema in schemas_within(tool.input_schema):
+        assert schema.keys() <= GEMINI
+        assert schema.get("format", "date-time") == "date-time"
+        assert "enum" not in schema or (schema["type"] == "string" and all(map(str.strip, schema["enum"])))
+        assert isinstance(schema.get("type", ""), str)
+        assert set(schema.get("required", [])) <= schema.get("properties", {}).keys()
 
 
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
@@ -137,3 +170,24 @@ def test_arguments_write_everything_where_it_is_wanted() -> None:
 def test_a_model_that_contains_itself_is_refused(write: Any) -> None:
     with pytest.raises(TypeError, match="Endless contains itself"):
         write(Endless)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        *("earliest", "latest", "newest", 5, True, [], {}),
+        *({"offset": 0}, {"offset": -1}, {"offset": True}, {"tail": 1}, {"tail": 0}, {"tail": 1001}),
+        *({"timestamp": 0}, {"timestamp": "2026-11-22T15:21:07Z"}, {"timestamp": []}),
+        *({"offset": 1, "tail": 1}, {"offset": 1, "other": 1}, {"other": 1}),
+    ],
+    ids=str,
+)
+def test_where_to_begin_is_advertised_as_it_is_taken(start: Any) -> None:
+    consume = TOOLS["consume_messages"]
+    fits = Draft202012Validator(consume.input_schema).is_valid({"topic": "a", "start": start})
+    try:
+        consume.parse(to_json({"topic": "a", "start": start}))
+    except InvalidArguments:
+        assert not fits
+    else:
+        assert fits

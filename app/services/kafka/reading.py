@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, cast
 
 from aiokafka.errors import KafkaError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 
 from app.errors import BackendTimeout, InvalidArguments
@@ -110,6 +110,24 @@ def _kind_of_start(start: Any) -> str | None:
     return None
 
 
+_START: dict[str, Any] = {
+    "anyOf": [
+        {"enum": ["earliest", "latest"], "type": "string"},
+        {
+            "type": "object",
+            "properties": {
+                "offset": {"type": "integer", "minimum": 0},
+                "timestamp": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}]},
+                "tail": {"type": "integer", "minimum": 1, "maximum": MAX_MESSAGES},
+            },
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+        },
+    ]
+}
+"""The same in fewer words than one object for each way to begin."""
+
 Start = Annotated[
     Annotated[Literal["earliest", "latest"], Tag("word")]
     | Annotated[FromOffset, Tag("offset")]
@@ -120,6 +138,7 @@ Start = Annotated[
         custom_error_type="start",
         custom_error_message='expected "earliest", "latest", {"offset": n}, {"timestamp": t} or {"tail": n}',
     ),
+    WithJsonSchema(_START),
 ]
 """Where a reader may begin."""
 

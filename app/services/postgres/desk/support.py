@@ -111,7 +111,7 @@ class NewInteraction(BaseModel):
 
     customer_id: CustomerId
     query_text: Words | None = Field(None, description="What the customer wrote; for a note, its text.")
-    agent_response: Words | None = None
+    agent_response: Words | None = Field(None, description="What was answered.")
     # An enumeration comes as text, which a strict model takes from JSON only, and a validator stands in between.
     channel: Channel = Field(Channel.CHAT, strict=False)
     ticket_id: RowId | None = Field(None, description="One of the same customer's.")

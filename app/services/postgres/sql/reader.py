@@ -72,7 +72,7 @@ class SqlQuery(BaseModel):
     max_rows: Annotated[int, Field(ge=1, le=10_000)] = 100
     timeout_ms: Annotated[
         int | None,
-        Field(ge=1, le=60_000),
+        Field(ge=1, le=60_000, description="The gateway's own limit if left out."),
     ] = None
 
     @model_validator(mode="before")

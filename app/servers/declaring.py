@@ -29,7 +29,7 @@ from app.errors import GatewayError, InvalidArguments, MalformedRequest, failure
 from app.exact_json import NotExact, NotJson, read
 from app.results import RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
-from app.servers.json_schema import CompiledSchema
+from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
 from app.servers.leniency import Leniency
 from app.servers.schema_cost import TooMuchWork
 from app.servers.schemas import arguments_schema, result_schema
@@ -221,6 +221,8 @@ class Tool:
         failures = failures_of(refused)
         if failures[0]["type"] == "json_invalid":
             raise _not_json(failures[0]["msg"])
+        for unknown in [failure for failure in failures if failure["type"] == "extra_forbidden"][:MOST_UNKNOWN]:
+            unknown["msg"] = self._compiled_schema.unknown(unknown["loc"])
         raise InvalidArguments.from_validation(failures)
 
     def _in_our_words(self, given: Any) -> Any:

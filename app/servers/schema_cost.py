@@ -6,7 +6,7 @@ quick, since equal ones are counted together.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -164,13 +164,20 @@ class SchemaCost:
             self._kept = 0
             self._places.clear()
             self._first_places.clear()
-        start = id(self._root if part is None else part)
-        place = self._first_places.get(start)
-        if place is None:
-            self._first_places[start] = place = self._place(Counter({self._found[start]: 1}))
         sheet = _Sheet(self._below, self._name)
-        sheet.weigh(value, place, 0)
+        sheet.weigh(value, self._first_place(self._root if part is None else part), 0)
         return Cost(sheet.checking, sheet.telling, sheet.values)
+
+    def names_beside(self, place: Sequence[str | int]) -> Collection[str]:
+        """Return the members that the schema names where one of a value's members stands."""
+        self._sums_left = _MOST_SUMS
+        here: _Place | None = self._first_place(self._root)
+        try:
+            for step in place[:-1]:
+                here = self._below(here, step) if here else None
+        except TooMuchWork:
+            return ()
+        return here.named if here else ()
 
     # Reading the schema
 
@@ -315,6 +322,11 @@ class SchemaCost:
             raise ValueError("the schema's patterns are too large together")
 
     # Counting
+
+    def _first_place(self, part: Mapping[str, Any]) -> _Place:
+        if id(part) not in self._first_places:
+            self._first_places[id(part)] = self._place(Counter({self._found[id(part)]: 1}))
+        return self._first_places[id(part)]
 
     def _place(self, ways: Counter[_Rules]) -> _Place:
         key = frozenset(ways.items())

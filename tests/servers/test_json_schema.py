@@ -380,6 +380,65 @@ def test_of_too_many_refusals_the_argument_is_named() -> None:
         assert [error.field for error in refusal.value.errors] == [field]
 
 
+class Size(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    width: int = 1
+    height: int = 1
+
+
+class Parcel(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    max_weight: int = 1
+    sizes: list[Size] = []
+
+
+async def _send(self: object, arguments: Parcel) -> Result:
+    """Send."""
+    return Result()
+
+
+_send.__name__ = "send"
+SEND = Tool.declared(_send)
+
+
+@pytest.mark.parametrize("by", [SEND, Tool.dynamic("send", "", SEND.input_schema)], ids=["declared", "at run time"])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"maxWeight": 1}, "maxWeight: is not an argument that is known here; did you mean `max_weight`?"),
+        ({"MAX-WEIGHT": 1}, "MAX-WEIGHT: is not an argument that is known here; did you mean `max_weight`?"),
+        ({"size": []}, "size: is not an argument that is known here; did you mean `sizes`?"),
+        (
+            {"sizes": [{}, {"heigth": 2}]},
+            "sizes.1.heigth: is not an argument that is known here; did you mean `height`?",
+        ),
+        ({"colour": "secret"}, "colour: is not an argument that is known here"),
+        ({"w" * 5000: 1}, "w" * 200 + ": is not an argument that is known here"),
+    ],
+    ids=["camel", "capitals", "singular", "below", "far", "long"],
+)
+def test_an_unknown_argument_is_named_with_the_nearest_known_one(by: Tool, arguments: Any, told: str) -> None:
+    with pytest.raises(InvalidArguments) as refusal:
+        by.parse(json.dumps(arguments).encode())
+    assert str(refusal.value) == told
+
+
+def test_what_is_not_evaluated_is_named_as_what_is_unknown() -> None:
+    tool = Tool.dynamic(
+        "open",
+        "",
+        {
+            "allOf": [{"$ref": "#/$defs/a"}],
+            "unevaluatedProperties": False,
+            "$defs": {"a": {"properties": {"path": {}}}},
+        },
+    )
+    with pytest.raises(InvalidArguments, match=r"^paths: is not an argument that is known here; did you mean `path`"):
+        tool.parse(b'{"paths": "secret"}')
+
+
 class Lines(BaseModel):
     model_config = ConfigDict(extra="forbid", regex_engine="python-re")
 

@@ -457,10 +457,13 @@ class AWSMCPServer(BaseMCPServer):
             key,
             request.stream(),
             # The default of HTML forms and of curl says nothing about a file.
-            content_type=None if content_type == _FORM else content_type,
+            content_type=None
+            if content_type and content_type.partition(";")[0].strip().lower() == _FORM
+            else content_type,
             metadata={
-                name.removeprefix(_METADATA_HEADER): value
-                for name, value in headers.items()
+                # As S3 does with a header that comes several times.
+                name.removeprefix(_METADATA_HEADER): ",".join(headers.getlist(name))
+                for name in headers
                 if name.startswith(_METADATA_HEADER)
             },
             if_none_match="if-none-match" in headers,
@@ -505,9 +508,10 @@ class ObjectResponse(StreamingResponse):
         }
         headers |= {name: value for name, value in optional.items() if value is not None}
         headers |= {f"{_METADATA_HEADER}{name}": value for name, value in stream.metadata.items()}
-        status = 206 if stream.content_range else 200
-        super().__init__(stream.chunks(), status, headers, media_type=None)
-        self.headers["content-type"] = stream.content_type
+        headers["content-type"] = stream.content_type
+        super().__init__(stream.chunks(), 206 if stream.content_range else 200, media_type=None)
+        # As S3 has sent them: others write more into metadata than Latin-1 holds.
+        self.raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

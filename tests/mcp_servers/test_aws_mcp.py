@@ -467,6 +467,38 @@ async def test_a_download_that_breaks_off_breaks_the_connection() -> None:
             await http.get("/mcp/aws/s3/bucket/key")
 
 
+@pytest.mark.parametrize("written", ["caf\u00e9 \u65e5\u672c", "=?UTF-8?B?5pel?="])
+async def test_headers_of_an_object_come_as_s3_sends_them(written: str) -> None:
+    """Others write metadata, too, and not every store keeps it ASCII."""
+    about = f"etag: x\r\ncontent-type: a/{written}\r\nx-amz-meta-name: {written}"
+    about = f"content-length: 4\r\nlast-modified: Sun, 22 Nov 2026 14:22:49 GMT\r\n{about}"
+    answer = f"HTTP/1.1 200 OK\r\nconnection: close\r\n{about}\r\n\r\n"
+
+    async with (
+        scripted_aws(lambda before, line: answer + ("" if line.startswith("HEAD") else "here")) as (settings, _),
+        serve(create_app([AWSMCPServer], Settings(), [settings])) as served,
+        httpx.AsyncClient(base_url=served.url) as http,
+    ):
+        for method in ("GET", "HEAD"):
+            streamed = await http.request(method, "/mcp/aws/s3/bucket/key")
+            sent = dict(streamed.headers.raw)
+            assert (streamed.status_code, sent[b"x-amz-meta-name"]) == (200, written.encode())
+            assert sent[b"content-type"] == f"a/{written}".encode()
+        read = (await http.post("/mcp/aws/tools/s3_download_file", json={"bucket": "bucket", "key": "key"})).json()
+        assert (read["metadata"], read["content_type"]) == ({"name": written}, f"a/{written}")
+
+
+async def test_what_forms_and_repeated_headers_say_is_taken_as_s3_does(http: httpx.AsyncClient, bucket: str) -> None:
+    headers = [
+        ("content-type", "application/x-www-form-urlencoded; charset=utf-8"),
+        ("x-amz-meta-agent", "kim"),
+        ("X-Amz-Meta-Agent", "lee"),
+    ]
+    await http.post(f"/mcp/aws/s3/{bucket}/notes.csv", content=b"a,b", headers=headers)
+    read = await http.get(f"/mcp/aws/s3/{bucket}/notes.csv")
+    assert (read.headers["content-type"], read.headers["x-amz-meta-agent"]) == ("text/csv", "kim,lee")
+
+
 async def test_a_stream_to_a_missing_bucket_is_404_and_names_those_that_there_are(http: httpx.AsyncClient) -> None:
     for answer in [
         await http.post("/mcp/aws/s3/switchboard-demos/k", content=b"x"),

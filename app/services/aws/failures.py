@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from app.errors import (
     BackendNotConfigured,
@@ -22,6 +24,10 @@ from app.errors import (
     TooManyRequests,
 )
 from app.services.aws.names import those_that_are
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+    from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +52,7 @@ _MISSING = frozenset(
         "ResourceNotFoundException",
     }
 )
+_WITHOUT_A_REASON = frozenset({"400", "403"})
 _LOGIN_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
 _LOGIN_REFUSED = frozenset(
     {
@@ -116,6 +123,8 @@ class MissingBucket(NotFound):
 def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generator[None]:
     """Translate whatever botocore raises inside into a `GatewayError`.
 
+    The answer is read inside, too: what is not there, or is of another kind than AWS says, is no AWS's.
+
     Args:
         action: IAM's name of the call, such as `s3:GetObject`; said where AWS denies it.
         missing: the sentence for a thing that does not exist; it names the thing.
@@ -145,6 +154,10 @@ def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generat
         raise BackendTimeout(f"AWS did not answer {action} in time. A write may have happened.") from None
     except (boto.ParamValidationError, boto.UnsupportedS3ArnError):
         raise InvalidArguments(f"{action}: AWS does not take these arguments.") from None
+    except boto.InvalidRegionError:
+        raise BackendNotConfigured(
+            "AWS is not configured: AWS_REGION is no region's name, as eu-central-1 is."
+        ) from None
     except boto.FlexibleChecksumError:
         raise BackendUnavailable("What AWS sent does not match its checksum. Repeat the call.") from None
     except (boto.ResponseStreamingError, boto.IncompleteReadError, aiohttp.ClientError) as error:
@@ -154,7 +167,34 @@ def aws_failures(action: str, *, missing: str = "", bucket: str = "") -> Generat
         # The kind alone: the text may hold addresses, and whatever else a driver writes. An outage is told by whoever
         # opens connections, once; this is every call's.
         log.info("%s failed: %s", action, type(error).__name__)
+        if isinstance(inner := getattr(error, "kwargs", {}).get("error"), UnicodeDecodeError):
+            raise _unreadable(action, inner) from None
         raise BackendUnavailable("AWS, or the AWS_ENDPOINT_URL in its place, can't be reached.") from None
+    except (ResponseParserError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(action, error) from None
+
+
+def _unreadable(action: str, error: Exception) -> BackendUnavailable:
+    # Where, and not what: the text may hold what was answered.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    log.warning("%s: the answer can't be read: %s at %s:%s", action, type(error).__name__, place.filename, place.lineno)
+    return BackendUnavailable(
+        f"What answered {action} does not speak as AWS does. The gateway's operator must check AWS_ENDPOINT_URL, and "
+        "proxies on the way."
+    )
+
+
+async def head_object(s3: "S3Client", **where: Any) -> "HeadObjectOutputTypeDef":
+    """Return the answer to HeadObject. A refusal of it has no body, so the reason is asked for by GetObject."""
+    try:
+        return await s3.head_object(**where)
+    except boto.ClientError as error:
+        answer: Any = error.response
+        if answer["Error"]["Code"] not in _WITHOUT_A_REASON:
+            raise
+        found: Any = await s3.get_object(**where)
+        found["Body"].close()
+        raise
 
 
 @asynccontextmanager

@@ -111,24 +111,23 @@ class Functions:
                     LogType=log_type,
                     **options,
                 )
-                body = await answer["Payload"].read()
-        decoded, encoding = _decoded(body)
-        return Invocation(
-            function_name=function_name,
-            status_code=answer["StatusCode"],
-            payload=decoded,
-            payload_encoding=encoding,
-            function_error=answer.get("FunctionError") or None,
-            executed_version=answer.get("ExecutedVersion") or None,
-            log_result=_log_tail(answer.get("LogResult")),
-        )
+                decoded, encoding = _decoded(await answer["Payload"].read())
+                return Invocation(
+                    function_name=function_name,
+                    status_code=answer["StatusCode"],
+                    payload=decoded,
+                    payload_encoding=encoding,
+                    function_error=answer.get("FunctionError") or None,
+                    executed_version=answer.get("ExecutedVersion") or None,
+                    log_result=_log_tail(answer.get("LogResult")),
+                )
 
     async def list(self, cursor: str | None, limit: int) -> FunctionList:
         """Return a page of the functions that callers may invoke; it may be short before the last."""
         clients = await self._connection.clients()
         with aws_failures("lambda:ListFunctions"):
             page = await clients.functions.list_functions(MaxItems=limit, **_marker(cursor))
-        found = [_summary(function) for function in page["Functions"]]
+            found = [_summary(function) for function in page["Functions"]]
         shown = [f for f in found if self._allowed.shows(f.function_name) or self._allowed.shows(f.function_arn)]
         return FunctionList(functions=shown, next_cursor=page.get("NextMarker") or None)
 
@@ -147,16 +146,16 @@ class Functions:
         missing = _no_function(function_name, None)
         async with naming_others(function_name, self._names):
             with aws_failures("lambda:GetFunctionConfiguration", missing=missing):
-                function = await clients.functions.get_function_configuration(FunctionName=function_name)
+                function = _summary(await clients.functions.get_function_configuration(FunctionName=function_name))
         with aws_failures("lambda:ListVersionsByFunction", missing=missing):
             page = await clients.functions.list_versions_by_function(
                 FunctionName=function_name, MaxItems=limit, **_marker(cursor)
             )
-        return FunctionVersions(
-            function=_summary(function),
-            versions=[_summary(version) for version in page["Versions"]],
-            next_cursor=page.get("NextMarker") or None,
-        )
+            return FunctionVersions(
+                function=function,
+                versions=[_summary(version) for version in page["Versions"]],
+                next_cursor=page.get("NextMarker") or None,
+            )
 
 
 def _json(payload: JsonValue) -> bytes:

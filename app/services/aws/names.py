@@ -30,6 +30,8 @@ _PARAMETER = re.compile(
 _PARAMETER_PATH = re.compile(rf"/|/{_LEVELS.removeprefix('/?')}/?")
 _MAX_KEY_BYTES = 1024
 _NAMES_SHOWN = 10
+_COMPARED = 64
+"""Characters by which names are compared."""
 
 
 def _check_bucket(name: str) -> str:
@@ -131,7 +133,9 @@ def those_that_are(names: Iterable[str], asked: str) -> str:
         names: of what there is.
         asked: the name that led nowhere.
     """
-    similar = sorted(set(names), key=lambda name: (-SequenceMatcher(None, asked, name).ratio(), name))
+    # Comparing takes up to the cube of the length.
+    start = asked[:_COMPARED]
+    similar = sorted(set(names), key=lambda name: (-SequenceMatcher(None, start, name[:_COMPARED]).ratio(), name))
     if not similar:
         return ""
     more = f" and {len(similar) - _NAMES_SHOWN} more" if len(similar) > _NAMES_SHOWN else ""

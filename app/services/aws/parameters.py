@@ -89,7 +89,7 @@ class Parameters:
         async with naming_others(name, self._names):
             with aws_failures(_action("ssm:GetParameter", with_decryption), missing=_no_parameter(name)):
                 answer = await clients.parameters.get_parameter(Name=name, WithDecryption=with_decryption)
-        return ParameterValue(**_read(answer["Parameter"], with_decryption))
+                return ParameterValue(**_read(answer["Parameter"], with_decryption))
 
     async def get_by_path(
         self, path: str, *, recursive: bool, with_decryption: bool, max_results: int, next_token: str | None
@@ -110,18 +110,18 @@ class Parameters:
                 MaxResults=max_results,
                 **_token(next_token),
             )
-        return ParametersByPath(
-            path=path,
-            parameters=[Parameter(**_read(found, with_decryption)) for found in page["Parameters"]],
-            next_token=page.get("NextToken"),
-        )
+            return ParametersByPath(
+                path=path,
+                parameters=[Parameter(**_read(found, with_decryption)) for found in page["Parameters"]],
+                next_token=page.get("NextToken"),
+            )
 
     async def list(self, cursor: str | None, limit: int) -> ParameterList:
         """Return a page of the parameters that callers may read; it may be short before the last."""
         clients = await self._connection.clients()
         with aws_failures("ssm:DescribeParameters"):
             page = await clients.parameters.describe_parameters(MaxResults=limit, **_token(cursor))
-        found = [_summary(parameter) for parameter in page["Parameters"]]
+            found = [_summary(parameter) for parameter in page["Parameters"]]
         shown = [parameter for parameter in found if self._allowed.shows(parameter.name)]
         return ParameterList(parameters=shown, next_cursor=page.get("NextToken"))
 
@@ -142,7 +142,7 @@ class Parameters:
                 page = await clients.parameters.get_parameter_history(
                     Name=name, WithDecryption=False, MaxResults=limit, **_token(cursor)
                 )
-        versions = [_summary(version) for version in page["Parameters"]]
+                versions = [_summary(version) for version in page["Parameters"]]
         return ParameterVersions(name=name, versions=versions, next_cursor=page.get("NextToken"))
 
 

@@ -320,3 +320,67 @@ async def test_a_ping_needs_no_permission_at_all() -> None:
         await aws.ping()
         with pytest.raises(Forbidden, match="s3:ListBucket"):
             await aws.objects.list_objects("bucket")
+
+
+NO_AWS = ["<html>Please log in</html>", "<html><br>", "{}", "[]", '{"Parameter": null, "Parameters": null}', ""]
+
+
+@pytest.mark.parametrize("body", NO_AWS)
+async def test_what_answers_and_is_no_aws_is_told_as_a_setting_to_check(
+    body: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A login page of a proxy, say, or AWS_ENDPOINT_URL names another server."""
+
+    def answer(before: int, line: str) -> str:
+        return http_answer("200 OK", "" if line.startswith("HEAD") else body, "content-type: text/html\r\n")
+
+    async with scripted_aws(answer) as (settings, _), open_aws(settings) as aws:
+        for call in [
+            aws.objects.list_objects("bucket"),
+            aws.objects.list_buckets(None, 10),
+            aws.objects.download("bucket", "key"),
+            aws.objects.look("bucket", "key"),
+            aws.objects.upload("bucket", "key", "x"),
+            aws.objects.upload("bucket", "key", "x", idempotency_key="k"),
+            aws.functions.list(None, 10),
+            aws.parameters.get("/a"),
+            aws.parameters.get_by_path("/a", recursive=True, with_decryption=True, max_results=10, next_token=None),
+            aws.parameters.list(None, 10),
+        ]:
+            # Where an answer of S3 is no XML, botocore itself takes it for a failure of S3.
+            with pytest.raises(BackendUnavailable, match=r"AWS_ENDPOINT_URL|AWS failed"):
+                await call
+    assert "answer can't be read" in caplog.text
+    assert "log in" not in caplog.text
+
+
+async def test_headers_that_are_no_utf_8_are_told_as_such_and_not_as_an_outage() -> None:
+    async with (
+        scripted_aws(lambda before, line: http_answer("200 OK", "", "x-amz-meta-a: caf\udce9\r\n")) as (settings, _),
+        open_aws(settings) as aws,
+    ):
+        with pytest.raises(BackendUnavailable, match="does not speak as AWS does"):
+            await aws.objects.download("bucket", "key")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [("400 Bad Request", "ExpiredToken", "expired"), ("403 Forbidden", "InvalidAccessKeyId", "refuses the gateway's")],
+)
+async def test_a_refusal_without_a_body_is_told_with_its_reason(status: str, code: str, reason: str) -> None:
+    def answer(before: int, line: str) -> str:
+        return http_answer(status, "" if line.startswith("HEAD") else s3_error(code))
+
+    async with scripted_aws(answer) as (settings, _), open_aws(settings) as aws:
+        for call in [
+            aws.objects.look("bucket", "key"),
+            aws.objects.upload("bucket", "key", "x", idempotency_key="k"),
+        ]:
+            with pytest.raises(BackendUnavailable, match=reason):
+                await call
+
+
+async def test_a_region_that_is_none_is_told_by_its_variable() -> None:
+    async with open_aws(AwsSettings(region="eu central 1", access_key_id="a", secret_access_key="b")) as aws:
+        with pytest.raises(BackendNotConfigured, match="AWS_REGION"):
+            await aws.objects.list_objects("bucket")

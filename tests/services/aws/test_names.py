@@ -1,8 +1,12 @@
 """Names by AWS's rules, and lists that name what is allowed."""
 
+from difflib import SequenceMatcher
+from typing import Any
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from app.services.aws import names
 from app.services.aws.names import (
     BucketName,
     FunctionName,
@@ -11,6 +15,7 @@ from app.services.aws.names import (
     ParameterName,
     ParameterPath,
     Qualifier,
+    those_that_are,
 )
 
 
@@ -112,3 +117,19 @@ def test_a_name_that_breaks_the_rules_is_refused_without_being_repeated(kind: ob
 )
 def test_an_entry_covers_whole_levels(entry: str, name: str, shown: bool) -> None:
     assert ParameterAllowlist([entry]).shows(name) is shown
+
+
+def test_names_are_compared_by_no_more_than_tells_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty names of a thousand letters took half a minute, in which nobody was answered."""
+    compared: list[int] = []
+
+    def matcher(junk: Any, a: str, b: str) -> SequenceMatcher[str]:
+        compared.append(max(len(a), len(b)))
+        return SequenceMatcher(junk, a, b)
+
+    monkeypatch.setattr(names, "SequenceMatcher", matcher)
+    told = those_that_are([f"/app/{n}{'ab' * 500}" for n in range(50)] + ["/app/plan"], "/app/plans" + "/ab" * 600)
+    assert len(compared) == 51
+    assert max(compared) <= 64
+    assert told.startswith(" Those that may be used: /app/")
+    assert those_that_are(["/app/crm", "/app/plan"], "/app/plans") == " Those that may be used: /app/plan, /app/crm."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import InvalidArguments
 from app.services.aws.clients import Connection
-from app.services.aws.failures import MissingBucket, aws_failures, naming_others
+from app.services.aws.failures import MissingBucket, aws_failures, head_object, naming_others
 from app.services.aws.names import BucketAllowlist
 from app.services.aws.s3.parts import Part
 from app.services.aws.s3.ranges import asked_range, header_range
@@ -229,25 +229,25 @@ class ObjectStore:
         async with self._naming_buckets(bucket):
             with aws_failures("s3:ListBucket", bucket=bucket):
                 page = await clients.s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=max_keys, **given)
-        return ObjectList(
-            bucket=bucket,
-            prefix=prefix,
-            delimiter=delimiter,
-            objects=[
-                ObjectSummary(
-                    key=found["Key"],  # pyright: ignore[reportTypedDictNotRequiredAccess] - S3 always gives it
-                    size=found.get("Size", 0),
-                    last_modified=found.get("LastModified", datetime.fromtimestamp(0, UTC)),
-                    etag=found.get("ETag", "").strip('"'),
-                    storage_class=found.get("StorageClass", "STANDARD"),
+                return ObjectList(
+                    bucket=bucket,
+                    prefix=prefix,
+                    delimiter=delimiter,
+                    objects=[
+                        ObjectSummary(
+                            key=found["Key"],  # pyright: ignore[reportTypedDictNotRequiredAccess] - S3 always gives it
+                            size=found.get("Size", 0),
+                            last_modified=found.get("LastModified", datetime.fromtimestamp(0, UTC)),
+                            etag=found.get("ETag", "").strip('"'),
+                            storage_class=found.get("StorageClass", "STANDARD"),
+                        )
+                        for found in page.get("Contents", [])
+                    ],
+                    common_prefixes=[found.get("Prefix", "") for found in page.get("CommonPrefixes", [])],
+                    key_count=page.get("KeyCount", 0),
+                    is_truncated=page["IsTruncated"],
+                    next_continuation_token=page.get("NextContinuationToken"),
                 )
-                for found in page.get("Contents", [])
-            ],
-            common_prefixes=[found.get("Prefix", "") for found in page.get("CommonPrefixes", [])],
-            key_count=page.get("KeyCount", 0),
-            is_truncated=page["IsTruncated"],
-            next_continuation_token=page.get("NextContinuationToken"),
-        )
 
     async def list_buckets(self, cursor: str | None, limit: int) -> BucketList:
         """Return a page of the buckets that callers may use; it may be short, or empty, before the last."""
@@ -256,7 +256,7 @@ class ObjectStore:
         token = {"ContinuationToken": cursor} if cursor and not after else {}
         with aws_failures("s3:ListAllMyBuckets"):
             page = await clients.s3.list_buckets(MaxBuckets=limit, **token)
-        found = [bucket for bucket in page["Buckets"] if bucket.get("Name", "") > after]
+            found = [bucket for bucket in page["Buckets"] if bucket.get("Name", "") > after]
         next_cursor = page.get("ContinuationToken")
         if len(found) > limit:
             # Compatible stores answer with every bucket at once, so the page is cut here.
@@ -314,8 +314,7 @@ class ObjectStore:
         self._allowed.check(bucket, key)
         clients = await self._connection.clients()
         with aws_failures("s3:GetObject", missing=_no_object(bucket, key, version_id), bucket=bucket):
-            answer = await clients.streams.head_object(Bucket=bucket, Key=key, **_version(version_id))
-        return stream_of(answer)
+            return stream_of(await head_object(clients.streams, Bucket=bucket, Key=key, **_version(version_id)))
 
     async def _open(
         self, s3: "S3Client", bucket: str, key: str, version_id: str | None, byte_range: str | None
@@ -326,8 +325,12 @@ class ObjectStore:
             optional["Range"] = byte_range
         async with self._naming_buckets(bucket):
             with aws_failures("s3:GetObject", missing=_no_object(bucket, key, version_id), bucket=bucket):
-                answer = await s3.get_object(Bucket=bucket, Key=key, **optional)
-        return stream_of(answer)
+                answer: Any = await s3.get_object(Bucket=bucket, Key=key, **optional)
+                try:
+                    return stream_of(answer)
+                except (LookupError, ValueError):
+                    answer["Body"].close()
+                    raise
 
     async def upload_stream(
         self,

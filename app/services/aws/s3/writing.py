@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import Conflict, GatewayError, InvalidArguments, NotFound
 from app.services.aws.clients import Connection
-from app.services.aws.failures import aws_failures
+from app.services.aws.failures import aws_failures, head_object
 from app.services.aws.s3.parts import MAX_PARTS, CountedStream, Part, chained, first, in_parts, part_sizes
 from app.services.aws.s3.schemas import Checksum, UploadedObject
 
@@ -97,14 +97,14 @@ class ObjectWriter:
                     ChecksumSHA256=digest,
                     **condition,
                 )
-        return UploadedObject(
-            bucket=writing.bucket,
-            key=writing.key,
-            etag=answer["ETag"].strip('"'),
-            version_id=answer.get("VersionId"),
-            size=body.size,
-            checksum=Checksum(algorithm="SHA256", value=digest, type="FULL_OBJECT"),
-        )
+            return UploadedObject(
+                bucket=writing.bucket,
+                key=writing.key,
+                etag=answer["ETag"].strip('"'),
+                version_id=answer.get("VersionId"),
+                size=body.size,
+                checksum=Checksum(algorithm="SHA256", value=digest, type="FULL_OBJECT"),
+            )
 
     async def put_unless_done(self, writing: Writing, body: bytes, idempotency_key: str) -> UploadedObject:
         """Write once for an idempotency key: look, then write on the condition that nothing has changed since."""
@@ -147,7 +147,8 @@ class ObjectWriter:
         client = await self._client()
         try:
             with aws_failures("s3:GetObject", bucket=bucket):
-                return await client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+                found = await head_object(client, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+                return {"ETag": found["ETag"], "Metadata": found["Metadata"], **found}
         except NotFound:
             return None
 
@@ -214,8 +215,8 @@ class ObjectWriter:
                     Body=part.file,
                     ChecksumAlgorithm="CRC32",
                 )
-        checksum = {"ChecksumCRC32": answer["ChecksumCRC32"]} if "ChecksumCRC32" in answer else {}
-        return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
+            checksum = {"ChecksumCRC32": answer["ChecksumCRC32"]} if "ChecksumCRC32" in answer else {}
+            return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
     @asynccontextmanager
     async def _multipart(self, writing: Writing) -> AsyncGenerator[str]:
@@ -231,7 +232,7 @@ class ObjectWriter:
                     Metadata=writing.metadata,
                     ChecksumAlgorithm="CRC32",
                 )
-            return answer["UploadId"]
+                return answer["UploadId"]
 
         # Shielded: were it cut off half way, S3 would keep an upload whose id nobody knows.
         begun = asyncio.create_task(begin())
@@ -315,12 +316,15 @@ def checked_writing(
         InvalidArguments: an argument breaks S3's rules.
     """
     if content_type is None:
-        guessed, compression = mimetypes.guess_type(key)
+        # Of the name alone: before a colon, `guess_type` reads the scheme of an address, and in `data:` a type.
+        guessed, compression = mimetypes.guess_type(f"./{key.rpartition('/')[2]}")
         content_type = f"application/{compression}" if compression else guessed
         content_type = content_type or ("text/plain; charset=utf-8" if text else "application/octet-stream")
     elif not _MEDIA_TYPE.fullmatch(content_type):
         raise InvalidArguments.of("content_type", "expected a media type such as text/csv")
     checked = {name.lower(): value for name, value in (metadata or {}).items()}
+    if len(checked) < len(metadata or {}):
+        raise InvalidArguments.of("metadata", "S3 keeps names in lower case: two of these are the same")
     for name, value in checked.items():
         if not _METADATA_NAME.fullmatch(name) or name.startswith(OWN_METADATA):
             raise InvalidArguments.of("metadata", f"a name has letters, digits, - and _ and no {OWN_METADATA!r} ahead")

@@ -83,6 +83,11 @@ async def test_the_content_type_is_guessed_from_the_key_unless_given(aws: AwsSer
         ("a.csv", None, "text/csv"),
         ("a.tar.gz", None, "application/gzip"),
         ("unknown", None, "text/plain; charset=utf-8"),
+        # A key is no address, whatever it looks like.
+        ("data:text/html,x", None, "text/plain; charset=utf-8"),
+        ("data:a/b\r\nx-evil: 1,x", None, "text/plain; charset=utf-8"),
+        ("http://host/a.json", None, "application/json"),
+        ("folder.html/file", None, "text/plain; charset=utf-8"),
         ("a.json", "application/x-mine", "application/x-mine"),
     ]:
         await aws.objects.upload(bucket, key, "{}", content_type=given)
@@ -102,6 +107,7 @@ async def test_metadata_is_kept_and_what_http_can_not_carry_is_refused(aws: AwsS
         {"a": "x\ny"},
         {"a": "x" * 3000},
         {"switchboard-x": "y"},
+        {"Customer": "1", "customer": "2"},
     ]:
         with pytest.raises(InvalidArguments, match="metadata"):
             await aws.objects.upload(bucket, "k", "x", metadata=refused)

@@ -46,6 +46,18 @@ class Connection(_Base):
     """Whether transactions read only unless they say otherwise, by the server's own settings."""
     pins: str = ""
     """What follows BEGIN where nothing of a session lasts: SQL that brings the settings. Empty elsewhere."""
+    _worked: float = 0.0
+
+    def has_worked(self, seconds: float, most: float) -> None:
+        """Count the work of a connection, and end it once that is enough.
+
+        Args:
+            seconds: of this time.
+            most: seconds in all, after which it ends.
+        """
+        self._worked += seconds
+        if self._worked > most:
+            self.terminate()
 
 
 class Connector:

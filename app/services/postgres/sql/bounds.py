@@ -22,12 +22,19 @@ from app.services.postgres.sql.functions import (
     FUNCTIONS,
     GIGABYTE,
     GROWING_AGGREGATES,
+    KEY_SORTED,
+    KEYED,
     NUMBER_DIGITS,
     OPERATORS,
+    PAIRS_OF_A_PATH,
+    PATHS,
     SLOW_TO_READ,
+    SORTED,
     TEMPLATES,
     Cost,
+    headline_in_fragments,
     of_each,
+    ranking,
 )
 
 STORED = 2**20
@@ -60,8 +67,12 @@ _UNCHECKED_RESULT = 128.0 * 2**20
 _SHORT = 2048.0
 """The same for a pattern, a needle or a set of characters."""
 
-_NODE = 3_000.0
-"""Nanoseconds of planning that a node of the tree takes, each time that it is copied into an outer query."""
+_NODE = 12_000.0
+"""Nanoseconds of planning that a node of the tree takes, each time that it is copied: into an outer query, or by
+BETWEEN. It takes a quarter of that and a kilobyte, so that the budget is one of memory too."""
+
+_READING = 25.0
+"""Nanoseconds for a byte of a parameter to be read, at each place that names it."""
 
 _FROM_TEXT = 8.0
 """What a text may grow by as it becomes an array, JSON or a shape: `1,` is an element of eight bytes or more."""
@@ -91,6 +102,8 @@ _SHORT_TYPES = frozenset(
     """.split()  # noqa: SIM905 - as the tables of functions
 )
 
+_QUERIES = frozenset({"phraseto_tsquery", "plainto_tsquery", "to_tsquery", "websearch_to_tsquery"})
+_WORD = re.compile(r"\w+")
 _WIDTH = re.compile(r"[0-9]{4}|\\*")
 """A place of a format that may be wider than what stands in it, by more than is allowed for."""
 
@@ -115,6 +128,10 @@ class Argument(NamedTuple):
     """Bytes as text."""
     value: int | None = None
     """If it is an integer."""
+    text: str | None = None
+    """If it is a text of a few kilobytes at most."""
+    keys: int = 0
+    """Most keys that an object in it may have."""
 
 
 _NOTHING = Bound(0.0, 0.0, True)
@@ -282,13 +299,16 @@ class Relations:
     """The SELECT of each view."""
 
 
-def needed_checks(select: _Fields, relations: Relations, arguments: Sequence[Argument]) -> Needed:
+def needed_checks(
+    select: _Fields, relations: Relations, arguments: Sequence[Argument], *, pairs: bool = False
+) -> Needed:
     """Return the checks that keep a statement within its budget.
 
     Args:
         select: fields of a SelectStmt that the guard has judged already.
         relations: what it may read.
         arguments: of `$1`, `$2` …
+        pairs: a jsonpath in it compares paths with each other.
 
     Raises:
         TooMuch: there are none.
@@ -298,7 +318,7 @@ def needed_checks(select: _Fields, relations: Relations, arguments: Sequence[Arg
     dearest = ""
     steps = 0
     for share in _SHARES:
-        appraisal = _Appraisal(relations, arguments, share * 1e9, steps)
+        appraisal = _Appraisal(relations, arguments, share * 1e9, steps, pairs=pairs)
         appraisal.query(select, None)
         if appraisal.work <= MAX_SECONDS * 1e9 and appraisal.memory <= MAX_MEMORY:
             return Needed(appraisal.operands, frozenset(appraisal.counted))
@@ -309,10 +329,15 @@ def needed_checks(select: _Fields, relations: Relations, arguments: Sequence[Arg
 class _Appraisal:
     """One pass over a statement, with one share."""
 
-    def __init__(self, relations: Relations, arguments: Sequence[Argument], share: float, steps: int) -> None:
+    def __init__(
+        self, relations: Relations, arguments: Sequence[Argument], share: float, steps: int, *, pairs: bool = False
+    ) -> None:
         self.steps = steps
         self._relations = relations
         self._arguments = arguments
+        self._given = float(sum(argument.size for argument in arguments))
+        self._keys = max((argument.keys for argument in arguments), default=0)
+        self._of_pairs = PAIRS_OF_A_PATH if pairs else 0.0
         self._share = share
         self._cap: float | None = None
         self._aggregates = False
@@ -474,7 +499,7 @@ class _Appraisal:
             source = self.query(fields["subquery"]["SelectStmt"], scope)
         else:
             made = self._parts({key: value for key, value in fields.items() if key != "alias"}, scope)
-            self.work += made.work
+            self.work += made.work + (self._of_pairs * made.size**2 if kind == "JsonTable" else 0.0)
             if kind == "RangeFunction" and "coldeflist" not in fields:
                 # A row of what a function returns is a part of it.
                 source = Source.of_any(Bound(made.size + 64, _NODE, made.is_number), 1)
@@ -586,7 +611,7 @@ class _Appraisal:
         if not 0 < number <= len(self._arguments):
             return _NOTHING  # PostgreSQL refuses the call for it.
         argument = self._arguments[number - 1]
-        return Bound(argument.size + 1.0, _NODE, argument.value is not None)
+        return Bound(argument.size + 1.0, _NODE + _READING * argument.size, argument.value is not None)
 
     def column(self, fields: _Fields, scope: _Scope) -> Bound:
         """A column, a whole row, a field of a composite, or a function: `t.f` may be `f(t)`."""
@@ -663,7 +688,7 @@ class _Appraisal:
             return self._filled(name, arguments, scope)
         if name in TEMPLATES and (name == "format" or "func_variadic" in fields):
             return self._template(fields, scope)
-        cost = FUNCTIONS.get(name)
+        cost = self._cost_of_call(name, arguments)
         if cost is None:
             return self._parts(arguments, scope)
         limit = self._most_characters(name, arguments)
@@ -671,6 +696,55 @@ class _Appraisal:
             made = self._parts(arguments, scope)
             return Bound(min(made.size, limit), made.work + _NODE + 3 * limit)
         return self._priced(name, lambda _: cost, arguments, scope)
+
+    def _cost_of_call(self, name: str, arguments: Sequence[_Fields]) -> Cost | None:
+        """Return what a function costs, given what is known of its arguments' texts and of the parameters."""
+        cost = FUNCTIONS.get(name)
+        if name == "ts_rank":
+            cost = ranking(next((words for node in arguments if (words := self._words(node)) is not None), None))
+        elif name == "ts_headline" and self._chooses_fragments(arguments):
+            cost = replace(FUNCTIONS[name], work=headline_in_fragments)
+        return cost and self._with_sorts(name, cost)
+
+    def _with_sorts(self, name: str, cost: Cost) -> Cost:
+        """Add what a function or operator takes if it sorts, or goes through pairs."""
+        more = SORTED.get(name, 0.0) * self._given**2
+        pairs = self._of_pairs if name in PATHS or name in ("@?", "@@") else 0.0
+        if not more and not pairs:
+            return cost
+
+        def work(sizes: Sequence[float]) -> float:
+            return cost.work(sizes) + more + pairs * sizes[0] ** 2
+
+        return replace(cost, work=work)
+
+    def _text(self, node: _Fields) -> str | None:
+        """Return the text of a literal or a parameter, if it is known."""
+        [(kind, fields)] = node.items()
+        if kind == "A_Const" and "sval" in fields:
+            return fields["sval"].get("sval", "")
+        if kind == "ParamRef" and 0 < fields.get("number", 0) <= len(self._arguments):
+            return self._arguments[cast("int", fields["number"]) - 1].text
+        return self._text(fields["arg"]) if kind == "TypeCast" else None
+
+    def _words(self, node: _Fields) -> float | None:
+        """Return how many words a query of text search has, if its text is known."""
+        [(kind, fields)] = node.items()
+        is_query = kind == "FuncCall" and fields["funcname"][-1]["String"]["sval"] in _QUERIES
+        text = self._text(fields["args"][-1]) if is_query and fields.get("args") else None
+        return None if text is None else float(len(set(_WORD.findall(text.lower()))))
+
+    def _chooses_fragments(self, arguments: Sequence[_Fields]) -> bool:
+        """Tell whether a headline may be asked for `MaxFragments`."""
+        texts = [self._text(argument) for argument in arguments[2:]]
+        is_told = all(text is not None for text in texts) or (len(texts) == 1 and self._is_query(arguments[2]))
+        return any("fragment" in (text or "").lower() for text in texts) or not is_told
+
+    def _is_query(self, node: _Fields) -> bool:
+        [(kind, fields)] = node.items()
+        if kind == "TypeCast":
+            return fields["typeName"]["names"][-1]["String"]["sval"] == "tsquery"
+        return kind == "FuncCall" and fields["funcname"][-1]["String"]["sval"] in _QUERIES
 
     def _counted(self, name: str, fields: _Fields, scope: _Scope) -> Bound:
         made = [self.expression(argument, scope) for argument in fields.get("args", [])]
@@ -765,6 +839,7 @@ class _Appraisal:
         self._cap, self._aggregates = cap, True
         if name not in GROWING_AGGREGATES:
             return Bound(given.size + 64, given.work, given.is_number or name == "count")
+        given = given._replace(work=given.work + SORTED.get(name, 0.0) * self._given**2)
         if self._rows * given.size > MAX_GATHERED:
             raise TooMuchGathered(name)
         if fields.get("funcformat") != "COERCE_EXPLICIT_CALL":
@@ -786,7 +861,7 @@ class _Appraisal:
         given = self._parts(fields, scope)
         if self._rows * given.size > MAX_GATHERED:
             raise TooMuchGathered("JSON_ARRAYAGG or JSON_OBJECTAGG")
-        work = given.work
+        work = given.work + SORTED["jsonb_object_agg"] * self._given**2
         self._cap, self._aggregates = cap, True
         return self._held(Bound(GIGABYTE, work), "FuncCall", fields["constructor"])
 
@@ -811,13 +886,17 @@ class _Appraisal:
             cost = of_each(name[0])
             return self._priced(name[0], lambda _: cost, operands, scope)._replace(size=16.0, is_number=True)
         if "List" in fields.get("rexpr", ()):
+            # PostgreSQL writes the operands anew for each comparison: x >= a AND x <= b, x = a OR x = b.
             left = self.expression(fields["lexpr"], scope)
             items = [self.expression(item, scope) for item in fields["rexpr"]["List"]["items"]]
-            work = sum(_price(OPERATORS["="], [left, item])[0] + item.work for item in items)
-            return _TRUTH._replace(work=left.work + work)
+            each = 2 if "SYM" in str(kind) else 1
+            work = each * sum(_price(OPERATORS["="], [left, item])[0] + left.work + item.work for item in items)
+            return _TRUTH._replace(work=work)
         if kind == "AEXPR_NULLIF":
             return self._parts(operands, scope)
-        return self._priced(name[0], lambda bounds: _operator(name[0], bounds), operands, scope)
+        return self._priced(
+            name[0], lambda bounds: self._with_sorts(name[0], _operator(name[0], bounds)), operands, scope
+        )
 
     def cast(self, fields: _Fields, scope: _Scope) -> Bound:
         """A cast."""
@@ -828,6 +907,8 @@ class _Appraisal:
         slow = SLOW_TO_READ.get(name.removeprefix("_"))
         if slow is not None:
             return Bound(min(GIGABYTE, 16 * size + 64), work + 300 * size + slow * size**2)
+        if name.removeprefix("_") in KEYED:
+            work += KEY_SORTED * min(size / 8, self._keys) ** 2
         if "arrayBounds" in type_name:
             return Bound(min(GIGABYTE, _FROM_TEXT * size + 64), work + 60 * size)
         if name in _SHORT_TYPES:
@@ -863,7 +944,8 @@ class _Appraisal:
         made = self._parts(fields, scope)
         size = min(GIGABYTE, _FROM_TEXT * made.size + 64)
         self.memory += size
-        return Bound(size, made.work + 60 * made.size)
+        pairs = self._of_pairs * made.size**2 if "pathspec" in fields else 0.0
+        return Bound(size, made.work + 60 * made.size + KEY_SORTED * min(made.size / 8, self._keys) ** 2 + pairs)
 
 
 _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {

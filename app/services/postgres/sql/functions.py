@@ -77,6 +77,27 @@ def _headline(sizes: Sizes) -> float:
     return sum(sizes) * (2 + options / 2)
 
 
+def headline_in_fragments(sizes: Sizes) -> float:
+    """Return the work of a headline with `MaxFragments`: each fragment is chosen from all that are left."""
+    return 0.03 * max(sizes) ** 2 + 300 * sum(sizes)
+
+
+def ranking(words: float | None) -> Cost:
+    """Return what `ts_rank` costs, which compares all places of the query's words with each other.
+
+    Args:
+        words: in the query, if that is known. A vector keeps 255 places of a word, each of which takes two characters.
+    """
+
+    def work(sizes: Sizes) -> float:
+        # ([weights,] vector, query [, a number])
+        query = sizes[2] if len(sizes) > 3 or (len(sizes) > 2 and sizes[2] > 64) else sizes[min(1, len(sizes) - 1)]
+        most = query / 32 if words is None else words
+        return 7 * min(max(sizes) / 4, 255 * most) ** 2 + 10 * sum(sizes)
+
+    return Cost(_fixed, work)
+
+
 _FIXED = Cost(_fixed, _linear(3))
 _SAME = Cost(_times(1), _linear(3))
 _DOUBLE = Cost(_times(2), _linear(10))
@@ -114,8 +135,8 @@ FUNCTIONS: Mapping[str, Cost] = {
             numnode octet_length oid overlaps pg_collation_for pg_column_size pg_input_is_valid pg_size_pretty
             pg_typeof pi point radians radius random_normal scale session_user sha224 sha256 sha384 sha512 sin sind
             sinh slope soundex starts_with statement_timestamp system_user tan tand tanh text_soundex time timeofday
-            timestamp timestamptz timetz timezone to_bin to_date to_hex to_oct to_timestamp transaction_timestamp
-            ts_rank ts_token_type unicode_assigned unicode_version upper_inc upper_inf uuid_extract_timestamp
+            timestamp timestamptz timetz timezone to_bin to_hex to_oct transaction_timestamp
+            ts_token_type unicode_assigned unicode_version upper_inc upper_inf uuid_extract_timestamp
             uuid_extract_version uuidv4 uuidv7 vector_dims vector_norm width
             """,
         ),
@@ -128,7 +149,7 @@ FUNCTIONS: Mapping[str, Cost] = {
             array_to_sparsevec array_to_vector avals binary_quantize bound_box box broadcast cidr circle concat
             datemultirange daterange defined delete each elem_contained_by_range enum_first enum_last enum_range exist
             exists_all exists_any fetchval generate_series generate_subscripts halfvec_to_vector host hostmask
-            hstore_to_matrix idx index inet_merge int4multirange int4range int8multirange int8range intset isdefined
+            hstore_to_matrix idx inet_merge int4multirange int4range int8multirange int8range intset isdefined
             isexists json_array_element json_array_elements json_extract_path json_object_field json_object_keys
             jsonb_array_element jsonb_array_elements jsonb_extract_path jsonb_object_field jsonb_object_keys
             jsonb_path_query jsonb_path_query_first jsonb_path_query_first_tz jsonb_path_query_tz l2_normalize lca
@@ -144,7 +165,9 @@ FUNCTIONS: Mapping[str, Cost] = {
         # of a base that is nearly one
         (Cost(_ANY_NUMBER.size, lambda sizes: 10 * min(sizes[0], 17_000.0) ** 2 + 10 * sum(sizes)), "log"),
         (Cost(_fixed, lambda sizes: 400_000 + 3 * sum(sizes)), "levenshtein levenshtein_less_equal"),
-        (_ANY_NUMBER, "exp factorial ln  log10 pow power sqrt to_number pg_size_bytes"),
+        (_ANY_NUMBER, "exp factorial ln log10 pow power sqrt to_number pg_size_bytes"),
+        # Each place of the format measures the text anew.
+        (Cost(_fixed, lambda sizes: 0.15 * _pairs(sizes) + 10 * sum(sizes), short_second=True), "to_date to_timestamp"),
         # every character is looked at and written anew
         (
             _SLOW,
@@ -194,13 +217,14 @@ FUNCTIONS: Mapping[str, Cost] = {
         ),
         (_QUERY, "phraseto_tsquery plainto_tsquery to_tsquery websearch_to_tsquery"),
         (Cost(_fixed, lambda sizes: 1.2 * _pairs(sizes) + 10 * sum(sizes)), "ts_rank_cd"),
+        (ranking(None), "ts_rank"),
         # loops in loops
         (Cost(_times(4), lambda sizes: 9 * _first_two(sizes) + 10 * sum(sizes), short_second=True), "translate"),
         (
             Cost(_times(1), lambda sizes: 4 * _first_two(sizes) + 10 * sum(sizes), short_second=True),
             "btrim ltrim rtrim",
         ),
-        (_NEEDLE, "position strpos"),
+        (_NEEDLE, "index position strpos"),
         (Cost(_times(1), _searching, short_second=True), "split_part"),
         (
             Cost(_times(16), lambda sizes: _searching(sizes) + 60 * sum(sizes), short_second=True),
@@ -249,8 +273,37 @@ FUNCTIONS: Mapping[str, Cost] = {
 COUNTED: Mapping[str, int] = {"lpad": 1, "repeat": 1, "rpad": 1}
 """Growers with the place of the argument that says how far; our versions of them in the database check it."""
 
-SLOW_TO_READ: Mapping[str, float] = {"tsquery": 0.2, "lquery": 2.0}
+_MULTIRANGES = _names("int4multirange int8multirange nummultirange tsmultirange tstzmultirange datemultirange")
+
+SLOW_TO_READ: Mapping[str, float] = {
+    "tsquery": 0.2,
+    "lquery": 2.0,
+    **dict.fromkeys(_MULTIRANGES, 0.2),
+    "tsvector": 0.05,
+}
 """Types whose text takes this many nanoseconds for the square of its bytes to be read."""
+
+KEYED = frozenset({"jsonb", "hstore"})
+"""Types whose keys are sorted as their text is read."""
+
+KEY_SORTED = 0.8
+"""Nanoseconds for the square of an object's keys. PostgreSQL's quicksort takes the square of what is in an order made
+against it, 8 % of the comparisons that there could be, and most functions that sort never look at the time limit."""
+
+SORTED: Mapping[str, float] = {
+    **dict.fromkeys(_names("to_tsvector json_to_tsvector jsonb_to_tsvector array_to_tsvector"), 0.05),
+    **dict.fromkeys(
+        _names(
+            "jsonb_object jsonb_build_object hstore jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique"
+        ),
+        0.02,
+    ),
+    **dict.fromkeys(_names("jsonb_object_agg_unique_strict akeys slice delete exists_any exists_all"), 0.02),
+    **dict.fromkeys((*_MULTIRANGES, "multirange", "range_agg"), 0.3),
+    **dict.fromkeys(_names("sort sort_asc sort_desc & | # && @> <@"), 0.005),
+}
+"""What sorts without a look at the time limit, and the nanoseconds for the square of the bytes of a call's parameters,
+which are where such an order comes from."""
 
 TEMPLATES = frozenset({"concat_ws", "format"})
 """Functions that repeat an argument as often as another says: a format, or the number of values in an array."""
@@ -283,6 +336,7 @@ AGGREGATES = frozenset(
 
 _COMPARE = Cost(_fixed, lambda sizes: 3 * sum(sizes) + 30 * min(sizes, default=0))
 _SIMILAR = Cost(_fixed, _linear(300))
+_EACH = Cost(_times(1), lambda sizes: 0.1 * _pairs(sizes) + 40 * sum(sizes))
 # Two texts become a document and a query first.
 _MATCHING = Cost(_fixed, lambda sizes: 0.25 * _pairs(sizes) + _QUERY.work(sizes[-1:]) + 300 * sizes[0])
 _SHAPES = Cost(_times(1), lambda sizes: 2 * _pairs(sizes) + 300 * sum(sizes))
@@ -291,9 +345,11 @@ OPERATORS: Mapping[str, Cost] = {
     name: cost
     for cost, names in (
         (_COMPARE, "= <> < <= > >= *= *<> *< *<= *> *>= ~<~ ~<=~ ~>~ ~>=~ <#>"),
-        (Cost(_times(1), _linear(5)), "|| -> ->> #> #>> #- & | << >> @-@ @@@ !! |/ ||/ @ <<= >>= %# %%"),
-        (_FIXED, "? &< &> -|- <<| |>> &<| |&> <^ >^ ?- ?-| ?|| ~= <=> <+> <~> <%>"),
-        (_MATCH, "~ ~* !~ !~* @? ^@ ?<@ ?@ ?@> ?~ ^<@ ^? ^@> ^~"),
+        (Cost(_times(1), _linear(5)), "|| -> ->> #> #>> #- & | << >> @-@ @@@ !! |/ ||/ <<= >>= %# %%"),
+        (_FIXED, "? &< &> -|- <<| |>> &<| |&> <^ >^ ?- ?-| ?|| <=> <+> <~> <%>"),
+        (_MATCH, "~ ~* !~ !~* @? ?<@ ?@> ?~ ^<@ ^? ^@> ^~"),
+        # words of a ltxtquery with the labels of an ltree, points of a polygon with those of another
+        (_EACH, "@ ^@ ?@ ~="),
         (_LIKE, "~~ ~~* !~~ !~~*"),
         (_MATCHING, "@@"),
         (_GROUPS, "@> <@ && ?| ?& #<# #<=# #= #># #>=#"),
@@ -305,6 +361,20 @@ OPERATORS: Mapping[str, Cost] = {
     for name in _names(names)
 }
 """Operators by their name, whatever they are applied to; one that is not listed is refused."""
+
+PATHS = frozenset(
+    _names(
+        """
+        jsonb_path_exists jsonb_path_exists_tz jsonb_path_match jsonb_path_match_tz jsonb_path_query
+        jsonb_path_query_array jsonb_path_query_array_tz jsonb_path_query_first jsonb_path_query_first_tz
+        jsonb_path_query_tz
+        """
+    )
+)
+"""Functions that go where a jsonpath leads, as the operators `@?` and `@@` do."""
+
+PAIRS_OF_A_PATH = 0.2
+"""Nanoseconds for the square of a document's bytes where a path compares what it finds with what it finds."""
 
 ARITHMETIC: Mapping[str, Cost] = {
     **dict.fromkeys("*/%", _NUMBER),

@@ -34,9 +34,11 @@ from app.services.postgres.sql.functions import (
     FUNCTIONS,
     GROWING_AGGREGATES,
     OPERATORS,
+    PATHS,
     SLOW_TO_READ,
     TEMPLATES,
 )
+from app.services.postgres.sql.paths import read_path
 
 MAX_BYTES = 32 * 1024
 """Longest statement. The parser ends the whole process on much longer ones."""
@@ -46,6 +48,9 @@ MAX_TOKENS = 8_000
 
 MAX_DEPTH = 500
 """Deepest nesting of the parse tree; an operator costs two levels, a subquery four."""
+
+MAX_RELATIONS = 100
+"""Most tables, subqueries and functions in all FROMs: the planner takes memory with the cube of outer joins."""
 
 MAX_COMMENTS = 128
 """Most openings of `/*`: the parser's time grows with their square, and 16,000 of them take it a second."""
@@ -127,6 +132,7 @@ _EXPLAIN_OPTIONS = _set(
     "analyze verbose costs settings generic_plan buffers serialize wal timing summary memory format"
 )
 _SAMPLE_METHODS = frozenset({"bernoulli", "system"})
+_RELATIONS = frozenset({"JsonTable", "RangeFunction", "RangeSubselect", "RangeVar"})
 _INFORMATION_SCHEMA = _set(
     """
     check_constraints columns constraint_column_usage key_column_usage referential_constraints schemata
@@ -199,6 +205,12 @@ class _Judged:
     """Ids of the types of casts."""
     excused: set[int] = field(default_factory=set[int])
     """Ids of parts that are harmless where they stand."""
+    texts: list[str] = field(default_factory=list[str])
+    """Its literals."""
+    follows_paths: bool = False
+    """It goes where a jsonpath leads."""
+    relations: int = 0
+    """How many items its FROMs have."""
 
 
 class SqlGuard:
@@ -248,7 +260,7 @@ class SqlGuard:
         judged = self._judge(sql)
         if self._objection:
             raise BackendUnavailable(self._objection)
-        needed = self._needed_checks(judged.select, arguments)
+        needed = self._needed_checks(judged.select, arguments, pairs=_compares_paths(judged, arguments))
         if not needed and not judged.schemata:
             return ReadingStatement(
                 judged.text, not judged.is_explain, tuple(judged.parameters), is_generic=judged.is_generic
@@ -274,6 +286,10 @@ class SqlGuard:
                 continue
             if node == "TypeName" and id(content) not in judged.casts:
                 _check_place_of_type(content)
+            judged.follows_paths = judged.follows_paths or _follows_path(node, content)
+            judged.relations += node in _RELATIONS
+            if judged.relations > MAX_RELATIONS:
+                raise InvalidArguments.of("query", f"joins more than {MAX_RELATIONS} tables, subqueries and functions")
             if check := self._checks.get(node):
                 check(content)
                 if node == "RangeVar":
@@ -282,6 +298,8 @@ class SqlGuard:
                     _check_result_type(content)
             elif node == "TypeCast":
                 self._note_cast(content, judged)
+            elif node == "A_Const" and "sval" in content:
+                judged.texts.append(content["sval"].get("sval", ""))
             elif node == "ParamRef":
                 judged.parameters.append(Parameter(content.get("number", 0), content["location"] - offset))
         return judged
@@ -290,6 +308,8 @@ class SqlGuard:
         type_name = cast["typeName"]
         names = _names(type_name.get("names", []))
         judged.casts.add(id(type_name))
+        if names[-1:] in (["jsonpath"], ["_jsonpath"]) and not _is_written_out(cast["arg"]):
+            raise _forbidden("a jsonpath that is made while the query runs", "write it out, or give it as a parameter")
         if names[-1:] == ["regtype"] and "arrayBounds" not in type_name:
             # pg_typeof(x) = 'integer'::regtype
             self._check_named_type([cast["arg"]])
@@ -304,9 +324,9 @@ class SqlGuard:
         if judged.is_explain and name in self._views:
             raise _forbidden(f"EXPLAIN of the view {name}", "the plan would tell what it is made of")
 
-    def _needed_checks(self, select: _Fields, arguments: Sequence[Argument]) -> Needed:
+    def _needed_checks(self, select: _Fields, arguments: Sequence[Argument], *, pairs: bool = False) -> Needed:
         try:
-            return needed_checks(select, self._relations, arguments)
+            return needed_checks(select, self._relations, arguments, pairs=pairs)
         except TooMuch as much:
             mostly = f", mostly in {much.dearest}" if much.dearest else ""
             message = (
@@ -558,8 +578,41 @@ def _check_result_type(call: _Fields) -> None:
 
 def _check_place_of_type(type_name: _Fields) -> None:
     name = "".join(_names(type_name.get("names", []))[-1:])
-    if name.removeprefix("_") in SLOW_TO_READ:
+    if name.removeprefix("_") in SLOW_TO_READ or name.removeprefix("_") == "jsonpath":
         raise _forbidden(f"type {name} as the type of a column or of JSON", "read text, and cast it")
+
+
+def _follows_path(node: str, content: _Fields) -> bool:
+    if node in ("JsonFuncExpr", "JsonTable"):
+        return True
+    if node == "TypeName":
+        return _names(content.get("names", []))[-1:] in (["jsonpath"], ["_jsonpath"])
+    if node == "FuncCall":
+        return _names(content["funcname"])[-1] in PATHS
+    return node == "A_Expr" and _names(content.get("name", []))[-1:] in (["@?"], ["@@"])
+
+
+def _is_written_out(value: _Fields) -> bool:
+    return "A_Const" in value or "ParamRef" in value
+
+
+def _compares_paths(judged: _Judged, arguments: Sequence[Argument]) -> bool:
+    """Tell whether a jsonpath compares paths with each other; refuse one that would fill the memory."""
+    if not judged.follows_paths:
+        return False
+    paths = [read_path(text) for text in (*judged.texts, *(a.text for a in arguments if a.text is not None))]
+    if not all(path.is_bounded for path in paths):
+        raise too_many_found()
+    return any(path.compares_paths for path in paths)
+
+
+def too_many_found() -> InvalidArguments:
+    """Return the refusal of a jsonpath that finds values many times over."""
+    return InvalidArguments.of(
+        "query",
+        "has a jsonpath that may find the same values many times over; use `**` once at most, and few subscripts that"
+        " repeat",
+    )
 
 
 def _check_sample_method(sample: _Fields) -> None:

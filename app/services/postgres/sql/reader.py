@@ -4,7 +4,8 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -38,6 +39,10 @@ _GRACE_SECONDS = 0.1
 """By how much PostgreSQL's own limit comes before ours."""
 _PROBE_MS = 1500
 """How long a probe's query may take, the time to connect and to read the catalogs included."""
+_SHORT_TEXT = 4096
+"""Characters up to which the text of a parameter is looked at."""
+_MANY_KEYS = 10_000
+"""Signs of keys up to which they need not be told apart."""
 LONGEST_SECONDS = 60.0
 """Longest that a query may take, whatever the settings say."""
 _LOST_AFTER_SECONDS = 66.0
@@ -228,10 +233,39 @@ class SqlReader:
 def _argument(value: JsonValue) -> Argument:
     if isinstance(value, str):
         number = value.strip()
-        return Argument(len(value.encode(errors="replace")), int(number) if _INTEGER.fullmatch(number) else None)
+        return Argument(
+            len(value.encode(errors="replace")),
+            int(number) if _INTEGER.fullmatch(number) else None,
+            value if len(value) <= _SHORT_TEXT else None,
+            _keys_of_text(value),
+        )
     if isinstance(value, list | dict):
-        return Argument(len(json.dumps(value, ensure_ascii=False).encode(errors="replace")))
+        return Argument(len(json.dumps(value, ensure_ascii=False).encode(errors="replace")), keys=_most_keys(value))
     return Argument(32, value if type(value) is int else None)
+
+
+def _keys_of_text(text: str) -> int:
+    """Return the most keys that an object in the text of JSON or of an hstore may have."""
+    keys = text.count(":") + text.count("=>")
+    if keys > _MANY_KEYS:
+        try:
+            return _most_keys(json.loads(text))
+        except (ValueError, RecursionError):
+            pass  # No JSON, or one that nobody can read: the count is an upper bound of either.
+    return keys
+
+
+def _most_keys(value: JsonValue) -> int:
+    """Return how many keys the largest object has, at any depth."""
+    most, stack = 0, [value]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            most = max(most, len(part))
+            stack.extend(item for item in part.values() if isinstance(item, dict | list))
+        elif isinstance(part, list):
+            stack.extend(item for item in part if isinstance(item, dict | list))
+    return most
 
 
 @asynccontextmanager
@@ -262,7 +296,7 @@ async def _run(
         if of.oid in catalog.unsafe_types:
             raise Forbidden(f"a value for ${number} is not allowed: its type looks up names in the catalogs")
     texts = parameters_as_text(params, parameter_types)
-    _check_lengths(texts, parameter_types)
+    _check_texts(texts, parameter_types, Counter(parameter.number for parameter in statement.parameters))
     words = [await _in_words(connection, catalog, of.oid) for of in (*(a.type for a in attributes), *parameter_types)]
     type_words, parameter_words = words[: len(attributes)], words[len(attributes) :]
     await _check_parameters(connection, texts, parameter_words)
@@ -270,7 +304,10 @@ async def _run(
         sql = await explain_generically(connection, statement.runs, as_json=attributes[0].type.name == "json")
     else:
         sql = statement.with_parameters(
-            {number: f"CAST(${number}::pg_catalog.text AS {word})" for number, word in enumerate(parameter_words, 1)}
+            {
+                number: _read_once(number, word) if _is_read_anew(of) else f"CAST(${number}::pg_catalog.text AS {word})"
+                for number, (word, of) in enumerate(zip(parameter_words, parameter_types, strict=True), 1)
+            }
         )
     writer = RowWriter(attributes, is_select=statement.is_select)
     prepared: Statement = await connection.prepare(writer.wrap(sql, max_rows + 1), name="")
@@ -283,12 +320,30 @@ async def _in_words(connection: "Connection", catalog: Catalog, oid: int) -> str
     return known or cast("str", await connection.fetchval("SELECT format_type($1, -1)", oid))
 
 
-def _check_lengths(texts: Sequence[str | None], types: Sequence[asyncpg.Type]) -> None:
-    """Refuse values that PostgreSQL takes too long to read, for nothing ends that."""
+def _is_read_anew(of: asyncpg.Type) -> bool:
+    """Tell whether PostgreSQL would read a type's text for each row: what is made of other types is not immutable."""
+    return of.name.endswith("[]") or of.kind in ("range", "multirange")
+
+
+def _read_once(number: int, word: str) -> str:
+    # The outer cast keeps `= ANY (…)` from taking it for a query of many rows.
+    return f"CAST((SELECT CAST(${number}::pg_catalog.text AS {word})) AS {word})"
+
+
+def _check_texts(texts: Sequence[str | None], types: Sequence[asyncpg.Type], uses: Mapping[int, int]) -> None:
+    """Refuse values that PostgreSQL takes too long to read, for nothing ends that, and paths that nobody has read.
+
+    Args:
+        texts: of the parameters.
+        types: of the parameters.
+        uses: how often each number stands in the statement; a value is read at each of these places.
+    """
     work = 0.0
     for index, (text, of) in enumerate(zip(texts, types, strict=True)):
-        work += SLOW_TO_READ.get(of.name.removesuffix("[]"), 0.0) * len((text or "").encode()) ** 2
-        if work > MAX_SECONDS * 1e9 / 3:
+        name = of.name.removesuffix("[]")
+        work += SLOW_TO_READ.get(name, 0.0) * len((text or "").encode()) ** 2 * uses.get(index + 1, 1)
+        is_unread = name == "jsonpath" and (of.name != name or len(text or "") > _SHORT_TEXT)
+        if work > MAX_SECONDS * 1e9 / 3 or is_unread:
             raise InvalidArguments.of(f"params.{index}", f"is too long for a {of.name}")
 
 

@@ -83,7 +83,13 @@ _LITERALS = {
         '\'{"a": {"b": [1]}}\'::jsonb',
         "to_jsonb(string_to_array(description, ' '))",
     ),
-    "jsonpath": ("'$.**'::jsonpath", "'$[*] ? (@ > 0)'::jsonpath"),
+    "jsonpath": (
+        "'$.**'::jsonpath",
+        "'$[*] ? (@ > 0)'::jsonpath",
+        "'$ ? (@.** == $[*])'::jsonpath",
+        "'$.keyvalue().keyvalue()[0,0,0]'::jsonpath",
+        "'strict $.** ? (@.type() == \"array\" && exists(@[*] ? (@ >= $.a)))'::jsonpath",
+    ),
     "text[]": ("ARRAY['a', 'b']", "string_to_array(description, ' ')", "ARRAY(SELECT subject FROM tickets)"),
     "integer[]": ("ARRAY[1, 2]", "ARRAY(SELECT id::int FROM tickets)"),
     "bytea": ("'abc'::bytea", "description::bytea"),
@@ -123,6 +129,10 @@ _LITERALS = {
     "int4multirange": ("int4multirange(int4range(1, 5))",),
     "tstzrange": ("tstzrange(created_at, now())",),
 }
+_UNITS = (
+    *("'a'", "'%a'", "'ab '", "'1,'", "'(1,2),'", "U&'\\0301\\0316'", "'[1,'", "'a.'", "'a_'", "'<!--'", "'a-1-'"),
+    *("'abc '", "'YYYY'", "'TZH'", "'w:1,2 '", "'a|'", "'[1,2),'", "'a=>1,'", "'x''y '", "'&amp;'", "'http://a.b/c '"),
+)
 _NAMES = re.compile(r"\b(id|i|t|description|created_at|tickets)\b")
 _POLYMORPHIC = {
     "anyelement": "text",
@@ -177,7 +187,9 @@ class Generator:
         pick = self._random.random()
         rows = self._random.choice((1, 3, 1000))
         source = f"FROM tickets t, generate_series(1, {rows}) AS i"
-        if pick < 0.4:
+        if pick < 0.06:
+            sql = self._written_out_often()
+        elif pick < 0.4:
             targets = ", ".join(self._apply(self._pick(), self._random.randint(1, 4)) for _ in range(3))
             sql = f"SELECT {targets} {source}"
         elif pick < 0.5:
@@ -212,6 +224,39 @@ class Generator:
         used = sorted({int(number) for number in re.findall(r"\$(\d+)", sql)})
         sql = re.sub(r"\$(\d+)", lambda match: f"${used.index(int(match[1])) + 1}", sql)
         return sql, [self._values[number - 1] for number in used]
+
+    def _written_out_often(self) -> str:
+        """Return a statement of which PostgreSQL makes a larger one: by BETWEEN, IN, joins, or an OR of parameters."""
+        times = self._random.randint(1, 14)
+        pick = self._random.random()
+        if pick < 0.3:
+            called = self._apply(self._pick(), 2)
+            for _ in range(times):
+                word = self._random.choice(("BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN"))
+                called = f"(({called})::text {word} description AND 'b')"
+            return f"SELECT {called} FROM tickets t, generate_series(1, 3) AS i"
+        if pick < 0.5:
+            others = ", ".join(self._of("text", 1) for _ in range(times * 10))
+            called = self._apply(self._pick(), 2)
+            return f"SELECT ({called})::text IN ({others}) FROM tickets t, generate_series(1, 3) AS i"
+        if pick < 0.8:
+            kind = self._random.choice(("FULL", "LEFT", "INNER", "NATURAL FULL"))
+            on = "" if "NATURAL" in kind else " USING (id)"
+            joins = " ".join(f"{kind} JOIN tickets t{number}{on}" for number in range(times * 6))
+            return f"SELECT count(*) FROM tickets AS t {joins}"
+        kind = self._random.choice(("int4multirange", "jsonb", "tsvector", "tsquery", "int[]", "polygon", "ltree"))
+        parts = {"int4multirange": "[{0},{0}]", "polygon": "({0},1)", "ltree": "{0}", "jsonb": '"{0}":1'}
+        rows = list(range(1, self._random.choice((10, 3000, 60_000))))
+        if self._random.random() < 0.3:
+            self._random.shuffle(rows)
+        joined = ("." if kind == "ltree" else " & " if kind == "tsquery" else " " if kind == "tsvector" else ",").join(
+            parts.get(kind, "{0}").format(row) for row in rows
+        )
+        brackets = {"int4multirange": "{}", "jsonb": "{}", "int[]": "{}"}.get(kind, "  ")
+        self._values.append(f"{brackets[0]}{joined}{brackets[1]}".strip())
+        number, same = len(self._values), f"${len(self._values)}::{kind}"
+        asked = " OR ".join(self._random.choice((f"{same} = {same}", f"${number} = {same}")) for _ in range(times * 3))
+        return f"SELECT count(*) FROM tickets WHERE {asked}"
 
     def _pick(self) -> dict[str, Any]:
         return self._random.choice(self._calls)
@@ -265,7 +310,7 @@ class Generator:
     def _text(self) -> str:
         if self._random.random() < 0.5:
             return self._random.choice(("t.subject", "description", "t.status", "t.channel"))
-        unit = self._random.choice(("'a'", "'%a'", "'ab '", "'1,'", "'(1,2),'", "U&'\\0301\\0316'", "'[1,'", "'a.'"))
+        unit = self._random.choice(_UNITS)
         return f"repeat({unit}, {self._random.choice((10, 1000, 20_000, 100_000, 3_000_000))})"
 
     def _parameter(self, kind: str) -> str:

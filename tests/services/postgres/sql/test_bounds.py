@@ -1,6 +1,7 @@
 """No statement that is let through makes PostgreSQL deaf: its cost is known before, or checked while it runs."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from itertools import chain
 from typing import Any
@@ -55,6 +56,8 @@ async def guard(equipped: TestDatabase) -> SqlGuard:
 
 
 _MANY = "repeat('x', 3000000)"
+_PLACES = " ".join(f"w{word}:{','.join(str(place) for place in range(1, 256))}" for word in range(200))
+"""A tsvector of 200 words, each of which stands at 255 places."""
 
 TOO_MUCH: list[tuple[str, list[Any]]] = [
     # functions that go over one operand for each character of another
@@ -85,6 +88,39 @@ TOO_MUCH: list[tuple[str, list[Any]]] = [
     ("SELECT 'a' @@ repeat('(1,2),', 100000)", []),
     ("SELECT $1::lquery", [".".join(["a|b"] * 60_000)]),
     ("SELECT $1::text[]::tsquery[]", [["w&" * 200_000 + "w"]]),
+    # what is quadratic within one call
+    ("SELECT $1::polygon ~= $2::polygon", ["(0,0)," * 100_000 + "(1,1)", "(0,0)," * 100_000 + "(2,1)"]),
+    ("SELECT $1::ltree @ $2::ltxtquery", [".".join(["a"] * 60_000), "|".join(["b"] * 10_000)]),
+    ("SELECT index($1::ltree, $2::ltree)", [".".join(["a"] * 60_000), ".".join(["a"] * 30_000)]),
+    ("SELECT to_date($1, $2)", ["2" * 1_000_000, "YYYY" * 250_000]),
+    ("SELECT to_timestamp($1, $2)", ["+05" * 250_000, "TZH" * 250_000]),
+    ("SELECT ts_rank($1::tsvector, $2::tsquery)", [_PLACES, " & ".join(f"w{n}" for n in range(200))]),
+    ("SELECT ts_rank('{1,1,1,1}', $1::tsvector, $2::tsquery, 2)", [_PLACES, " & ".join(f"w{n}" for n in range(200))]),
+    ("SELECT ts_headline('english', $1, 'a'::tsquery, 'MaxFragments=9999, MaxWords=2, MinWords=1')", ["a " * 300_000]),
+    ("SELECT ts_headline($1, 'a'::tsquery, $2)", ["a " * 300_000, "MaxFragments=9999, MaxWords=2, MinWords=1"]),
+    ("SELECT jsonb_path_exists($1::jsonb, '$ ? (@.a[*] == @.b[*])')", [{"a": list(range(60_000)), "b": [-1] * 60_000}]),
+    ("SELECT $1::jsonb @? '$ ? (@.a == $.b)'", [{"a": list(range(60_000)), "b": [-1] * 60_000}]),
+    ("SELECT JSON_EXISTS($1::jsonb, $$$ ? (@.a < @.b)$$)", [{"a": list(range(60_000)), "b": [-1] * 60_000}]),
+    (
+        "SELECT * FROM JSON_TABLE($1::jsonb, '$ ? (@.a > @.b)' COLUMNS (c int PATH '$.c')) t",
+        [{"a": list(range(60_000)), "b": [70_000] * 60_000}],
+    ),
+    ("SELECT jsonb_path_exists($1::jsonb, $2)", [list(range(200_000)), "$ ? (@[*] == $[*])"]),
+    # what sorts, given an order that was made against quicksort
+    ("SELECT $1::int4multirange", ["{" + ",".join(f"[{n},{n + 1})" for n in range(60_000)) + "}"]),
+    ("SELECT $1::text::nummultirange", ["{" + ",".join(f"[{n},{n + 1})" for n in range(60_000)) + "}"]),
+    ("SELECT $1::jsonb", [{str(n): 1 for n in range(150_000)}]),
+    ("SELECT $1::text::hstore", [",".join(f"{n}=>1" for n in range(150_000))]),
+    ("SELECT to_tsvector('simple', $1)", [" ".join(map(str, range(200_000)))]),
+    ("SELECT range_agg(r) FROM unnest($1::int4range[]) AS r", [[f"[{n},{n + 1})" for n in range(60_000)]]),
+    ("SELECT jsonb_object_agg(k, 1) FROM unnest($1::text[]) AS k", [[str(n) for n in range(150_000)]]),
+    # what PostgreSQL writes out several times before it runs
+    ("SELECT " + "(" * 11 + "true" + " BETWEEN SYMMETRIC false AND true)" * 11, []),
+    ("SELECT " + "(" * 20 + "true" + " NOT BETWEEN false AND true)" * 20, []),
+    ("SELECT " + "(" * 5 + "id" + (" IN (" + ",".join(["id", "0"] * 10) + "))::int") * 5 + " FROM tickets", []),
+    ("SELECT upper(repeat('a', 9000000)) IN (" + ",".join(["subject"] * 100) + ") FROM tickets", []),
+    # a parameter is read wherever it is named
+    ("SELECT count(*) FROM customers WHERE " + " OR ".join(["metadata = $1"] * 60), [{"a": "x" * 4_000_000}]),
     # a function after a dot, where no call is to be seen
     ("SELECT t.normalize FROM repeat(U&'\\0301\\0316', 100000) t", []),
     ("SELECT (repeat('w ', 300000)).plainto_tsquery", []),
@@ -138,6 +174,13 @@ UNCHECKED = [
     "SELECT string_agg(name, ', '), jsonb_agg(to_jsonb(c)), array_agg(id) FROM customers c",
 ]
 
+PLAIN = [
+    "SELECT jsonb_path_query($1::jsonb, '$[*] ? (@.price > 10 && @.tags[*] == \"new\").id')",
+    "SELECT jsonb_array_length($1::jsonb), jsonb_path_exists($1::jsonb, '$.** ? (@.a == 1)')",
+    "SELECT count(*) FROM jsonb_to_recordset($1::jsonb) AS t(id int, price int, tags jsonb)",
+]
+"""Queries of a large parameter that cost no more than reading it."""
+
 CHECKED = [
     "SELECT translate({}, subject, '') FROM tickets",
     "SELECT {} LIKE '%' || subject || '%' FROM tickets t",
@@ -153,11 +196,90 @@ async def test_what_would_make_postgresql_deaf_is_refused(
         await reader.query(sql, params)
 
 
+async def test_places_that_name_a_parameter_count(reader: AnsweringReader) -> None:
+    sql = "SELECT {} FROM tickets"
+    word = " & ".join(["w"] * 10_000)
+    assert (await reader.query(sql.format("'w'::tsvector @@ $1"), [word])).columns
+    with pytest.raises(InvalidArguments, match=r"params\.0: is too long for a tsquery"):
+        await reader.query(sql.format("(SELECT count($1 || 'a'::tsquery)), " * 9 + "$1"), [word])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "$.**.**",
+        "strict $.** ? (exists(@.**))",
+        "$" + "[0,0]" * 7,
+        "$" + ".keyvalue()" * 4,
+        "$[0 to 1, 0 to 1][0, 0, 0, 0][*, *, *, *, *][1,1]",
+    ],
+)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT jsonb_path_query(metadata, {}) FROM customers",
+        "SELECT metadata @? {} FROM customers",
+        "SELECT metadata @@ ({}::jsonpath) FROM customers",
+        "WITH p AS (SELECT {}::jsonpath AS path) SELECT jsonb_path_query_array(metadata, path) FROM customers, p",
+        "SELECT jsonb_path_exists(metadata, COALESCE(NULL::jsonpath, {})) FROM customers",
+        "SELECT JSON_QUERY(metadata, {}) FROM customers",
+        "SELECT t.* FROM customers, JSON_TABLE(metadata, '$' COLUMNS (NESTED PATH {} COLUMNS (a int PATH '$'))) AS t",
+    ],
+)
+async def test_a_path_finds_no_more_than_the_document_holds(guard: SqlGuard, sql: str, path: str) -> None:
+    assert guard.check(sql.format("'$.a[*].b'"))
+    with pytest.raises(InvalidArguments, match="jsonpath that may find the same values many times"):
+        guard.check(sql.format(f"'{path}'"))
+    if "JSON" not in sql:
+        with pytest.raises(InvalidArguments, match="jsonpath that may find the same values many times"):
+            guard.check(sql.format("$1"), [Argument(len(path), text=path)])
+
+
+@pytest.mark.parametrize("kind", ["jsonpath", "jsonpath[]", "_jsonpath"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT ('$' || '.**')::{}",
+        "SELECT CAST(name AS {}) FROM customers",
+        "SELECT * FROM jsonb_to_recordset('[]') AS t(a {})",
+        "SELECT JSON_VALUE('1', '$' RETURNING {})",
+    ],
+)
+async def test_a_path_is_written_out_or_a_parameter(guard: SqlGuard, sql: str, kind: str) -> None:
+    with pytest.raises(Forbidden, match="jsonpath"):
+        guard.check(sql.format(kind))
+
+
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [("SELECT $1::jsonpath[]", ["$.**.**"]), ("SELECT '{}'::jsonb @? $1", "$.a" + " " * 5000 + ".**.**")],
+)
+async def test_a_parameter_that_holds_paths_which_nobody_reads_is_refused(
+    reader: AnsweringReader, sql: str, value: JsonValue
+) -> None:
+    with pytest.raises(InvalidArguments, match=r"params\.0: is too long for a jsonpath"):
+        await reader.query(sql, [value])
+
+
+async def test_no_statement_joins_more_than_the_planner_has_memory_for(guard: SqlGuard) -> None:
+    sql = "SELECT count(*) FROM tickets" + " FULL JOIN tickets USING (id)".replace("tickets", "tickets t{}") * 100
+    assert guard.check(sql.replace("FULL JOIN tickets t{} USING (id)", "", 1).format(*range(99)))
+    with pytest.raises(InvalidArguments, match="more than 100 tables"):
+        guard.check(sql.format(*range(100)))
+
+
 @pytest.mark.parametrize("sql", ["SELECT 'a'::ltree ~ $1", "SELECT 'a'::tsquery && $1", "SELECT 'a'::ltree ? $1"])
 async def test_a_parameter_that_takes_too_long_to_read_is_named(reader: AnsweringReader, sql: str) -> None:
     word = ".".join(["a|b"] * 60_000) if "ltree" in sql else "w & " * 100_000 + "w"
     with pytest.raises(InvalidArguments, match=r"params\.0: is too long for a "):
         await reader.query(sql, [[word] if "?" in sql else word])
+
+
+@pytest.mark.parametrize("sql", PLAIN)
+@pytest.mark.parametrize("as_text", [False, True])
+async def test_many_small_objects_are_a_parameter_like_any(reader: AnsweringReader, sql: str, as_text: bool) -> None:
+    rows: JsonValue = [{"id": n, "price": n % 20, "tags": ["new", "old"]} for n in range(15_000)]
+    assert (await reader.query(sql, [json.dumps(rows) if as_text else rows])).rows
 
 
 @pytest.mark.parametrize("kind", ["tsquery", "_tsquery", "lquery", "tsquery[]"])

@@ -13,15 +13,17 @@ from typing import Any, Self
 import anyio
 import mcp_types as types
 from mcp.server.runner import serve_dual_era_loop
+from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from app.errors import BackendUnavailable, GatewayError, TooManyRequests
 from app.faces.jsonrpc import NotAMessage, read_message
-from app.faces.protocol import Received, protocol_server, refusal
+from app.faces.plain_calls import PLAIN_LEGACY, PlainCall, PlainCalls
+from app.faces.protocol import Received, client_name, protocol_server, refusal
 from app.faces.subscriptions import Subscriptions
 from app.gateway import Gateway
-from app.servers.calls import Face, Peer
+from app.servers.calls import CallContext, Face, Peer, new_request_id
 
 MAX_UNANSWERED = 64
 """Requests of one connection that are under way."""
@@ -33,6 +35,9 @@ _FLUSH = 1.0
 _APART = 0.01
 """Seconds between the last progress of a call and its answer. The TypeScript SDK forgets whom to tell of progress that
 it reads together with the answer (modelcontextprotocol/typescript-sdk#2580)."""
+
+_CLOSED = "Connection closed"
+"""What the SDK, too, answers to requests that run when a connection ends."""
 
 Write = Callable[[str], Awaitable[None]]
 
@@ -64,6 +69,60 @@ class Backlog:
         self.bytes -= size
         if left := self._waiting.pop(connection) - size:
             self._waiting[connection] = left
+
+
+class _PlainLane:
+    """Recognizes the plain calls of one connection.
+
+    In which era a connection is, and what is negotiated, is for the SDK to say: once it has answered one call with a
+    result, those like it are plain.
+
+    Args:
+        calls: of the endpoint.
+    """
+
+    def __init__(self, calls: PlainCalls) -> None:
+        self._calls = calls
+        self._modern: bool | None = None
+        """The era of the calls that are plain; None where none is yet."""
+        self._tried: tuple[types.RequestId, bool] | None = None
+        """The call that the SDK has to answer first."""
+        self._opening: types.JSONRPCRequest | None = None
+        self._is_legacy = False
+        self.client: str | None = None
+        """Who the client has said it is, for the whole connection."""
+
+    def recognize(self, message: bytes) -> PlainCall | None:
+        """Return the call that a message is, or None if it is anything but a plain one."""
+        return None if self._modern is None else self._calls.read(message, modern=self._modern)
+
+    def asked(self, request: types.JSONRPCRequest, message: bytes) -> None:
+        """Note a request that the SDK gets, and the message that it is."""
+        if request.method == "initialize":
+            self._opening, self._is_legacy, self._modern, self._tried, self.client = request, False, None, None, None
+        elif self._modern is None and self._tried is None:
+            modern = not self._is_legacy
+            if self._calls.read(message, modern=modern) is not None:
+                self._tried = request.id, modern
+
+    def answered(self, message: types.JSONRPCResponse | types.JSONRPCError) -> None:
+        """Note what the SDK answers."""
+        result = message.result if isinstance(message, types.JSONRPCResponse) else None
+        if self._opening is not None and message.id == self._opening.id:
+            if result is not None and result.get("protocolVersion") in PLAIN_LEGACY:
+                self._is_legacy = True
+                opened = types.InitializeRequestParams.model_validate(self._opening.params)
+                self.client = client_name(opened.client_info)
+            self._opening = None
+        elif self._tried is not None and message.id == self._tried[0]:
+            if result is not None and "content" in result:
+                self._modern = self._tried[1]
+            self._tried = None
+
+    def cancelled(self, request_id: types.RequestId) -> None:
+        """Note that the SDK will not answer a request."""
+        if self._tried is not None and self._tried[0] == request_id:
+            self._tried = None
 
 
 class Duplex:
@@ -114,6 +173,13 @@ class Duplex:
         self._changed = asyncio.Event()
         """Set at each change of what somebody may wait for, and replaced then."""
         self._subscriptions: Subscriptions
+        self._tasks: asyncio.TaskGroup
+        self._plain_calls: PlainCalls
+        self.lane: _PlainLane
+        self._running: dict[asyncio.Task[bytes], types.RequestId] = {}
+        """Plain calls that are under way, and their ids as they are compared."""
+        self._withdrawn: set[asyncio.Task[bytes]] = set()
+        """Those of which the client wants no answer any more."""
         self._stamp: Mapping[str, Any]
 
     async def serve(self, read: Coroutine[Any, Any, None]) -> None:
@@ -126,6 +192,9 @@ class Duplex:
             self._subscriptions = Subscriptions(tasks)
             protocol = protocol_server(self._gateway, self._server, self._face, self._subscriptions)
             self._stamp = protocol.server_info_stamp
+            self._tasks = tasks
+            self._plain_calls = PlainCalls(self._gateway, self._server, protocol)
+            self.lane = _PlainLane(self._plain_calls)
             answering = tasks.create_task(
                 serve_dual_era_loop(protocol, self._read_stream, _WayOut(self), lifespan_state=None)
             )
@@ -138,11 +207,14 @@ class Duplex:
             finally:
                 answering.cancel()
                 await self._subscriptions.close()
-                await asyncio.wait([answering])
+                running = list(self._running)
+                for task in running:
+                    task.cancel()
+                await asyncio.wait([answering, *running])
                 self._incoming.close()
                 await self._at_most(_FLUSH, self._until(lambda: not self._unsent))
                 self.give_up()
-                for task in (*moving, *ends):
+                for task in (*moving, *ends, *self._running):
                     task.cancel()
 
     async def take(self, raw: bytes | str) -> None:
@@ -154,18 +226,28 @@ class Duplex:
             anyio.BrokenResourceError: nobody is there to be answered.
         """
         await self._until(self._has_room)
+        encoded = raw.encode() if isinstance(raw, str) else raw
+        call = self.lane.recognize(encoded)
+        if call is not None:
+            await self._until_one_more_may_be_asked()
+            if self._reason_to_refuse() is None:
+                self._run(call)
+                return
         try:
             message = read_message(raw)
         except NotAMessage as error:
             self.put(error.answer.decode())
             return
         metadata = None
-        if isinstance(message, types.JSONRPCRequest):
-            if self._patient:
-                await self._until(lambda: self._unanswered - self._subscriptions.streams < MAX_UNANSWERED)
+        if isinstance(message, types.JSONRPCNotification):
+            if message.method == "notifications/cancelled":
+                self._withdraw((message.params or {}).get("requestId"))
+        elif isinstance(message, types.JSONRPCRequest):
+            await self._until_one_more_may_be_asked()
             if (error := self._reason_to_refuse()) is not None:
                 self.put(to_json(refusal(message, error, self._stamp)).decode())
                 return
+            self.lane.asked(message, encoded)
             self._unanswered += 1
             metadata = ServerMessageMetadata(
                 request_context=Received(raw, self._peer), on_request_unanswered=partial(self._cancelled, message.id)
@@ -222,6 +304,46 @@ class Duplex:
         last = self._put
         await self._until(lambda: self._sent >= last)
 
+    def _run(self, call: PlainCall) -> None:
+        """Run a plain call in a task of its own, whose end is its answer."""
+        self._unanswered += 1
+        peer = self._peer
+        context = CallContext(
+            new_request_id(),
+            self._face,
+            principal=peer.principal,
+            client=call.client or self.lane.client or peer.client,
+            address=peer.address,
+        )
+        task = self._tasks.create_task(self._plain_calls.run(call, context))
+        self._running[task] = coerce_request_id(from_json(call.id))
+        task.add_done_callback(partial(self._ended, call))
+
+    def _ended(self, call: PlainCall, task: asyncio.Task[bytes]) -> None:
+        del self._running[task]
+        if task in self._withdrawn:
+            self._withdrawn.discard(task)
+            self._settle()
+            return
+        with suppress(anyio.BrokenResourceError):
+            if task.cancelled():
+                error = to_json({"code": types.CONNECTION_CLOSED, "message": _CLOSED})
+                self.put((b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (call.id, error)).decode(), answers=True)
+            else:
+                self.put(task.result().decode(), answers=True)
+
+    def _withdraw(self, request_id: Any) -> None:
+        """End a plain call without an answer: of those with one id the last, as the SDK does."""
+        if isinstance(request_id, str | int) and not isinstance(request_id, bool):
+            number = coerce_request_id(request_id)
+            if task := next((task for task, its in reversed(self._running.items()) if its == number), None):
+                self._withdrawn.add(task)
+                task.cancel()
+
+    async def _until_one_more_may_be_asked(self) -> None:
+        if self._patient:
+            await self._until(lambda: self._unanswered - self._subscriptions.streams < MAX_UNANSWERED)
+
     def _reason_to_refuse(self) -> GatewayError | None:
         if self._gateway.closing.is_set():
             return BackendUnavailable("The gateway is stopping. Connect again and repeat the call.", retry_after=1)
@@ -237,6 +359,7 @@ class Duplex:
     async def _cancelled(self, request_id: types.RequestId) -> None:
         """Note that a request will have no answer, since its client cancelled it."""
         self.told.pop(request_id, None)
+        self.lane.cancelled(request_id)
         self._settle()
 
     def _settle(self) -> None:
@@ -303,6 +426,7 @@ class _WayOut:
     async def send(self, item: SessionMessage, /) -> None:
         text = item.message.model_dump_json(by_alias=True, exclude_none=True)
         if isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
+            self._connection.lane.answered(item.message)
             await self._connection.answer(text, item.message.id)
         else:
             # A tool that reports its progress, or a watch, goes no faster than its client.

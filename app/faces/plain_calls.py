@@ -1,4 +1,4 @@
-"""The plain `tools/call` over HTTP, answered without the SDK: most of MCP's traffic, at a third of its cost.
+"""The plain `tools/call`, answered without the SDK: most of MCP's traffic, at a third of its cost.
 
 Plain is a call of which nothing has to be known but the tool and its arguments: no progress is asked for, nothing is
 unusual, nothing is wrong. Whatever differs in the least goes to the SDK, which knows every case and every error of the
@@ -6,13 +6,13 @@ protocol; so there are none here. `tests/faces/test_plain_calls.py` holds both w
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 import mcp_types as types
 import msgspec
+from mcp.server.lowlevel import Server
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
@@ -22,10 +22,8 @@ from app.exact_json import NotExact, NotJson, read
 from app.faces.http import JSON, call_context, send_bytes
 from app.faces.protocol import client_name
 from app.gateway import Gateway
+from app.servers.calls import CallContext
 from app.servers.declaring import Tool
-
-_MIRRORED_IN_A_HEADER = "x-mcp-header"
-"""An argument of which 2026-07-28 wants a copy in a header, to be compared."""
 
 
 class _Meta(BaseModel):
@@ -53,8 +51,10 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 
 _request = msgspec.json.Decoder(_Request)
 _write_text = msgspec.json.Encoder().encode
-_MODERN = b"2026-07-28"
-_VERSIONS = frozenset({b"2025-06-18", b"2025-11-25", _MODERN})
+_MODERN = "2026-07-28"
+PLAIN_LEGACY = frozenset({"2025-06-18", "2025-11-25"})
+"""Revisions before 2026-07-28 whose results have a `structuredContent`."""
+_VERSIONS = {version.encode(): version == _MODERN for version in (*PLAIN_LEGACY, _MODERN)}
 _MOST_META = 2048
 """Bytes of `_meta`; the newest 256 are remembered."""
 _ID = re.compile(rb'0|-?[1-9][0-9]{0,99}|"[^"\\]*"')
@@ -84,29 +84,43 @@ class PlainCalls:
     Args:
         gateway: where calls go.
         server: the server's name; None for all servers.
-        tools: of the endpoint.
-        server_info: who answers, as 2026-07-28 wants it said in every result.
+        protocol: of the endpoint, which answers all other calls.
     """
 
-    def __init__(
-        self, gateway: Gateway, server: str | None, tools: Sequence[Tool], server_info: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, gateway: Gateway, server: str | None, protocol: Server[Any]) -> None:
         self._gateway = gateway
         self._server = server
+        self.may_log = protocol.get_request_handler("logging/setLevel") is not None
+        """Whether clients may ask for log messages. Those of 2025 do by another request, so any later one may be sent
+        some."""
+        tools = [] if self.may_log else [tool for kind in gateway.kinds_of(server) for tool in kind.tools.values()]
         self._plain = {tool.name for tool in tools if _is_plain(tool)}
-        stamp = to_json({"io.modelcontextprotocol/serverInfo": server_info})
+        stamp = to_json({types.SERVER_INFO_META_KEY: protocol.server_info_stamp})
         self._modern_end = b',"resultType":"complete","_meta":' + stamp + b"}}"
 
     def recognize(self, scope: Scope, body: bytes) -> PlainCall | None:
         """Return the call that a POST is, or None if it is anything but a plain one."""
         headers: dict[bytes, bytes] = scope["state"]["headers"]
-        version = headers.get(b"mcp-protocol-version", b"")
+        modern = _VERSIONS.get(headers.get(b"mcp-protocol-version", b""))
         if (
-            version not in _VERSIONS
+            modern is None
             or len(headers) < len(scope["headers"])  # one of them is there twice
             or b"mcp-session-id" in headers
         ):
             return None
+        call = self.read(body, modern=modern)
+        if call is None or not modern:
+            return call
+        named = headers.get(b"mcp-method") == b"tools/call" and headers.get(b"mcp-name") == call.name.encode()
+        return call if named else None
+
+    def read(self, body: bytes, *, modern: bool) -> PlainCall | None:
+        """Return the call that a message is, or None if it is anything but a plain one.
+
+        Args:
+            body: the message.
+            modern: it is of 2026-07-28, and else of `PLAIN_LEGACY`.
+        """
         try:
             request = _request.decode(body)
         except (msgspec.DecodeError, RecursionError):
@@ -131,37 +145,46 @@ class PlainCalls:
             except (NotJson, NotExact):
                 return None
         client = None
-        modern = version == _MODERN
-        if modern:
-            if headers.get(b"mcp-method") != b"tools/call" or headers.get(b"mcp-name") != params.name.encode():
-                return None
-            if len(meta) > _MOST_META:
+        if meta or modern:
+            if not modern or len(meta) > _MOST_META:
                 return None
             try:
                 client = _client(meta)
             except ValueError:
                 return None
-        elif meta:
-            return None
         return PlainCall(request_id, params.name, arguments, client, modern)
 
     async def answer(self, call: PlainCall, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run a call and write its result or failure as the SDK would."""
+        """Run a call and send its result or failure, unless its caller goes."""
         context = call_context(scope, "mcp", receive, client=call.client)
         try:
-            body = await self._gateway.call(self._server, call.name, call.arguments, context)
+            message = await self.run(call, context)
         except CallerGone:
             return
+        await send_bytes(send, 200, JSON, message, context.request_id)
+
+    async def run(self, call: PlainCall, context: CallContext) -> bytes:
+        """Run a call and return its result or failure in a message, as the SDK would write it.
+
+        Raises:
+            CallerGone: nobody is there to be answered.
+        """
+        try:
+            result = await self._gateway.call(self._server, call.name, call.arguments, context, _write_result)
+        except CallerGone:
+            raise
         except GatewayError as error:
             failure = error.problem(context.request_id).model_dump_json(exclude_none=True)
-            result = b'],"isError":true'
-            text = _write_text(failure)
-        else:
-            result = b'],"isError":false,"structuredContent":' + body
-            text = _write_text(body.decode())
+            result = b"".join((b'{"content":[{"type":"text","text":', _write_text(failure), b'}],"isError":true'))
         end = self._modern_end if call.modern else b"}}"
-        parts = (b'{"jsonrpc":"2.0","id":', call.id, b',"result":{"content":[{"type":"text","text":', text)
-        await send_bytes(send, 200, JSON, b"".join((*parts, b"}", result, end)), context.request_id)
+        return b"".join((b'{"jsonrpc":"2.0","id":', call.id, b',"result":', result, end))
+
+
+def _write_result(tool: Tool, result: Any) -> bytes:
+    """Return a tool's result in MCP's form, but for its end. What can't be written so is the tool's failure."""
+    body = tool.dump(result)
+    parts = (b'{"content":[{"type":"text","text":', _write_text(body.decode()), b'}],"isError":false')
+    return b"".join((*parts, b',"structuredContent":', body))
 
 
 @lru_cache(256)
@@ -179,4 +202,4 @@ def _client(meta: bytes) -> str | None:
 def _is_plain(tool: Tool) -> bool:
     """Tell whether a call of the tool needs nothing of the protocol but its arguments and its result."""
     needs_the_protocol = tool.method is None or tool.context_parameter is not None
-    return not needs_the_protocol and _MIRRORED_IN_A_HEADER not in str(tool.input_schema)
+    return not needs_the_protocol and not tool.mirrors_arguments

@@ -46,10 +46,7 @@ class StreamableHTTP:
         self._server_id = server
         self._listing = listing
         self._server = protocol_server(gateway, server, "mcp")
-        # Clients of 2025 ask for log messages by another request, so any later one may be sent some.
-        self._may_log = self._server.get_request_handler("logging/setLevel") is not None
-        tools = [] if self._may_log else [tool for kind in gateway.kinds_of(server) for tool in kind.tools.values()]
-        self._plain_calls = PlainCalls(gateway, server, tools, self._server.server_info_stamp)
+        self._plain_calls = PlainCalls(gateway, server, self._server)
         self._json: ASGIApp | None = None
         self._events: ASGIApp | None = None
 
@@ -107,7 +104,7 @@ class StreamableHTTP:
             await send_problem(send, NotAcceptable(f"{_LISTEN} is answered as text/event-stream alone."), request_id)
             return
         scope["headers"] = _as_the_sdk_wants_them(scope["headers"])
-        if takes.events and (self._may_log or any(word in body for word in _WANTS_NOTIFICATIONS)):
+        if takes.events and (self._plain_calls.may_log or any(word in body for word in _WANTS_NOTIFICATIONS)):
             await self._events(scope, replay(body, receive), send)
         else:
             await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)

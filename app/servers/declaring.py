@@ -166,6 +166,11 @@ class Tool:
         return result_schema(self.result)
 
     @cached_property
+    def mirrors_arguments(self) -> bool:
+        """Whether 2026-07-28 wants a copy of an argument in a header, to be compared."""
+        return "x-mcp-header" in str(self.input_schema)
+
+    @cached_property
     def _validator(self) -> SchemaValidator:
         assert self.arguments is not None
         validator = self.arguments.__pydantic_validator__

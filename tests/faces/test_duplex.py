@@ -67,19 +67,25 @@ async def gateway(patient: PatientMCPServer) -> AsyncGenerator[Served]:
 
 
 @asynccontextmanager
-async def all_places_taken(gateway: Served, patient: PatientMCPServer, era: str) -> AsyncGenerator[Messages]:
+async def all_places_taken(
+    gateway: Served, patient: PatientMCPServer, era: str, *, plain: bool = False
+) -> AsyncGenerator[Messages]:
+    """Ask for as much as one may; by `plain` calls, which are those that follow on one that is answered."""
     async with websocket(gateway, era, "/mcp/ws") as messages, asyncio.timeout(WITHIN):
+        if plain:
+            await messages.ask(request(era, "tools/call", {"name": "get_time", "arguments": {}}, number=1000))
         for number in range(MAX_UNANSWERED):
             await messages.send(request(era, "tools/call", WAIT, number=number))
         await patient.all_wait.wait()
         yield messages
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_request_beyond_those_that_are_under_way_is_refused_at_once(
-    gateway: Served, patient: PatientMCPServer, era: str
+    gateway: Served, patient: PatientMCPServer, era: str, plain: bool
 ) -> None:
-    async with all_places_taken(gateway, patient, era) as messages:
+    async with all_places_taken(gateway, patient, era, plain=plain) as messages:
         called = await messages.ask(request(era, "tools/call", WAIT, number=100))
         assert called["result"]["isError"] is True
         assert ("resultType" in called["result"]) == (era == "2026-07-28")
@@ -92,11 +98,12 @@ async def test_a_request_beyond_those_that_are_under_way_is_refused_at_once(
         assert "result" in await messages.ask(request(era, "tools/list", number=102))
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_cancellation_is_read_while_all_places_are_taken_and_gives_one_back(
-    gateway: Served, patient: PatientMCPServer, era: str
+    gateway: Served, patient: PatientMCPServer, era: str, plain: bool
 ) -> None:
-    async with all_places_taken(gateway, patient, era) as messages:
+    async with all_places_taken(gateway, patient, era, plain=plain) as messages:
         await messages.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
         number = 200
         while "result" not in (await messages.ask(request(era, "tools/list", number=number))):
@@ -109,11 +116,12 @@ async def test_another_connection_is_not_held_up(gateway: Served, patient: Patie
         assert "result" in await other.ask(request("2026-07-28", "tools/list"))
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_client_that_leaves_with_calls_under_way_is_no_event(
-    gateway: Served, patient: PatientMCPServer, caplog: pytest.LogCaptureFixture, era: str
+    gateway: Served, patient: PatientMCPServer, caplog: pytest.LogCaptureFixture, era: str, plain: bool
 ) -> None:
-    async with all_places_taken(gateway, patient, era) as messages:
+    async with all_places_taken(gateway, patient, era, plain=plain) as messages:
         messages.socket.transport.abort()
     async with asyncio.timeout(WITHIN), client_of(gateway) as http:
         while patient.waiting:
@@ -121,10 +129,11 @@ async def test_a_client_that_leaves_with_calls_under_way_is_no_event(
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("plain", [False, True])
 async def test_a_gateway_that_stops_answers_what_runs_and_takes_nothing_new(
-    gateway: Served, patient: PatientMCPServer
+    gateway: Served, patient: PatientMCPServer, plain: bool
 ) -> None:
-    async with all_places_taken(gateway, patient, "2026-07-28") as messages:
+    async with all_places_taken(gateway, patient, "2026-07-28", plain=plain) as messages:
         gateway.app.state.gateway.closing.set()
         refused = await messages.ask(request("2026-07-28", "tools/call", WAIT, number=100))
         assert json.loads(refused["result"]["content"][0]["text"])["code"] == "backend_unavailable"

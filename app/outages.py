@@ -14,10 +14,10 @@ class Outages:
     Whoever opens connections reports here each time that it worked or did not; nearly every report says nothing new.
 
     Args:
-        log: the server's.
+        log: the server's; None tells nobody.
     """
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger | None) -> None:
         self._log = log
         self._down: dict[str, tuple[float, set[str]]] = {}
         """By place: since when, and the causes that were told."""
@@ -37,10 +37,10 @@ class Outages:
         outage = self._down.get(place)
         if outage is None:
             self._down[place] = time.monotonic(), {cause}
-            self._log.warning("%s is down: %s", place, cause)
+            self._tell(logging.WARNING, "%s is down: %s", place, cause)
         elif cause not in outage[1] and len(outage[1]) < _MOST_CAUSES:
             outage[1].add(cause)
-            self._log.info("%s is still down, for another reason: %s", place, cause)
+            self._tell(logging.INFO, "%s is still down, for another reason: %s", place, cause)
 
     def up(self, *places: str) -> None:
         """Note that places can be used."""
@@ -48,7 +48,11 @@ class Outages:
             return
         for place in places:
             if (outage := self._down.pop(place, None)) is not None:
-                self._log.info("%s answers again, after %.1f s", place, time.monotonic() - outage[0])
+                self._tell(logging.INFO, "%s answers again, after %.1f s", place, time.monotonic() - outage[0])
+
+    def _tell(self, level: int, message: str, *arguments: object) -> None:
+        if self._log is not None:
+            self._log.log(level, message, *arguments)
 
 
 def at(backend: str, host: str, port: int | str) -> str:

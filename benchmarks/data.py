@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from app.services.postgres.migrations import ensure_reader_login, migrate
+from app.services.postgres.migrations import migrate
+from app.services.postgres.sql.login import ensure_reader_login
 
 CUSTOMERS, TICKETS, INTERACTIONS = 100_000, 500_000, 2_000_000
 

@@ -3,10 +3,17 @@
 import click
 
 from app.cli.running import read_settings, run
+from app.errors import BackendNotConfigured
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed as seed_demo
-from app.services.postgres.migrations import READER_LOGIN, downgrade, ensure_reader_login
+from app.services.postgres.migrations import downgrade
 from app.services.postgres.migrations import migrate as migrate_database
+from app.services.postgres.sql.login import (
+    READER_LOGIN,
+    ensure_reader_login,
+    make_derived_login,
+    reader_login_name,
+)
 from app.services.postgres.versions import newest_version
 
 
@@ -55,6 +62,12 @@ def migrate(
             )
             for warning in login.warnings:
                 click.echo(f"Warning: {warning}", err=True)
+        elif settings.reader_url is None and version == newest_version():
+            try:
+                await make_derived_login(settings)
+                click.echo(f"query_database reads with a login of its own, {reader_login_name(settings)}.")
+            except BackendNotConfigured as error:
+                click.echo(f"Warning: {error}", err=True)
         is_newest = version == newest_version()
         click.echo("The database is up to date." if is_newest else f"The database is at version {version}.")
 

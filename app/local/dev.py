@@ -23,7 +23,8 @@ from app.services.aws.settings import AwsSettings
 from app.services.kafka.settings import KafkaSettings
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed
-from app.services.postgres.migrations import ensure_reader_login, migrate
+from app.services.postgres.migrations import migrate
+from app.services.postgres.sql.login import ensure_reader_login
 from app.serving.process import require_free_port, serve
 from app.settings import Settings
 

@@ -1,11 +1,8 @@
-"""Brings a database to the version that this code needs, and makes the login of `query_database`."""
+"""Brings a database to the version that this code needs."""
 
-import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-import asyncpg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
@@ -15,29 +12,13 @@ from sqlalchemy.pool import NullPool
 
 from app.errors import BackendNotConfigured, Conflict, InvalidArguments
 from app.services.postgres.connections.address import Address
-from app.services.postgres.connections.connecting import Connection, Connector
+from app.services.postgres.connections.connecting import Connector
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.pools import create_engine
 from app.services.postgres.versions import migrations_folder, newest_version, versions
 
-READER_LOGIN = "switchboard_reader_login"
-"""The login that `switchboard dev` and the tests make; operators may choose another name."""
-
-READER_CONNECTIONS = 32
-"""The CONNECTION LIMIT that fits the settings' defaults: four processes of four connections, and their successors."""
-
 _OLDEST = (15,)
 """The oldest version of PostgreSQL on which the tests have passed."""
-
-_READER_SETTINGS = {
-    "default_transaction_read_only": "'on'",
-    "statement_timeout": "'30s'",
-    "idle_in_transaction_session_timeout": "'60s'",
-    "temp_file_limit": "'256MB'",
-    # With it off, '\\'' ends a string for the server and not for the parser that looks for forbidden calls.
-    "standard_conforming_strings": "'on'",
-    "search_path": "{schema}, pg_temp",
-}
 
 
 async def migrate(url: str, revision: str = "head") -> str:
@@ -144,95 +125,3 @@ def _target(revision: str) -> str:
 def _present(connection: sqlalchemy.Connection) -> str:
     """Return the version of a database, `base` if it has none."""
     return MigrationContext.configure(connection).get_current_revision() or "base"
-
-
-@dataclass(frozen=True)
-class ReaderLogin:
-    """A login of `query_database` and what could not be set up for it."""
-
-    url: str
-    warnings: tuple[str, ...]
-    """What the administrator's own rights did not allow, in words; empty with a superuser."""
-
-
-async def ensure_reader_login(
-    admin_url: str,
-    password: str | None = None,
-    *,
-    name: str = READER_LOGIN,
-    connections: int = READER_CONNECTIONS,
-    change_password: bool = False,
-) -> ReaderLogin:
-    """Make, or bring up to date, a login that may do nothing but read the four tables.
-
-    `switchboard dev`, `switchboard migrate --reader-password` and the tests call this. An operator may do the same by
-    hand, as `docs/query-database.md` says. A role's settings are not inherited, so they stand on the login itself.
-
-    Args:
-        admin_url: the migrated database, with a login that may create roles.
-        password: the login's password; a random one if left out.
-        name: the login's name. Logins are of the whole cluster, so each database wants one of its own.
-        connections: its CONNECTION LIMIT; a higher one that is there already stays.
-        change_password: give a login that exists the password, whoever uses it with another one.
-
-    Returns:
-        The address of the same database with the new login, and what the administrator's rights did not allow.
-
-    Raises:
-        Conflict: the login exists with another password.
-        GatewayError: the server can't be reached, or the administrator may not create roles.
-    """
-    address = Address.read(admin_url)
-    password = password or secrets.token_urlsafe(24)
-    url = address.with_login(name, password)
-    connection = await Connector(lambda: address, connect_timeout=10).open()
-    try:
-        with postgres_errors():
-            exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", name)
-            if exists and not change_password:
-                await _check_password(name, url)
-            keeps_password = exists and not change_password
-            warnings = await _make_reader_login(connection, name, None if keeps_password else password, connections)
-    finally:
-        await connection.close()
-    return ReaderLogin(url, tuple(warnings))
-
-
-async def _check_password(name: str, url: str) -> None:
-    """Log in, since nothing else tells whether a password is the one that a login has."""
-    try:
-        connection = await Connector(lambda: Address.read(url), connect_timeout=10).open()
-    except BackendNotConfigured:
-        raise Conflict(
-            f"The login {name} exists in this cluster, and not with this password: whoever uses it would be locked out."
-            " Choose another name by --reader-login, or ask for the change by --change-reader-password."
-        ) from None
-    await connection.close()
-
-
-async def _make_reader_login(connection: Connection, name: str, password: str | None, connections: int) -> list[str]:
-    quoted, database, schema, secret, limit = await connection.fetchrow(
-        "SELECT quote_ident($1), quote_ident(current_database()), quote_ident(current_schema()), quote_literal($2),"
-        " coalesce((SELECT rolconnlimit FROM pg_roles WHERE rolname = $1), 0)",
-        name,
-        password,
-    ) or ("", "", "", "", 0)
-    exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", name)
-    await connection.execute(
-        f"{'ALTER' if exists else 'CREATE'} ROLE {quoted} LOGIN {f'PASSWORD {secret}' if secret else ''}"
-        f" NOCREATEDB NOCREATEROLE INHERIT CONNECTION LIMIT {limit if limit < 0 else max(limit, connections)}"
-    )
-    await connection.execute(f"GRANT switchboard_reader TO {quoted}")
-    optional = {
-        f"GRANT CONNECT ON DATABASE {database} TO switchboard_reader": "may not grant CONNECT on the database",
-        f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC": "may not revoke TEMPORARY on the database from PUBLIC",
-    }
-    for setting, value in _READER_SETTINGS.items():
-        optional[f"ALTER ROLE {quoted} SET {setting} = {value.format(schema=schema)}"] = f"may not set {setting}"
-    warnings: list[str] = []
-    for statement, refusal in optional.items():
-        try:
-            await connection.execute(statement)
-        except asyncpg.InsufficientPrivilegeError:
-            warnings.append(f"the administrator's login {refusal}; run as a superuser: {statement}")
-    return warnings

@@ -18,14 +18,8 @@ from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from app.models import Base
 from app.services.postgres.connections.settings import PostgresSettings
-from app.services.postgres.migrations import (
-    READER_CONNECTIONS,
-    READER_LOGIN,
-    downgrade,
-    ensure_reader_login,
-    migrate,
-    migration_connection,
-)
+from app.services.postgres.migrations import downgrade, migrate, migration_connection
+from app.services.postgres.sql.login import READER_CONNECTIONS, READER_LOGIN, ensure_reader_login
 from app.services.postgres.versions import newest_version
 from tests.fixtures.postgres import TestDatabase, cloned_database
 

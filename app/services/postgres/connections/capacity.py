@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from urllib.parse import unquote, urlsplit
 
-from app.errors import GatewayError
+from app.errors import BackendNotConfigured, GatewayError
 from app.outages import Outages
 from app.services.postgres.connections.connecting import Connector
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.sql.login import reader_login_name
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ async def shortages(settings: PostgresSettings, outages: Outages | None = None) 
         GatewayError: the database is not configured or can't be reached.
     """
     login = ""
-    if settings.reader_url is not None:
-        login = unquote(urlsplit(settings.reader_address.dsn).username or "")
+    with suppress(BackendNotConfigured):
+        login = reader_login_name(settings)
     connector = Connector(
         lambda: settings.address,
         connect_timeout=settings.connect_timeout,

@@ -45,7 +45,8 @@ class PostgresSettings(BaseSettings):
     )
     reader_url: PostgresUrl | None = Field(
         default=None,
-        description="DATABASE_READER_URL: the same database with a login that is a member of switchboard_reader.",
+        description="DATABASE_READER_URL: the same database with a login that is a member of switchboard_reader;"
+        " without it one is made whose password follows from DATABASE_URL's.",
     )
     direct_url: PostgresUrl | None = Field(
         default=None,

@@ -115,12 +115,12 @@ class SqlReader:
 
     Args:
         settings: of the service.
-        sessions: connections of the reader's login; None where it is not configured.
+        sessions: connections of the reader's login.
         guard_class: what judges statements.
     """
 
     def __init__(
-        self, settings: PostgresSettings, sessions: ReaderSessions | None, guard_class: type[SqlGuard] = SqlGuard
+        self, settings: PostgresSettings, sessions: ReaderSessions, guard_class: type[SqlGuard] = SqlGuard
     ) -> None:
         self._settings = settings
         self._sessions = sessions
@@ -150,14 +150,11 @@ class SqlReader:
             InvalidArguments: SQL or parameters are wrong, or ask for more than a limit allows.
             BackendTimeout: it took too long and was ended.
             TooManyRequests: no connection became free in time.
-            BackendNotConfigured: there is no `DATABASE_READER_URL`.
+            BackendNotConfigured: there is no `DATABASE_READER_URL`, and no login can be made in its place.
             BackendUnavailable: PostgreSQL is down, or holds something that the guard can't answer for.
         """
         started = time.perf_counter()
-        if self._sessions is None:
-            # Asking for the address says what is missing.
-            raise AssertionError(self._settings.reader_address)
-        usual = self._settings.reader_address.statement_timeout or self._settings.statement_timeout
+        usual = await self._sessions.usual_timeout()
         limit = timeout_ms / 1000 if timeout_ms else min(usual, LONGEST_SECONDS)
         arguments = [_argument(value) for value in params]
         with postgres_errors(reading=True), while_it_runs(self._types_told):
@@ -211,8 +208,6 @@ class SqlReader:
 
     async def _lost_backends(self) -> list[int]:
         """Return the process ids of backends of our login that run longer than any statement may."""
-        if self._sessions is None:
-            return []
         with postgres_errors(reading=True), while_it_runs():
             async with asyncio.timeout(_PROBE_MS / 1000), self._sessions.begin(_PROBE_MS / 1000) as connection:
                 rows = await connection.fetch(_LOST_BACKENDS, timedelta(seconds=_LOST_AFTER_SECONDS))
@@ -273,9 +268,6 @@ async def open_sql_reader(
     settings: PostgresSettings, guard_class: type[SqlGuard] = SqlGuard, outages: Outages | None = None
 ) -> AsyncGenerator[SqlReader]:
     """Make the reader; close its connections on exit. None is opened before the first query."""
-    if settings.reader_url is None:
-        yield SqlReader(settings, None, guard_class)
-        return
     async with open_reader_sessions(settings, outages) as sessions:
         yield SqlReader(settings, sessions, guard_class)
 

@@ -10,10 +10,11 @@ import asyncpg
 
 from app.errors import TooManyRequests
 from app.outages import Outages
-from app.services.postgres.connections.connecting import Connection, Connector
+from app.services.postgres.connections.connecting import Connection
 from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
 from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
 from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.sql.login import ReaderConnector
 from app.stages import waiting_for
 
 if TYPE_CHECKING:
@@ -56,14 +57,24 @@ class ReaderSessions:
 
     Args:
         settings: of the service.
-        pool: connections of the reader's login.
+        connector: opens connections of the reader's login.
+        pool: such connections.
     """
 
-    def __init__(self, settings: PostgresSettings, pool: "Pool") -> None:
+    def __init__(self, settings: PostgresSettings, connector: ReaderConnector, pool: "Pool") -> None:
         self._settings = settings
+        self._connector = connector
         self._pool = pool
         # The pool's own line can't tell waiting for a turn from waiting for a server that does not answer.
         self._places = asyncio.Semaphore(settings.reader_pool_size)
+
+    async def usual_timeout(self) -> float:
+        """Return how many seconds a statement may take that asks for no other limit.
+
+        Raises:
+            BackendNotConfigured: there is no login to read with.
+        """
+        return (await self._connector.address()).statement_timeout or self._settings.statement_timeout
 
     @asynccontextmanager
     async def begin(self, seconds: float) -> AsyncGenerator["Lent"]:
@@ -100,13 +111,7 @@ async def open_reader_sessions(
     settings: PostgresSettings, outages: Outages | None = None
 ) -> AsyncGenerator[ReaderSessions]:
     """Make the pool and close it on exit. No connection is opened before the first query."""
-    connector = Connector(
-        lambda: settings.reader_address,
-        connect_timeout=settings.connect_timeout,
-        pooler=settings.pooler,
-        session={"application_name": "switchboard query_database"},
-        outages=outages,
-    )
+    connector = ReaderConnector(settings, outages)
 
     async def connect(*_: object, **__: object) -> Connection:
         return await connector.open()
@@ -116,7 +121,7 @@ async def open_reader_sessions(
     )
     await pool
     try:
-        yield ReaderSessions(settings, pool)
+        yield ReaderSessions(settings, connector, pool)
     finally:
         # Politely at first: a query that was cancelled just now has to be ended in PostgreSQL too.
         try:

@@ -23,7 +23,7 @@ import asyncpg
 from app.errors import GatewayError
 from app.local.postgres import run_postgres
 from app.services.postgres.demo.world import seed as seed_demo
-from app.services.postgres.migrations import ensure_reader_login, migrate
+from app.services.postgres.migrations import migrate
 from app.services.postgres.sql.catalog import EXTENSIONS
 from app.services.postgres.sql.functions import (
     AGGREGATES,
@@ -34,6 +34,7 @@ from app.services.postgres.sql.functions import (
     OPERATORS,
     TEMPLATES,
 )
+from app.services.postgres.sql.login import ensure_reader_login
 from app.services.postgres.sql.reader import SqlReader, open_sql_reader
 from tests.fixtures.postgres import TestDatabase, cluster_directory
 

@@ -43,6 +43,8 @@ from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall
 T = TypeVar("T")
 _STALLED = 2.0
 """Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
+_LEAST_MOVED = 16 * 1024
+"""Bytes that a stream's caller sends, or takes, until its clock begins anew."""
 
 
 @dataclass(slots=True)
@@ -367,9 +369,9 @@ class Gateway:
     def admit_stream(self, server: str, operation: str, context: CallContext) -> "Admission":
         """Let a stream run, as `admit` does, in a place of its own and for as long as its bytes flow.
 
-        Whoever carries it notes in `waiting_since` that it waits for the caller; after STREAM_IDLE_TIMEOUT seconds of
-        that, or at once if it is the one that has waited longest where another wants its place, it is interrupted
-        with `CallerStalled`.
+        Whoever carries it says when it begins to wait for the caller and what that came to; after STREAM_IDLE_TIMEOUT
+        seconds of waiting without progress, or at once if it is the one that has waited longest where another wants its
+        place, it is interrupted with `CallerStalled`.
         """
         return Admission(self, self._serving[self.kind(server).server_id], operation, context, None)
 
@@ -383,10 +385,12 @@ class Admission(Interruptible):
     __slots__ = (
         "_call",
         "_gateway",
+        "_moved",
         "_narrow",
         "_seconds",
         "_serving",
         "_timer",
+        "_waited",
         "waiting_since",
     )
 
@@ -408,6 +412,8 @@ class Admission(Interruptible):
         if seconds is None:
             self.waiting_since: float | None = None
             """Of a stream: since when it waits for its caller, by the loop's clock; None while it does not."""
+            self._waited = 0.0
+            self._moved = 0
 
     def __enter__(self) -> BaseMCPServer:
         gateway, serving = self._gateway, self._serving
@@ -473,16 +479,28 @@ class Admission(Interruptible):
         """Take a place among the server's streams; the one that has waited longest for its caller makes room."""
         streams, most = self._serving.streams, self._gateway.settings.max_streams
         if len(streams) >= most:
-            stalled = min(streams, key=lambda stream: stream.waiting_since or float("inf"))
+            stalled = max(streams, key=lambda stream: stream.waited() if stream.waiting_since is not None else -1.0)
             if stalled.waiting_since is None or stalled.waited() < _STALLED:
                 raise TooManyRequests(f"{self._serving.kind.name} carries {most} streams already (MAX_STREAMS).")
             streams.remove(stalled)
             stalled.interrupt(CallerStalled("Nothing was sent or taken, and another stream wants the place."))
         streams.add(self)
 
+    def wait_for_caller(self) -> None:
+        """Note that a stream waits for its caller to send, or to take, something."""
+        self.waiting_since = self._lookout.loop.time()
+
+    def go_on(self, moved: int) -> None:
+        """Note that a stream's caller has sent, or taken, so many bytes. A few make no progress."""
+        self._waited, self.waiting_since = self.waited(), None
+        self._moved += moved
+        if self._moved >= _LEAST_MOVED:
+            self._waited, self._moved = 0.0, 0
+
     def waited(self) -> float:
-        """Return for how many seconds a stream has waited for its caller."""
-        return self._lookout.loop.time() - self.waiting_since if self.waiting_since is not None else 0.0
+        """Return for how many seconds a stream has waited for its caller since it last got on."""
+        now = self._lookout.loop.time()
+        return self._waited + (now - self.waiting_since if self.waiting_since is not None else 0.0)
 
     def _look_for_a_stall(self) -> None:
         """Interrupt a stream that has waited too long for its caller; else look again when it might have."""
@@ -491,7 +509,8 @@ class Admission(Interruptible):
         if left > 0:
             self._timer = self._lookout.loop.call_later(left, self._look_for_a_stall)
         else:
-            self.interrupt(CallerStalled(f"Nothing was sent or taken for {limit:g} s (STREAM_IDLE_TIMEOUT)."))
+            few = f"Less than {_LEAST_MOVED} bytes"
+            self.interrupt(CallerStalled(f"{few} were sent or taken in {limit:g} s (STREAM_IDLE_TIMEOUT)."))
 
     def _ended(self, outcome: str) -> None:
         call = self._call

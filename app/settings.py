@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     idle_timeout: Seconds = Field(
         default=30.0, description="Seconds in which a caller sends, or takes, more of what is under way."
     )
+    body_timeout: Seconds = Field(
+        default=120.0, description="Seconds in which a request's body, or a WebSocket's message, is complete."
+    )
     mcp_output_schemas: bool = Field(
         default=True, description="Listings say what results look like, which half of their size is for."
     )

@@ -157,7 +157,7 @@ class RouteEndpoint:
         if scope["state"].get("head"):
             scope = {**scope, "method": "HEAD"}
         stream = self._gateway.admit_stream(self._server_id, self._route.name, context)
-        clock = asyncio.get_running_loop().time
+        scope["state"]["streams"] = True  # so that the connection's clock gives its body the time that it takes
         body_ended = started = ended = gone = False
 
         async def receive_watched() -> Message:
@@ -166,9 +166,9 @@ class RouteEndpoint:
                 message = await receive()
                 gone = True
                 return message
-            stream.waiting_since = clock()
+            stream.wait_for_caller()
             message = await receive()
-            stream.waiting_since = None
+            stream.go_on(len(message.get("body", b"")))
             body_ended = not message.get("more_body")
             return message
 
@@ -181,9 +181,9 @@ class RouteEndpoint:
                 raise _HeadIsAll
             # What is sent to a caller who has gone is dropped in silence: whoever listens for that has to get a turn.
             await asyncio.sleep(0)
-            stream.waiting_since = clock()
+            stream.wait_for_caller()
             await send(message)
-            stream.waiting_since = None
+            stream.go_on(len(message.get("body", b"")))
             ended = message["type"] == "http.response.body" and not message.get("more_body") and not gone
 
         try:

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.settings import Settings
 
@@ -34,8 +34,18 @@ class Awaited(Enum):
     FAREWELL = "the end of a request that was refused"
 
 
-Wait = tuple[Awaited, int]
-"""What is awaited, and a number that changes with each progress, on which the clock begins anew."""
+_LEAST_TAKEN = 16 * 1024
+"""Bytes of answers whose taking is a progress: a reader of single ones would hold what waits behind them for days."""
+
+
+class Wait(NamedTuple):
+    """What we wait for."""
+
+    awaited: Awaited
+    progress: int
+    """A number that changes with each progress, on which the clock begins anew."""
+    whole: int | None = None
+    """The number of what has to be complete in BODY_TIMEOUT, whatever progress it makes; None if it has no such end."""
 
 
 class Caller(Protocol):
@@ -65,6 +75,10 @@ class Connection(asyncio.Transport):
         self.said_farewell = False
         self.wait: Wait | None = None
         self.waits_since = 0.0
+        self.seconds_of_whole = 0.0
+        """For which we have waited for the one body that is under way."""
+        self._whole: int | None = None
+        self._looked_at = 0.0
         self._transport = transport
         self._connections = connections
         self._written = 0
@@ -98,9 +112,17 @@ class Connection(asyncio.Transport):
 
     def look(self, now: float) -> float:
         """Return for how many seconds we have waited for the caller without any progress."""
-        wait = (Awaited.TAKE_ANSWER, self.taken) if self.unsent else self.caller.awaited()
+        wait = awaited = self.caller.awaited()
+        if self.unsent:
+            wait = Wait(Awaited.TAKE_ANSWER, self.taken // _LEAST_TAKEN)
         if wait != self.wait:
             self.wait, self.waits_since = wait, now
+        if awaited is not None:  # else the clock of the whole stands still
+            if awaited.whole is None or awaited.whole != self._whole:
+                self._whole, self.seconds_of_whole = awaited.whole, 0.0
+            else:
+                self.seconds_of_whole += now - self._looked_at
+        self._looked_at = now
         return now - self.waits_since if wait else 0.0
 
     def close(self) -> None:
@@ -148,7 +170,8 @@ class Connection(asyncio.Transport):
 class Connections:
     """Closes connections whose callers keep us waiting, by one look at all of them a second.
 
-    - An unfinished head, an unfinished body, an answer that nobody takes: each has its time.
+    - An unfinished head, an unfinished body, an answer that nobody takes: each has its time, and a body that is not a
+      stream has to be complete in `body_timeout`, however it trickles.
     - All answers together that nobody has taken yet have `max_unsent_bytes`; beyond it the connection is closed that
       has taken nothing for longest.
 
@@ -165,7 +188,8 @@ class Connections:
             Awaited.FAREWELL: _FAREWELL_WITHIN,
         }
         self._max_unsent = settings.max_unsent_bytes
-        self._every = min(_SWEEP_EVERY, settings.head_timeout / 4, settings.idle_timeout / 4)
+        self._whole_within = settings.body_timeout
+        self._every = min(_SWEEP_EVERY, settings.head_timeout / 4, settings.idle_timeout / 4, settings.body_timeout / 4)
         self._open: set[Connection] = set()
         self._sweeps: asyncio.TimerHandle | None = None
         self._weighs = False
@@ -196,8 +220,12 @@ class Connections:
         now = asyncio.get_running_loop().time()
         for connection in list(self._open):
             waited = connection.look(now)
-            if connection.wait is not None and waited > self._limits[connection.wait[0]]:
-                self._close(connection, f"waited {waited:.3g} s for {connection.wait[0].value}")
+            if connection.wait is not None and waited > self._limits[connection.wait.awaited]:
+                self._close(connection, f"waited {waited:.3g} s for {connection.wait.awaited.value}")
+            elif connection.seconds_of_whole > self._whole_within:
+                self._close(
+                    connection, f"a body or message was not complete in {self._whole_within:g} s (BODY_TIMEOUT)"
+                )
         self._weigh()
         if self._open:
             self._sweeps = asyncio.get_running_loop().call_later(self._every, self._sweep)
@@ -218,6 +246,6 @@ class Connections:
                 return
 
     def _close(self, connection: Connection, why: str) -> None:
-        idle = connection.wait is not None and connection.wait[0] is Awaited.NEXT_REQUEST
+        idle = connection.wait is not None and connection.wait.awaited is Awaited.NEXT_REQUEST
         _log.log(logging.DEBUG if idle else logging.INFO, "closed a connection: %s", why)
         connection.drop()

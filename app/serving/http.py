@@ -81,7 +81,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._received = 0
         """Times that bytes came."""
-        self._answered = 0
+        self._begun = self._answered = 0
+        """Requests whose heads were read, and those that were answered."""
         self._unread = b""
         """What was received while the pipeline was full, from `_read` on."""
         self._read = 0
@@ -117,17 +118,18 @@ class HttpProtocol(HttpToolsProtocol):
         """Return what we wait for the caller to do."""
         cycle = self.cycle
         if self._connection.said_farewell:
-            return Awaited.FAREWELL, 0
+            return Wait(Awaited.FAREWELL, 0)
         if self.flow.read_paused or self._deaf:
             return None
         if self._in_head:
-            return Awaited.HEAD, self._answered
+            return Wait(Awaited.HEAD, self._answered)
         if cycle is None or (cycle.response_complete and not cycle.more_body):
-            return Awaited.NEXT_REQUEST, self._answered
+            return Wait(Awaited.NEXT_REQUEST, self._answered)
         if cycle.response_complete:
-            return Awaited.DISCARDED_BODY, self._answered
+            return Wait(Awaited.DISCARDED_BODY, self._answered)
         if cycle.more_body and not cycle.waiting_for_100_continue:
-            return Awaited.BODY, self._received
+            streams = cast("dict[str, Any]", cycle.scope).get("state", {}).get("streams")
+            return Wait(Awaited.BODY, self._received, None if streams else self._begun)
         return None
 
     @property
@@ -236,6 +238,7 @@ class HttpProtocol(HttpToolsProtocol):
                 raise self._refusal(HeadTooLarge("A field of a WebSocket's head is too large, or there are too many."))
             return
         super().on_headers_complete()
+        self._begun += 1
         self.headers = _NOWHERE
         if not self.pipeline:
             self._running = self.cycle

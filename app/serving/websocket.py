@@ -31,6 +31,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._share = unfinished.share()
         self._received = 0
         """Times that bytes came."""
+        self._messages = 0
+        """That the application was given."""
         self._unread: bytes = b""
         """What came while the application had not taken the message before, or the caller our answers."""
         self._unfinished = 0
@@ -62,7 +64,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def awaited(self) -> Wait | None:
         """Return what we wait for the caller to do."""
         if self._unfinished and not self._unread and not self.read_paused:
-            return Awaited.BODY, self._received
+            return Wait(Awaited.BODY, self._received, self._messages)
         return None
 
     def hang_up(self) -> bool:
@@ -113,6 +115,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # It came before the application accepted.
             self._read_on()
         message = await self.queue.get()
+        self._messages += 1
         if self.queue.empty():
             self.read_paused = False
             self._read_on()

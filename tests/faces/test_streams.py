@@ -179,6 +179,35 @@ async def test_an_upload_that_stalls_is_answered_and_closed(caplog: pytest.LogCa
     assert outcomes(caplog, "record") == ["caller_stalled"]
 
 
+async def test_an_upload_that_trickles_is_answered_and_closed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with clock_with(stream_idle_timeout=0.3) as (served, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"POST /mcp/clock/tape HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100000\r\n\r\n")
+        answer = asyncio.ensure_future(reader.readline())
+        async with asyncio.timeout(WITHIN):
+            while not answer.done():
+                writer.write(b"x")
+                await asyncio.wait([answer], timeout=0.02)
+        writer.transport.abort()
+        assert answer.result().startswith(b"HTTP/1.1 408")
+    assert outcomes(caplog, "record") == ["caller_stalled"]
+
+
+async def test_a_stream_gets_on_by_many_bytes_and_not_by_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, now = asyncio.get_running_loop(), 1000.0
+    async with clock_with() as (served, _):
+        stream = served.app.state.gateway.admit_stream("clock", "record", CallContext("1", "stream"))
+        with stream, monkeypatch.context() as patched:
+            patched.setattr(loop, "time", lambda: now)
+            for seconds, moved, waited in [(5, 10_000, 5), (5, 6_000, 10), (1, 384, 0), (3, 1, 3), (9, 20_000, 0)]:
+                stream.wait_for_caller()
+                now += seconds
+                stream.go_on(moved)
+                now += 100  # which are ours
+                assert stream.waited() == waited
+
+
 async def test_a_reader_that_stalls_gives_its_place_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with clock_with(stream_idle_timeout=0.1, max_streams=1) as (served, http), stalled_download(served):

@@ -95,6 +95,67 @@ async def test_a_head_that_trickles_does_not_last_longer(raw: Raw) -> None:
     trickling.cancel()
 
 
+TRICKLES = {
+    "tool": (b"POST /mcp/slow/tools/wait HTTP/1.1\r\n" + HOST + JSON + b"content-length: 100000\r\n\r\n", b" "),
+    "mcp": (b"POST /mcp/slow HTTP/1.1\r\n" + HOST + JSON + b"content-length: 100000\r\n\r\n", b" "),
+    "batch": (b"POST /mcp/batch HTTP/1.1\r\n" + HOST + JSON + b"content-length: 100000\r\n\r\n", b" "),
+    "chunks": (b"POST /mcp/batch HTTP/1.1\r\n" + HOST + JSON + b"transfer-encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "size": (b"POST /mcp/batch HTTP/1.1\r\n" + HOST + JSON + b"transfer-encoding: chunked\r\n\r\n", b"0"),
+}
+
+
+@pytest.mark.parametrize("kind", TRICKLES)
+async def test_a_body_that_trickles_is_complete_in_time_or_never(slow: SlowMCPServer, kind: str) -> None:
+    head, piece = TRICKLES[kind]
+    async with serve(create_app([slow], Settings(body_timeout=IDLE))) as served, caller(served) as raw:
+        raw.send(head)
+        ended = asyncio.ensure_future(raw.ended())
+        async with asyncio.timeout(WITHIN):
+            while not ended.done():
+                raw.send(piece)
+                await asyncio.wait([ended], timeout=IDLE / 20)
+        assert ended.result() == b""
+        assert served.app.state.gateway.unfinished.held == 0
+
+
+async def test_a_message_that_trickles_ends_its_websocket(slow: SlowMCPServer) -> None:
+    async with serve(create_app([slow], Settings(body_timeout=IDLE))) as served:
+        async with websocket(served, "2026-07-28", "/mcp/slow/ws") as messages:
+            # One whole message after the other is none that trickles.
+            for _ in range(8):
+                assert "result" in await messages.ask(request("2026-07-28", "tools/list"))
+                await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=IDLE / 4)
+            messages.socket.transport.write(Frame(OP_TEXT, b"{", fin=False).serialize(mask=True))
+            ended = asyncio.ensure_future(messages.socket.wait_closed())
+            async with asyncio.timeout(WITHIN):
+                while not ended.done():
+                    messages.socket.transport.write(Frame(OP_CONT, b" ", fin=False).serialize(mask=True))
+                    await asyncio.wait([ended], timeout=IDLE / 20)
+        assert served.app.state.gateway.unfinished.held == 0
+
+
+async def test_a_body_that_is_a_stream_takes_the_time_that_it_takes(slow: SlowMCPServer) -> None:
+    async with serve(create_app([slow], Settings(body_timeout=IDLE))) as served, caller(served) as raw:
+        raw.send(b"POST /mcp/slow/fields HTTP/1.1\r\n", HOST, b"content-length: 6\r\n\r\n")
+        for _ in range(3):
+            raw.send(b"x")
+            async with caller(served) as other:
+                other.send(TRICKLES["tool"][0], b" ")
+                assert await other.ended() == b""
+            raw.send(b"x")
+        assert (await raw.answer()).json()["size"] == 6
+
+
+async def test_a_reader_who_takes_next_to_nothing_at_a_time_is_cut_off(gateway: Served) -> None:
+    async with caller(gateway, reads_little=True) as raw:
+        raw.send(post("get_much"))
+        await until(lambda: connections(gateway).unsent > 0)
+        async with asyncio.timeout(WITHIN):
+            while protocols(gateway):
+                await raw.at_least(KIB)  # 8 KiB until the clock has come round
+                await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=IDLE / 8)
+
+
 async def test_a_body_that_was_answered_already_must_end_too(raw: Raw) -> None:
     raw.send(b"POST /mcp/slow/tools/wait HTTP/1.1\r\n", HOST, JSON, b"content-length: 99999999\r\n\r\n{")
     assert (await raw.answer()).status == 413

@@ -63,7 +63,7 @@ class _Defect(str):
 
 _TWICE = _Defect("this key is there twice; send it once")
 _UNWEIGHED = _Defect("too many numbers here are longer than a double needs; round them, or send them as strings")
-_ALTERED = _Defect("this number would be altered: a double can't hold it; round it, or send it as a string")
+ALTERED = _Defect("this number would be altered: a double can't hold it; round it, or send it as a string")
 _NO_SIGN = _Defect("this number would be altered: integers have no negative zero; send 0 or -0.0")
 
 
@@ -199,7 +199,7 @@ class _Numbers:
         if self._weighed <= _MOST_WEIGHED and (value := _weighed_float(digits)) is not None:
             return value
         self.defects += 1
-        return _ALTERED if self._weighed <= _MOST_WEIGHED else _UNWEIGHED
+        return ALTERED if self._weighed <= _MOST_WEIGHED else _UNWEIGHED
 
     def integer(self, digits: str) -> int | _Defect:
         """Read an integer."""

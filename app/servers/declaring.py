@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -25,12 +26,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_m
 from pydantic_core import SchemaSerializer, SchemaValidator, to_json
 from starlette.responses import Response
 
-from app.errors import GatewayError, InvalidArguments, MalformedRequest, failures_of
-from app.exact_json import NotExact, NotJson, read
+from app.errors import MOST_REFUSALS, GatewayError, InvalidArguments, MalformedRequest, failures_of
+from app.exact_json import ALTERED, NotExact, NotJson, read
 from app.results import RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
 from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
-from app.servers.leniency import Leniency
+from app.servers.leniency import Leniency, altered_integers
 from app.servers.schema_cost import TooMuchWork
 from app.servers.schemas import arguments_schema, result_schema
 
@@ -194,6 +195,10 @@ class Tool:
     def _leniency(self) -> Leniency:
         return Leniency(self._compiled_schema)
 
+    @cached_property
+    def _takes_doubles(self) -> bool:
+        return b'"number"' in to_json(self.input_schema)
+
     def parse(self, raw: bytes) -> BaseModel | JsonObject:
         """Check an arguments object, as JSON: what fits the schema strictly, or certainly means something that does.
 
@@ -210,6 +215,8 @@ class Tool:
             raise InvalidArguments.at(error.defects) from None
         if self.arguments is None:
             return self._parse_by_schema(given)
+        if self._takes_doubles:
+            self._refuse_altered(self._in_our_words(given))
         try:
             return self._validator.validate_json(text, strict=True)
         except ValidationError as error:
@@ -219,6 +226,8 @@ class Tool:
         """Take what strictness has refused but whose meaning is certain; only calls that would fail pay for it."""
         taken = self._leniency.take(self._in_our_words(given))
         if taken is not given:
+            if self._takes_doubles:
+                self._refuse_altered(taken)
             try:
                 return self._validator.validate_json(to_json(taken), strict=True)
             except ValidationError as error:
@@ -229,6 +238,11 @@ class Tool:
         for unknown in [failure for failure in failures if failure["type"] == "extra_forbidden"][:MOST_UNKNOWN]:
             unknown["msg"] = self._compiled_schema.unknown(unknown["loc"])
         raise InvalidArguments.from_validation(failures)
+
+    def _refuse_altered(self, arguments: Any) -> None:
+        altered = islice(altered_integers(arguments, self.input_schema), MOST_REFUSALS)
+        if refused := [(place, str(ALTERED)) for place in altered]:
+            raise InvalidArguments.at(refused)
 
     def _in_our_words(self, given: Any) -> Any:
         """Return arguments by the names that the schema has, where the model also takes other ones."""

@@ -7,13 +7,13 @@ is for others to say.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, cast
 
 from pydantic_core import to_json
 
-from app.exact_json import MOST_VALUES, NotExact, NotJson, count_values, exact_float, read
+from app.exact_json import MOST_VALUES, NotExact, NotJson, Place, count_values, exact_float, read
 from app.servers.json_schema import CompiledSchema
 from app.servers.schema_cost import TooMuchWork
 
@@ -147,6 +147,39 @@ class Leniency:
             except (NotJson, NotExact, UnicodeEncodeError):
                 return value
         return value
+
+
+def altered_integers(value: Any, schema: Any, place: Place = ()) -> Iterator[Place]:
+    """Yield where an integer would become another one, since a method takes a double and none holds it.
+
+    Args:
+        value: of the arguments.
+        schema: of a declared tool, so without references.
+        place: where the value stands.
+    """
+    rules = _dict(schema)
+    if isinstance(value, dict):
+        properties, others = _dict(rules.get("properties")), rules.get("additionalProperties")
+        for name, member in cast("dict[str, Any]", value).items():
+            yield from altered_integers(member, properties.get(name, others), (*place, name))
+    elif isinstance(value, list):
+        for position, item in enumerate(cast("list[Any]", value)):
+            yield from altered_integers(item, rules.get("items"), (*place, position))
+    elif isinstance(value, int) and not _is_double(value) and _takes_doubles_only(rules):
+        yield place
+
+
+def _is_double(value: int) -> bool:
+    try:
+        return float(value) == value
+    except OverflowError:
+        return False
+
+
+def _takes_doubles_only(rules: Mapping[str, Any]) -> bool:
+    branches = _list(rules.get("anyOf"))
+    types = frozenset[str]().union(*map(_types, [_dict(branch) for branch in branches])) if branches else _types(rules)
+    return "number" in types and "integer" not in types
 
 
 def _types(rules: Mapping[str, Any]) -> frozenset[str]:

@@ -2,18 +2,22 @@
 
 import asyncio
 import json
+import random
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from app.errors import GatewayError, InvalidArguments
 from app.main import create_app
+from app.servers.calls import JsonObject
 from app.settings import Settings
-from tests.faces.echo import EchoMCPServer
+from tests.faces.echo import EchoMCPServer, Shape
 from tests.faces.raw import STARTS_WITHIN, Pipe, client_of, headers, launched, request, websocket
 from tests.fixtures.gateway import Served, serve
 
@@ -24,8 +28,9 @@ FACES = (
     "plain",
     *(f"{way} {era}" for way in ("sdk", "websocket", "stdio") for era in (LEGACY, MODERN)),
 )
-Send = Callable[[str], Awaitable[dict[str, Any]]]
-"""Calls `echo` with arguments as they stand; returns the result object, the problem or JSON-RPC's error."""
+Send = Callable[..., Awaitable[dict[str, Any]]]
+"""Calls `echo`, or another tool of that server, with arguments as they stand; returns the result object, the problem or
+JSON-RPC's error."""
 
 _PLACE = '"ARGUMENTS"'
 
@@ -51,13 +56,14 @@ async def send(request: pytest.FixtureRequest, gateway: Served, pipes: dict[str,
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(client_of(gateway))
 
-        async def by_rest(arguments: str) -> dict[str, Any]:
+        async def by_rest(arguments: str, tool: str = "echo") -> dict[str, Any]:
             fields = {"content-type": "application/json"}
-            return _json((await http.post("/mcp/echo/tools/echo", content=arguments, headers=fields)).text)
+            return _json((await http.post(f"/mcp/echo/tools/{tool}", content=arguments, headers=fields)).text)
 
-        async def by_batch(arguments: str) -> dict[str, Any]:
+        async def by_batch(arguments: str, tool: str = "echo") -> dict[str, Any]:
             # A sound call beside it shows that the batch itself is not refused.
-            ours, sound = (f'{{"server":"echo","tool":"echo","arguments":{a}}}' for a in (arguments, '{"value":1}'))
+            ours = f'{{"server":"echo","tool":"{tool}","arguments":{arguments}}}'
+            sound = '{"server":"echo","tool":"echo","arguments":{"value":1}}'
             fields = {"content-type": "application/json"}
             answer = _json(
                 (await http.post("/mcp/batch", content=f'{{"calls":[{ours},{sound}]}}', headers=fields)).text
@@ -69,21 +75,21 @@ async def send(request: pytest.FixtureRequest, gateway: Served, pipes: dict[str,
             found: dict[str, Any] = first["result"] if first["success"] else first["error"]
             return found
 
-        async def by_mcp(arguments: str) -> dict[str, Any]:
-            message = _message(era or LEGACY, asks_for_progress=way == "sdk")
+        async def by_mcp(arguments: str, tool: str = "echo") -> dict[str, Any]:
+            message = _message(era or LEGACY, asks_for_progress=way == "sdk", tool=tool)
             text = json.dumps(message).replace(_PLACE, arguments)
             answer = await http.post("/mcp/echo", content=text, headers=headers(era or LEGACY, message))
             lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
             return _told(_json(lines[-1] if lines else answer.text))
 
-        async def by_websocket(arguments: str) -> dict[str, Any]:
+        async def by_websocket(arguments: str, tool: str = "echo") -> dict[str, Any]:
             async with websocket(gateway, era, "/mcp/echo/ws") as messages:
-                await messages.socket.send(json.dumps(_message(era)).replace(_PLACE, arguments))
+                await messages.socket.send(json.dumps(_message(era, tool=tool)).replace(_PLACE, arguments))
                 return _told(_json(str(await messages.socket.recv())))
 
-        async def by_stdio(arguments: str) -> dict[str, Any]:
+        async def by_stdio(arguments: str, tool: str = "echo") -> dict[str, Any]:
             pipe = pipes[era]
-            await pipe.send(json.dumps(_message(era)).replace(_PLACE, arguments))
+            await pipe.send(json.dumps(_message(era, tool=tool)).replace(_PLACE, arguments))
             async with asyncio.timeout(STARTS_WITHIN):
                 return _told(_json((await pipe.stdout.readline()).decode()))
 
@@ -91,9 +97,9 @@ async def send(request: pytest.FixtureRequest, gateway: Served, pipes: dict[str,
         yield ways.get(way, by_mcp)
 
 
-def _message(era: str, *, asks_for_progress: bool = False) -> dict[str, Any]:
+def _message(era: str, *, asks_for_progress: bool = False, tool: str = "echo") -> dict[str, Any]:
     meta = {"progressToken": 1} if asks_for_progress else {}
-    return request(era, "tools/call", {"name": "echo", "arguments": "ARGUMENTS"}, number=7, **meta)
+    return request(era, "tools/call", {"name": tool, "arguments": "ARGUMENTS"}, number=7, **meta)
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -177,6 +183,106 @@ async def test_a_number_that_certainly_is_an_integer_is_taken_on_every_face(send
     assert (await send('{"value": 1, "count": "5"}'))["success"]
     assert (await send('{"value": 1, "count": 5.0}'))["success"]
     assert (await send('{"value": 1, "count": true}'))["errors"][0]["field"] == "count"
+
+
+_VALUES = (
+    *(
+        "5",
+        "-0",
+        "-0.0",
+        "5.0",
+        "1e2",
+        "1E0",
+        "5.5",
+        "1e30",
+        "1e400",
+        "100000000000000000000",
+        "9007199254740994",
+        "true",
+    ),
+    *(
+        "null",
+        '"5"',
+        '"5.0"',
+        '" 5 "',
+        '"+5"',
+        '"05"',
+        '"1_0"',
+        '"1e2"',
+        '"0x5"',
+        r'"\u0665"',
+        '"true"',
+        '"False"',
+        '"yes"',
+    ),
+    *(
+        '""',
+        '"red"',
+        '"RED"',
+        '"null"',
+        '"NaN"',
+        "[]",
+        "[1]",
+        '["2"]',
+        "[true]",
+        "[null]",
+        '"[1]"',
+        r'"[\"3\"]"',
+        '"[1"',
+    ),
+    *("{}", '{"x": 1}', '{"x": "1"}', '{"x": true}', '{"x": 1, "y": "2", "hidden": "true"}', '{"x": null}', '{"X": 1}'),
+    *(r'"{\"x\": 1}"', r'"{\"x\": 1, \"x\": 2}"', '[{"x": "7"}]', r'["{\"x\": 8}"]', '[{"x": false}]', '{"a": "1"}'),
+    *('{"a": 1, "a": 2}', "0.1234567890123456789012"),
+)
+_NAMES = (*Shape.model_fields, "colours", "unknown")
+
+
+def _mutations(seed: int, count: int) -> Iterator[str]:
+    """Yield arguments as somebody might write them: one, two or three, some of which are wrong."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        names = chance.sample(_NAMES, chance.choice((1, 1, 1, 2, 3)))
+        yield "{" + ", ".join(f'"{name}": {chance.choice(_VALUES)}' for name in names) + "}"
+
+
+def _plain(parsed: BaseModel | JsonObject) -> JsonObject:
+    return parsed if isinstance(parsed, dict) else parsed.model_dump(mode="json", exclude_unset=True)
+
+
+def _number(digits: str) -> str:
+    return f"number {Decimal(digits).normalize()}"
+
+
+@pytest.mark.parametrize("tool", ["shape", "shape_at_run_time"])
+async def test_every_face_has_the_same_verdict(send: Send, tool: str) -> None:
+    parse = EchoMCPServer().tools[tool].parse
+    taken = 0
+    for arguments in _mutations(11, 150):
+        answer = await send(arguments, tool)
+        expected: dict[str, Any]
+        try:
+            expected = {"success": True, "value": _json(json.dumps(_plain(parse(arguments.encode()))))}
+            taken += 1
+        except GatewayError as error:
+            expected = {"code": error.code, "detail": error.detail}
+        assert {name: answer[name] for name in expected} == expected, arguments
+    assert 10 < taken < 140
+
+
+def test_declared_or_not_the_same_arguments_are_taken_for_the_same() -> None:
+    tools = EchoMCPServer().tools
+    for arguments in _mutations(12, 3000):
+        verdicts: list[Any] = []
+        for name in ("shape", "shape_at_run_time"):
+            try:
+                value = _plain(tools[name].parse(arguments.encode()))
+            except InvalidArguments as error:
+                verdicts.append({failure.field for failure in error.errors})
+            else:
+                # Null, where the method takes it, is as good as left out; and 2 is 2.0, but not true.
+                text = json.dumps({member: given for member, given in value.items() if given is not None})
+                verdicts.append(json.loads(text, parse_int=_number, parse_float=_number))
+        assert verdicts[0] == verdicts[1], arguments
 
 
 @pytest.mark.parametrize("era", [LEGACY, MODERN])

@@ -87,6 +87,9 @@ TAKEN = [
     ({"count": 1e2}, {"count": 100}),
     ({"count": None}, {}),
     ({"share": "0.5"}, {"share": 0.5}),
+    ({"count": -0.0}, {"count": 0}),
+    ({"count": "-0"}, {"count": 0}),
+    ({"filled": " TRUE "}, {"filled": True}),
     ({"share": "25e-1"}, {"share": 2.5}),
     ({"filled": "true"}, {"filled": True}),
     ({"filled": "False"}, {"filled": False}),
@@ -121,6 +124,8 @@ REFUSED = [
     ({"count": [1]}, "count"),
     ({"share": True}, "share"),
     ({"share": "NaN"}, "share"),
+    ({"filled": "1"}, "filled"),
+    ({"colour": "RED"}, "colour"),
     ({"share": "1e999"}, "share"),
     ({"share": "0.1234567890123456789012"}, "share"),
     ({"filled": 1}, "filled"),
@@ -244,3 +249,22 @@ def test_branches_within_branches_come_to_an_end() -> None:
     assert Tool.dynamic("either", "", {**schema, "properties": {"a": {"$ref": "#/$defs/1"}}}).parse(b'{"a": "1"}') == {
         "a": 1
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"share": 2**53 + 1}, "share"),
+        ({"share": str(2**53 + 1)}, "share"),
+        ({"corners": [{"x": 1}, {"x": 2, "y": 1}], "share": -(2**60) - 1}, "share"),
+    ],
+    ids=str,
+)
+def test_no_integer_becomes_another_one(given: JsonObject, field: str) -> None:
+    with pytest.raises(InvalidArguments, match="this number would be altered") as refusal:
+        _taken(DECLARED, given)
+    assert [error.field for error in refusal.value.errors] == [field]
+    assert _taken(DECLARED, {"share": 2**60}) == {"share": 2.0**60}
+    # Whoever takes the arguments as they are gets it as it is.
+    exact: JsonObject = {"share": 2**53 + 1}
+    assert _taken(AT_RUN_TIME, exact) == exact

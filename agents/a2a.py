@@ -4,6 +4,8 @@ Each agent has its card at `/.well-known/agent-card.json` and JSON-RPC at its ow
 tasks and their cancellation. A request is a task: its steps are status updates, its answer is an artifact.
 """
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, cast
@@ -30,6 +32,7 @@ from a2a.types import (
     AgentCard,
     AgentInterface,
     AgentSkill,
+    Message,
     Part,
     Role,
     SendMessageRequest,
@@ -37,21 +40,28 @@ from a2a.types import (
     TaskState,
 )
 from a2a.utils.errors import A2AError
+from google.protobuf.json_format import ParseError
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as AsgiMessage
 
 from agents.base import A2AAgent, AgentReply, AgentRequest, Report, Step
-from agents.errors import CallFailed, ConnectionFailed, ConnectionLost
+from agents.errors import CallFailed, CallTimeout, ConnectionFailed, ConnectionLost
 from agents.tasks import OneTaskAMessage
 
 _VERSION = "0.1.0"
 _STREAM_GRACE = 1.0
 """Seconds that open streams get when the server stops."""
 _ANSWER_SECONDS = 120.0
+_UNFORESEEN = "Something went wrong in the agent. Its operator finds the cause in its log, by the task's id."
+_LARGEST_BODY = 1024 * 1024
+_BODY_SECONDS = 30.0
+_log = logging.getLogger(__name__)
 
 
 def agent_card(agent: A2AAgent, url: str) -> AgentCard:
@@ -118,6 +128,11 @@ class AgentTask(AgentExecutor):
             parts = [new_text_part(failure.message), new_data_part(problem)]
             await updater.failed(updater.new_agent_message(parts))
             return
+        except Exception:
+            _log.exception("%s: the task %s broke off", self._agent.agent_id, task.id)
+            parts = [new_text_part(_UNFORESEEN), new_data_part({"success": False, "code": "internal_error"})]
+            await updater.failed(updater.new_agent_message(parts))
+            return
         said = updater.new_agent_message([new_text_part(reply.text)])
         if reply.state == "input_required":
             await updater.requires_input(said)
@@ -150,27 +165,37 @@ class RemoteAgent:
 
         Raises:
             ConnectionFailed: it can't be reached.
-            ConnectionLost: it broke off.
+            ConnectionLost: it broke off, or said what no agent says.
+            CallTimeout: it did not come to an end in time, whatever it has sent.
             CallFailed: it failed, for the reason in the message.
         """
         parts = [new_text_part(request.text)] if request.text.strip() else []
         if request.data:
             parts.append(new_data_part(dict(request.data)))
         message = new_message(parts, role=Role.ROLE_USER)
-        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http:
-            try:
-                client = await ClientFactory(ClientConfig(httpx_client=http)).create_from_url(self._url)
-            except A2AClientError as error:
-                raise ConnectionFailed(f"No agent answers at {self._url}.") from error
-            task = Task()
-            try:
-                async for event in client.send_message(SendMessageRequest(message=message)):
-                    await self._follow(event, task, request.report)
-            except (A2AClientError, httpx.HTTPError) as error:
-                raise ConnectionLost(f"The agent at {self._url} broke off.") from error
-            except A2AError as error:
-                raise CallFailed(f"The agent at {self._url} refuses: {error}", code="agent_refused") from error
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS), httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http:
+                task = await self._ask(http, message, request.report)
+        except TimeoutError as error:
+            raise CallTimeout(f"The agent at {self._url} did not answer within {_ANSWER_SECONDS:.0f} s.") from error
         return self._reply(task)
+
+    async def _ask(self, http: httpx.AsyncClient, message: Message, report: Report) -> Task:
+        try:
+            client = await ClientFactory(ClientConfig(httpx_client=http)).create_from_url(self._url)
+        except (A2AClientError, ValueError, RecursionError) as error:
+            raise ConnectionFailed(f"No agent answers at {self._url}.") from error
+        task = Task()
+        try:
+            async for event in client.send_message(SendMessageRequest(message=message)):
+                await self._follow(event, task, report)
+        except (A2AClientError, httpx.HTTPError) as error:
+            raise ConnectionLost(f"The agent at {self._url} broke off.") from error
+        except A2AError as error:
+            raise CallFailed(f"The agent at {self._url} refuses: {error}", code="agent_refused") from error
+        except (ParseError, ValueError, RecursionError) as error:
+            raise ConnectionLost(f"The agent at {self._url} answered what no agent says.") from error
+        return task
 
     async def _follow(self, event: Any, task: Task, report: Report) -> None:
         if event.HasField("task"):
@@ -234,6 +259,7 @@ def serve_agents(agents: Mapping[str, A2AAgent], url: str, *, allowed_hosts: Seq
 
     app = Starlette(routes=routes, lifespan=lifespan)
     hosts = {urlsplit(url).hostname or "", "127.0.0.1", "localhost", "::1", *allowed_hosts}
+    app.add_middleware(_WholeBodiesOnly)
     app.add_middleware(_OwnCallersOnly, hosts=hosts)
     return app
 
@@ -254,6 +280,52 @@ class _OwnCallersOnly:
                 await refusal(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+class _WholeBodiesOnly:
+    """Hands on bodies that are JSON, of a size that anybody needs, and that came in time.
+
+    The SDK reads whatever comes to its end, keeps it, and tells callers how its parser failed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        body = bytearray()
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                more = True
+                while more and len(body) <= _LARGEST_BODY:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            await _refusal(408, -32600, "The body did not come in time.")(scope, receive, send)
+            return
+        if len(body) > _LARGEST_BODY:
+            await _refusal(413, -32600, f"The body is larger than {_LARGEST_BODY:,} bytes.")(scope, receive, send)
+            return
+        try:
+            from_json(body)
+        except ValueError:
+            await _refusal(400, -32700, "The body is no JSON, or nested too deeply.")(scope, receive, send)
+            return
+        read = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> AsgiMessage:
+            return read.pop() if read else await receive()
+
+        await self._app(scope, replay, send)
+
+
+def _refusal(status: int, code: int, message: str) -> JSONResponse:
+    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}, status)
 
 
 def _host_of(address: str) -> str | None:

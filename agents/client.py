@@ -12,6 +12,7 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Literal, NotRequired, Self, TypedDict, TypeVar, cast
 from urllib.parse import quote, urlsplit
@@ -47,6 +48,7 @@ _T = TypeVar("_T")
 _TransportT = TypeVar("_TransportT")
 
 _HTTP, _WEBSOCKET = ("http", "https"), ("ws", "wss")
+_IN_HEADERS = "".join(map(chr, range(0x20, 0x7F)))
 _CONNECTIONS = 100
 _KEEP_ALIVE = 3.0
 """Seconds that an idle connection is kept: less than servers keep it (uvicorn 5 s), or calls meet closed ones."""
@@ -74,6 +76,12 @@ class ServerConfig(BaseModel):
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("token")
+    @classmethod
+    def _fit_for_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        _sendable(token.get_secret_value() if token else None)
+        return token
 
     @field_validator("uri")
     @classmethod
@@ -168,8 +176,9 @@ class MCPClient:
         retry: RetryPolicy | None = None,
     ) -> None:
         self._config = _read_config(config)
-        self._user_agent = name
-        self._token = token
+        # Headers hold ASCII; a name of other letters is still told from others.
+        self._user_agent = quote(name.strip(), safe=_IN_HEADERS)
+        self._token = _sendable(token)
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout
         self._connect_timeout = connect_timeout
@@ -180,6 +189,8 @@ class MCPClient:
         # The time limit is kept for a whole call, here; httpx would start anew with each chunk of an answer.
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=connect_timeout),
+            # Nothing here is a session: what a server wants remembered is its own affair.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             limits=httpx.Limits(
                 max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE
             ),
@@ -491,7 +502,10 @@ class MCPClient:
             if config is None:
                 raise ServerNotFound(f"No server {name!r} is configured. Servers: {', '.join(self._config.servers)}.")
             token = config.token.get_secret_value() if config.token else self._token
-            self._servers[plain] = self._open(plain, config.uri, token, shared=own is None)
+            try:
+                self._servers[plain] = self._open(plain, config.uri, token, shared=own is None)
+            except UnicodeEncodeError as error:
+                raise ServerNotFound("A server's name holds half of a surrogate pair.") from error
         return self._servers[plain]
 
     def _open(self, name: str, uris: list[str], token: str | None, *, shared: bool) -> _Server:
@@ -525,6 +539,17 @@ def _read_config(config: str | Sequence[str] | Mapping[str, Any] | ClientConfig)
     if not read.servers and read.gateway is None:
         raise ValueError("the configuration names no server and no gateway")
     return read.model_copy(update={"servers": {_plain(name): server for name, server in read.servers.items()}})
+
+
+def _sendable(token: str | None) -> str | None:
+    """Return a token as it is.
+
+    Raises:
+        ValueError: no header can hold it.
+    """
+    if token and not (token.isascii() and token.isprintable()):
+        raise ValueError("a token has letters, digits and signs of ASCII only; this one has others")
+    return token
 
 
 def _plain(name: str) -> str:

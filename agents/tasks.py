@@ -18,6 +18,10 @@ from a2a.utils.task import apply_history_length
 
 _AT_REST = TERMINAL_TASK_STATES | INTERRUPTED_TASK_STATES
 """States in which nothing happens until another message comes, if ever."""
+_MOST_BYTES = 64 * 1024 * 1024
+"""Of the tasks that are kept."""
+_LONGEST_ID = 256
+"""Characters of a messageId."""
 _MADE_WITHIN = 10.0
 """Seconds between a message and the task that it makes, at most."""
 
@@ -26,7 +30,7 @@ class RecentTasks(InMemoryTaskStore):
     """Keeps the tasks that changed last, so that an agent that runs for months does not grow.
 
     Args:
-        limit: how many.
+        limit: how many. Fewer are kept of large ones: 64 MiB together, and the newest in any case.
         on_drop: is told the id of each that is not kept any longer.
     """
 
@@ -35,14 +39,17 @@ class RecentTasks(InMemoryTaskStore):
         self._limit = limit
         self._on_drop = on_drop
         self._kept: dict[str, ServerCallContext] = {}
+        self._sizes: dict[str, int] = {}
         self._saved = asyncio.Condition()
 
     async def save(self, task: Task, context: ServerCallContext) -> None:
         await super().save(task, context)
         self._kept.pop(task.id, None)
         self._kept[task.id] = context
-        while len(self._kept) > self._limit:
+        self._sizes[task.id] = task.ByteSize()
+        while len(self._kept) > self._limit or (len(self._kept) > 1 and sum(self._sizes.values()) > _MOST_BYTES):
             oldest = next(iter(self._kept))
+            del self._sizes[oldest]
             await self.delete(oldest, self._kept.pop(oldest))
             self._on_drop(oldest)
         async with self._saved:
@@ -121,6 +128,11 @@ class OneTaskAMessage(DefaultRequestHandler):
         texts = [part.text for part in message.parts if part.HasField("text")]
         if not any(text.strip() for text in texts) and (texts or not get_data_parts(message.parts)):
             raise InvalidParamsError(message="The message says nothing: send a text part that says what you want.")
+        if not 0 < len(message.message_id) <= _LONGEST_ID:
+            # It is remembered; and messages without one would all be the same.
+            raise InvalidParamsError(
+                message=f"Give each message a messageId of its own, of 1 to {_LONGEST_ID} letters."
+            )
         task_id = self._messages.task_of(message, context)
         if task_id and message.task_id and message.task_id != task_id:
             raise InvalidParamsError(message="Another task has got a message of this messageId. Give each its own.")

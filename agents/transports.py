@@ -37,6 +37,7 @@ JsonObject = dict[str, Any]
 _REVISION = "2026-07-28"
 """MCP without sessions: each request stands for itself, so that a new connection needs no introduction."""
 _LARGEST_MESSAGE = 64 * 1024 * 1024
+_MOST_FRAGMENTS = 10_000
 _UNANSWERED = 48
 """Requests of one WebSocket that are under way; further ones wait. A gateway refuses more than 64, and may still count
 those that were just given up."""
@@ -77,40 +78,35 @@ class HttpTransport:
         self._headers = headers
 
     async def call_tool(self, tool: str, arguments: Mapping[str, Any]) -> JsonObject:
-        response = await self._send("POST", f"/tools/{quote(tool, safe='')}", body=arguments)
-        return _object(response.content, self._url)
+        _, content = await self._send("POST", f"/tools/{_quoted(tool)}", body=arguments)
+        return _object(content, self._url)
 
     async def list_tools(self) -> list[JsonObject]:
-        listing = _object((await self._send("GET", "/tools")).content, self._url)
-        return _objects(listing.get("tools"), self._url)
+        _, content = await self._send("GET", "/tools")
+        return _objects(_object(content, self._url).get("tools"), self._url)
 
     async def read_resource(self, uri: str) -> Any:
-        response = await self._send("GET", "/resources/read", query={"uri": uri})
-        media_type = response.headers.get("content-type", "").partition(";")[0].strip()
-        return _content(media_type, response.content, self._url)
+        headers, content = await self._send("GET", f"/resources/read?uri={_quoted(uri)}")
+        media_type = headers.get("content-type", "").partition(";")[0].strip()
+        return _content(media_type, content, self._url)
 
     async def batch(self, request: Mapping[str, Any]) -> list[JsonObject]:
         """Run a batch, where the URL is that of a gateway's `/mcp`; return the entries of its answer."""
-        answer = _object((await self._send("POST", "/batch", body=request)).content, self._url)
-        return _objects(answer.get("results"), self._url)
+        _, content = await self._send("POST", "/batch", body=request)
+        return _objects(_object(content, self._url).get("results"), self._url)
 
     async def close(self) -> None:
         """Do nothing: the connections belong to the client."""
 
     async def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> httpx.Response:
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None
+    ) -> tuple[httpx.Headers, bytes]:
+        """Return the headers and the body of an answer that is a success."""
         headers = {**self._headers, "content-type": "application/json"} if body is not None else self._headers
         content = None if body is None else _json(body)
         try:
-            response = await self._http.request(
-                method, self._url + path, content=content, params=query, headers=headers
-            )
+            async with self._http.stream(method, self._url + path, content=content, headers=headers) as response:
+                answered = await self._read(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ConnectionFailed(f"Nothing answers at {self._url}.") from error
         except httpx.TimeoutException as error:
@@ -120,15 +116,24 @@ class HttpTransport:
         except httpx.DecodingError as error:
             raise MalformedAnswer(f"The answer of {self._url} is damaged.") from error
         if response.status_code == 200:
-            return response
+            return response.headers, answered
         retry_after = seconds_to_wait(response.headers.get("retry-after"))
         try:
-            problem = _parsed(response.content)
+            problem = _parsed(answered)
         except ValueError:
             problem = None
         if isinstance(problem, dict) and "code" in problem:
             raise failure_of_problem(cast("JsonObject", problem), retry_after)
         raise failure_of_status(response.status_code, self._url, retry_after)
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        """Return a body, unless it is larger than anybody asked for, be it compressed or without an end."""
+        body = bytearray()
+        async for piece in response.aiter_bytes():
+            body += piece
+            if len(body) > _LARGEST_MESSAGE:
+                raise MalformedAnswer(f"The answer of {self._url} is larger than {_LARGEST_MESSAGE:,} bytes.")
+        return bytes(body)
 
 
 class WebSocketTransport:
@@ -270,8 +275,8 @@ class _Link:
     async def _read(self) -> None:
         failure: CallFailed = self._lost()
         try:
-            async for text in self._connection:
-                self._take(text)
+            while True:
+                self._take(await self._message())
         except ConnectionClosed:
             pass
         except MalformedAnswer as error:
@@ -283,7 +288,16 @@ class _Link:
                     answer.set_exception(failure)
         await self._connection.close()
 
-    def _take(self, text: str | bytes) -> None:
+    async def _message(self) -> bytes:
+        """Return the next message, whose fragments are bounded in number, too: empty ones have no size."""
+        fragments: list[bytes] = []
+        async for fragment in self._connection.recv_streaming(decode=False):
+            fragments.append(fragment)
+            if len(fragments) > _MOST_FRAGMENTS:
+                raise MalformedAnswer(f"{self._url} sent a message in more than {_MOST_FRAGMENTS:,} fragments.")
+        return b"".join(fragments)
+
+    def _take(self, text: bytes) -> None:
         """Hand an answer to who waits for it.
 
         Raises:
@@ -325,6 +339,13 @@ def _failure_of_rpc_error(error: Any, where: str) -> CallFailed:
     message = cast("JsonObject", error).get("message") if isinstance(error, dict) else None
     said = message if isinstance(message, str) and message else "no message"
     return MalformedAnswer(f"{where} answered with a failure that it does not explain: {said}.")
+
+
+def _quoted(text: str) -> str:
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise InvalidArguments("A name holds half of a surrogate pair, which UTF-8 can't write.") from error
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

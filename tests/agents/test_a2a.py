@@ -33,6 +33,7 @@ from a2a.types import (
 )
 from a2a.utils.errors import A2AError
 
+from agents import tasks
 from agents.__main__ import application, command_line
 from agents.a2a import AgentTask, RemoteAgent, agent_card, serve_agents
 from agents.base import A2AAgent, AgentReply, AgentRequest, Skill, Step
@@ -369,6 +370,77 @@ async def test_a_message_of_a_task_that_is_not_kept_any_longer_is_a_new_one(unus
         made.append(await handler.on_message_send(copy.deepcopy(first), context))
         await handler.aclose()
     assert made[0].id == made[1].id != made[2].id  # type: ignore[union-attr]
+
+
+async def test_large_tasks_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_MOST_BYTES", 3_000)
+    dropped: list[str] = []
+    kept, context = RecentTasks(limit=100, on_drop=dropped.append), ServerCallContext()
+    for name, size in [("a", 1_000), ("b", 1_000), ("c", 2_500), ("d", 10_000), ("e", 10)]:
+        await kept.save(Task(id=name, history=[user_says("x" * size)]), context)
+    assert [name for name in "abcde" if await kept.get(name, context)] == ["e"]
+    assert dropped == ["a", "b", "c", "d"]
+
+
+class Breaking(A2AAgent):
+    """Fails as nobody foresaw."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__("breaking", url)
+        self.add_handler(Skill("break", "Break", "Breaks."), self.break_down)
+
+    async def break_down(self, request: AgentRequest) -> AgentReply:
+        raise KeyError("a secret of the inside")
+
+
+@pytest.fixture
+async def breaking(unused_port: int) -> AsyncGenerator[str]:
+    url = f"http://127.0.0.1:{unused_port}"
+    async with serving(serve_agents({"": Breaking(url)}, url), unused_port):
+        yield url
+
+
+async def test_what_nobody_foresaw_fails_the_task_and_tells_nothing_of_it(
+    breaking: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with official_client(breaking, streaming=False) as client:
+        [event] = [e async for e in client.send_message(SendMessageRequest(message=user_says("hello")))]
+    assert event.task.status.state == TaskState.TASK_STATE_FAILED
+    assert get_data_parts(event.task.status.message.parts) == [{"success": False, "code": "internal_error"}]
+    assert "secret" not in str(event)
+    assert "a secret of the inside" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, -32700),
+        (b"<html>", 400, -32700),
+        (b"[" * 100_000, 400, -32700),
+        (b'{"a":' * 5_000, 400, -32700),
+        (b'"\xff"', 400, -32700),
+        (b'{"jsonrpc":"2.0","method":"x","id":' + b"9" * 5_000 + b"}", 400, -32700),
+        (b" " * 1_048_577, 413, -32600),
+        (b"[]", 200, -32600),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+async def test_a_body_that_says_nothing_is_refused_in_words(breaking: str, body: bytes, status: int, code: int) -> None:
+    async with httpx.AsyncClient() as http:
+        answer = await http.post(f"{breaking}/", content=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert "codec" not in answer.text
+    assert "recursion" not in answer.text
+
+
+@pytest.mark.parametrize("message_id", ["", "x" * 257])
+async def test_a_message_needs_an_id_of_its_own(breaking: str, message_id: str) -> None:
+    message = user_says("hello")
+    message.message_id = message_id
+    async with official_client(breaking, streaming=False) as client:
+        with pytest.raises(A2AError, match="messageId"):
+            async for _ in client.send_message(SendMessageRequest(message=message)):
+                pass
 
 
 async def test_pages_of_other_sites_are_refused(query_agent: str) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import httpx
 
-from app.local.aws import DEMO_BUCKET, run_aws
+from app.local.aws import run_aws
 from app.local.process import accepts_connections, child_process, free_port
+from app.services.aws.demo.seeding import DEMO_BUCKET
 
 _MIB = 1024 * 1024
 _CHUNK = os.urandom(_MIB)

@@ -450,10 +450,12 @@ async def test_all_servers_have_ports_of_their_own_and_one_process(demo_database
             arguments: JsonObject = {"name": "get_customer_context", "arguments": {"customer_id": "12345"}}
             answer = await Messages(socket).ask(request("2026-07-28", "tools/call", arguments))
             assert answer["result"]["structuredContent"]["customer"]["id"] == "12345"
+        # It comes when each backend was looked at, which may be after the first answers.
+        await told(process, "Switchboard ")
         output = await stop(process, signal.SIGINT)
     assert process.returncode == 0, output
     assert "Traceback" not in output
-    assert output.count("Switchboard ") == 1
+    assert "Switchboard " not in output
 
 
 async def test_a_port_in_use_among_several_is_named_with_its_variable(tmp_path: Path) -> None:

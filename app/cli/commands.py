@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, _Row] = {
     "serve": _Row("app.cli.serve:serve", "Serve on the backends that the environment names."),
     "stdio": _Row("app.cli.stdio:stdio", "Speak MCP over standard input and output."),
     "migrate": _Row("app.cli.database:migrate", "Bring the database to the version that this code needs."),
-    "seed": _Row("app.cli.database:seed", "Load the demo data into an empty database."),
+    "seed": _Row("app.cli.seed:seed", "Load the demo data into an empty database, Kafka or an AWS emulator."),
     "config": _Row("app.cli.config:config", "Print the configuration of an MCP client."),
 }
 

@@ -5,7 +5,6 @@ import click
 from app.cli.running import read_settings, run
 from app.errors import BackendNotConfigured
 from app.services.postgres.connections.settings import PostgresSettings
-from app.services.postgres.demo.world import seed as seed_demo
 from app.services.postgres.migrations import downgrade
 from app.services.postgres.migrations import migrate as migrate_database
 from app.services.postgres.sql.login import (
@@ -72,20 +71,3 @@ def migrate(
         click.echo("The database is up to date." if is_newest else f"The database is at version {version}.")
 
     run(upgrade)
-
-
-@click.command
-def seed() -> None:
-    """Load the demo data into the database of DATABASE_URL, if it is empty."""
-    settings = read_settings(PostgresSettings)
-
-    async def load() -> None:
-        summary = await seed_demo(settings.administration_url)
-        click.echo(
-            f"Loaded {summary.customers} customers, {summary.tickets} tickets, {summary.interactions} interactions "
-            f"and {summary.articles} articles."
-            if summary
-            else "The database holds data already; nothing was loaded."
-        )
-
-    run(load)

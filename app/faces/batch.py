@@ -107,6 +107,12 @@ def _in_arguments(place: Place) -> bool:
     return len(place) > 3 and place[0] == "calls" and place[2] == "arguments"
 
 
+_EXAMPLE = [
+    {"server": "database", "tool": "search_knowledge_base", "arguments": {"search_term": "refund"}},
+    {"server": "database", "tool": "get_customer_context", "arguments": {"customer_id": "12345"}},
+]
+
+
 class BatchRequest(BaseModel):
     """Calls to run for one round trip."""
 
@@ -242,7 +248,8 @@ def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
         gateway: where calls go.
     """
     most = gateway.settings.max_batch_calls
-    calls = Annotated[list[BatchCall], Field(min_length=1, max_length=most, description=f"At most {most} calls.")]
+    about = f"At most {most} calls."
+    calls = Annotated[list[BatchCall], Field(min_length=1, max_length=most, description=about, examples=[_EXAMPLE])]
     request_model = create_model("BatchRequest", __base__=BatchRequest, calls=(calls, ...))
     endpoint = BatchEndpoint(gateway, request_model)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Annotated, cast
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -67,6 +67,7 @@ _EVERY_TOOL_MAY_ANSWER: tuple[type[GatewayError], ...] = (
     BackendUnavailable,
     BackendTimeout,
 )
+ServerName = Annotated[str, Path(description="The server's name.", examples=["database"])]
 _LISTING_MAY_ANSWER: tuple[type[GatewayError], ...] = (NotFound, TooManyRequests, InternalError)
 _READING_MAY_ANSWER: tuple[type[GatewayError], ...] = (NotFound, *_EVERY_TOOL_MAY_ANSWER)
 
@@ -261,7 +262,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
             _add_http_route(router, kind, route, RouteEndpoint(gateway, kind.server_id, route))
 
     @router.get("/mcp/{server}/tools", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
-    async def list_tools(server: str, request: Request) -> ToolListing:
+    async def list_tools(server: ServerName, request: Request) -> ToolListing:
         """List a server's tools with their schemas."""
         shown = gateway.settings.mcp_output_schemas
         with _listing(gateway, server, "tools/list", request.scope):
@@ -269,7 +270,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
             return ToolListing(tools=[describe_tool(tool, output_schema=shown) for tool in tools])
 
     @router.get("/mcp/{server}/resources", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
-    async def list_resources(server: str, request: Request) -> ResourceListing:
+    async def list_resources(server: ServerName, request: Request) -> ResourceListing:
         """List a server's resources and resource templates."""
         with _listing(gateway, server, "resources/list", request.scope):
             resources, templates = describe_resources(gateway.kind(server))
@@ -282,7 +283,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         responses={200: {"content": {JSON: {}}}, **problem_responses(*_READING_MAY_ANSWER)},
     )
     async def read_resource(
-        server: str,
+        server: ServerName,
         uri: Annotated[str, Query(description="The resource's URI.", examples=["db://customers?limit=2"])],
         request: Request,
     ) -> Response:

@@ -15,11 +15,13 @@ from pydantic_settings import BaseSettings
 
 from app.client_configs import call_by_curl, client_configs, own_command
 from app.faces.console import LaunchedByClients
-from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, run_aws
-from app.local.kafka import create_topics, run_kafka
+from app.local.aws import run_aws
+from app.local.kafka import run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
 from app.main import create_app
-from app.services.aws.settings import AwsSettings
+from app.services.aws.demo.seeding import DEMO_BUCKET, DEMO_FUNCTION
+from app.services.kafka.demo import DEMO_TOPICS
+from app.services.kafka.demo import seed as seed_kafka
 from app.services.kafka.settings import KafkaSettings
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed
@@ -29,8 +31,6 @@ from app.serving.process import require_free_port, serve
 from app.settings import Settings
 
 _DATABASE = "customer_support"
-_TOPICS = ("customer-queries", "agent-responses")
-"""What the agents of `agents/` speak through; the gateway creates no topic by itself."""
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,20 @@ async def _create_database(server: LocalPostgres) -> None:
 @asynccontextmanager
 async def _kafka(data_dir: Path) -> AsyncGenerator[Backend]:
     async with run_kafka(data_dir) as broker:
-        await create_topics(broker, _TOPICS)
+        settings = KafkaSettings.model_validate({"bootstrap_servers": broker.bootstrap_servers})
+        await seed_kafka(settings)
         yield Backend(
-            settings=KafkaSettings.model_validate({"bootstrap_servers": broker.bootstrap_servers}),
+            settings=settings,
             environment={"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers},
-            about=f"{broker.bootstrap_servers}, topics {', '.join(_TOPICS)}",
+            about=f"{broker.bootstrap_servers}, topics {', '.join(DEMO_TOPICS)}",
         )
 
 
 @asynccontextmanager
 async def _aws(data_dir: Path) -> AsyncGenerator[Backend]:
     async with run_aws(data_dir) as stack:
-        names = {name.removeprefix("AWS_").lower(): value for name, value in stack.environment.items()}
         yield Backend(
-            settings=AwsSettings.model_validate(names),
+            settings=stack.settings,
             environment=stack.environment,
             about=f"{stack.endpoint_url}, bucket {DEMO_BUCKET}, function {DEMO_FUNCTION}",
         )

@@ -1,13 +1,11 @@
 """A Kafka broker on loopback, from the `noida-db` wheel."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from app.local.process import StartFailed, accepts_connections, child_process, free_port
 
@@ -53,15 +51,3 @@ async def run_kafka(data_dir: Path, *, port: int | None = None) -> AsyncGenerato
 
     async with child_process(command, log=data_dir / "log", is_ready=is_ready) as process:
         yield LocalKafka(port=port, process=process)
-
-
-async def create_topics(broker: LocalKafka, names: Sequence[str]) -> None:
-    """Create topics of one partition each, those that are missing."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap_servers)
-    await admin.start()
-    try:
-        missing = sorted(set(names) - set(await admin.list_topics()))
-        if missing:
-            await admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=1) for name in missing])
-    finally:
-        await admin.close()

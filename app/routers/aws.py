@@ -57,26 +57,30 @@ _STREAM_PATH = "/s3/{bucket}/{key:path}"
 _METADATA_HEADER = "x-amz-meta-"
 _FORM = "application/x-www-form-urlencoded"
 
-_PATH_PARAMETERS: list[JsonValue] = [
-    {
-        "name": "bucket",
-        "in": "path",
-        "required": True,
-        "description": "Name of the bucket.",
-        "schema": {"type": "string", "minLength": 3, "maxLength": 63},
-    },
-    {
-        "name": "key",
-        "in": "path",
-        "required": True,
-        "description": "Key of the object, percent-encoded; its slashes may stand as they are.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
-    },
-]
+
+def _path_parameters(key: str) -> list[JsonValue]:
+    return [
+        {
+            "name": "bucket",
+            "in": "path",
+            "required": True,
+            "description": "Name of the bucket.",
+            "schema": {"type": "string", "minLength": 3, "maxLength": 63, "examples": ["switchboard-demo"]},
+        },
+        {
+            "name": "key",
+            "in": "path",
+            "required": True,
+            "description": "Key of the object, percent-encoded; its slashes may stand as they are.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 1024, "examples": [key]},
+        },
+    ]
+
+
 _BYTES: JsonObject = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _UPLOAD_OPENAPI: JsonObject = {
     "parameters": [
-        *_PATH_PARAMETERS,
+        *_path_parameters("uploads/report.pdf"),
         {
             "name": "If-None-Match",
             "in": "header",
@@ -95,7 +99,7 @@ _UPLOAD_OPENAPI: JsonObject = {
 }
 _DOWNLOAD_OPENAPI: JsonObject = {
     "parameters": [
-        *_PATH_PARAMETERS,
+        *_path_parameters("customers/12345/contract.md"),
         {
             "name": "version_id",
             "in": "query",

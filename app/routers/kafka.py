@@ -53,7 +53,7 @@ _STREAM_OPENAPI: JsonObject = {
             "in": "path",
             "required": True,
             "description": "Name of the topic.",
-            "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"},
+            "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$", "examples": ["customer-queries"]},
         },
         {
             "name": "start",
@@ -175,7 +175,7 @@ class KafkaMCPServer(BaseMCPServer):
     @tool(
         timeout=45,
         errors=[NotFound, Conflict],
-        example={"topic": "support-events", "message": {"ticket": 42, "event": "opened"}, "key": "customer-7"},
+        example={"topic": "customer-queries", "message": {"ticket": 42, "event": "opened"}, "key": "customer-7"},
     )
     async def publish_message(self, arguments: PublishMessage) -> PublishedMessage:
         """Store a message in a topic and return its exact offset, once all in-sync replicas have it.
@@ -197,7 +197,7 @@ class KafkaMCPServer(BaseMCPServer):
     @tool(
         timeout=LONGEST_WAIT_MS / 1000 + _OVERHEAD,
         errors=[NotFound, AckExpired],
-        example={"topic": "support-events", "max_messages": 5, "start": {"tail": 5}},
+        example={"topic": "customer-queries", "max_messages": 5, "start": {"tail": 5}},
     )
     async def consume_messages(self, arguments: ConsumeMessages, context: CallContext) -> ConsumedMessages:
         """Read messages of a topic, by browsing or as work of a consumer group.
@@ -245,7 +245,7 @@ class KafkaMCPServer(BaseMCPServer):
             caller=caller,
         )
 
-    @tool(read_only=True, errors=[NotFound], example={"topic": "support-events"})
+    @tool(read_only=True, errors=[NotFound], example={"topic": "customer-queries"})
     async def get_topic_metadata(self, topic: TopicName) -> TopicMetadata:
         """Return a topic's partitions with leaders, replicas and offsets, its message count and configuration."""
         return await self.kafka.topic(topic)
@@ -268,7 +268,7 @@ class KafkaMCPServer(BaseMCPServer):
             if_not_exists=if_not_exists,
         )
 
-    @tool(read_only=True, example={"pattern": "support-*"})
+    @tool(read_only=True, example={"pattern": "customer-*"})
     async def list_topics(
         self,
         pattern: Annotated[
@@ -280,7 +280,7 @@ class KafkaMCPServer(BaseMCPServer):
         """List topics with their partition count and replication factor."""
         return await self.kafka.topics(pattern, include_internal=include_internal)
 
-    @tool(read_only=True, errors=[NotFound], example={"group_id": "support-agents"})
+    @tool(read_only=True, errors=[NotFound], example={"group_id": "response-processors"})
     async def get_consumer_group_lag(self, group_id: GroupId) -> ConsumerGroupLag:
         """Return how many messages a group has yet to acknowledge, by partition; null where that is unknown."""
         return await self.kafka.group_lag(group_id)

@@ -4,11 +4,7 @@
 """
 
 import json
-import os
 import re
-import shutil
-import sys
-from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
@@ -16,71 +12,10 @@ import pytest
 
 from app.local.process import free_port
 from tests.documents.blocks import PAGES, ROOT, Block, blocks_of, commands_of, logs, prints
+from tests.documents.checkout import OWN_PORTS, Checkout
 from tests.documents.reader import Session, python, serving, shell, with_ports
 from tests.documents.test_env_example import kinds, variables
 from tests.fixtures.postgres import cluster_directory
-
-_PORTS = ("8000", "8001", "8002", "8003", "9000", "9001", "9002")
-"""What the documents listen on."""
-_OWN_PORTS = {"database": "8001", "kafka": "8002", "aws": "8003"}
-"""Of a server that has a process to itself."""
-_OURS = ("DATABASE_", "DB_MCP_", "KAFKA_", "AWS_", "ALLOWED_", "HOST", "LOG_", "MAKE", "MFLAGS")
-"""What would configure a gateway, or the `make` that may run the tests."""
-_SOURCE = ("app", "agents", "alembic", "alembic.ini", "benchmarks", "docs", "pyproject.toml", "tests", "Makefile")
-
-
-class Checkout:
-    """A directory like a fresh checkout, with what runs in it.
-
-    Args:
-        directory: links to the source are made in it.
-        ports: what is listened on in place of the documents' ports.
-    """
-
-    def __init__(self, directory: Path, ports: Mapping[str, str]) -> None:
-        self.directory = directory
-        self.ports = dict(ports)
-        self.log = directory / "gateway.log"
-        for name in (*_SOURCE, "README.md", "setup", *(path.name for path in ROOT.glob("requirements*.lock"))):
-            (directory / name).symlink_to(ROOT / name)
-        # The environment is the tests' own; it is as new as the lock, so that make leaves it alone.
-        (directory / ".venv").mkdir()
-        for entry in Path(sys.prefix).iterdir():
-            if not entry.name.startswith(".ready"):
-                (directory / ".venv" / entry.name).symlink_to(entry)
-        for mark in (".ready", ".ready-to-run"):
-            (directory / ".venv" / mark).touch()
-
-    def own(self, folder: str) -> None:
-        """Have a folder of the source as a copy that may be changed."""
-        if (self.directory / folder).is_symlink():
-            (self.directory / folder).unlink()
-            shutil.copytree(ROOT / folder, self.directory / folder, ignore=shutil.ignore_patterns("__pycache__"))
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables of `make shell`, and the port of the gateway."""
-        found = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        found |= {
-            f"{name}_MCP_PORT": self.ports[port]
-            for name, port in zip(("DB", "KAFKA", "AWS"), _OWN_PORTS.values(), strict=True)
-        }
-        found |= {"PORT": self.ports["8000"], "PYTHONPATH": str(self.directory), "NO_COLOR": "1"}
-        found["PATH"] = f"{self.directory / '.venv' / 'bin'}:{os.environ['PATH']}"
-        addresses = self.directory / ".switchboard" / "env"
-        lines = addresses.read_text().splitlines() if addresses.is_file() else []
-        return found | dict(line.split("=", 1) for line in lines)
-
-
-@pytest.fixture(scope="module")
-async def stack() -> AsyncGenerator[Checkout]:
-    """A checkout in which somebody has typed `make run`, and a moment later nothing else."""
-    with cluster_directory() as directory:
-        directory.chmod(0o755)  # the database of a root is another user's
-        checkout = Checkout(directory, {port: str(free_port()) for port in _PORTS})
-        command = f"make run PORT={checkout.ports['8000']}"
-        async with serving(command, directory, checkout.environment, int(checkout.ports["8000"]), checkout.log):
-            yield checkout
 
 
 class Page:
@@ -157,7 +92,7 @@ class Page:
             return  # it runs already
         script = "\n".join(command.text for command in commands_of(block))
         servers = re.findall(r"--server (\w+)", script)
-        named = ["8000", *(_OWN_PORTS[name] for name in servers), *re.findall(r"--port (\d+)", script)]
+        named = ["8000", *(OWN_PORTS[name] for name in servers), *re.findall(r"--port (\d+)", script)]
         log = self._checkout.directory / f"served-{block.line}.log"
         await self._start(with_ports(script, self._ports), self._ports[named[-1]], log)
 

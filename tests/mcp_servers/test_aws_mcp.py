@@ -12,10 +12,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, LocalAws
+from app.local.aws import LocalAws
 from app.main import create_app
 from app.routers.aws import AWSMCPServer
 from app.services.aws.clients import Connection
+from app.services.aws.demo.seeding import DEMO_BUCKET, DEMO_FUNCTION
 from app.services.aws.parameters import MASK
 from app.settings import Settings
 from tests.fixtures.aws import AwsBehindTheGateway, scripted_aws, settings_for_aws

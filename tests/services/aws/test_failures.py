@@ -19,8 +19,9 @@ from app.errors import (
     RangeNotSatisfiable,
     TooManyRequests,
 )
-from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, run_aws
+from app.local.aws import run_aws
 from app.local.process import free_port
+from app.services.aws.demo.seeding import DEMO_BUCKET, DEMO_FUNCTION
 from app.services.aws.failures import MissingBucket, aws_failures
 from app.services.aws.service import open_aws
 from app.services.aws.settings import AwsSettings

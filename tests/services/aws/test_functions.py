@@ -7,8 +7,8 @@ import pytest
 from pydantic import JsonValue
 
 from app.errors import Forbidden, InvalidArguments, NotFound
-from app.local.aws import DEMO_FUNCTION
 from app.services.aws.clients import Connection
+from app.services.aws.demo.seeding import DEMO_FUNCTION
 from app.services.aws.functions import Functions
 from app.services.aws.service import AwsService, open_aws
 from tests.fixtures.aws import AwsBehindTheGateway, deploy, http_answer, scripted_aws, settings_for_aws

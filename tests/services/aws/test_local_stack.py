@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.local.aws import DEMO_BUCKET, DEMO_FUNCTION, LocalAws, run_aws
-from app.local.process_customer_feedback import handler, score
+from app.local.aws import LocalAws, run_aws
+from app.services.aws.demo.process_customer_feedback import handler, score
+from app.services.aws.demo.seeding import DEMO_BUCKET, DEMO_FUNCTION
 from app.services.aws.service import AwsService, open_aws
 from tests.fixtures.aws import clients_of, settings_for_aws
 

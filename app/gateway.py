@@ -7,8 +7,9 @@ a rule written here holds for REST, MCP, WebSocket and stdio alike.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence, Set
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence, Set
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
@@ -30,6 +31,7 @@ from app.errors import (
     UnknownServer,
     UnknownTool,
 )
+from app.guard.principal import ANONYMOUS
 from app.logs import CallLog
 from app.lookout import Interruptible, Lookout
 from app.results import RawResult, parse_json
@@ -43,6 +45,8 @@ from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall
 T = TypeVar("T")
 _STALLED = 2.0
 """Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
+MOST_OF_A_CONNECTION = 128
+"""Subscriptions of one connection, or of one stream over HTTP."""
 _LEAST_MOVED = 16 * 1024
 """Bytes that a stream's caller sends, or takes, until its clock begins anew."""
 
@@ -95,6 +99,8 @@ class Gateway:
         self._sinks = sinks
         self.kinds: dict[str, ServerKind] = {}
         self.subscriptions = 0
+        self._subscriptions_of: Counter[str | int] = Counter()
+        """By caller, and by the connection that they are of."""
         self.unfinished = Budget(settings.max_unfinished_bytes)
         """What was received and can't be worked on yet: unfinished bodies, requests that wait for the one before."""
         self.recorder: Recorder
@@ -303,21 +309,29 @@ class Gateway:
             return resource.mime_type, _resource_bytes(content)
 
     @asynccontextmanager
-    async def watch(self, server: str | None, uri: str, context: CallContext) -> AsyncGenerator[AsyncIterator[Update]]:
+    async def watch(
+        self, server: str | None, uri: str, context: CallContext, connection: object
+    ) -> AsyncGenerator[AsyncIterator[Update]]:
         """Subscribe to a resource: every change after entering is seen by the iterator.
+
+        Args:
+            server: the server's name; None for all.
+            uri: of the resource.
+            context: who subscribes.
+            connection: as for `subscription`.
 
         Raises:
             UnknownResource: there is no such resource.
             InvalidArguments: it exists but can't be watched.
-            TooManyRequests: the process has as many subscriptions as it may.
+            TooManyRequests: as for `subscription`.
         """
         server_id, resource, variables = self.resource(server, uri)
         if resource.watcher is None:
             raise InvalidArguments.of("uri", f"{_quoted(uri)} can't be subscribed to")
-        self.begin_subscription()
         try:
             keywords = resource.parse(variables)
             async with AsyncExitStack() as stack:
+                stack.enter_context(self.subscription(context, connection))
                 # Admission covers the start; afterwards a subscription costs no place among the calls in flight.
                 with self.admit(
                     server_id, f"watch {resource.template}", context, time_limit=self.settings.tool_timeout
@@ -328,18 +342,41 @@ class Gateway:
             raise
         except Exception as error:
             raise self._serving[server_id].unforeseen(error, context) from error
-        finally:
-            self.subscriptions -= 1
 
-    def begin_subscription(self) -> None:
-        """Count a subscription, or an endless stream; whoever began it takes it off `subscriptions` again.
+    @contextmanager
+    def subscription(self, context: CallContext, connection: object) -> Generator[None]:
+        """Count a subscription, or a stream of events without any, while it lasts.
+
+        Args:
+            context: whose it is.
+            connection: any object that stands for the one connection, or request, which it ends with.
 
         Raises:
-            TooManyRequests: the process serves as many as it may.
+            TooManyRequests: the process, the caller or the connection has as many as it may.
         """
-        if self.subscriptions >= self.settings.max_subscriptions:
-            raise TooManyRequests(f"This gateway serves at most {self.settings.max_subscriptions} subscriptions.")
+        # Before it is known who calls, its address is all that tells it from others.
+        caller = context.address if context.principal is ANONYMOUS else f"principal {context.principal.id}"
+        most = self.settings.max_subscriptions
+        of_caller = min(most, self.settings.max_subscriptions_per_caller)
+        if self.subscriptions >= most:
+            raise TooManyRequests(f"This gateway serves at most {most} subscriptions (MAX_SUBSCRIPTIONS).")
+        if self._subscriptions_of[caller] >= of_caller:
+            raise TooManyRequests(
+                f"A caller has at most {of_caller} subscriptions (MAX_SUBSCRIPTIONS_PER_CALLER). End one first."
+            )
+        if self._subscriptions_of[id(connection)] >= MOST_OF_A_CONNECTION:
+            raise TooManyRequests(f"A connection has at most {MOST_OF_A_CONNECTION} subscriptions. End one first.")
+        holders = caller, id(connection)
         self.subscriptions += 1
+        self._subscriptions_of.update(holders)
+        try:
+            yield
+        finally:
+            self.subscriptions -= 1
+            for holder in holders:
+                self._subscriptions_of[holder] -= 1
+                if not self._subscriptions_of[holder]:
+                    del self._subscriptions_of[holder]
 
     def admit(
         self,

@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     max_subscriptions: int = Field(
         default=1024, ge=0, description="Subscriptions to resources that the process serves."
     )
+    max_subscriptions_per_caller: int = Field(
+        default=256, ge=0, description="Subscriptions of one caller: of a principal, of an address before one is known."
+    )
     websocket_compression: bool = Field(
         default=False, description="Compress WebSocket messages for clients that offer it."
     )

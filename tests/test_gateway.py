@@ -174,7 +174,7 @@ async def test_a_call_is_logged_once_and_says_what_happened(caplog: pytest.LogCa
         with pytest.raises(NotFound):
             await gateway.call("mcp_clock", "get_time", b'{"zone":"Atlantis"}', CONTEXT)
         await gateway.read(None, "clock://zones", CONTEXT)
-        async with gateway.watch("clock", "clock://zones/UTC", CONTEXT):
+        async with gateway.watch("clock", "clock://zones/UTC", CONTEXT, object()):
             pass
     records = [r for r in caplog.records if r.name == "MCP.Clock MCP Server"]
     lines = [r.getMessage() for r in records]

@@ -6,6 +6,7 @@ Streamable HTTP, WebSocket and stdio differ only in how messages travel, and in 
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -133,9 +134,10 @@ def protocol_server(
     async def listen(context: _Context, params: types.SubscriptionsListenRequestParams) -> Any:
         call = _call_context(context, face)
         if subscriptions is None:
-            return await _listen(gateway, server, call, context, params, gateway.closing)
+            return await _listen(gateway, server, call, context, params, gateway.closing, connection=call)
         with subscriptions.stream():
-            return await _listen(gateway, server, call, context, params, subscriptions.closing)
+            closing = subscriptions.closing
+            return await _listen(gateway, server, call, context, params, closing, connection=subscriptions)
 
     async def subscribe(context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
         assert subscriptions is not None
@@ -145,7 +147,8 @@ def protocol_server(
             await context.session.send_notification(_updated(params.uri, update))
 
         try:
-            await subscriptions.add(params.uri, gateway.watch(server, params.uri, call), notify, call.request_id)
+            watching = gateway.watch(server, params.uri, call, subscriptions)
+            await subscriptions.add(params.uri, watching, notify, call.request_id)
         except GatewayError as error:
             code = _RESOURCE_NOT_FOUND if isinstance(error, NotFound) else None
             raise _protocol_error(error, call, code, uri=params.uri) from None
@@ -233,6 +236,8 @@ async def _listen(
     context: _Context,
     params: types.SubscriptionsListenRequestParams,
     closing: asyncio.Event,
+    *,
+    connection: object,
 ) -> types.SubscriptionsListenResult:
     """Serve one `subscriptions/listen` stream until its client goes, its last subscription ends or `closing` is set.
 
@@ -252,9 +257,15 @@ async def _listen(
     refused: GatewayError | None = None
     async with asyncio.TaskGroup() as tasks:
         closed = tasks.create_task(closing.wait())
+        counted = ExitStack()
         try:
+            if not wanted:  # it holds as much as one that listens to something
+                try:
+                    counted.enter_context(gateway.subscription(call, connection))
+                except GatewayError as error:
+                    refused = error
             for uri in wanted:
-                watching = gateway.watch(server, uri, call)
+                watching = gateway.watch(server, uri, call, connection)
                 subscription = Subscription(tasks, watching, partial(notify, uri), call.request_id)
                 try:
                     await subscription.begun()
@@ -276,6 +287,7 @@ async def _listen(
                     await closed
         finally:
             closed.cancel()
+            counted.close()
             await end(watched.values())
     if refused is not None and not watched:
         raise _protocol_error(refused, call)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -178,12 +178,12 @@ def handshake(era: str) -> JsonObject:
 
 @asynccontextmanager
 async def event_stream(
-    served: Served, message: JsonObject, era: str, *, path: str = "/mcp/clock"
+    served: Served, message: JsonObject, era: str, *, path: str = "/mcp/clock", fields: Mapping[str, str] | None = None
 ) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
     """Send a request over Streamable HTTP and iterate over the messages that it is answered with."""
     async with (
         client_of(served) as http,
-        http.stream("POST", path, json=message, headers=headers(era, message)) as response,
+        http.stream("POST", path, json=message, headers=headers(era, message) | dict(fields or {})) as response,
     ):
         assert response.headers["content-type"].startswith("text/event-stream"), await response.aread()
 

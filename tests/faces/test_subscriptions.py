@@ -155,6 +155,63 @@ async def test_subscriptions_are_limited_and_given_back(clock: ClockMCPServer, g
         assert (await anext(messages))["method"] == "notifications/subscriptions/acknowledged"
 
 
+async def test_listening_to_nothing_counts_like_listening_to_something(clock: ClockMCPServer, gateway: Served) -> None:
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(event_stream(gateway, listen(), MODERN)) for _ in range(2)]
+        for messages in streams:
+            assert (await anext(messages))["method"] == "notifications/subscriptions/acknowledged"
+        refused = await post(gateway, MODERN, "subscriptions/listen", listen()["params"])  # type: ignore[arg-type]
+        assert refused.json()["error"]["data"]["code"] == "too_many_requests"
+        async with websocket(gateway, MODERN) as socket:
+            assert (await socket.ask(listen(number=3)))["error"]["data"]["code"] == "too_many_requests"
+    await nobody_watches(gateway)
+
+
+async def test_one_caller_leaves_subscriptions_to_others(clock: ClockMCPServer) -> None:
+    settings = Settings(max_subscriptions=8, max_subscriptions_per_caller=3, trusted_proxies=["127.0.0.1"])
+    zones = [f"clock://zones/{number}" for number in range(5)]
+    async with serve(create_app([clock], settings)) as served, AsyncExitStack() as stack:
+        streams: list[Any] = []
+        for address in ("192.0.2.1", "192.0.2.2"):
+            theirs = {"x-forwarded-for": address}
+            stream = event_stream(served, listen(*zones[:2]), MODERN, fields=theirs)
+            streams.append(await stack.enter_async_context(stream))
+            await anext(streams[-1])
+            socket = await stack.enter_async_context(websocket(served, LEGACY, additional_headers=theirs))
+            for number, (zone, granted) in enumerate([(zones[2], True), (zones[3], False)]):
+                answer = await socket.ask(request(LEGACY, "resources/subscribe", {"uri": zone}, number=number))
+                assert ("result" in answer) is granted
+            assert "MAX_SUBSCRIPTIONS_PER_CALLER" in answer["error"]["message"]
+        assert len(clock.watchers) == 6
+    await unwatched(clock)
+
+
+@pytest.mark.parametrize("way", ["websocket-2025", "websocket-2026", "http"])
+async def test_one_connection_leaves_subscriptions_to_the_callers_others(
+    clock: ClockMCPServer, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("app.gateway.MOST_OF_A_CONNECTION", 2)
+    zones = [f"clock://zones/{number}" for number in range(3)]
+    async with serve(create_app([clock], Settings())) as served:
+        for _ in range(2):  # what was given back can be had again
+            if way == "http":
+                async with event_stream(served, listen(*zones), MODERN) as messages:
+                    granted = (await anext(messages))["params"]["notifications"]["resourceSubscriptions"]
+            elif way == "websocket-2026":
+                async with websocket(served, MODERN) as socket:
+                    await socket.send(listen(*zones[:2], number=1))
+                    granted = (await socket.receive())["params"]["notifications"]["resourceSubscriptions"]
+                    assert "error" in await socket.ask(listen(zones[2], number=2))
+            else:
+                async with websocket(served, LEGACY) as socket:
+                    asked = [request(LEGACY, "resources/subscribe", {"uri": u}, number=n) for n, u in enumerate(zones)]
+                    granted = [
+                        zone for zone, ask in zip(zones, asked, strict=True) if "result" in await socket.ask(ask)
+                    ]
+            assert granted == zones[:2]
+            await nobody_watches(served)
+
+
 async def test_only_who_can_be_told_is_promised_it(gateway: Served) -> None:
     over_http = await post(gateway, LEGACY, "initialize", handshake(LEGACY))
     assert over_http.json()["result"]["capabilities"]["resources"]["subscribe"] is False

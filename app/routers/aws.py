@@ -1,6 +1,6 @@
 """What the gateway offers of AWS: objects in S3, Lambda functions, SSM parameters."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from urllib.parse import quote, unquote_to_bytes
@@ -21,9 +21,11 @@ from app.errors import (
     UnsupportedMediaType,
     failures_of,
 )
+from app.findings import Finding
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import resource, route, tool
+from app.services.aws.examination import examine
 from app.services.aws.functions import FunctionList, FunctionVersions, Invocation, InvocationType, LogType
 from app.services.aws.names import BucketName, FunctionName, ObjectKey, ParameterName, ParameterPath, Qualifier
 from app.services.aws.parameters import ParameterList, ParametersByPath, ParameterValue, ParameterVersions
@@ -186,6 +188,9 @@ class AWSMCPServer(BaseMCPServer):
             BackendUnavailable: it does not; the message says why.
         """
         await self._aws.ping()
+
+    async def examine(self) -> Sequence[Finding]:
+        return await examine(self._aws, self.settings)
 
     # S3
 

@@ -1,12 +1,13 @@
 """The database server: customers, tickets, interactions and the knowledge base in PostgreSQL."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
 from pydantic import Field
 
 from app.errors import BackendNotConfigured, Conflict, Forbidden, GatewayError, NotFound
+from app.findings import Finding
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import Update, resource, tool, watch
@@ -41,6 +42,7 @@ from app.services.postgres.desk.support import (
     SavedInteraction,
     SupportDesk,
 )
+from app.services.postgres.examination import examine
 from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults, SearchTerm
 from app.services.postgres.sql.reader import QueryResult, SqlQuery, open_sql_reader
 
@@ -97,6 +99,9 @@ class DatabaseMCPServer(BaseMCPServer):
         condition = await condition_of(self.database.reads)
         off = {"save_interaction": condition.writing, "query_database": await self.reader.objection()}
         return {tool: reason for tool, reason in off.items() if reason is not None}
+
+    async def examine(self) -> Sequence[Finding]:
+        return await examine(self.settings, self.database, self.reader)
 
     @tool(
         read_only=True,

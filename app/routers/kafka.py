@@ -1,6 +1,6 @@
 """Kafka as an MCP server: publish, browse without a trace, work in consumer groups, follow topics."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal, cast
 
@@ -17,10 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from app.errors import AckExpired, BackendNotConfigured, Conflict, GatewayError, InvalidArguments, NotFound
+from app.findings import Finding
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import Update, resource, route, tool, watch
 from app.services.kafka import KafkaService
+from app.services.kafka.examination import examine
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage
 from app.services.kafka.reading import MAX_MESSAGES, Milliseconds, Start
 from app.services.kafka.schemas import (
@@ -171,6 +173,9 @@ class KafkaMCPServer(BaseMCPServer):
     async def ping(self) -> None:
         """Return if a broker answers."""
         await self.kafka.ping()
+
+    async def examine(self) -> Sequence[Finding]:
+        return await examine(self.kafka)
 
     @tool(
         timeout=45,

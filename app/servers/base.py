@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 from pydantic_settings import BaseSettings
 
 from app.errors import BackendNotConfigured, GatewayError, UnknownResource, UnknownTool
+from app.findings import Finding, checked
 from app.outages import Outages
 from app.results import RawResult
 from app.servers.calls import CallContext, JsonObject, new_request_id
@@ -186,6 +187,17 @@ class BaseMCPServer:
         Raises:
             BackendUnavailable: it does not answer, so no tool could work; the message says why.
         """
+
+    async def examine(self) -> Sequence[Finding]:
+        """Return what `switchboard doctor` shows of an open server that is configured: a line each, with the remedy."""
+
+        async def answers() -> str:
+            off = await self.ping() or {}
+            for reason in off.values():
+                raise reason
+            return "it answers"
+
+        return [await checked(answers())]
 
     async def call_tool(self, tool_name: str, arguments: JsonObject) -> Any:
         """Run a tool by its name, in a program of one's own or for tools that have no declared method.

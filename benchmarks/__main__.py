@@ -27,6 +27,7 @@ from app.services.postgres.desk.support import CUSTOMER_CONTEXT
 from app.services.postgres.knowledge.search import KnowledgeSearch
 from benchmarks.data import CUSTOMERS, load_articles, load_desk
 from benchmarks.load import JSON_HEADERS, Request, Sample, http_load, websocket_load
+from benchmarks.start_up import print_start_ups, start_up_times
 
 _DATABASE = "bench"
 _ARTICLES = (5_000, 100_000)
@@ -250,6 +251,11 @@ async def main() -> None:
             _progress("")
             times = await _search_times(knowledge)
             print(f"  {count:>7} articles                         {times.p50:>8.1f} {times.p99:>8.1f}")
+
+        _progress("starting processes")
+        times_of_start = await asyncio.to_thread(start_up_times, environment)
+        _progress("")
+        print_start_ups(times_of_start)
 
 
 async def _database(server: LocalPostgres, name: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from benchmarks.load import CONNECTIONS, JSON_HEADERS, Answer, http_load, read_frame, read_response, websocket_load
+from benchmarks.start_up import print_start_ups, start_up_times
 from tests.clock import ClockMCPServer
 from tests.faces.raw import headers, request
 from tests.fixtures.gateway import Served, serve
@@ -84,3 +85,14 @@ def test_a_response_is_read_with_its_status(received: bytes, answer: Answer) -> 
 )
 def test_a_frame_is_read_with_what_it_says(received: bytes, answer: Answer) -> None:
     assert read_frame(bytearray(received)) == answer
+
+
+def test_what_is_started_is_asked_and_its_time_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    print_start_ups(start_up_times({}, rounds=1))
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0].split("  ")[1] for line in table[2:]] == [
+        "an MCP server of the SDK",
+        "switchboard stdio database",
+        "switchboard --version",
+    ]
+    assert table[2].endswith(" 1.00")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import jiter
 
@@ -26,8 +26,9 @@ _NEGATIVE_ZERO = re.compile(rb"-0(?![0-9.eE])")
 _NORMAL = (1e-300, 1e300)
 """Between these a double keeps 15 digits."""
 BYTES_AS_BASE64 = 'bytes that are no text go in base64, where a tool takes `encoding: "base64"`'
-MOST_VALUES = 20_000
-"""Members and elements of a document, at all depths together: as many as all that read a call read in some 100 ms."""
+MOST_VALUES = 100_000
+"""Members and elements of a document, at all depths together: more than a megabyte of objects as programs write them
+has, and as many as all that read a call, or refuse it, read in some 100 ms."""
 _OTHERS = bytes(set(range(256)) - set(b'",]}\\'))
 """Bytes that say nothing of how many values there are."""
 _MOST_WEIGHED = 4000
@@ -53,6 +54,18 @@ class NotExact(ValueError):
         told = [(path_of(place) or "the document", why) for place, why in defects[:MOST_REFUSALS]]
         super().__init__("; ".join(f"{path}: {why}" for path, why in told))
         self.defects = defects
+
+
+class ReadText(bytes):
+    """A JSON text and what `read` has found it to say, so that nobody reads it again."""
+
+    document: Any
+
+    def __new__(cls, text: bytes, document: Any) -> Self:
+        """Return the text; `document` is what it says."""
+        self = super().__new__(cls, text)
+        self.document = document
+        return self
 
 
 class _Defect(str):

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError
-from app.exact_json import NotExact, NotJson, read
+from app.exact_json import NotExact, NotJson, ReadText, read
 from app.faces.http import JSON, call_context, send_bytes
 from app.faces.protocol import client_name
 from app.gateway import Gateway
@@ -141,9 +141,10 @@ class PlainCalls:
             return None
         if len(arguments) > _SHORT or not body.isascii():
             try:
-                read(body)
+                document = read(body)
             except (NotJson, NotExact):
                 return None
+            arguments = ReadText(arguments, document["params"].get("arguments", {}))
         client = None
         if meta or modern:
             if not modern or len(meta) > _MOST_META:

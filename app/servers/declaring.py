@@ -27,7 +27,7 @@ from pydantic_core import SchemaSerializer, SchemaValidator, to_json
 from starlette.responses import Response
 
 from app.errors import MOST_REFUSALS, GatewayError, InvalidArguments, MalformedRequest, failures_of
-from app.exact_json import ALTERED, NotExact, NotJson, read
+from app.exact_json import ALTERED, NotExact, NotJson, ReadText, read
 from app.results import RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
 from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
@@ -208,7 +208,7 @@ class Tool:
         """
         text = raw or b"{}"
         try:
-            given = read(text)
+            given = text.document if isinstance(text, ReadText) else read(text)
         except NotJson as error:
             raise _not_json(str(error)) from None
         except NotExact as error:

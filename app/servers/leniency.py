@@ -13,14 +13,16 @@ from typing import Any, cast
 
 from pydantic_core import to_json
 
-from app.exact_json import MOST_VALUES, NotExact, NotJson, Place, count_values, exact_float, read
+from app.exact_json import NotExact, NotJson, Place, count_values, exact_float, read
 from app.servers.json_schema import CompiledSchema
 from app.servers.schema_cost import TooMuchWork
 
 _INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,99}))(?:\.0{1,99})?")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "false": False}
-_MOST_STEPS = 100_000
+_MOST_WITHIN_STRINGS = 20_000
+"""Values that are read from strings of one document, all of which stand for lists and objects."""
+_MOST_STEPS = 40_000
 """Values that are looked at, each by one schema."""
 _TRIAL = 10
 """Steps in the time of which one value is held against one branch, whatever it is."""
@@ -47,7 +49,7 @@ class Leniency:
 
     def take(self, arguments: Any) -> Any:
         """Return the arguments as the schema wants them, or the very same object if there is nothing to change."""
-        self._steps_left, self._values_left = _MOST_STEPS, MOST_VALUES
+        self._steps_left, self._values_left = _MOST_STEPS, _MOST_WITHIN_STRINGS
         return self._take(arguments, self._schema.schema, 0)
 
     def _take(self, value: Any, schema: Any, depth: int) -> Any:
@@ -90,9 +92,14 @@ class Leniency:
         properties = _dict(rules.get("properties"))
         required = _list(rules.get("required"))
         others = rules.get("additionalProperties")
+        if not properties and not isinstance(others, dict):
+            return members
         taken: dict[str, Any] = {}
         changed = False
         for name, member in members.items():
+            if self._steps_left < 0:
+                taken[name] = member
+                continue
             schema = properties.get(name, others)
             if member is None and name in properties and name not in required and not self._valid(None, schema):
                 changed = True
@@ -103,8 +110,12 @@ class Leniency:
 
     def _take_items(self, items: list[Any], rules: Mapping[str, Any], depth: int) -> list[Any]:
         first, others = _list(rules.get("prefixItems")), rules.get("items")
+        if not first and not others:  # where nothing is said of them, there may be any number
+            return items
         taken = [
             self._take(item, first[position] if position < len(first) else others, depth)
+            if self._steps_left >= 0
+            else item
             for position, item in enumerate(items)
         ]
         return taken if any(new is not old for new, old in zip(taken, items, strict=True)) else items

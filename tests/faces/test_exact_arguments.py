@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from app.errors import GatewayError, InvalidArguments
+from app.exact_json import MOST_VALUES
 from app.main import create_app
 from app.servers.calls import JsonObject
 from app.settings import Settings
@@ -151,9 +152,9 @@ async def test_what_would_be_altered_is_refused_by_name(send: Send, arguments: s
 
 
 async def test_more_values_than_anybody_needs_are_refused_unread(send: Send) -> None:
-    answer = await send(f'{{"value": [{",".join("0" * 60_000)}]}}')
+    answer = await send(f'{{"value": [{",".join("0" * (MOST_VALUES + 1))}]}}')
     assert answer["code"] in ("invalid_arguments", -32600)
-    assert "more than 20000 values" in (answer.get("detail") or answer["message"])
+    assert f"more than {MOST_VALUES} values" in (answer.get("detail") or answer["message"])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from app.errors import InvalidArguments
-from app.exact_json import MOST_VALUES
+from app.exact_json import ReadText
 from app.results import Result
+from app.servers import leniency
 from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
 from app.servers.declaring import Tool, tool
@@ -162,6 +163,12 @@ def test_what_is_certain_is_taken(by: Tool, given: JsonObject, meant: JsonObject
 
 
 @pytest.mark.parametrize("by", [DECLARED, AT_RUN_TIME], ids=["declared", "at run time"])
+def test_what_was_read_is_taken_as_what_was_not(by: Tool) -> None:
+    text = b'{"count": "5", "tags": "[\\"a\\"]"}' if by is AT_RUN_TIME else b'{"number": "5", "share": "0.5"}'
+    assert by.parse(ReadText(text, json.loads(text))) == by.parse(text)
+
+
+@pytest.mark.parametrize("by", [DECLARED, AT_RUN_TIME], ids=["declared", "at run time"])
 @pytest.mark.parametrize(("given", "field"), REFUSED, ids=str)
 def test_what_is_not_certain_is_refused_by_name(by: Tool, given: JsonObject, field: str) -> None:
     with pytest.raises(InvalidArguments) as refusal:
@@ -233,10 +240,19 @@ def test_references_within_a_schema_are_followed_and_endless_ones_end() -> None:
 
 def test_strings_hold_no_more_values_than_a_body_may() -> None:
     schema: JsonObject = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "array"}}}}
-    text = json.dumps([1] * (MOST_VALUES // 3))
+    text = json.dumps([1] * (leniency._MOST_WITHIN_STRINGS // 3))
     taken = Leniency(CompiledSchema(schema)).take({"a": [text] * 5})["a"]
     assert [type(item) for item in taken] == [list, list, list, str, str]
     assert Leniency(CompiledSchema(schema)).take({"a": ["[1]"] * 1000})["a"] == [[1]] * 1000
+
+
+def test_of_many_values_the_first_are_made_to_fit_and_the_rest_is_taken_strictly() -> None:
+    schema: JsonObject = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}}
+    many = leniency._MOST_STEPS + 1000
+    taken = Leniency(CompiledSchema(schema)).take({"a": ["1"] * many})["a"]
+    made = taken.index("1")
+    assert leniency._MOST_STEPS - 10 < made < leniency._MOST_STEPS
+    assert taken == [1] * made + ["1"] * (many - made)
 
 
 def test_branches_within_branches_come_to_an_end() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue, SkipValidation
 from pydantic_core import to_json
 
 from app import exact_json
@@ -55,7 +55,7 @@ class Message(BaseModel):
     key: JsonValue = Field(description="Null if there is none.")
     key_encoding: Encoding | None = None
     key_schema_id: int | None = Field(None, exclude_if=_is_none, description="As `schema_id`, of the key.")
-    value: JsonValue = Field(description="Null is a tombstone, which deletes the key.")
+    value: SkipValidation[JsonValue] = Field(description="Null is a tombstone, which deletes the key.")
     encoding: Encoding | None = Field(
         None,
         description="`json`: decoded, nothing lost; `text`: a string as it was stored; `base64`: bytes that are no "

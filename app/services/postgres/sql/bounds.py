@@ -31,6 +31,7 @@ from app.services.postgres.sql.functions import (
     SLOW_TO_READ,
     SORTED,
     TEMPLATES,
+    XML_READ,
     Cost,
     headline_in_fragments,
     of_each,
@@ -286,6 +287,18 @@ class TooMuchGathered(Exception):
         self.aggregate = aggregate
 
 
+class UnknownRelation(Exception):
+    """A statement names a relation that does not exist, or that the login may not read.
+
+    Args:
+        name: as it is written.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 class TooComplex(Exception):
     """A statement takes too many steps to appraise, such as recursion within recursion."""
 
@@ -295,12 +308,19 @@ class Relations:
     """What is known of the relations that a statement may read, by their bare name."""
 
     tables: Mapping[str, Source]
+    schemas: Mapping[str, frozenset[str]]
+    """Their names by their schemas."""
     views: Mapping[str, _Fields] = field(default_factory=dict[str, _Fields])
     """The SELECT of each view."""
 
 
 def needed_checks(
-    select: _Fields, relations: Relations, arguments: Sequence[Argument], *, pairs: bool = False
+    select: _Fields,
+    relations: Relations,
+    arguments: Sequence[Argument],
+    *,
+    pairs: bool = False,
+    of_view: bool = False,
 ) -> Needed:
     """Return the checks that keep a statement within its budget.
 
@@ -309,16 +329,18 @@ def needed_checks(
         relations: what it may read.
         arguments: of `$1`, `$2` …
         pairs: a jsonpath in it compares paths with each other.
+        of_view: it is what stands behind a view, which may read what callers may not.
 
     Raises:
         TooMuch: there are none.
         TooMuchGathered: an aggregate would hold too much.
         TooComplex: that can't be told in time.
+        UnknownRelation: it reads what is not there, or not for it.
     """
     dearest = ""
     steps = 0
     for share in _SHARES:
-        appraisal = _Appraisal(relations, arguments, share * 1e9, steps, pairs=pairs)
+        appraisal = _Appraisal(relations, arguments, share * 1e9, steps, pairs=pairs, of_view=of_view)
         appraisal.query(select, None)
         if appraisal.work <= MAX_SECONDS * 1e9 and appraisal.memory <= MAX_MEMORY:
             return Needed(appraisal.operands, frozenset(appraisal.counted))
@@ -330,9 +352,17 @@ class _Appraisal:
     """One pass over a statement, with one share."""
 
     def __init__(
-        self, relations: Relations, arguments: Sequence[Argument], share: float, steps: int, *, pairs: bool = False
+        self,
+        relations: Relations,
+        arguments: Sequence[Argument],
+        share: float,
+        steps: int,
+        *,
+        pairs: bool = False,
+        of_view: bool = False,
     ) -> None:
         self.steps = steps
+        self._of_view = of_view
         self._relations = relations
         self._arguments = arguments
         self._given = float(sum(argument.size for argument in arguments))
@@ -414,6 +444,11 @@ class _Appraisal:
         return Source.of_any(_largest([*columns, *(source.any_column for source in starred)]), width)
 
     def _with(self, with_clause: _Fields, scope: _Scope) -> None:
+        if with_clause.get("recursive"):
+            # One query may read another that stands behind it.
+            for item in with_clause["ctes"]:
+                name = item["CommonTableExpr"]["ctename"]
+                scope.tables[name] = _CommonTable(Source.of_any(Bound(GIGABYTE), 100))
         for item in with_clause["ctes"]:
             table = item["CommonTableExpr"]
             name, inner = table["ctename"], table["ctequery"]["SelectStmt"]
@@ -528,18 +563,24 @@ class _Appraisal:
             for level in scope.levels():
                 if name in level.tables:
                     return level.tables[name].referred_to(relation.get("location", 0))
+        schema: str | None = relation.get("schemaname")
+        if schema == "information_schema":
+            return Source.of_any(Bound(4096.0), 100)
+        # PostgreSQL would tell apart what does not exist and what may not be read.
+        if not self._of_view and name not in (self._relations.tables if schema is None else self._of_schema(schema)):
+            raise UnknownRelation(name if schema is None else f"{schema}.{name}")
         if name in self._relations.views:
             return self._view(name)
-        columns = self._relations.tables.get(name)
-        if columns is None:
-            return Source.of_any(Bound(4096.0 if relation.get("schemaname") == "information_schema" else STORED), 100)
-        return columns
+        return self._relations.tables.get(name) or Source.of_any(Bound(STORED), 100)
+
+    def _of_schema(self, schema: str) -> frozenset[str]:
+        return self._relations.schemas.get(schema, frozenset())
 
     def _view(self, name: str) -> Source:
         if name not in self._views:
             self._views[name] = Source.of_any(Bound(STORED), 100)
             # Its text can't be given checks: what it does with its tables is the operator's word.
-            inner = _Appraisal(self._relations, (), self._share, self.steps)
+            inner = _Appraisal(self._relations, (), self._share, self.steps, of_view=True)
             inner._views = self._views
             self._views[name] = inner.query(self._relations.views[name], None)
             self.work += inner.work
@@ -939,12 +980,19 @@ class _Appraisal:
             return self._held(Bound(inner.size, work, inner.is_number), "SubLink", fields)
         return _TRUTH._replace(work=work)
 
+    def rows(self, fields: _Fields, scope: _Scope) -> Bound:
+        """A query whose rows become one value: JSON_ARRAY(SELECT …)."""
+        self.query(fields, scope)
+        return Bound(GIGABYTE)
+
     def converted(self, fields: _Fields, scope: _Scope) -> Bound:
         """What JSON and XML constructs make of their parts."""
         made = self._parts(fields, scope)
         size = min(GIGABYTE, _FROM_TEXT * made.size + 64)
         self.memory += size
         pairs = self._of_pairs * made.size**2 if "pathspec" in fields else 0.0
+        if fields.get("op") in ("IS_XMLPARSE", "IS_DOCUMENT") or "indent" in fields:
+            pairs = XML_READ * made.size**2
         return Bound(size, made.work + 60 * made.size + KEY_SORTED * min(made.size / 8, self._keys) ** 2 + pairs)
 
 
@@ -969,6 +1017,7 @@ _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
     "MinMaxExpr": _Appraisal.choice,
     "ParamRef": _Appraisal.parameter,
     "RowExpr": _Appraisal.gathered,
+    "SelectStmt": _Appraisal.rows,
     "SubLink": _Appraisal.subquery,
     "TypeCast": _Appraisal.cast,
     "XmlExpr": _Appraisal.converted,

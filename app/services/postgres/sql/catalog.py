@@ -107,18 +107,22 @@ _TYPES = f"""
         WHERE inner_type <> 0
     )
     SELECT p.oid, y.typname::text AS name, format_type(p.oid, -1) AS words,
-        y.typnamespace = 'pg_catalog'::regnamespace AS builtin, bool_and(
+        y.typnamespace = 'pg_catalog'::regnamespace AS builtin,
+        has_schema_privilege(y.typnamespace, 'USAGE')
+            AND bool_and(c.oid IS NULL OR has_any_column_privilege(c.oid, 'SELECT')) AS visible, bool_and(
         part.typtype IN ('e', 'd') OR part.typelem <> 0 AND part.typlen = -1 OR part.typtype IN ('b', 'r', 'm')
         AND part.typname <> ALL($2)
         AND EXISTS (SELECT FROM trusted t WHERE t.classid = 'pg_type'::regclass AND t.objid = part.oid)
     ) AS safe
     FROM parts p JOIN pg_type y ON y.oid = p.oid JOIN pg_type part ON part.oid = p.part
+    LEFT JOIN pg_class c ON c.oid = part.typrelid AND c.relkind <> 'c'
     GROUP BY p.oid, y.typname, y.typnamespace
 """  # noqa: S608 - made of constants
 """A type is as safe as what it is made of: an array's element, a domain's base, a range's bounds."""
 
 _COLUMNS = """
-    SELECT c.relname::text AS relation, a.attname::text AS name, a.attlen > 0 OR y.typname = 'numeric' AS is_number,
+    SELECT n.nspname::text AS schema, c.relname::text AS relation, a.attname::text AS name,
+        a.attlen > 0 OR y.typname = 'numeric' AS is_number,
         CASE WHEN y.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN (a.atttypmod - 4) * 4 END AS longest
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -200,6 +204,7 @@ class Catalog:
     """Unsafe functions that take one argument: `t.name` calls them."""
     operators: Mapping[str, bool]
     types: Mapping[str, bool]
+    """Those that the login may see: each table is a type, too."""
     builtin_types: Mapping[str, bool]
     """Those of pg_catalog, which a name without a schema means first."""
     type_words: Mapping[int, str]
@@ -209,6 +214,8 @@ class Catalog:
     """Names of types that may be told."""
     relations: Mapping[str, tuple[Column, ...]]
     """What the login may read, by bare name."""
+    schemas: Mapping[str, frozenset[str]]
+    """The names of these relations by their schemas."""
     has_checks: bool
     """The functions are there that check sizes while a statement runs."""
     hidden_sql: tuple[HiddenSql, ...] = ()
@@ -230,9 +237,11 @@ class Catalog:
         operators = await connection.fetch(_OPERATORS, extensions)
         types = await connection.fetch(_TYPES, extensions, list(_HARMFUL_TYPES))
         relations: dict[str, tuple[Column, ...]] = {}
+        schemas: dict[str, frozenset[str]] = {}
         for row in await connection.fetch(_COLUMNS):
             column = Column(row["name"], row["is_number"], row["longest"])
             relations[row["relation"]] = (*relations.get(row["relation"], ()), column)
+            schemas[row["schema"]] = schemas.get(row["schema"], frozenset()) | {row["relation"]}
         hidden = await connection.fetch(_HIDDEN_SQL)
         casts = await connection.fetch(_FOREIGN_CASTS, extensions)
         unsafe_types = {row["name"] for row in types if not row["safe"]}
@@ -240,12 +249,13 @@ class Catalog:
             functions={row["name"]: row["objection"] for row in functions},
             as_columns=frozenset(row["name"] for row in functions if row["as_column"]),
             operators={row["name"]: row["safe"] for row in operators},
-            types={row["name"]: row["name"] not in unsafe_types for row in types},
+            types={row["name"]: row["name"] not in unsafe_types for row in types if row["visible"]},
             builtin_types={row["name"]: row["safe"] for row in types if row["builtin"]},
             type_words={row["oid"]: row["words"] for row in types},
             unsafe_types=frozenset(row["oid"] for row in types if not row["safe"]),
             safe_type_words=frozenset(row["words"] for row in types if row["safe"]),
             relations=relations,
+            schemas=schemas,
             has_checks=bool(await connection.fetchval(_HAS_CHECKS)),
             hidden_sql=tuple(HiddenSql(row["name"], row["sql"], row["view"]) for row in hidden),
             foreign_casts=tuple(row["name"] for row in casts),

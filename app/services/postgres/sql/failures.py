@@ -103,7 +103,12 @@ def while_it_is_parsed(sql: str, catalog: Catalog) -> Generator[None]:
         yield
     except asyncpg.PostgresError as error:
         state = error.sqlstate or ""
-        if state[:2] not in ("0A", "22", "23", "2B", "39", "3F", "42", "54") or state == "42501":
+        if state in ("3F000", "42501"):
+            # Only schemas are looked at so early, and which there are is not the caller's.
+            raise InvalidArguments.of(
+                "query", "names a schema that does not exist, or that switchboard_reader may not use"
+            ) from error
+        if state[:2] not in ("0A", "22", "23", "2B", "39", "3F", "42", "54"):
             raise
         words = [_shortened(str(error.args[0]) if error.args else "")]
         if place := cast("str | None", getattr(error, "position", None)):

@@ -15,6 +15,10 @@ GIGABYTE = float(2**30)
 NUMBER_DIGITS = 150_000.0
 """Characters of the longest number; `'1e131071'::numeric` has them in eight characters of SQL."""
 
+XML_READ = 1.0
+"""Nanoseconds for the square of the bytes that are read as XML, which are as many bytes of memory: libxml2 compares
+each attribute with all others of its element, and writes out the defaults that a DTD has for it."""
+
 Sizes = Sequence[float]
 
 
@@ -190,9 +194,12 @@ FUNCTIONS: Mapping[str, Cost] = {
             jsonb_build_array jsonb_build_object jsonb_concat jsonb_delete jsonb_delete_path jsonb_each
             jsonb_each_text jsonb_extract_path_text jsonb_insert jsonb_object jsonb_object_field_text
             jsonb_populate_record jsonb_populate_record_valid jsonb_populate_recordset jsonb_set jsonb_set_lax
-            jsonb_strip_nulls jsonb_to_record jsonb_to_recordset populate_record row_to_json to_json to_jsonb xml
-            xml_is_well_formed xml_is_well_formed_content xml_is_well_formed_document
+            jsonb_strip_nulls jsonb_to_record jsonb_to_recordset populate_record row_to_json to_json to_jsonb
             """,
+        ),
+        (
+            Cost(_times(8), lambda sizes: XML_READ * sum(sizes) ** 2 + 40 * sum(sizes)),
+            "xml xml_is_well_formed xml_is_well_formed_content xml_is_well_formed_document",
         ),
         (
             _ARRAY,
@@ -276,6 +283,7 @@ COUNTED: Mapping[str, int] = {"lpad": 1, "repeat": 1, "rpad": 1}
 _MULTIRANGES = _names("int4multirange int8multirange nummultirange tsmultirange tstzmultirange datemultirange")
 
 SLOW_TO_READ: Mapping[str, float] = {
+    "xml": XML_READ,
     "tsquery": 0.2,
     "lquery": 2.0,
     **dict.fromkeys(_MULTIRANGES, 0.2),

@@ -23,6 +23,7 @@ from app.services.postgres.sql.bounds import (
     TooComplex,
     TooMuch,
     TooMuchGathered,
+    UnknownRelation,
     needed_checks,
 )
 from app.services.postgres.sql.catalog import Catalog
@@ -213,6 +214,10 @@ class _Judged:
     """How many items its FROMs have."""
 
 
+class UnknownName(InvalidArguments):
+    """A name of which callers are told no more than that they can't use it, lest they learn what there is."""
+
+
 class SqlGuard:
     """Refuses whatever is not one reading statement of harmless parts.
 
@@ -242,7 +247,7 @@ class SqlGuard:
             )
             for name, columns in catalog.relations.items()
         }
-        self._relations = Relations(tables)
+        self._relations = Relations(tables, catalog.schemas)
         self._objection = self._object_to_hidden_sql()
 
     def check(self, sql: str, arguments: Sequence[Argument] = ()) -> ReadingStatement:
@@ -324,9 +329,14 @@ class SqlGuard:
         if judged.is_explain and name in self._views:
             raise _forbidden(f"EXPLAIN of the view {name}", "the plan would tell what it is made of")
 
-    def _needed_checks(self, select: _Fields, arguments: Sequence[Argument], *, pairs: bool = False) -> Needed:
+    def _needed_checks(
+        self, select: _Fields, arguments: Sequence[Argument], *, pairs: bool = False, of_view: bool = False
+    ) -> Needed:
         try:
-            return needed_checks(select, self._relations, arguments, pairs=pairs)
+            return needed_checks(select, self._relations, arguments, pairs=pairs, of_view=of_view)
+        except UnknownRelation as unknown:
+            message = f'relation "{unknown.name}" does not exist, or may not be read'
+            raise UnknownName.of("query", message) from None
         except TooMuch as much:
             mostly = f", mostly in {much.dearest}" if much.dearest else ""
             message = (
@@ -380,11 +390,11 @@ class SqlGuard:
                 return f"{hidden.name} can't be vetted ({refusal.detail}); {advice}"
             if hidden.view:
                 views[hidden.view] = judged.select
-        self._relations = Relations(self._relations.tables, views)
+        self._relations = Relations(self._relations.tables, self.catalog.schemas, views)
         for hidden in self.catalog.hidden_sql:
             if hidden.view:
                 try:
-                    self._needed_checks(views[hidden.view], ())
+                    self._needed_checks(views[hidden.view], (), of_view=True)
                 except InvalidArguments as refusal:
                     return f"{hidden.name} can't be vetted ({refusal.detail}); {advice}"
         return ""
@@ -445,7 +455,7 @@ class SqlGuard:
         if safe is None:
             safe = self.catalog.types.get(names[-1])
         if safe is None:
-            raise InvalidArguments.of("query", f"type {_written(names)} does not exist")
+            raise UnknownName.of("query", f"type {_written(names)} does not exist")
         if not safe:
             reason = "it looks up names in the catalogs, or is neither built in nor of an allowed extension"
             raise _forbidden(f"type {_written(names)}", reason)

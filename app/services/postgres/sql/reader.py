@@ -25,7 +25,7 @@ from app.services.postgres.sql.catalog import Catalog
 from app.services.postgres.sql.described import describe, explain_generically
 from app.services.postgres.sql.failures import while_it_is_parsed, while_it_runs
 from app.services.postgres.sql.functions import SLOW_TO_READ
-from app.services.postgres.sql.guard import ReadingStatement, SqlGuard
+from app.services.postgres.sql.guard import ReadingStatement, SqlGuard, UnknownName
 from app.services.postgres.sql.json_forms import parameters_as_text
 from app.services.postgres.sql.sessions import ReaderSessions, open_reader_sessions
 from app.single_flight import SingleFlight
@@ -53,6 +53,8 @@ _LOST_BACKENDS = (
 )
 _CATALOG_SECONDS = 60.0
 """How long a change of functions, views or casts in the database may stay unseen."""
+_UNKNOWN_SECONDS = 2.0
+"""How long the catalogs are believed where they lack a name that a statement uses."""
 
 
 class SqlQuery(BaseModel):
@@ -161,8 +163,13 @@ class SqlReader:
             # The server's own limit comes first; ours holds where it does not answer.
             async with asyncio.timeout(limit + _GRACE_SECONDS):
                 guard = self._guard or await self._fresh_guard(self._sessions)
-                statement = guard.check(query, arguments)
-                if time.monotonic() >= self._stale_at:
+                try:
+                    statement = guard.check(query, arguments)
+                except UnknownName:
+                    if time.monotonic() < self._stale_at - _CATALOG_SECONDS + _UNKNOWN_SECONDS:
+                        raise
+                    statement = None
+                if statement is None or time.monotonic() >= self._stale_at:
                     guard = await self._fresh_guard(self._sessions)
                     statement = guard.check(query, arguments)
                 left = started + limit - time.perf_counter()

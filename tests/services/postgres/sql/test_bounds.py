@@ -106,6 +106,10 @@ TOO_MUCH: list[tuple[str, list[Any]]] = [
         [{"a": list(range(60_000)), "b": [70_000] * 60_000}],
     ),
     ("SELECT jsonb_path_exists($1::jsonb, $2)", [list(range(200_000)), "$ ? (@[*] == $[*])"]),
+    ("SELECT $1::text::xml IS NULL", ["<a " + " ".join(f'a{n}=""' for n in range(50_000)) + "/>"]),
+    ("SELECT $1::xml IS NULL", ["<a " + " ".join(f'a{n}=""' for n in range(50_000)) + "/>"]),
+    ("SELECT xml_is_well_formed($1)", ["<a b=1 " * 400_000]),
+    ("SELECT xmlparse(document $1) IS NULL", ["<!DOCTYPE a [" + "<!ATTLIST a b CDATA 'x'>" * 3000 + "]><a/>"]),
     # what sorts, given an order that was made against quicksort
     ("SELECT $1::int4multirange", ["{" + ",".join(f"[{n},{n + 1})" for n in range(60_000)) + "}"]),
     ("SELECT $1::text::nummultirange", ["{" + ",".join(f"[{n},{n + 1})" for n in range(60_000)) + "}"]),
@@ -119,6 +123,8 @@ TOO_MUCH: list[tuple[str, list[Any]]] = [
     ("SELECT " + "(" * 20 + "true" + " NOT BETWEEN false AND true)" * 20, []),
     ("SELECT " + "(" * 5 + "id" + (" IN (" + ",".join(["id", "0"] * 10) + "))::int") * 5 + " FROM tickets", []),
     ("SELECT upper(repeat('a', 9000000)) IN (" + ",".join(["subject"] * 100) + ") FROM tickets", []),
+    # a query whose rows become a value
+    ("SELECT length(upper(JSON_ARRAY(SELECT subject FROM tickets)::text || ''))", []),
     # a parameter is read wherever it is named
     ("SELECT count(*) FROM customers WHERE " + " OR ".join(["metadata = $1"] * 60), [{"a": "x" * 4_000_000}]),
     # a function after a dot, where no call is to be seen
@@ -367,6 +373,11 @@ async def test_many_calls_in_a_row_end_in_time(reader: AnsweringReader) -> None:
     with pytest.raises(BackendTimeout):
         await reader.query(f"SELECT {calls}, i FROM generate_series(1, 100000) AS i ORDER BY 4 DESC", timeout_ms=300)
     assert asyncio.get_running_loop().time() - started < 5.3
+
+
+async def test_a_query_may_read_one_that_stands_behind_it(guard: SqlGuard) -> None:
+    sql = "WITH RECURSIVE a AS (SELECT upper(x) AS y FROM b), b AS (SELECT string_agg(subject, '') AS x FROM tickets) "
+    assert "upper(switchboard_sql.bounded(x" in guard.check(sql + "SELECT length(y) FROM a").checked_sql
 
 
 async def test_recursion_that_adds_may_be_searched_and_recursion_that_doubles_is_checked(guard: SqlGuard) -> None:

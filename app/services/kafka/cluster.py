@@ -169,7 +169,14 @@ class Cluster:
             return await self._ask_for(name)
         if known is not None and self.connections.alive and time.monotonic() < known[0]:
             return known[1]
-        # Whoever finds it too old at the same moment waits for the same answer.
+        return await self.look_for(name)
+
+    async def look_for(self, name: str) -> Topic:
+        """Return a topic as it is now, to all who want to know at the same moment by one answer.
+
+        Raises:
+            UnknownTopicOrPartitionError: there is none of this name.
+        """
         return await self._asking.run(name, lambda: self._ask_for(name))
 
     async def _ask_for(self, name: str) -> Topic:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from types import SimpleNamespace
@@ -234,19 +235,31 @@ class Subscriptions:
 # The producer
 
 
+_UPDATES_APART = 0.1
+"""Seconds between two questions of the producer's about its topics."""
+_GONE = errors.UnknownTopicOrPartitionError.errno
+
+
 class _Client(AIOKafkaClient):
     """The producer's client, whose questions about topics neither create them nor grow with the cluster.
 
     aiokafka's own lets brokers create each topic that it asks about, so that a deleted one would come back,
-    and asks about all topics while it has sent nothing.
+    and asks about all topics while it has sent nothing. While a message waits for a topic that is gone, it asks
+    without a pause, and writes a line each time.
     """
+
+    _last_update = 0.0
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         this = cast("Any", self)
+        await asyncio.sleep(self._last_update + _UPDATES_APART - time.monotonic())
+        self._last_update = time.monotonic()
         request = MetadataRequest(list(topics), False)
         for broker in random.sample(nodes := list(this.cluster.brokers()), len(nodes)):
             with contextlib.suppress(errors.KafkaError, OSError):
-                cluster_metadata.update_metadata(await this.send(broker.nodeId, request))
+                answer: Any = await this.send(broker.nodeId, request)
+                answer.topics = [topic for topic in answer.topics if topic[0] != _GONE]
+                cluster_metadata.update_metadata(answer)
                 return True
         cluster_metadata.failed_update(None)
         return False

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 
 from aiokafka import errors
@@ -22,6 +24,8 @@ _STOP_WITHIN = 10.0
 _SENDS_AT_MOST = 10
 """Producers that a message may go by. Each time but the last it was another message that was refused."""
 _LIMITS_REMEMBERED = 1000
+_LOOK_FOR_TOPIC_EVERY = 3.0
+"""Seconds that a message waits before it is asked whether its topic is still there."""
 _UNCERTAIN = (
     "Kafka did not acknowledge the message in time; it may be stored now or later. "
     "Repeat with the same idempotency_key to store it once"
@@ -91,11 +95,18 @@ class Publisher:
     Args:
         settings: of producers and time limits.
         largest: returns how many bytes of a batch a topic takes; None if that is unknown.
+        look_for: raises UnknownTopicOrPartitionError if a topic is gone.
     """
 
-    def __init__(self, settings: KafkaSettings, largest: Callable[[str], Awaitable[int | None]]) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        largest: Callable[[str], Awaitable[int | None]],
+        look_for: Callable[[str], Awaitable[object]],
+    ) -> None:
         self._settings = settings
         self._largest = largest
+        self._look_for = look_for
         self._limits: dict[str, int] = {}
         """Of topics that have refused something."""
         self._producers: dict[bool, Producer] = {}
@@ -114,25 +125,26 @@ class Publisher:
         Raises:
             BackendTimeout: no acknowledgement in time. The message may be stored now or later.
             Conflict: the key was used for another message.
+            UnknownTopicOrPartitionError: the topic was deleted meanwhile.
             LargerThanWeSend: it is larger than KAFKA_MAX_REQUEST_SIZE.
             MessageSizeTooLargeError, RecordListTooLargeError: it is larger than the topic takes.
             KafkaError: the message is not stored.
         """
         if idempotency_key is None:
-            return await self._within_time(self._begin(message)), False
+            return await self._within_time(self._begin(message), message.topic), False
         place, digest = (message.topic, idempotency_key), message.digest()
         earlier = self._by_key.get(place)
         if earlier is not None:
             if earlier[0] != digest:
                 raise Conflict("idempotency_key was used for another message on this topic; choose a new one")
-            return await self._within_time(earlier[1]), True
+            return await self._within_time(earlier[1], message.topic), True
         header = IDEMPOTENCY_HEADER, idempotency_key.encode()
         sending = self._begin(replace(message, headers=(*message.headers, header)))
         self._by_key[place] = digest, sending
         sending.task.add_done_callback(lambda done: self._forget_failed(place, done))
         while len(self._by_key) > _KEYS_REMEMBERED:
             self._by_key.popitem(last=False)
-        return await self._within_time(sending), False
+        return await self._within_time(sending, message.topic), False
 
     async def close(self) -> None:
         """Send what is waiting, then stop. What no broker takes within 10 s was never answered with an offset."""
@@ -154,16 +166,28 @@ class Publisher:
         sending.task.add_done_callback(lambda _: sending.forget_producer())
         return sending
 
-    async def _within_time(self, sending: _Sending) -> RecordMetadata:
+    async def _within_time(self, sending: _Sending, topic: str) -> RecordMetadata:
         """Wait for a message's place. A caller who gives up does not call the message back."""
-        done, _ = await asyncio.wait([sending.task], timeout=self._settings.delivery_timeout_ms / 1000)
-        if not done:
-            # The brokers may have moved away altogether: a new producer looks for them where the settings say.
-            # One that has taken over since is none of this message's business.
-            if sending.producer is not None:
-                self._retire(sending.producer)
-            raise BackendTimeout(_UNCERTAIN)
-        return sending.task.result()
+        until = time.monotonic() + self._settings.delivery_timeout_ms / 1000
+        try:
+            while (left := until - time.monotonic()) > 0:
+                done, _ = await asyncio.wait([sending.task], timeout=min(left, _LOOK_FOR_TOPIC_EVERY))
+                if done:
+                    return sending.task.result()
+                # The producer would wait for it to come back.
+                with suppress(*MOVED, *UNREACHABLE, errors.RequestTimedOutError):
+                    await self._look_for(topic)
+        except errors.UnknownTopicOrPartitionError:
+            self._give_up(sending)
+            raise
+        self._give_up(sending)
+        raise BackendTimeout(_UNCERTAIN)
+
+    def _give_up(self, sending: _Sending) -> None:
+        # The brokers may have moved away altogether: a new producer looks for them where the settings say.
+        # One that has taken over since is none of this message's business.
+        if sending.producer is not None:
+            self._retire(sending.producer)
 
     async def _send(self, message: Outgoing, sending: _Sending) -> RecordMetadata:
         """Send a message, by another producer if its first one fails for another's sake."""

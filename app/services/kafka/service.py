@@ -5,18 +5,18 @@ import fnmatch
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 
 from aiokafka import errors
 from pydantic import JsonValue
 
-from app.errors import BackendTimeout, Conflict, Forbidden, InvalidArguments, NotFound
+from app.errors import Conflict, Forbidden, InvalidArguments, NotFound
 from app.outages import Outages
 from app.services.kafka.cluster import LATEST, Allowance, Cluster, Topic
 from app.services.kafka.connections import Connections
 from app.services.kafka.driver import LargerThanWeSend, decode_assignment
-from app.services.kafka.failures import MOVED, UNREACHABLE, answers, translated
+from app.services.kafka.failures import answers, translated
 from app.services.kafka.groups import GroupWork
 from app.services.kafka.messages import (
     ConsumedMessages,
@@ -68,7 +68,7 @@ class KafkaService:
         self.tails = Tails(self._cluster)
         self._reader = Reader(self._cluster, self.tails)
         self._groups = GroupWork(self._cluster, self._reader, self.tails, settings)
-        self._publisher = Publisher(settings, self._largest_batch)
+        self._publisher = Publisher(settings, self._largest_batch, self._cluster.look_for)
 
     @classmethod
     @asynccontextmanager
@@ -136,11 +136,6 @@ class KafkaService:
         async with answers(self._settings.delivery_timeout_ms / 1000 + self._within, topic=topic):
             try:
                 placed, duplicate = await self._publisher.publish(outgoing, idempotency_key)
-            except BackendTimeout:
-                # A topic that was deleted meanwhile is the better reason.
-                with suppress(*MOVED, *UNREACHABLE, errors.RequestTimedOutError):
-                    await self._cluster.topic(topic, fresh=True)
-                raise
             except LargerThanWeSend:
                 most = self._settings.max_request_size
                 raise InvalidArguments.of(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,10 +12,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from app.errors import BackendTimeout, Conflict, InvalidArguments, NotFound
 from app.local.kafka import LocalKafka
-from app.services.kafka import KafkaService, publishing
+from app.services.kafka import KafkaService, driver, publishing
 from app.services.kafka.driver import Producer
 from tests.fixtures.kafka import settings_for_kafka
-from tests.services.kafka.conftest import browse, values
+from tests.services.kafka.conftest import Requests, browse, values
 
 
 async def test_an_answer_names_the_exact_place(kafka: KafkaService, topic: str) -> None:
@@ -251,6 +252,49 @@ async def test_a_topic_that_is_deleted_does_not_come_back(
     with pytest.raises(NotFound):
         await asyncio.wait_for(_publish_until_refused(kafka, topic), 20)
     assert (await kafka.topics(topic)).topics == []
+
+
+async def test_messages_to_a_topic_that_was_just_deleted_are_refused_without_a_storm(
+    kafka: KafkaService,
+    kafka_broker: LocalKafka,
+    topic: str,
+    wide_topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    requests: Requests,
+) -> None:
+    """aiokafka asks for the topic without a pause, hundreds of times a second, and writes a line each time."""
+    monkeypatch.setattr(publishing, "_LOOK_FOR_TOPIC_EVERY", 0.5)
+    updates = 0
+    update: Any = driver._Client._metadata_update
+
+    async def counted(self: Any, *given: Any) -> bool:
+        nonlocal updates
+        updates += 1
+        done: bool = await update(self, *given)
+        return done
+
+    monkeypatch.setattr(driver._Client, "_metadata_update", counted)
+    await kafka.publish(wide_topic, "x", partition=2)
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap_servers)
+    await admin.start()
+    try:
+        # What is known of the topic is kept, as in the moment after it was deleted.
+        known = kafka._cluster._topics[wide_topic][1]
+        await admin.delete_topics([wide_topic])
+        kafka._cluster._topics[wide_topic] = time.monotonic() + 60, known
+    finally:
+        await admin.close()
+    requests.clear()
+    async with asyncio.timeout(40):
+        outcomes = await asyncio.gather(
+            *(kafka.publish(wide_topic, "y", partition=n % 3) for n in range(50)), return_exceptions=True
+        )
+    assert {type(outcome) for outcome in outcomes} == {NotFound}
+    assert updates < 200
+    assert len(requests.of("MetadataRequest")) < 200
+    assert "not found in cluster metadata" not in caplog.text
+    assert (await kafka.publish(topic, "others")).offset == 0
 
 
 async def _publish_until_refused(kafka: KafkaService, topic: str) -> None:

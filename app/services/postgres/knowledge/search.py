@@ -409,6 +409,7 @@ class KnowledgeSearch:
         nothing = SearchResults(articles=[], total=0, limit=limit, offset=offset)
         variants = list(_variants(search_term))
         if not variants:
+            await self._explain_nothing(tags or (), language)
             return nothing
         analysed = await self._reads.fetch_json(
             _ANALYSE,
@@ -422,6 +423,7 @@ class KnowledgeSearch:
             await self._explain_nothing(tags or (), language)
         plan = _plan(variants, analysis, tags or ())
         if not plan.languages:
+            await self._explain_nothing(tags or (), language)
             return nothing
         ranked = await self._reads.fetch_json(
             _RANK,
@@ -448,22 +450,24 @@ class KnowledgeSearch:
         )
         assert ranked is not None
         results = SearchResults.model_validate_json(ranked)
-        if tags and not results.total:
-            await self._explain_nothing(tags, None)
+        if not results.total:
+            await self._explain_nothing(tags or (), language)
         return results
 
     async def _explain_nothing(self, tags: Sequence[str], language: str | None) -> None:
-        """Return if nothing was found though there are articles of that kind.
+        """Return if nothing was found though there are articles of that kind, or of any kind that was asked for.
 
         Raises:
             InvalidArguments: there are none in that language, or none with one of the tags.
         """
+        if not tags and not language:
+            return
         found = await self._reads.fetch_json(
             _OFFERED, markers=[_tag_marker(tag) for tag in tags], scanned=_SCANNED, limit=_MOST_TAGS_TOLD
         )
         assert found is not None
         offered = _Offered.model_validate_json(found)
-        if language and offered.languages:
+        if language and offered.languages and language_code(language) not in map(language_code, offered.languages):
             raise InvalidArguments.of("language", f"there are articles in {', '.join(offered.languages)} only")
         if offered.unknown and offered.tags:
             why = f"no article has this tag; there are: {', '.join(offered.tags)}"

@@ -14,6 +14,7 @@ from app.local.postgres import LocalPostgres
 from app.services.postgres.connections.pools import open_database
 from app.services.postgres.demo.world import seed
 from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults
+from app.services.postgres.migrations import downgrade, migrate
 from tests.fixtures.postgres import TestDatabase, cloned_database
 
 QUESTIONS = json.loads((Path(__file__).parent / "search_questions.json").read_text())
@@ -166,6 +167,33 @@ async def test_what_no_article_has_is_refused_with_what_there_is(demo: Knowledge
         await demo.search("refund", language="Klingon")
     with pytest.raises(InvalidArguments, match=r"^tags\.1: no article has this tag; there are: .*returns"):
         await demo.search("refund", tags=["returns", "no such tag"])
+
+
+@pytest.mark.parametrize("tag", ["iOS", "ios", "IOS", "Ios", "iOs"])
+async def test_a_tag_is_found_however_it_is_stored(database: TestDatabase, search: KnowledgeSearch, tag: str) -> None:
+    for slug, stored in (("one", "iOS"), ("two", "ios"), ("three", "IOS"), ("four", "android")):
+        await add_article(database, slug, f"Install the app {slug}", "Open the store.", tags=[stored])
+    assert sorted(slugs(await search.search("install the app", tags=[tag]))) == ["one", "three", "two"]
+
+
+async def test_articles_that_are_there_are_found_by_folded_tags_after_the_migration(database: TestDatabase) -> None:
+    await downgrade(database.url, "0004")
+    await add_article(database, "one", "Install the app", "Open the store.", tags=["iOS"])
+    async with open_database(database.settings) as opened:
+        search = KnowledgeSearch(opened.reads)
+        with pytest.raises(InvalidArguments, match="no article has this tag; there are: iOS"):
+            await search.search("install the app", tags=["ios"])
+        await migrate(database.url)
+        assert slugs(await search.search("install the app", tags=["ios"])) == ["one"]
+
+
+@pytest.mark.parametrize("question", ["refund", "xqzzvk", "???", "how to"])
+async def test_so_it_is_whatever_the_question_finds(demo: KnowledgeSearch, question: str) -> None:
+    with pytest.raises(InvalidArguments, match=r"^language: there are articles in en, "):
+        await demo.search(question, language="Klingon")
+    with pytest.raises(InvalidArguments, match=r"^tags\.0: no article has this tag; there are: .*returns"):
+        await demo.search(question, tags=["no such tag"], language="English")
+    assert (await demo.search("xqzzvk", tags=["Returns"], language="EN-us")).articles == []
 
 
 async def test_a_tag_that_fits_no_answer_finds_nothing(demo: KnowledgeSearch) -> None:

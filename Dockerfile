@@ -15,6 +15,8 @@ WORKDIR /srv/switchboard
 COPY alembic.ini pyproject.toml ./
 COPY alembic alembic
 COPY app app
+COPY agents agents
+COPY docs docs
 COPY docker/switchboard /usr/local/bin/switchboard
 ENV PATH=/opt/switchboard/bin:$PATH \
     PYTHONPATH=/srv/switchboard \

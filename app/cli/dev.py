@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from app.cli.commands import has_local_stack
 from app.cli.running import chosen_servers, read_settings, run, start_log
 from app.serving.process import PortInUse
 from app.settings import Settings
@@ -28,7 +29,7 @@ else:
 )
 def dev(port: int | None, data_dir: Path) -> None:
     """Serve on a local stack: starts the backends, migrates, loads demo data if there is none."""
-    if _local_stack is None:
+    if _local_stack is None or not has_local_stack():
         raise click.ClickException(
             "The local stack is not part of this installation: it is for development and tests, and comes with a "
             "checkout's `make run`, or with the extra `local` of the package switchboard-gateway."

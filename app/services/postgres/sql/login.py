@@ -71,6 +71,7 @@ async def ensure_reader_login(
     name: str = READER_LOGIN,
     connections: int = READER_CONNECTIONS,
     change_password: bool = False,
+    revoke_temporary: bool = True,
     outages: Outages | None = None,
 ) -> ReaderLogin:
     """Make, or bring up to date, a login that may do nothing but read the four tables.
@@ -84,6 +85,8 @@ async def ensure_reader_login(
         name: the login's name. Logins are of the whole cluster, so each database wants one of its own.
         connections: its CONNECTION LIMIT; a higher one that is there already stays.
         change_password: give a login that exists the password, whoever uses it with another one.
+        revoke_temporary: take the right to temporary tables from everybody who was not given it by name, since the
+            login has it through PUBLIC. It takes a decision, because the database may be others', too.
         outages: hears of the database when it can't be reached.
 
     Returns:
@@ -103,7 +106,13 @@ async def ensure_reader_login(
             if exists and not change_password:
                 await _check_password(name, url)
             keeps_password = exists and not change_password
-            warnings = await _make_reader_login(connection, name, None if keeps_password else password, connections)
+            warnings = await _make_reader_login(
+                connection,
+                name,
+                None if keeps_password else password,
+                connections,
+                revoke_temporary=revoke_temporary,
+            )
     finally:
         await connection.close()
     return ReaderLogin(url, tuple(warnings))
@@ -121,9 +130,12 @@ async def _check_password(name: str, url: str) -> None:
     await connection.close()
 
 
-async def _make_reader_login(connection: Connection, name: str, password: str | None, connections: int) -> list[str]:
+async def _make_reader_login(
+    connection: Connection, name: str, password: str | None, connections: int, *, revoke_temporary: bool
+) -> list[str]:
     async with connection.transaction():
-        # Two gateways that start at the same moment do it one after the other.
+        # Gateways that start at the same moment do all of it one after the other: PostgreSQL refuses two that change
+        # the same role at once.
         await connection.execute(_LOCK)
         quoted, database, schema, secret = await connection.fetchrow(
             "SELECT quote_ident($1), quote_ident(current_database()), quote_ident(current_schema()), quote_literal($2)",
@@ -137,18 +149,21 @@ async def _make_reader_login(connection: Connection, name: str, password: str | 
             f"{takes} INHERIT CONNECTION LIMIT {limit if limit == -1 else max(limit or 0, connections)}"
         )
         await connection.execute(f"GRANT switchboard_reader TO {quoted}")
-    optional = {
-        f"GRANT CONNECT ON DATABASE {database} TO switchboard_reader": "may not grant CONNECT on the database",
-        f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC": "may not revoke TEMPORARY on the database from PUBLIC",
-    }
-    for setting, value in _READER_SETTINGS.items():
-        optional[f"ALTER ROLE {quoted} SET {setting} = {value.format(schema=schema)}"] = f"may not set {setting}"
-    warnings: list[str] = []
-    for statement, refusal in optional.items():
-        try:
-            await connection.execute(statement)
-        except asyncpg.InsufficientPrivilegeError:
-            warnings.append(f"the administrator's login {refusal}; run as a superuser: {statement}")
+        optional = {
+            f"GRANT CONNECT ON DATABASE {database} TO switchboard_reader": "may not grant CONNECT on the database",
+        }
+        if revoke_temporary:
+            statement = f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC"
+            optional[statement] = "may not revoke TEMPORARY on the database from PUBLIC"
+        for setting, value in _READER_SETTINGS.items():
+            optional[f"ALTER ROLE {quoted} SET {setting} = {value.format(schema=schema)}"] = f"may not set {setting}"
+        warnings: list[str] = []
+        for statement, refusal in optional.items():
+            try:
+                async with connection.transaction():
+                    await connection.execute(statement)
+            except asyncpg.InsufficientPrivilegeError:
+                warnings.append(f"the administrator's login {refusal}; run as a superuser: {statement}")
     return warnings
 
 
@@ -197,7 +212,7 @@ def derived_login(settings: PostgresSettings) -> DerivedLogin:
     if not (user and password):
         raise BackendNotConfigured(
             "DATABASE_READER_URL is not set, and DATABASE_URL holds no password that a login of query_database could"
-            " follow from; make one by `switchboard migrate --reader-password …`, and set it",
+            " follow from; make one by `switchboard migrate` with DATABASE_READER_PASSWORD, and set it",
             missing="DATABASE_READER_URL",
         )
     digest = hashlib.sha256(f"{database}\0{user}".encode()).hexdigest()
@@ -238,12 +253,14 @@ async def make_derived_login(settings: PostgresSettings, outages: Outages | None
             name=derived.name,
             connections=settings.reader_connections,
             change_password=True,
+            revoke_temporary=False,
             outages=outages,
         )
     except Forbidden:
         raise BackendNotConfigured(
             "query_database has a login of its own, and that of DATABASE_URL may not make one; make it by `switchboard"
-            " migrate --reader-password …` as somebody who may, and set DATABASE_READER_URL (docs/query-database.md)",
+            " migrate` with DATABASE_READER_PASSWORD as somebody who may, and set DATABASE_READER_URL"
+            " (docs/query-database.md)",
             missing="DATABASE_READER_URL",
         ) from None
 

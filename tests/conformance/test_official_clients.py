@@ -60,7 +60,7 @@ async def test_the_inspectors_command_line_lists_calls_and_reads(gateway: Served
 @pytest.mark.parametrize("client", ["sdk-http", "client-2025", "client-2026"])
 async def test_the_typescript_clients_take_every_schema_of_ours(node: RunNode, client: str) -> None:
     servers = load_servers()
-    async with serve(create_app(servers, Settings())) as served:
+    async with serve(create_app(servers, Settings(hide_unconfigured=False))) as served:
         code, output = await node("take_schemas.mjs", client, f"{served.url}/mcp")
     assert code == 0, output
     assert json.loads(output.splitlines()[-1]) == [name for server in servers for name in server.tools]

@@ -1,85 +1,63 @@
-"""The one way in. Every face ends up in `Gateway.call`, `read`, `watch` or `admit`.
+"""The one way in, and the one pipeline: whatever a caller wants done is an `Operation`, and passes the same stages.
 
-A call is looked up, admitted (limits), validated, timed, run and logged here and nowhere else, so that
-a rule written here holds for REST, MCP, WebSocket and stdio alike.
+1. *Look up* what is wanted among what the principal may see (`offered_to`).
+2. *Admit* it: a place, and a clock (`Admission`). Whoever has no right to call is to be refused before this.
+3. *Parse* what was given as arguments. Nobody without the right to call has learned by now what they are called, and
+   rules about arguments are to judge what was parsed, since one thing has many spellings.
+4. *Run* it, and write its result down.
+5. *Record* how it ended, whichever way that was.
+
+So a rule written here holds for REST, MCP, WebSocket and stdio alike, for tools, resources, streams, watches
+and listings.
 """
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from types import TracebackType
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
 from typing import Any, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from pydantic_core import to_json
 from pydantic_settings import BaseSettings
+from starlette.requests import Request
+from starlette.responses import Response
 
+from app.admission import Admission, Narrow, Serving, StreamAdmission, Surroundings
 from app.budget import Budget
+from app.catalogue import Catalogue, quoted
 from app.errors import (
-    BackendTimeout,
-    CallerGone,
-    CallerStalled,
     GatewayError,
-    InternalError,
     InvalidArguments,
     TooManyRequests,
     UnknownResource,
     UnknownServer,
     UnknownTool,
 )
-from app.guard.principal import ANONYMOUS
+from app.guard.principal import ANONYMOUS, Principal
 from app.logs import CallLog
-from app.lookout import Interruptible, Lookout
-from app.results import RawResult, parse_json
-from app.servers.base import CLIENT_PREFIX, BaseMCPServer, ServerKind
+from app.lookout import Lookout
+from app.results import ProtocolResult, RawResult, parse_json
+from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
-from app.servers.declaring import Resource, Tool, Update
+from app.servers.declaring import HttpRoute, Tool, Update
+from app.servers.operations import Operation
 from app.settings import Settings
 from app.stages import Stages
 from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall
 
 T = TypeVar("T")
-_STALLED = 2.0
-"""Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
+FoundT = TypeVar("FoundT")
 MOST_OF_A_CONNECTION = 128
 """Subscriptions of one connection, or of one stream over HTTP."""
-_LEAST_MOVED = 16 * 1024
-"""Bytes that a stream's caller sends, or takes, until its clock begins anew."""
-
-
-@dataclass(slots=True)
-class _Serving:
-    """A server in this process."""
-
-    kind: ServerKind
-    server: BaseMCPServer | None = None
-    """The open server; None while the gateway is not open."""
-    in_flight: int = 0
-    """Calls that it works on."""
-    streams: "set[Admission]" = field(default_factory=set["Admission"])
-    """Streams that it carries. They last as long as their callers like, so they take no call's place."""
-
-    @property
-    def log(self) -> logging.Logger:
-        return logging.getLogger(f"MCP.{self.kind.name}")
-
-    def unforeseen(self, error: Exception, context: CallContext) -> InternalError:
-        """Log the trace of what nobody foresaw; return what its caller is told."""
-        self.log.error("request_id=%s: unforeseen failure", context.request_id, exc_info=error)
-        return InternalError()
-
-
-@dataclass(slots=True)
-class _Narrow:
-    """A tool with a limit of its own."""
-
-    name: str
-    most: int
-    in_flight: int = 0
+Respond = Callable[[Request], Awaitable[Response]]
+"""Answers a request with a response that may stream."""
+Carry = Callable[[StreamAdmission, Respond], Awaitable[None]]
+"""Carries a stream to its end."""
 
 
 class Gateway:
@@ -96,43 +74,31 @@ class Gateway:
 
     def __init__(self, kinds: Sequence[ServerKind], settings: Settings, sinks: Sequence[Sink] = ()) -> None:
         self.settings = settings
-        self._sinks = sinks
-        self.kinds: dict[str, ServerKind] = {}
+        self.catalogue = Catalogue(kinds)
+        """All that this process serves, for whoever builds ways to it. What somebody may see of it: `offered_to`."""
         self.subscriptions = 0
         self._subscriptions_of: Counter[str | int] = Counter()
         """By caller, and by the connection that they are of."""
         self.unfinished = Budget(settings.max_unfinished_bytes)
         """What was received and can't be worked on yet: unfinished bodies, requests that wait for the one before."""
-        self.recorder: Recorder
-        """Tells of every call, while the gateway is open."""
-        self.lookout: Lookout
-        """Interrupts calls that take too long or have lost their caller, while the gateway is open."""
         self.stopping = False
         """Whether the process was told to stop, and callers should go elsewhere."""
         self.closing = asyncio.Event()
         """Set when the process stops: streams that would never end by themselves end then."""
-        self._serving: dict[str, _Serving] = {}
-        everything = BaseMCPServer(server_id="all", name="This gateway")
-        self._all = _Serving(everything, everything)
+        self._sinks = sinks
+        self._around: Surroundings
+        """There while the gateway is open."""
+        self._serving: dict[ServerKind, Serving] = {kind: self._served(kind) for kind in kinds}
+        self._all = BaseMCPServer(server_id="all", name="This gateway")
         """Counts what is about all servers, so that a busy one does not hide the others."""
-        self._tools: dict[tuple[str | None, str], tuple[_Serving, Tool, _Narrow | None]] = {}
-        """By server and name, and by name alone."""
-        owners: dict[str, str] = {}
-        for kind in kinds:
-            claims = [f"server name {kind.server_id!r}"]
-            claims += [f"tool {name!r}" for name in kind.tools]
-            claims += [f"resource scheme {scheme!r}" for scheme in {r.scheme for r in kind.resources.values()}]
-            for claim in claims:
-                if claim in owners:
-                    raise ValueError(f"{kind.name} and {owners[claim]} both claim the {claim}")
-                owners[claim] = kind.name
-            self.kinds[kind.server_id] = kind
-            serving = _Serving(kind)
-            self._serving[kind.server_id] = serving
-            for name, tool in kind.tools.items():
-                found = serving, tool, self._narrow(tool)
-                self._tools[kind.server_id, name] = self._tools[None, name] = found
-        self._scheme_owner = {r.scheme: kind.server_id for kind in kinds for r in kind.resources.values()}
+        self._serving[self._all] = Serving(self._all, logging.getLogger("MCP"), self._all)
+
+    def _served(self, kind: ServerKind) -> Serving:
+        # Half of a server's places are for the tools that have no limit of their own.
+        half = max(1, self.settings.max_calls_in_flight // 2)
+        limits = {name: tool.max_in_flight for name, tool in kind.tools.items()}
+        narrow = {name: Narrow(min(limit, half)) for name, limit in limits.items() if limit is not None}
+        return Serving(kind, logging.getLogger(f"MCP.{kind.name}"), narrow=narrow)
 
     @asynccontextmanager
     async def open(self, service_settings: Sequence[BaseSettings] = ()) -> AsyncGenerator[None]:
@@ -143,117 +109,54 @@ class Gateway:
         """
         self.stopping = False
         self.closing.clear()
-        log = CallLog({server_id: serving.log for server_id, serving in self._serving.items()})
-        self.recorder = Recorder((log, *self._sinks))
-        self.lookout = Lookout()
+        log = CallLog({serving.kind.server_id: serving.log for serving in self._serving.values()})
+        self._around = Surroundings(self.settings, Recorder((log, *self._sinks)), Lookout())
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
-            for serving in self._serving.values():
-                if isinstance(serving.kind, BaseMCPServer):
-                    serving.server = serving.kind
-                elif (wanted := serving.kind.settings_class) is not None:
-                    serving.server = serving.kind(settings=given.get(wanted) or wanted())
+            for kind in self.catalogue.servers.values():
+                if isinstance(kind, BaseMCPServer):
+                    server = kind
+                elif (wanted := kind.settings_class) is not None:
+                    server = kind(settings=given.get(wanted) or wanted())
                 else:
-                    serving.server = serving.kind()
-                if not serving.server.is_started:
-                    await stack.enter_async_context(serving.server.opened())
+                    server = kind()
+                self._serving[kind].server = server
+                if not server.is_started:
+                    await stack.enter_async_context(server.opened())
             try:
                 yield
             finally:
                 self.closing.set()
-                self.recorder.flush()
-                for serving in self._serving.values():
-                    serving.server = None
+                self._around.recorder.flush()
+                for kind in self.catalogue.servers.values():
+                    self._serving[kind].server = None
 
     @property
     def servers(self) -> Mapping[str, BaseMCPServer]:
         """The open servers by their id."""
-        return {server_id: serving.server for server_id, serving in self._serving.items() if serving.server}
+        found = {name: self._serving[kind].server for name, kind in self.catalogue.servers.items()}
+        return {name: server for name, server in found.items() if server is not None}
 
-    def streams(self, server: str) -> "Set[Admission]":
+    @property
+    def lookout(self) -> Lookout:
+        """Interrupts what takes too long or has lost its caller, while the gateway is open."""
+        return self._around.lookout
+
+    def streams(self, server: str) -> Set[StreamAdmission]:
         """Return the streams that a server carries now."""
-        return self._serving[self.kind(server).server_id].streams
+        return self._serving[self.catalogue.server(server)].streams
 
-    # Look-up
+    def offered_to(self, principal: Principal) -> Catalogue:
+        """Return what a principal may see: its calls are looked up there, and its listings made from it.
 
-    def kind(self, server: str) -> ServerKind:
-        """Return a server's declaration by its name; clients may say `mcp_database` for `database`.
-
-        Raises:
-            UnknownServer: the message lists the names that exist.
+        Everybody may see all of it.
         """
-        found = self.kinds.get(server) or self.kinds.get(server.removeprefix(CLIENT_PREFIX))
-        if found is None:
-            raise UnknownServer(f"There is no server {_quoted(server)}. Servers: {', '.join(self.kinds)}.")
-        return found
+        return self.catalogue
 
     def is_shown(self, kind: ServerKind) -> bool:
         """Tell whether MCP's listings show a server: not if nothing of it could work for lack of a setting."""
-        server = self._serving[kind.server_id].server
+        server = self._serving[kind].server
         return not self.settings.hide_unconfigured or server is None or server.unconfigured() is None
-
-    def kinds_of(self, server: str | None) -> list[ServerKind]:
-        """Return the declaration of one server, or of all for None.
-
-        Raises:
-            UnknownServer: as for `kind`.
-        """
-        return list(self.kinds.values()) if server is None else [self.kind(server)]
-
-    def tool(self, server: str | None, name: str, context: CallContext) -> tuple[str, Tool]:
-        """Return the owner's id and the declaration of a tool; `server=None` searches all servers.
-
-        Raises:
-            UnknownServer, UnknownTool: the message lists the names that exist. The log has a line of it.
-        """
-        serving, tool, _ = self._find(server, name, context)
-        return serving.kind.server_id, tool
-
-    def _narrow(self, tool: Tool) -> _Narrow | None:
-        """Return the places of a tool that has a limit of its own: half of the server's are for the others."""
-        if tool.max_in_flight is None:
-            return None
-        return _Narrow(tool.name, min(tool.max_in_flight, max(1, self.settings.max_calls_in_flight // 2)))
-
-    def _find(self, server: str | None, name: str, context: CallContext) -> tuple[_Serving, Tool, _Narrow | None]:
-        if found := self._tools.get((server, name)):
-            return found
-        try:
-            return self._find_otherwise(server, name)
-        except GatewayError as error:
-            where = "all" if server is None else _quoted(server)
-            call = StartedCall(where, _quoted(name), context, time.perf_counter())
-            self.recorder.started(call)
-            self.recorder.ended(EndedCall(call, error.code, 0.0))
-            raise
-
-    def _find_otherwise(self, server: str | None, name: str) -> tuple[_Serving, Tool, _Narrow | None]:
-        """Find a tool by another spelling of its server's name, or say what there is."""
-        if server is None:
-            where, names = "this gateway", [name for owner, name in self._tools if owner is None]
-        else:
-            kind = self.kind(server)
-            if found := self._tools.get((kind.server_id, name)):
-                return found
-            where, names = kind.server_id, list(kind.tools)
-        raise UnknownTool(f"There is no tool {_quoted(name)} on {where}. Tools: {', '.join(names)}.")
-
-    def resource(self, server: str | None, uri: str) -> tuple[str, Resource, dict[str, str]]:
-        """Return the owner's id, the declaration and the variables of a resource's URI.
-
-        Raises:
-            UnknownServer, UnknownResource: nothing of that form is offered.
-        """
-        if server is None:
-            kinds = [self.kinds[owner]] if (owner := self._scheme_owner.get(uri.partition("://")[0])) else []
-        else:
-            kinds = [self.kind(server)]
-        for kind in kinds:
-            for resource in kind.resources.values():
-                if (variables := resource.match(uri)) is not None:
-                    return kind.server_id, resource, variables
-        offered = [r.template for kind in (kinds or self.kinds.values()) for r in kind.resources.values()]
-        raise UnknownResource(f"There is no resource {_quoted(uri)}. Resources: {', '.join(offered)}.")
 
     # The ways in
 
@@ -271,7 +174,7 @@ class Gateway:
         name: str,
         arguments: bytes,
         context: CallContext,
-        write: Callable[[Tool, Any], Any] = Tool.dump,
+        write: Callable[[Tool, Any], Any] | None = None,
     ) -> Any:
         """Run one tool and return its result object as JSON.
 
@@ -280,19 +183,16 @@ class Gateway:
             name: the tool's name.
             arguments: the arguments object as JSON; nothing means `{}`.
             context: who calls, and how.
-            write: writes the result down in the face's own form. A result that can't be written is a failure of the
-                tool, so it happens here.
+            write: writes the result down in the face's own form, `Tool.dump` if left out. A result that can't be
+                written is a failure of the tool, so it happens here.
 
         Raises:
             GatewayError: the only exception, beside cancellation, that leaves this method.
         """
-        serving, tool, narrow = self._find(server, name, context)
-        limit = tool.timeout or self.settings.tool_timeout
-        with Admission(self, serving, tool.name, context, limit, narrow=narrow) as opened:
-            if serving.log.isEnabledFor(logging.DEBUG):
-                stages = Stages(serving.log, tool.name, context.request_id)
-                return await _call_in_stages(stages, opened, tool, arguments, context, write)
-            return write(tool, await tool.run(opened, tool.parse(arguments), context))
+        offer = self._look_up(Catalogue.tool, server, name, context)
+        tool = offer.declared
+        admission = Admission(self._around, self._serving[offer.kind], tool.operation, context)
+        return await self._pass(admission, arguments, tool.dump if write is None else partial(write, tool))
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
         """Return the media type and the bytes of a resource.
@@ -300,13 +200,10 @@ class Gateway:
         Raises:
             GatewayError: as for `call`.
         """
-        server_id, resource, variables = self.resource(server, uri)
-        with self.admit(server_id, resource.template, context, time_limit=self.settings.tool_timeout) as opened:
-            if resource.method is None:
-                content = await opened.read_undeclared(uri, context)
-            else:
-                content = await resource.run(opened, variables, context)
-            return resource.mime_type, _resource_bytes(content)
+        offer, variables = self._look_up(Catalogue.resource, server, uri, context)
+        resource = offer.declared
+        admission = Admission(self._around, self._serving[offer.kind], resource.reading(uri), context)
+        return resource.mime_type, await self._pass(admission, variables, _resource_bytes)
 
     @asynccontextmanager
     async def watch(
@@ -325,23 +222,94 @@ class Gateway:
             InvalidArguments: it exists but can't be watched.
             TooManyRequests: as for `subscription`.
         """
-        server_id, resource, variables = self.resource(server, uri)
-        if resource.watcher is None:
-            raise InvalidArguments.of("uri", f"{_quoted(uri)} can't be subscribed to")
+        offer, variables = self._look_up(Catalogue.resource, server, uri, context)
+        serving, resource = self._serving[offer.kind], offer.declared
+
+        def parse(given: Mapping[str, str]) -> dict[str, Any]:
+            if resource.watcher is None:
+                raise InvalidArguments.of("uri", f"{quoted(uri)} can't be subscribed to")
+            return resource.parse(given)
+
+        async def begin(server: BaseMCPServer, arguments: dict[str, Any], _: CallContext) -> AsyncIterator[Update]:
+            assert resource.watcher is not None
+            stack.enter_context(self.subscription(context, connection))
+            return await stack.enter_async_context(resource.watcher(server, **arguments))
+
+        operation = Operation(f"watch {resource.template}", parse, begin, read_only=True)
         try:
-            keywords = resource.parse(variables)
             async with AsyncExitStack() as stack:
-                stack.enter_context(self.subscription(context, connection))
-                # Admission covers the start; afterwards a subscription costs no place among the calls in flight.
-                with self.admit(
-                    server_id, f"watch {resource.template}", context, time_limit=self.settings.tool_timeout
-                ) as opened:
-                    updates = await stack.enter_async_context(resource.watcher(opened, **keywords))
-                yield updates
+                # Only the start is a call: afterwards a subscription takes no place among the calls in flight.
+                yield await self._pass(Admission(self._around, serving, operation, context), variables, _as_it_is)
         except GatewayError:
             raise
         except Exception as error:
-            raise self._serving[server_id].unforeseen(error, context) from error
+            raise serving.unforeseen(error, context) from error
+
+    async def stream(self, server: str, route: HttpRoute, path: str, context: CallContext, carry: Carry) -> None:
+        """Run a server's plain HTTP route, its streaming included, under the rules of the tool that it acts as.
+
+        Args:
+            server: the server's name.
+            route: one of its routes.
+            path: of the request, below the server's, as it came over the wire.
+            context: who calls, and how.
+            carry: carries the stream.
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+        offer = self._look_up(Catalogue.tool, server, route.acts_as, context)
+
+        async def run(server: BaseMCPServer, arguments: dict[str, Any], context: CallContext) -> None:
+            await carry(stream, partial(route.method, server, context=context, **arguments))
+
+        operation = Operation(route.name, route.parse, run, read_only=offer.declared.read_only)
+        stream = StreamAdmission(self._around, self._serving[offer.kind], operation, context)
+        await self._pass(stream, path, _as_it_is)
+
+    async def show(
+        self, server: str | None, listing: str, context: CallContext, describe: Callable[[Catalogue], T]
+    ) -> T:
+        """Return what is listed to a caller.
+
+        Args:
+            server: the server's name; None for a listing of all.
+            listing: its name, for the log.
+            context: who calls, and how.
+            describe: makes it of what the caller may see.
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+        kind = self._all if server is None else self._look_up(_server, server, listing, context)
+
+        async def run(*_: object) -> T:
+            return describe(self.offered_to(context.principal))
+
+        operation = Operation(listing, _as_it_is, run, read_only=True)
+        return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
+
+    async def handle(
+        self, server: str, method: str, context: CallContext, run: Callable[[], Awaitable[ProtocolResult]]
+    ) -> ProtocolResult:
+        """Run what a server does itself for a method of the protocol.
+
+        Args:
+            server: the server's name.
+            method: of the protocol, for the log.
+            context: who calls, and how.
+            run: does it.
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+        kind = self._look_up(_server, server, method, context)
+
+        def handle(*_: object) -> Awaitable[ProtocolResult]:
+            return run()
+
+        operation = Operation(method, _as_it_is, handle, read_only=False)
+        return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     @contextmanager
     def subscription(self, context: CallContext, connection: object) -> Generator[None]:
@@ -378,207 +346,67 @@ class Gateway:
                 if not self._subscriptions_of[holder]:
                     del self._subscriptions_of[holder]
 
-    def admit(
+    # The pipeline
+
+    def _look_up(
         self,
+        find: Callable[[Catalogue, Any, str], FoundT],
         server: str | None,
-        operation: str,
+        name: str,
         context: CallContext,
-        *,
-        time_limit: float,
-    ) -> "Admission":
-        """Let one operation of a server run: the first half of `call`.
-
-        Args:
-            server: the server's name; None for what is about all of them, such as a listing.
-            operation: what is done, for the log.
-            context: who calls, and how.
-            time_limit: seconds.
-
-        Returns:
-            A context manager that gives the open server. Entering it raises `TooManyRequests` if the server
-            works on as many calls as it may. Leaving it turns what went wrong within into a `GatewayError`:
-            `BackendTimeout` when the time is up, `InternalError` for anything unforeseen, whose trace is logged
-            under the request id.
-        """
-        serving = self._all if server is None else self._serving[self.kind(server).server_id]
-        return Admission(self, serving, operation, context, time_limit)
-
-    def admit_stream(self, server: str, operation: str, context: CallContext) -> "Admission":
-        """Let a stream run, as `admit` does, in a place of its own and for as long as its bytes flow.
-
-        Whoever carries it says when it begins to wait for the caller and what that came to; after STREAM_IDLE_TIMEOUT
-        seconds of waiting without progress, or at once if it is the one that has waited longest where another wants its
-        place, it is interrupted with `CallerStalled`.
-        """
-        return Admission(self, self._serving[self.kind(server).server_id], operation, context, None)
-
-
-class Admission(Interruptible):
-    """One operation while it runs: counted, timed, and logged when it ends.
-
-    A class, where a generator would read shorter, because every call passes here.
-    """
-
-    __slots__ = (
-        "_call",
-        "_gateway",
-        "_moved",
-        "_narrow",
-        "_seconds",
-        "_serving",
-        "_timer",
-        "_waited",
-        "waiting_since",
-    )
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        serving: _Serving,
-        operation: str,
-        context: CallContext,
-        seconds: float | None,
-        narrow: _Narrow | None = None,
-    ) -> None:
-        self._gateway = gateway
-        self._serving = serving
-        self._call = StartedCall(serving.kind.server_id, operation, context, time.perf_counter())
-        self._seconds = seconds
-        self._narrow = narrow
-        self._timer: asyncio.TimerHandle | None = None
-        if seconds is None:
-            self.waiting_since: float | None = None
-            """Of a stream: since when it waits for its caller, by the loop's clock; None while it does not."""
-            self._waited = 0.0
-            self._moved = 0
-
-    def __enter__(self) -> BaseMCPServer:
-        gateway, serving = self._gateway, self._serving
-        assert serving.server is not None, "the gateway is not open"
-        gateway.recorder.started(self._call)
+    ) -> FoundT:
+        """Find what is wanted among what the principal may see; record that it was wanted if there is no such thing."""
         try:
-            if self._seconds is None:
-                self._take_stream()
-            elif serving.in_flight >= (most := gateway.settings.max_calls_in_flight):
-                raise TooManyRequests(f"{serving.server.name} works on {most} calls already. Repeat in a moment.")
-            elif (narrow := self._narrow) is None:
-                serving.in_flight += 1
-            elif narrow.in_flight >= narrow.most:
-                raise TooManyRequests(f"{narrow.name} works on {narrow.most} calls already. Repeat in a moment.")
-            else:
-                narrow.in_flight += 1
-                serving.in_flight += 1
-        except TooManyRequests:
-            self._ended(TooManyRequests.code)
+            return find(self.offered_to(context.principal), server, name)
+        except (UnknownServer, UnknownTool, UnknownResource) as error:
+            where = "all" if server is None else quoted(server)
+            # Of a URI the scheme: the rest may be about a customer.
+            what = quoted("".join(name.partition("://")[:2]))
+            call = StartedCall(where, what, context, perf_counter())
+            self._around.recorder.started(call)
+            self._around.recorder.ended(EndedCall(call, error.code, 0.0))
             raise
-        self.begin(gateway.lookout)
-        return serving.server
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._seconds is None:
-            self._serving.streams.discard(self)
-        else:
-            self._serving.in_flight -= 1
-            if self._narrow is not None:
-                self._narrow.in_flight -= 1
-        if self._timer is not None:
-            self._timer.cancel()
-        reason = self.end(error)
-        if error is None:
-            self._ended("ok")
-        elif reason is not None:
-            self._ended("cancelled" if isinstance(reason, CallerGone) else reason.code)
-            raise reason from error
-        elif isinstance(error, GatewayError):
-            self._ended(error.code)
-        elif isinstance(error, Exception):
-            self._ended(InternalError.code)
-            raise self._serving.unforeseen(error, self._call.context) from error
-        else:
-            self._ended("cancelled")
-
-    def overdue(self) -> None:
-        """Set the clock and watch the caller, which most calls end too early to need."""
-        if self._seconds is None:
-            self._look_for_a_stall()
-        else:
-            left = self._call.at + self._seconds - time.perf_counter()
-            self._timer = self._lookout.loop.call_later(left, self._time_is_up)
-        if (gone := self._call.context.gone) is not None:
-            self.interrupt_after(gone, CallerGone())
-
-    def _time_is_up(self) -> None:
-        self.interrupt(BackendTimeout(f"{self._call.operation} took longer than {self._seconds:g} s and was stopped."))
-
-    def _take_stream(self) -> None:
-        """Take a place among the server's streams; the one that has waited longest for its caller makes room."""
-        streams, most = self._serving.streams, self._gateway.settings.max_streams
-        if len(streams) >= most:
-            stalled = max(streams, key=lambda stream: stream.waited() if stream.waiting_since is not None else -1.0)
-            if stalled.waiting_since is None or stalled.waited() < _STALLED:
-                raise TooManyRequests(f"{self._serving.kind.name} carries {most} streams already (MAX_STREAMS).")
-            streams.remove(stalled)
-            stalled.interrupt(CallerStalled("Nothing was sent or taken, and another stream wants the place."))
-        streams.add(self)
-
-    def wait_for_caller(self) -> None:
-        """Note that a stream waits for its caller to send, or to take, something."""
-        self.waiting_since = self._lookout.loop.time()
-
-    def go_on(self, moved: int) -> None:
-        """Note that a stream's caller has sent, or taken, so many bytes. A few make no progress."""
-        self._waited, self.waiting_since = self.waited(), None
-        self._moved += moved
-        if self._moved >= _LEAST_MOVED:
-            self._waited, self._moved = 0.0, 0
-
-    def waited(self) -> float:
-        """Return for how many seconds a stream has waited for its caller since it last got on."""
-        now = self._lookout.loop.time()
-        return self._waited + (now - self.waiting_since if self.waiting_since is not None else 0.0)
-
-    def _look_for_a_stall(self) -> None:
-        """Interrupt a stream that has waited too long for its caller; else look again when it might have."""
-        limit = self._gateway.settings.stream_idle_timeout
-        left = limit - self.waited()
-        if left > 0:
-            self._timer = self._lookout.loop.call_later(left, self._look_for_a_stall)
-        else:
-            few = f"Less than {_LEAST_MOVED} bytes"
-            self.interrupt(CallerStalled(f"{few} were sent or taken in {limit:g} s (STREAM_IDLE_TIMEOUT)."))
-
-    def _ended(self, outcome: str) -> None:
-        call = self._call
-        self._gateway.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3))
+    async def _pass(self, admission: Admission, given: Any, write: Callable[[Any], T]) -> T:
+        """Take an operation through all stages after the look-up."""
+        with admission as server:
+            operation = admission.operation
+            if admission.log.isEnabledFor(logging.DEBUG):
+                stages = Stages(admission.log, operation.name, admission.context.request_id)
+                operation, write = _telling(stages, operation, write)
+            arguments = operation.parse(given)
+            return write(await operation.run(server, arguments, admission.context))
 
 
-async def _call_in_stages(
-    stages: Stages,
-    opened: BaseMCPServer,
-    tool: Tool,
-    arguments: bytes,
-    context: CallContext,
-    write: Callable[[Tool, Any], Any],
-) -> Any:
-    """Do what `call` does once it is admitted, and tell the log of each stage."""
-    with stages.shown():
-        parsed = tool.parse(arguments)
+def _telling(stages: Stages, operation: Operation, write: Callable[[Any], T]) -> tuple[Operation, Callable[[Any], T]]:
+    """Return an operation, and what writes its result, that tell the log of each stage that they end."""
+
+    def parse(given: Any) -> Any:
+        arguments = operation.parse(given)
         stages.end("parsed")
-        try:
-            result = await tool.run(opened, parsed, context)
-        finally:
-            stages.end("ran")
-        written = write(tool, result)
+        return arguments
+
+    async def run(server: BaseMCPServer, arguments: Any, context: CallContext) -> Any:
+        with stages.shown():
+            try:
+                return await operation.run(server, arguments, context)
+            finally:
+                stages.end("ran")
+
+    def write_and_tell(result: Any) -> T:
+        written = write(result)
         stages.end("wrote")
         return written
 
+    return replace(operation, parse=parse, run=run), write_and_tell
 
-def _quoted(name: str, limit: int = 100) -> str:
-    """Return a caller's name for a thing, fit to be shown again."""
-    shown = "".join(c if c.isprintable() else "?" for c in name[:limit])
-    return f"{shown!r}" + ("…" if len(name) > limit else "")
+
+def _server(catalogue: Catalogue, server: str, _: str) -> ServerKind:
+    return catalogue.server(server)
+
+
+def _as_it_is(given: T) -> T:
+    return given
 
 
 def _resource_bytes(content: Any) -> bytes:

@@ -90,8 +90,8 @@ def create_app(
     gateway = Gateway(load_servers() if servers is None else servers, settings)
     endpoints = tool_endpoints(gateway)
     mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}
-    for server_id, kind in gateway.kinds.items():
-        mcp[f"/mcp/{server_id}"] = StreamableHTTP(gateway, server_id, partial(show_server, gateway, kind))
+    for server_id in gateway.catalogue.servers:
+        mcp[f"/mcp/{server_id}"] = StreamableHTTP(gateway, server_id, partial(show_server, gateway, server_id))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -106,6 +106,7 @@ def create_app(
         description=_ABOUT,
         lifespan=lifespan,
         redirect_slashes=False,
+        openapi_url=None,  # `document` shows what the caller may see
         docs_url=None,  # `Console` has pages that load nothing from elsewhere
         redoc_url=None,
     )
@@ -115,10 +116,10 @@ def create_app(
     add_rest_routes(app.router, gateway, endpoints)
     add_batch_route(app.router, gateway)
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
-    app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.kinds)
+    app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.catalogue.servers)
     app.router.routes.extend(Console(gateway, launched).routes())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
-    document(app)
+    document(app, gateway)
     front = FastLane(app.documented, endpoints={**endpoints, **mcp}, free_paths=free_paths(gateway))
     app.put_in_front(front, settings)
     return app

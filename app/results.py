@@ -28,6 +28,16 @@ class RawResult(Generic[ResultT]):
     json: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ProtocolResult:
+    """A result in the words of MCP, as the SDK's types say them, which only a face that speaks it can carry whole.
+
+    A tool that is known only at run time may return one, and so does whatever answers a method of the protocol.
+    """
+
+    value: Any
+
+
 def parse_json(body: bytes) -> Any:
     """Return what the JSON of a result says.
 

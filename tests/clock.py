@@ -109,11 +109,10 @@ class ClockMCPServer(BaseMCPServer):
             if not self.watchers:
                 self.unwatched.set()
 
-    @route("/chimes/{count:int}", methods=["GET", "POST"])
-    async def chimes(self, request: Request, context: CallContext) -> Response:
+    @route("/chimes/{ticks:int}", methods=["GET", "POST"], acts_as="tick")
+    async def chimes(self, request: Request, context: CallContext, ticks: int) -> Response:
         """Strike, as a stream; a POST counts the bytes of its body first."""
-        count = request.path_params["count"]
-        if count == 13:
+        if ticks == 13:
             raise NotFound("No clock strikes thirteen.")
         received = 0
         if request.method == "POST":
@@ -121,7 +120,7 @@ class ClockMCPServer(BaseMCPServer):
                 received += len(chunk)
 
         async def strikes() -> AsyncGenerator[bytes]:
-            for n in range(count):
+            for n in range(ticks):
                 yield f"{n + 1} {received}\n".encode()
 
         return StreamingResponse(strikes(), media_type="text/plain")

@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
 
 from app import errors
+from app.admission import StreamAdmission
+from app.catalogue import Catalogue
 from app.errors import GatewayError, InternalError, NotFound, TooManyRequests, UnknownResource, UnknownServer
 from app.faces.listing import describe_server
-from app.gateway import Gateway
+from app.gateway import Gateway, Respond
 from app.main import create_app
-from app.results import Result
+from app.results import ProtocolResult, Result
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Resource, Tool, resource, tool, watch
+from app.servers.declaring import Resource, Tool, resource, route, tool, watch
 from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
 from tests.fixtures.gateway import FACES, Served, caller, mcp_client, serve
@@ -137,6 +141,30 @@ def test_only_a_resource_can_be_watched() -> None:
                 yield
 
 
+def test_a_stream_acts_as_a_tool_of_its_server() -> None:
+    with pytest.raises(TypeError, match="acts_as"):
+        route("/sound", methods=["GET"])  # type: ignore[call-arg]
+
+    for path, acts_as, refused in (
+        ("/sound", "nothing", "play: acts_as='nothing' names no tool of this server"),
+        ("/{sound}/{volume:int}", "listen", "play: listen has no arguments volume"),
+    ):
+        with pytest.raises(TypeError, match=refused):
+
+            class RadioMCPServer(BaseMCPServer):
+                """Plays."""
+
+                @tool(read_only=True)
+                async def listen(self, sound: str) -> ClockTime:
+                    """Listen."""
+                    return ClockTime(zone=sound)
+
+                @route(path, methods=["GET"], acts_as=acts_as)
+                async def play(self, request: Request, context: CallContext) -> Response:
+                    """Play."""
+                    return Response()
+
+
 # Opening and closing
 
 
@@ -188,6 +216,28 @@ async def test_a_call_is_logged_once_and_says_what_happened(caplog: pytest.LogCa
     assert "hunter2" not in caplog.text
 
 
+async def test_what_nobody_offers_is_logged_without_what_it_may_say_of_customers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    gateway = Gateway([ClockMCPServer()], Settings())
+    async with gateway.open():
+        for wanted in (
+            lambda: gateway.read(None, "crm://people/hunter2", CONTEXT),
+            lambda: gateway.read("clock", "clock://people/hunter2", CONTEXT),
+            lambda: gateway.show("nope", "tools/list", CONTEXT, list),
+        ):
+            with pytest.raises(NotFound):
+                await wanted()
+    lines = [r.getMessage() for r in caplog.records if r.name == "MCP"]
+    assert [line.partition(" face=")[0] for line in lines] == [
+        "server=all operation='crm://'",
+        "server='clock' operation='clock://'",
+        "server='nope' operation='tools/list'",
+    ]
+    assert "hunter2" not in caplog.text
+
+
 @pytest.mark.parametrize("face", FACES)
 async def test_a_call_of_what_nobody_offers_is_logged(face: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
@@ -216,12 +266,33 @@ async def test_names_that_nobody_has_are_refused_with_those_that_exist() -> None
             await gateway.read(None, "nope://x", CONTEXT)
 
 
-async def test_what_is_admitted_takes_a_place_among_the_calls_in_flight() -> None:
-    gateway = Gateway([ClockMCPServer()], Settings(max_calls_in_flight=1))
+async def test_whatever_is_wanted_takes_a_place_before_anything_is_said_of_its_arguments() -> None:
+    clock = ClockMCPServer()
+    gateway = Gateway([clock], Settings(max_calls_in_flight=1))
+
+    async def watched() -> None:
+        async with gateway.watch("clock", "clock://zones?limit=many", CONTEXT, object()):
+            pass
+
     async with gateway.open():
-        with gateway.admit("clock", "look", CONTEXT, time_limit=10), pytest.raises(TooManyRequests):
-            await gateway.call("clock", "get_time", b"", CONTEXT)
+        waiting = asyncio.create_task(gateway.call("clock", "wait_for_cancellation", b"", CONTEXT))
+        await clock.started.wait()
+        for wanted in (
+            lambda: gateway.call("clock", "get_time", b'{"time_zone":1}', CONTEXT),
+            lambda: gateway.read("clock", "clock://zones?limit=many", CONTEXT),
+            lambda: gateway.show("clock", "tools/list", CONTEXT, list),
+            lambda: gateway.handle("clock", "prompts/get", CONTEXT, prompt),
+            watched,
+        ):
+            with pytest.raises(TooManyRequests):
+                await wanted()
+        waiting.cancel()
+        await asyncio.wait([waiting])
         await gateway.call("clock", "get_time", b"", CONTEXT)
+
+
+async def prompt() -> ProtocolResult:
+    return ProtocolResult("Ask.")
 
 
 class SlowMCPServer(BaseMCPServer):
@@ -263,13 +334,19 @@ async def test_a_slow_tool_leaves_places_to_the_others(places: int, crawling: in
 
 async def test_a_stream_takes_a_place_among_the_streams() -> None:
     gateway = Gateway([ClockMCPServer()], Settings(max_calls_in_flight=1, max_streams=1))
+    [(_, chimes)] = gateway.catalogue.routes()
+    carried: list[str] = []
+
+    async def carry(stream: StreamAdmission, respond: Respond) -> None:
+        await gateway.call("clock", "get_time", b"", CONTEXT)
+        with pytest.raises(TooManyRequests):
+            await gateway.stream("clock", chimes, "/chimes/1", CONTEXT, carry)
+        carried.append("once")
+
     async with gateway.open():
-        with gateway.admit_stream("clock", "stream", CONTEXT):
-            await gateway.call("clock", "get_time", b"", CONTEXT)
-            with pytest.raises(TooManyRequests), gateway.admit_stream("clock", "stream", CONTEXT):
-                pass
-        with gateway.admit_stream("clock", "stream", CONTEXT):
-            pass
+        for _ in range(2):
+            await gateway.stream("clock", chimes, "/chimes/1", CONTEXT, carry)
+    assert carried == ["once", "once"]
 
 
 async def test_a_resource_that_cannot_be_written_down_is_a_bug_of_ours(caplog: pytest.LogCaptureFixture) -> None:
@@ -391,5 +468,8 @@ def test_a_server_without_a_docstring_shows_nobody_elses() -> None:
     class HeirMCPServer(TalkativeMCPServer):
         pass
 
-    described = [describe_server(kind)["description"] for kind in (QuietMCPServer, TalkativeMCPServer, HeirMCPServer)]
+    described = [
+        describe_server(Catalogue([kind]), kind.server_id)["description"]
+        for kind in (QuietMCPServer, TalkativeMCPServer, HeirMCPServer)
+    ]
     assert described == ["", *["Says much.\n\nAnd more."] * 2]

@@ -19,7 +19,7 @@ def stdio(servers: tuple[str, ...]) -> None:
 
     async def speak() -> None:
         gateway = Gateway(kinds, settings)
-        only = next(iter(gateway.kinds)) if len(gateway.kinds) == 1 else None
+        only = kinds[0].server_id if len(kinds) == 1 else None
         async with gateway.open(service_settings):
             await serve_stdio(gateway, only)
 

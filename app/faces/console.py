@@ -12,8 +12,10 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from app.catalogue import Catalogue
 from app.client_configs import ClientConfig, call_by_curl, client_configs
 from app.errors import NotFound
+from app.faces.http import call_context
 from app.faces.rest import list_servers
 from app.gateway import Gateway
 from app.servers.base import ServerKind
@@ -79,17 +81,22 @@ class Console:
     async def _home(self, request: Request) -> Response:
         root: str = request.scope.get("root_path", "")
         if "text/html" not in request.headers.get("accept", ""):
-            return list_servers(self._gateway, request.scope)
+            return await list_servers(self._gateway, request.scope)
         url = str(request.base_url).rstrip("/")
-        kinds = list(self._gateway.kinds.values())
-        configs = [*client_configs(url, self._launched.command, self._launched.env_file), *_curl(url, kinds)]
+
+        def describe(offered: Catalogue) -> tuple[str, list[ClientConfig]]:
+            return "\n".join(_card(offered, kind) for kind in offered.servers.values()), _curl(url, offered)
+
+        context = call_context(request.scope, "rest")
+        cards, curl = await self._gateway.show(None, "servers/list", context, describe)
+        configs = [*client_configs(url, self._launched.command, self._launched.env_file), *curl]
         return self._page(
             "home",
             request,
             version=escape(VERSION),
             url=escape(url),
             websocket_url=escape("ws" + url.removeprefix("http")),
-            servers="\n".join(map(_card, kinds)),
+            servers=cards,
             configs="\n".join(_config(config, shown=number == 0) for number, config in enumerate(configs)),
             guides="\n".join(_link(f"{root}/guides/{name}", title) for name, (title, _) in self._guides.items()),
         )
@@ -138,12 +145,13 @@ def _link(address: str, title: str) -> str:
     return f'<a href="{escape(address)}">{escape(title)}</a>'
 
 
-def _card(kind: ServerKind) -> str:
+def _card(offered: Catalogue, kind: ServerKind) -> str:
+    tools = ", ".join(offer.declared.name for offer in offered.tools(kind.server_id))
     about = kind.description.partition("\n\n")[0]
     return (
         f'<li class="card" data-server="{escape(kind.server_id)}"><h3>{escape(kind.name)}</h3>'
         f'<p class="state">asking …</p><p>{escape(about)}</p>'
-        f'<p class="tools">{escape(", ".join(kind.tools))}</p></li>'
+        f'<p class="tools">{escape(tools)}</p></li>'
     )
 
 
@@ -156,12 +164,11 @@ def _config(config: ClientConfig, *, shown: bool) -> str:
     )
 
 
-def _curl(url: str, kinds: Sequence[ServerKind]) -> list[ClientConfig]:
+def _curl(url: str, offered: Catalogue) -> list[ClientConfig]:
     """Return a call that only reads, of the tool whose example is the quickest to read."""
     calls = [
-        call_by_curl(url, kind.server_id, tool.name, tool.example)
-        for kind in kinds
-        for tool in kind.tools.values()
-        if tool.read_only and tool.example is not None
+        call_by_curl(url, offer.kind.server_id, offer.declared.name, offer.declared.example)
+        for offer in offered.tools()
+        if offer.declared.read_only and offer.declared.example is not None
     ]
     return [ClientConfig("curl", "curl", "a shell", min(calls, key=len))] if calls else []

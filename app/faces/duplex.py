@@ -20,9 +20,10 @@ from pydantic_core import from_json, to_json
 from app.errors import BackendUnavailable, GatewayError, TooManyRequests
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PLAIN_LEGACY, PlainCall, PlainCalls
-from app.faces.protocol import Received, client_name, protocol_server, refusal
+from app.faces.protocol import ProtocolServer, Received, client_name, refusal
 from app.faces.subscriptions import Subscriptions
 from app.gateway import Gateway
+from app.guard.principal import Principal
 from app.servers.calls import CallContext, Face, Peer, new_request_id
 
 MAX_UNANSWERED = 64
@@ -79,10 +80,12 @@ class _PlainLane:
 
     Args:
         calls: of the endpoint.
+        principal: who calls.
     """
 
-    def __init__(self, calls: PlainCalls) -> None:
+    def __init__(self, calls: PlainCalls, principal: Principal) -> None:
         self._calls = calls
+        self._principal = principal
         self._modern: bool | None = None
         """The era of the calls that are plain; None where none is yet."""
         self._tried: tuple[types.RequestId, bool] | None = None
@@ -94,7 +97,7 @@ class _PlainLane:
 
     def recognize(self, message: bytes) -> PlainCall | None:
         """Return the call that a message is, or None if it is anything but a plain one."""
-        return None if self._modern is None else self._calls.read(message, modern=self._modern)
+        return None if self._modern is None else self._calls.read(message, self._principal, modern=self._modern)
 
     def asked(self, request: types.JSONRPCRequest, message: bytes) -> None:
         """Note a request that the SDK gets, and the message that it is."""
@@ -102,7 +105,7 @@ class _PlainLane:
             self._opening, self._is_legacy, self._modern, self._tried, self.client = request, False, None, None, None
         elif self._modern is None and self._tried is None:
             modern = not self._is_legacy
-            if self._calls.read(message, modern=modern) is not None:
+            if self._calls.read(message, self._principal, modern=modern) is not None:
                 self._tried = request.id, modern
 
     def answered(self, message: types.JSONRPCResponse | types.JSONRPCError) -> None:
@@ -190,11 +193,11 @@ class Duplex:
         """
         async with asyncio.TaskGroup() as tasks:
             self._subscriptions = Subscriptions(tasks)
-            protocol = protocol_server(self._gateway, self._server, self._face, self._subscriptions)
+            protocol = ProtocolServer(self._gateway, self._server, self._face, self._subscriptions)
             self._stamp = protocol.server_info_stamp
             self._tasks = tasks
             self._plain_calls = PlainCalls(self._gateway, self._server, protocol)
-            self.lane = _PlainLane(self._plain_calls)
+            self.lane = _PlainLane(self._plain_calls, self._peer.principal)
             answering = tasks.create_task(
                 serve_dual_era_loop(protocol, self._read_stream, _WayOut(self), lifespan_state=None)
             )

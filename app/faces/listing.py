@@ -1,6 +1,9 @@
 """How servers, tools and resources are described: the words of MCP, on every face the same."""
 
-from app.servers.base import BaseMCPServer, ServerKind
+from collections.abc import Iterable
+
+from app.catalogue import Catalogue, Offer
+from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
 from app.servers.declaring import Resource, Tool, title_of
 
@@ -39,11 +42,11 @@ def describe_tool(tool: Tool, *, output_schema: bool = True) -> JsonObject:
     return described
 
 
-def describe_resources(kind: ServerKind) -> tuple[list[JsonObject], list[JsonObject]]:
-    """Return a server's resources and its resource templates as MCP lists them."""
+def describe_resources(offers: Iterable[Offer[Resource]]) -> tuple[list[JsonObject], list[JsonObject]]:
+    """Return resources and resource templates as MCP lists them."""
     resources: list[JsonObject] = []
     templates: list[JsonObject] = []
-    for resource in kind.resources.values():
+    for resource in (offer.declared for offer in offers):
         if resource.uri is not None:
             resources.append({"uri": resource.uri, **_described(resource)})
         if resource.uri != resource.template:
@@ -51,16 +54,20 @@ def describe_resources(kind: ServerKind) -> tuple[list[JsonObject], list[JsonObj
     return resources, templates
 
 
-def describe_server(kind: ServerKind, root_path: str = "", opened: BaseMCPServer | None = None) -> JsonObject:
+def describe_server(
+    catalogue: Catalogue, server: str, root_path: str = "", opened: BaseMCPServer | None = None
+) -> JsonObject:
     """Return a server as `GET /mcp` shows it.
 
     Args:
-        kind: the server.
+        catalogue: what is offered.
+        server: the server's name.
         root_path: what callers have to put before our paths.
         opened: the server itself, which knows whether it is configured.
     """
+    kind = catalogue.server(server)
     missing = opened.unconfigured() if opened else None
-    resources, templates = describe_resources(kind)
+    resources, templates = describe_resources(catalogue.resources(server))
     path = f"{root_path}/mcp/{kind.server_id}"
     return {
         "id": kind.server_id,
@@ -70,7 +77,7 @@ def describe_server(kind: ServerKind, root_path: str = "", opened: BaseMCPServer
         "configured": missing is None,
         **({"reason": missing.detail} if missing else {}),
         "capabilities": list(kind.capabilities),
-        "tools": list(kind.tools),
+        "tools": [offer.declared.name for offer in catalogue.tools(server)],
         "resources": [resource["uri"] for resource in resources],
         "resource_templates": [template["uriTemplate"] for template in templates],
         "mcp": path,

@@ -1,17 +1,24 @@
 """How FastAPI documents what applications of our own answer: routes, bodies, failures."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from fastapi import Body, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, JsonValue
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from app.catalogue import Catalogue, Offer
 from app.errors import GatewayError, InvalidArguments, Problem
-from app.faces.http import PROBLEM_JSON
+from app.faces.http import PROBLEM_JSON, call_context
+from app.gateway import Gateway
+from app.servers.declaring import Tool
 
 
 async def documented_by_others() -> None:
@@ -27,10 +34,17 @@ def takes(body: type[BaseModel]) -> Callable[..., Any]:
     return endpoint
 
 
-def answered_by(asgi: ASGIApp) -> type[APIRoute]:
-    """Return a route that FastAPI documents and `asgi` answers. `handle` stays: it checks the method."""
+def answered_by(asgi: ASGIApp, tool: Offer[Tool] | None = None) -> type[APIRoute]:
+    """Return a route that FastAPI documents and `asgi` answers. `handle` stays: it checks the method.
+
+    Args:
+        asgi: answers.
+        tool: whoever may not see it sees no documentation of the route.
+    """
 
     class GatewayRoute(APIRoute):
+        documents = tool
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.app = asgi
@@ -55,30 +69,41 @@ def problem_responses(*errors: type[GatewayError]) -> dict[int | str, dict[str, 
     }
 
 
-def document(app: FastAPI) -> None:
-    """Complete the OpenAPI document: every failure is a `Problem` under its own media type."""
+def document(app: FastAPI, gateway: Gateway) -> None:
+    """Add `/openapi.json`: what the caller may see. Every failure is a `Problem` under its own media type."""
+    documents: WeakKeyDictionary[Catalogue, dict[str, Any]] = WeakKeyDictionary()
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title,
-                version=app.version,
-                description=app.description,
-                routes=app.routes,
-                tags=app.openapi_tags,
-            )
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            components = schema.setdefault("components", {}).setdefault("schemas", {})
-            components.update(problem.pop("$defs", {}))
-            components["Problem"] = problem
-            for unused in ("HTTPValidationError", "ValidationError"):
-                components.pop(unused, None)
-            refused = problem_responses(InvalidArguments)[InvalidArguments.status]
-            for operations in schema["paths"].values():
-                for operation in operations.values():
-                    if "HTTPValidationError" in str(operation["responses"].get("422")):
-                        operation["responses"]["422"] = refused
-            app.openapi_schema = schema
-        return app.openapi_schema
+    def documented(offered: Catalogue) -> dict[str, Any]:
+        if offered not in documents:
+            documents[offered] = _document([route for route in app.routes if _is_shown(route, offered)])
+        return documents[offered]
 
-    app.openapi = openapi
+    def _document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=routes, tags=app.openapi_tags
+        )
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        components = schema.setdefault("components", {}).setdefault("schemas", {})
+        components.update(problem.pop("$defs", {}))
+        components["Problem"] = problem
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components.pop(unused, None)
+        refused = problem_responses(InvalidArguments)[InvalidArguments.status]
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    operation["responses"]["422"] = refused
+        return schema
+
+    async def answer(request: Request) -> JSONResponse:
+        schema = await gateway.show(None, "openapi", call_context(request.scope, "rest"), documented)
+        root_path = request.scope.get("root_path", "").rstrip("/")
+        return JSONResponse({**schema, "servers": [{"url": root_path}]} if root_path else schema)
+
+    app.openapi = lambda: documented(gateway.catalogue)
+    app.add_route("/openapi.json", answer, include_in_schema=False)
+
+
+def _is_shown(route: BaseRoute, offered: Catalogue) -> bool:
+    tool: Offer[Tool] | None = getattr(route, "documents", None)
+    return tool is None or offered.find_tool(tool.kind.server_id, tool.declared.name) is not None

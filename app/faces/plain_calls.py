@@ -22,6 +22,7 @@ from app.exact_json import NotExact, NotJson, ReadText, read
 from app.faces.http import JSON, call_context, send_bytes
 from app.faces.protocol import client_name
 from app.gateway import Gateway
+from app.guard.principal import Principal
 from app.servers.calls import CallContext
 from app.servers.declaring import Tool
 
@@ -90,11 +91,6 @@ class PlainCalls:
     def __init__(self, gateway: Gateway, server: str | None, protocol: Server[Any]) -> None:
         self._gateway = gateway
         self._server = server
-        self.may_log = protocol.get_request_handler("logging/setLevel") is not None
-        """Whether clients may ask for log messages. Those of 2025 do by another request, so any later one may be sent
-        some."""
-        tools = [] if self.may_log else [tool for kind in gateway.kinds_of(server) for tool in kind.tools.values()]
-        self._plain = {tool.name for tool in tools if _is_plain(tool)}
         stamp = to_json({types.SERVER_INFO_META_KEY: protocol.server_info_stamp})
         self._modern_end = b',"resultType":"complete","_meta":' + stamp + b"}}"
 
@@ -108,17 +104,18 @@ class PlainCalls:
             or b"mcp-session-id" in headers
         ):
             return None
-        call = self.read(body, modern=modern)
+        call = self.read(body, scope["state"]["principal"], modern=modern)
         if call is None or not modern:
             return call
         named = headers.get(b"mcp-method") == b"tools/call" and headers.get(b"mcp-name") == call.name.encode()
         return call if named else None
 
-    def read(self, body: bytes, *, modern: bool) -> PlainCall | None:
+    def read(self, body: bytes, principal: Principal, *, modern: bool) -> PlainCall | None:
         """Return the call that a message is, or None if it is anything but a plain one.
 
         Args:
             body: the message.
+            principal: who calls.
             modern: it is of 2026-07-28, and else of `PLAIN_LEGACY`.
         """
         try:
@@ -128,8 +125,10 @@ class PlainCalls:
         params = request.params
         request_id, arguments, meta = bytes(request.id), bytes(params.arguments), bytes(params.meta)
         strings = _STRINGS + (arguments != b"") + (meta != b"") + request_id.startswith(b'"')
+        offer = self._gateway.offered_to(principal).find_tool(self._server, params.name)
         if (
-            params.name not in self._plain
+            offer is None
+            or not offer.declared.is_plain
             or not _ID.fullmatch(request_id)
             # One more means that a key is there twice, of which the decoder has taken the last.
             or body.count(b'"') - arguments.count(b'"') - meta.count(b'"') != 2 * strings
@@ -198,9 +197,3 @@ def _client(meta: bytes) -> str | None:
     read(meta)
     client = _Meta.model_validate_json(meta).client
     return client_name(client) if client else None
-
-
-def _is_plain(tool: Tool) -> bool:
-    """Tell whether a call of the tool needs nothing of the protocol but its arguments and its result."""
-    needs_the_protocol = tool.method is None or tool.context_parameter is not None
-    return not needs_the_protocol and not tool.mirrors_arguments

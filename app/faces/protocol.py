@@ -5,11 +5,10 @@ Streamable HTTP, WebSocket and stdio differ only in how messages travel, and in 
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import mcp_types as types
@@ -21,6 +20,7 @@ from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from app.catalogue import Catalogue
 from app.errors import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -35,7 +35,8 @@ from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
 from app.faces.subscriptions import Subscription, Subscriptions, end
 from app.gateway import Gateway
-from app.results import parse_json
+from app.results import ProtocolResult, parse_json
+from app.servers.base import ServerKind
 from app.servers.calls import CallContext, Face, JsonObject, Peer, new_request_id
 from app.servers.declaring import Tool, Update
 from app.version import VERSION
@@ -46,37 +47,19 @@ _RESOURCE_NOT_FOUND = -32002
 """The code for an unknown resource up to 2025-11-25; later revisions say -32602."""
 _COMPLETE = {"resultType": "complete"}
 """What 2026-07-28 wants in every result; the SDK leaves it out for older revisions."""
-_RESULTS = (types.CallToolResult, types.InputRequiredResult, types.ErrorData)
-"""What a tool that is known only at run time may return in the words of the protocol."""
 _TOO_EARLY = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
 """What the SDK answers to requests before the handshake."""
 _DEEP = 200
 """Levels of nesting that everybody can write."""
-_LISTING_HINT = CacheHint(ttl_ms=300_000, scope="public")
+_LISTING_HINT = CacheHint(ttl_ms=300_000, scope="private")
+_INSTRUCTING = ("initialize", "server/discover")
+"""Methods whose results have instructions."""
 
 
-class _FixedListings(Server[Any]):
-    """Announces the listings that there are, and as fixed: the SDK promises notices of changes."""
+class ProtocolServer(Server[Any]):
+    """The MCP form of one server, or of all at once.
 
-    announced: Mapping[str, bool] = {}
-    """Which capabilities there are, beside the handlers that only answer with an empty list."""
-
-    def get_capabilities(self, *args: Any, **kwargs: Any) -> types.ServerCapabilities:
-        capabilities = super().get_capabilities(*args, **kwargs)
-        for listing in (capabilities.tools, capabilities.resources, capabilities.prompts):
-            if listing is not None:
-                listing.list_changed = False
-        absent = [name for name, there in self.announced.items() if not there]
-        return capabilities.model_copy(update=dict.fromkeys(absent))
-
-
-def protocol_server(
-    gateway: Gateway,
-    server: str | None,
-    face: Face,
-    subscriptions: Subscriptions | None = None,
-) -> Server[Any]:
-    """Return the MCP form of one server, or of all at once.
+    What it can do is announced to everybody alike; what it lists and tells as instructions is what the caller may see.
 
     Args:
         gateway: where calls go.
@@ -84,40 +67,121 @@ def protocol_server(
         face: how calls come in, for the log.
         subscriptions: of the connection, where the transport can carry `resources/subscribe`.
     """
-    kinds = gateway.kinds_of(server)
-    shown = gateway.settings.mcp_output_schemas
-    tools = [[describe_tool(tool, output_schema=shown) for tool in kind.tools.values()] for kind in kinds]
-    schemas = {tool.name: tool.input_schema for kind in kinds for tool in kind.tools.values()}
-    resources, templates = zip(*map(describe_resources, kinds), strict=True) if kinds else ((), ())
-    has_resources = any((*resources, *templates))
-    watchable = any(resource.watcher for kind in kinds for resource in kind.resources.values())
 
-    def listing(method: str, name: str, of_each: Sequence[Sequence[JsonObject]]) -> Any:
-        async def answer(context: _Context, params: types.PaginatedRequestParams | None) -> Any:
-            _refuse_cursor(params)
-            call = _call_context(context, face)
-            try:
-                with gateway.admit(server, method, call, time_limit=gateway.settings.tool_timeout):
-                    shown = [listed for kind, listed in zip(kinds, of_each, strict=True) if gateway.is_shown(kind)]
-                    return {**_COMPLETE, name: list(chain.from_iterable(shown))}
-            except GatewayError as error:
-                raise _protocol_error(error, call) from None
+    def __init__(
+        self, gateway: Gateway, server: str | None, face: Face, subscriptions: Subscriptions | None = None
+    ) -> None:
+        self._gateway = gateway
+        self._server = server
+        self._face: Face = face
+        self._subscriptions = subscriptions
+        kinds = gateway.catalogue.of(server)
+        alone = kinds[0] if server is not None else None
+        handlers: dict[str, Any] = {
+            "on_list_tools": partial(self._list, self._tools),
+            "on_call_tool": self._call_tool,
+            # Some clients ask for what is not announced, and drop a server that answers them with an error.
+            "on_list_prompts": partial(self._list, _no_prompts),
+            "on_list_resources": partial(self._list, self._resources),
+            "on_list_resource_templates": partial(self._list, self._templates),
+        }
+        resources = [offer.declared for offer in gateway.catalogue.resources(server)]
+        if resources:
+            handlers["on_read_resource"] = self._read_resource
+        if any(resource.watcher for resource in resources):
+            handlers["on_subscriptions_listen"] = self._listen
+            if subscriptions is not None:
+                handlers |= {"on_subscribe_resource": self._subscribe, "on_unsubscribe_resource": self._unsubscribe}
+        for kind in kinds:
+            handlers |= {name: partial(self._handle, kind, handle) for name, handle in kind.mcp_handlers.items()}
+        self._announced = {
+            "prompts": any("on_list_prompts" in kind.mcp_handlers for kind in kinds),
+            "resources": bool(resources),
+        }
+        """Which capabilities there are, beside the handlers that only answer with an empty list."""
+        super().__init__(
+            alone.server_id if alone else "switchboard",
+            version=VERSION,
+            title=alone.name if alone else "Switchboard",
+            # Without it every call of 2026-07-28 lists all tools again to check its headers.
+            get_tool_input_schema=self._input_schema,
+            cache_hints={
+                "server/discover": _LISTING_HINT,
+                "tools/list": _LISTING_HINT,
+                "prompts/list": _LISTING_HINT,
+                "resources/list": _LISTING_HINT,
+                "resources/templates/list": _LISTING_HINT,
+                "resources/read": CacheHint(ttl_ms=0, scope="private"),
+            },
+            **handlers,
+        )
+        self.middleware += [_explaining, self._instructing]
 
-        return answer
+    def get_capabilities(self, *args: Any, **kwargs: Any) -> types.ServerCapabilities:
+        """Return what is announced: no listing that is always empty, and no notices of changes, as the SDK promises."""
+        capabilities = super().get_capabilities(*args, **kwargs)
+        for listing in (capabilities.tools, capabilities.resources, capabilities.prompts):
+            if listing is not None:
+                listing.list_changed = False
+        absent = [name for name, there in self._announced.items() if not there]
+        return capabilities.model_copy(update=dict.fromkeys(absent))
 
-    async def call_tool(context: _Context, params: types.CallToolRequestParams) -> Any:
-        call = _call_context(context, face)
+    def _input_schema(self, tool: str) -> JsonObject | None:
+        offer = self._gateway.catalogue.find_tool(self._server, tool)
+        return offer.declared.input_schema if offer else None
+
+    async def _instructing(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
+        """Tell in words what the caller may see, where the SDK would tell everybody the same."""
+        result = await call_next(ctx)
+        if ctx.method in _INSTRUCTING and isinstance(result, dict):
+            offered = self._gateway.offered_to(_state(ctx)["principal"]).of(self._server)
+            if self._server is None:
+                shown = filter(self._gateway.is_shown, offered)
+                result["instructions"] = "\n\n".join(f"{kind.name}: {kind.description}" for kind in shown)
+            else:
+                result["instructions"] = offered[0].description
+        return result
+
+    async def _list(
+        self,
+        describe: Callable[[Catalogue], Mapping[str, Sequence[JsonObject]]],
+        context: _Context,
+        params: types.PaginatedRequestParams | None,
+    ) -> Any:
+        _refuse_cursor(params)
+        call = _call_context(context, self._face)
         try:
-            return await gateway.call(server, params.name, _arguments(context), call, _tool_result)
+            return {**_COMPLETE, **await self._gateway.show(self._server, context.method, call, describe)}
+        except GatewayError as error:
+            raise _protocol_error(error, call) from None
+
+    def _tools(self, offered: Catalogue) -> Mapping[str, Sequence[JsonObject]]:
+        schemas = self._gateway.settings.mcp_output_schemas
+        shown = [offer.declared for offer in offered.tools(self._server) if self._gateway.is_shown(offer.kind)]
+        return {"tools": [describe_tool(tool, output_schema=schemas) for tool in shown]}
+
+    def _resources(self, offered: Catalogue) -> Mapping[str, Sequence[JsonObject]]:
+        return {"resources": self._resources_and_templates(offered)[0]}
+
+    def _templates(self, offered: Catalogue) -> Mapping[str, Sequence[JsonObject]]:
+        return {"resourceTemplates": self._resources_and_templates(offered)[1]}
+
+    def _resources_and_templates(self, offered: Catalogue) -> tuple[list[JsonObject], list[JsonObject]]:
+        return describe_resources(o for o in offered.resources(self._server) if self._gateway.is_shown(o.kind))
+
+    async def _call_tool(self, context: _Context, params: types.CallToolRequestParams) -> Any:
+        call = _call_context(context, self._face)
+        try:
+            return await self._gateway.call(self._server, params.name, _arguments(context), call, _tool_result)
         except (UnknownTool, UnknownServer) as error:
             raise _protocol_error(error, call) from None
         except GatewayError as error:
             return _failed_tool(error, call.request_id)
 
-    async def read_resource(context: _Context, params: types.ReadResourceRequestParams) -> Any:
-        call = _call_context(context, face)
+    async def _read_resource(self, context: _Context, params: types.ReadResourceRequestParams) -> Any:
+        call = _call_context(context, self._face)
         try:
-            media_type, content = await gateway.read(server, params.uri, call)
+            media_type, content = await self._gateway.read(self._server, params.uri, call)
         except NotFound as error:
             code = INVALID_PARAMS if context.protocol_version >= _MODERN else _RESOURCE_NOT_FOUND
             raise _protocol_error(error, call, code, uri=params.uri) from None
@@ -131,82 +195,55 @@ def protocol_server(
             contents["blob"] = base64.b64encode(content).decode()
         return {**_COMPLETE, "contents": [contents]}
 
-    async def listen(context: _Context, params: types.SubscriptionsListenRequestParams) -> Any:
-        call = _call_context(context, face)
+    async def _listen(self, context: _Context, params: types.SubscriptionsListenRequestParams) -> Any:
+        call = _call_context(context, self._face)
+        gateway, server, subscriptions = self._gateway, self._server, self._subscriptions
         if subscriptions is None:
             return await _listen(gateway, server, call, context, params, gateway.closing, connection=call)
         with subscriptions.stream():
             closing = subscriptions.closing
             return await _listen(gateway, server, call, context, params, closing, connection=subscriptions)
 
-    async def subscribe(context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
-        assert subscriptions is not None
-        call = _call_context(context, face)
+    async def _subscribe(self, context: _Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
+        assert self._subscriptions is not None
+        call = _call_context(context, self._face)
 
         async def notify(update: Update) -> None:
             await context.session.send_notification(_updated(params.uri, update))
 
+        watching = self._gateway.watch(self._server, params.uri, call, self._subscriptions)
         try:
-            watching = gateway.watch(server, params.uri, call, subscriptions)
-            await subscriptions.add(params.uri, watching, notify, call.request_id)
+            await self._subscriptions.add(params.uri, watching, notify, call.request_id)
         except GatewayError as error:
             code = _RESOURCE_NOT_FOUND if isinstance(error, NotFound) else None
             raise _protocol_error(error, call, code, uri=params.uri) from None
         return types.EmptyResult()
 
-    async def unsubscribe(context: _Context, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
-        assert subscriptions is not None
-        await subscriptions.remove(params.uri)
+    async def _unsubscribe(self, context: _Context, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
+        assert self._subscriptions is not None
+        await self._subscriptions.remove(params.uri)
         return types.EmptyResult()
 
-    handlers: dict[str, Any] = {
-        "on_list_tools": listing("tools/list", "tools", tools),
-        "on_call_tool": call_tool,
-        # Some clients ask for what is not announced, and drop a server that answers them with an error.
-        "on_list_prompts": listing("prompts/list", "prompts", [()] * len(kinds)),
-        "on_list_resources": listing("resources/list", "resources", resources),
-        "on_list_resource_templates": listing("resources/templates/list", "resourceTemplates", templates),
-    }
-    if has_resources:
-        handlers["on_read_resource"] = read_resource
-    if watchable:
-        handlers["on_subscriptions_listen"] = listen
-        if subscriptions is not None:
-            handlers |= {"on_subscribe_resource": subscribe, "on_unsubscribe_resource": unsubscribe}
-    for kind in kinds:
-        handlers |= kind.mcp_handlers
-    alone = kinds[0] if server is not None else None
-    protocol = _FixedListings(
-        alone.server_id if alone else "switchboard",
-        version=VERSION,
-        title=alone.name if alone else "Switchboard",
-        instructions=instructions(gateway, server),
-        # Without it every call of 2026-07-28 lists all tools again to check its headers.
-        get_tool_input_schema=schemas.get,
-        cache_hints={
-            "server/discover": _LISTING_HINT,
-            "tools/list": _LISTING_HINT,
-            "prompts/list": _LISTING_HINT,
-            "resources/list": _LISTING_HINT,
-            "resources/templates/list": _LISTING_HINT,
-            "resources/read": CacheHint(ttl_ms=0, scope="private"),
-        },
-        **handlers,
-    )
-    protocol.announced = {
-        "prompts": any("on_list_prompts" in kind.mcp_handlers for kind in kinds),
-        "resources": has_resources,
-    }
-    protocol.middleware.append(_explaining)
-    return protocol
+    async def _handle(
+        self, kind: ServerKind, handle: Callable[[_Context, Any], Awaitable[Any]], context: _Context, params: Any
+    ) -> Any:
+        """Let a server answer a method of the protocol itself."""
+        call = _call_context(context, self._face)
+
+        async def run() -> ProtocolResult:
+            try:
+                return ProtocolResult(await handle(context, params))
+            except MCPError as error:
+                return ProtocolResult(error.error)
+
+        try:
+            return (await self._gateway.handle(kind.server_id, context.method, call, run)).value
+        except GatewayError as error:
+            raise _protocol_error(error, call) from None
 
 
-def instructions(gateway: Gateway, server: str | None) -> str:
-    """Return what models are told of one server, or of all that are shown."""
-    kinds = gateway.kinds_of(server)
-    if server is not None:
-        return kinds[0].description
-    return "\n\n".join(f"{kind.name}: {kind.description}" for kind in kinds if gateway.is_shown(kind))
+def _no_prompts(_: Catalogue) -> Mapping[str, Sequence[JsonObject]]:
+    return {"prompts": []}
 
 
 async def _explaining(ctx: _Context, call_next: CallNext) -> HandlerResult:
@@ -305,10 +342,10 @@ def _tool_result(tool: Tool, result: Any) -> Any:
 
     Whatever can't be written so is found here, and not when the SDK writes it to the connection.
     """
-    if tool.method is None and isinstance(result, _RESULTS):
-        if isinstance(result, types.CallToolResult) and not result.is_error:
-            tool.check_result(result.structured_content)
-        return result
+    if isinstance(result, ProtocolResult):
+        if isinstance(result.value, types.CallToolResult) and not result.value.is_error:
+            tool.check_result(result.value.structured_content)
+        return result.value
     body = tool.dump(result)
     answer: JsonObject = {
         **_COMPLETE,

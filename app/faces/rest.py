@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Annotated, cast
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.admission import StreamAdmission
+from app.catalogue import Catalogue, Offer
 from app.errors import (
     BackendTimeout,
     BackendUnavailable,
@@ -49,8 +52,7 @@ from app.faces.http import (
 )
 from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, problem_responses
-from app.gateway import Admission, Gateway
-from app.servers.base import ServerKind
+from app.gateway import Gateway, Respond
 from app.servers.calls import JsonObject
 from app.servers.declaring import HttpRoute, Tool
 
@@ -146,7 +148,7 @@ class _HeadIsAll(Exception):
 
 
 class RouteEndpoint:
-    """Runs a server's plain HTTP route inside `Gateway.admit_stream`, its streaming included."""
+    """Runs a server's plain HTTP route inside `Gateway.stream`, its streaming included."""
 
     def __init__(self, gateway: Gateway, server_id: str, route: HttpRoute) -> None:
         self._gateway = gateway
@@ -157,9 +159,39 @@ class RouteEndpoint:
         context = call_context(scope, "stream")
         if scope["state"].get("head"):
             scope = {**scope, "method": "HEAD"}
-        stream = self._gateway.admit_stream(self._server_id, self._route.name, context)
         scope["state"]["streams"] = True  # so that the connection's clock gives its body the time that it takes
-        body_ended = started = ended = gone = False
+        started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        async def carry(stream: StreamAdmission, respond: Respond) -> None:
+            await self._carry(stream, respond, scope, receive, send_noted)
+
+        try:
+            path = _path_below(f"/mcp/{self._server_id}", scope)
+            await self._gateway.stream(self._server_id, self._route, path, context, carry)
+        except CallerGone:
+            return
+        except GatewayError as error:
+            if not started:
+                # The rest of a body is not waited for.
+                headers = {"connection": "close"} if isinstance(error, CallerStalled) else None
+                await send_problem(send, error, context.request_id, headers)
+            # Else the status is on the wire: only a broken connection can still say that the body is not whole, and
+            # that is what an application gets that returns before the end of its response.
+
+    async def _carry(
+        self, stream: StreamAdmission, respond: Respond, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send a route's response to its end, and note when it waits for its caller.
+
+        Raises:
+            CallerGone: the caller left before the end.
+        """
+        body_ended = ended = gone = False
 
         async def receive_watched() -> Message:
             nonlocal body_ended, gone
@@ -174,8 +206,7 @@ class RouteEndpoint:
             return message
 
         async def send_watched(message: Message) -> None:
-            nonlocal started, ended
-            started = True
+            nonlocal ended
             if scope["method"] == "HEAD" and message["type"] == "http.response.body":
                 await send({"type": "http.response.body"})
                 ended = True
@@ -188,27 +219,16 @@ class RouteEndpoint:
             ended = message["type"] == "http.response.body" and not message.get("more_body") and not gone
 
         try:
-            with stream as server:
-                try:
-                    response = await self._route.method(server, Request(scope, receive_watched), context)
-                    answering = response(scope, receive_watched, send_watched)
-                    await (self._until_closing(answering) if self._route.endless else answering)
-                except _HeadIsAll:
-                    pass
-                except ClientDisconnect as error:
-                    raise CallerGone from error
-                if not (ended or self._route.endless):
-                    # Starlette ends a response in silence when its caller has gone.
-                    raise CallerGone
-        except CallerGone:
-            return
-        except GatewayError as error:
-            if not started:
-                # The rest of a body is not waited for.
-                headers = {"connection": "close"} if isinstance(error, CallerStalled) else None
-                await send_problem(send, error, context.request_id, headers)
-            # Else the status is on the wire: only a broken connection can still say that the body is not whole, and
-            # that is what an application gets that returns before the end of its response.
+            response = await respond(Request(scope, receive_watched))
+            answering = response(scope, receive_watched, send_watched)
+            await (self._until_closing(answering) if self._route.endless else answering)
+        except _HeadIsAll:
+            pass
+        except ClientDisconnect as error:
+            raise CallerGone from error
+        if not (ended or self._route.endless):
+            # Starlette ends a response in silence when its caller has gone.
+            raise CallerGone
 
     async def _until_closing(self, answering: Awaitable[None]) -> None:
         """Answer until the caller goes or the gateway stops, which would wait for an endless stream in vain."""
@@ -223,23 +243,22 @@ class RouteEndpoint:
             tasks[0].result()
 
 
+def _path_below(prefix: str, scope: Scope) -> str:
+    """Return what follows a prefix in a request's path as it came over the wire, percent-encoding and all."""
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return raw.decode("latin-1").partition(prefix)[2]
+
+
 def tool_endpoints(gateway: Gateway) -> dict[str, ToolEndpoint]:
     """Return the endpoint of every tool by its path."""
-    return {
-        tool_path(kind.server_id, tool.name): ToolEndpoint(gateway, kind.server_id, tool.name)
-        for kind in gateway.kinds.values()
-        for tool in kind.tools.values()
-    }
+    named = ((offer.kind.server_id, offer.declared.name) for offer in gateway.catalogue.tools())
+    return {tool_path(server_id, name): ToolEndpoint(gateway, server_id, name) for server_id, name in named}
 
 
 def free_paths(gateway: Gateway) -> list[re.Pattern[str]]:
     """Return the forms of the routes' paths at whose end anything may stand, such as an object's key."""
-    return [
-        compile_path(f"/mcp/{kind.server_id}{route.path}")[0]
-        for kind in gateway.kinds.values()
-        for route in kind.routes.values()
-        if route.path.endswith(":path}")
-    ]
+    routes = gateway.catalogue.routes()
+    return [compile_path(f"/mcp/{kind.server_id}{route.path}")[0] for kind, route in routes if route.takes_any_end]
 
 
 def tool_path(server_id: str, tool_name: str) -> str:
@@ -255,26 +274,33 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         gateway: where calls go.
         endpoints: of the tools, by path.
     """
-    for kind in gateway.kinds.values():
-        for tool in kind.tools.values():
-            _add_tool_route(router, kind, tool, endpoints[tool_path(kind.server_id, tool.name)])
+    for kind in gateway.catalogue.servers.values():
+        for offer in gateway.catalogue.tools(kind.server_id):
+            _add_tool_route(router, offer, endpoints[tool_path(kind.server_id, offer.declared.name)])
         for route in kind.routes.values():
-            _add_http_route(router, kind, route, RouteEndpoint(gateway, kind.server_id, route))
+            tool = gateway.catalogue.tool(kind.server_id, route.acts_as)
+            _add_http_route(router, tool, route, RouteEndpoint(gateway, kind.server_id, route))
 
     @router.get("/mcp/{server}/tools", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
     async def list_tools(server: ServerName, request: Request) -> ToolListing:
         """List a server's tools with their schemas."""
         shown = gateway.settings.mcp_output_schemas
-        with _listing(gateway, server, "tools/list", request.scope):
-            tools = gateway.kind(server).tools.values()
-            return ToolListing(tools=[describe_tool(tool, output_schema=shown) for tool in tools])
+
+        def describe(offered: Catalogue) -> ToolListing:
+            tools = [describe_tool(offer.declared, output_schema=shown) for offer in offered.tools(server)]
+            return ToolListing(tools=tools)
+
+        return await gateway.show(server, "tools/list", call_context(request.scope, "rest"), describe)
 
     @router.get("/mcp/{server}/resources", tags=["servers"], responses=problem_responses(*_LISTING_MAY_ANSWER))
     async def list_resources(server: ServerName, request: Request) -> ResourceListing:
         """List a server's resources and resource templates."""
-        with _listing(gateway, server, "resources/list", request.scope):
-            resources, templates = describe_resources(gateway.kind(server))
+
+        def describe(offered: Catalogue) -> ResourceListing:
+            resources, templates = describe_resources(offered.resources(server))
             return ResourceListing(resources=resources, resourceTemplates=templates)
+
+        return await gateway.show(server, "resources/list", call_context(request.scope, "rest"), describe)
 
     @router.get(
         "/mcp/{server}/resources/read",
@@ -295,8 +321,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
     async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:
         """Serve `mcp_database` for `database`, and name what exists to callers of what does not."""
         parameters = scope["path_params"]
-        server_id, tool = gateway.tool(parameters["server"], parameters["tool"], call_context(scope, "rest"))
-        await endpoints[tool_path(server_id, tool.name)](scope, receive, send)
+        await ToolEndpoint(gateway, parameters["server"], parameters["tool"])(scope, receive, send)
 
     router.add_api_route(
         "/mcp/{server}/tools/{tool}",
@@ -307,25 +332,27 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
     )
 
 
-def list_servers(gateway: Gateway, scope: Scope) -> JSONResponse:
-    """What `GET /mcp` answers to those who don't ask for an event stream."""
+async def list_servers(gateway: Gateway, scope: Scope) -> JSONResponse:
+    """Return what `GET /mcp` answers to those who don't ask for an event stream."""
     root_path = scope.get("root_path", "")
-    with _listing(gateway, None, "servers/list", scope):
+
+    def describe(offered: Catalogue) -> ServerListing:
         opened = gateway.servers
-        servers = [describe_server(kind, root_path, opened.get(name)) for name, kind in gateway.kinds.items()]
-        return JSONResponse(ServerListing(servers=servers).model_dump())
+        servers = [describe_server(offered, name, root_path, opened.get(name)) for name in offered.servers]
+        return ServerListing(servers=servers)
+
+    listing = await gateway.show(None, "servers/list", call_context(scope, "rest"), describe)
+    return JSONResponse(listing.model_dump())
 
 
-def show_server(gateway: Gateway, kind: ServerKind, scope: Scope) -> JSONResponse:
-    """What `GET /mcp/<server>` answers to those who don't ask for an event stream."""
-    with _listing(gateway, kind.server_id, "servers/read", scope):
-        described = describe_server(kind, scope.get("root_path", ""), gateway.servers.get(kind.server_id))
-        return JSONResponse({"success": True, **described})
+async def show_server(gateway: Gateway, server: str, scope: Scope) -> JSONResponse:
+    """Return what `GET /mcp/<server>` answers to those who don't ask for an event stream."""
+    root_path = scope.get("root_path", "")
 
+    def describe(offered: Catalogue) -> JsonObject:
+        return {"success": True, **describe_server(offered, server, root_path, gateway.servers.get(server))}
 
-def _listing(gateway: Gateway, server: str | None, operation: str, scope: Scope) -> Admission:
-    """Admit a listing, which is a call like any other."""
-    return gateway.admit(server, operation, call_context(scope, "rest"), time_limit=gateway.settings.tool_timeout)
+    return JSONResponse(await gateway.show(server, "servers/read", call_context(scope, "rest"), describe))
 
 
 def speak_problem_json(app: FastAPI) -> None:
@@ -359,7 +386,8 @@ def _from_http_exception(error: HTTPException, request: Request) -> GatewayError
     return MalformedRequest(str(error.detail)) if error.status_code < 500 else InternalError()
 
 
-def _add_tool_route(router: APIRouter, kind: ServerKind, tool: Tool, endpoint: ToolEndpoint) -> None:
+def _add_tool_route(router: APIRouter, offer: Offer[Tool], endpoint: ToolEndpoint) -> None:
+    server_id, tool = offer.kind.server_id, offer.declared
     content: JsonObject = {"schema": tool.input_schema}
     if tool.example is not None:
         content["example"] = tool.example
@@ -367,32 +395,33 @@ def _add_tool_route(router: APIRouter, kind: ServerKind, tool: Tool, endpoint: T
     if tool.result is None:
         responses[200] = {"content": {JSON: {"schema": tool.output_schema or {"type": "object"}}}}
     router.add_api_route(
-        tool_path(kind.server_id, tool.name),
+        tool_path(server_id, tool.name),
         documented_by_others,
         methods=["POST"],
-        tags=[kind.server_id],
-        operation_id=f"{kind.server_id}_{tool.name}",
+        tags=[server_id],
+        operation_id=f"{server_id}_{tool.name}",
         summary=tool.title,
         description=tool.description,
         response_model=tool.result,
         responses=responses,
         openapi_extra={"requestBody": {"required": True, "content": {JSON: content}}},
-        route_class_override=answered_by(endpoint),
+        route_class_override=answered_by(endpoint, offer),
     )
 
 
-def _add_http_route(router: APIRouter, kind: ServerKind, route: HttpRoute, endpoint: RouteEndpoint) -> None:
+def _add_http_route(router: APIRouter, tool: Offer[Tool], route: HttpRoute, endpoint: RouteEndpoint) -> None:
+    server_id = tool.kind.server_id
     for method in route.methods:
         router.add_api_route(
-            f"/mcp/{kind.server_id}{route.path}",
+            f"/mcp/{server_id}{route.path}",
             documented_by_others,
             methods=[method],
-            tags=[kind.server_id],
-            operation_id=f"{kind.server_id}_{route.name}_{method.lower()}",
+            tags=[server_id],
+            operation_id=f"{server_id}_{route.name}_{method.lower()}",
             summary=route.name.replace("_", " ").capitalize(),
             description=route.description,
             response_class=Response,
             responses=problem_responses(*_EVERY_TOOL_MAY_ANSWER),
             openapi_extra=dict(route.openapi),
-            route_class_override=answered_by(endpoint),
+            route_class_override=answered_by(endpoint, tool),
         )

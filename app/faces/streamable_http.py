@@ -1,6 +1,6 @@
 """MCP over Streamable HTTP, stateless, at `/mcp/<server>` and `/mcp`: both eras on one endpoint."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
@@ -18,7 +18,7 @@ from app.faces.accept import accepted
 from app.faces.http import JSON, Naming, read_json, replay, run_cancellably, send_bytes, send_problem
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
-from app.faces.protocol import instructions, protocol_server
+from app.faces.protocol import ProtocolServer
 from app.gateway import Gateway
 
 _CHECKED_BY_THE_PERIMETER = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -41,11 +41,12 @@ class StreamableHTTP:
         listing: returns the answer to a GET that does not ask for an event stream.
     """
 
-    def __init__(self, gateway: Gateway, server: str | None, listing: Callable[[Scope], Response]) -> None:
+    def __init__(self, gateway: Gateway, server: str | None, listing: Callable[[Scope], Awaitable[Response]]) -> None:
         self._gateway = gateway
-        self._server_id = server
+        self._name = server
         self._listing = listing
-        self._server = protocol_server(gateway, server, "mcp")
+        self._server = ProtocolServer(gateway, server, "mcp")
+        self._can_log = self._server.get_request_handler("logging/setLevel") is not None
         self._plain_calls = PlainCalls(gateway, server, self._server)
         self._json: ASGIApp | None = None
         self._events: ASGIApp | None = None
@@ -53,8 +54,6 @@ class StreamableHTTP:
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
         """Serve for as long as the context is open. A session manager lives once, so each run makes its own."""
-        # Only now is it known what is configured.
-        self._server.instructions = instructions(self._gateway, self._server_id)
         async with AsyncExitStack() as stack:
             self._json = await stack.enter_async_context(self._transport(json_response=True))
             self._events = await stack.enter_async_context(self._transport(json_response=False))
@@ -66,7 +65,7 @@ class StreamableHTTP:
         takes = accepted(headers.get(b"accept", b""))
         if scope["method"] in ("GET", "HEAD") and b"text/event-stream" not in headers.get(b"accept", b""):
             try:
-                listing = self._listing(scope)
+                listing = await self._listing(scope)
             except GatewayError as error:
                 await send_problem(send, error, request_id)
             else:
@@ -104,10 +103,20 @@ class StreamableHTTP:
             await send_problem(send, NotAcceptable(f"{_LISTEN} is answered as text/event-stream alone."), request_id)
             return
         scope["headers"] = _as_the_sdk_wants_them(scope["headers"])
-        if takes.events and (self._plain_calls.may_log or any(word in body for word in _WANTS_NOTIFICATIONS)):
+        if takes.events and (any(word in body for word in _WANTS_NOTIFICATIONS) or self._may_log(scope, message)):
             await self._events(scope, replay(body, receive), send)
         else:
             await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
+
+    def _may_log(self, scope: Scope, message: types.JSONRPCMessage) -> bool:
+        """Tell whether log messages may come with an answer: clients of 2025 ask for them by another request."""
+        if not (self._can_log and isinstance(message, types.JSONRPCRequest)):
+            return False
+        if message.method != "tools/call":
+            return True
+        name = str((message.params or {}).get("name"))
+        offer = self._gateway.offered_to(scope["state"]["principal"]).find_tool(self._name, name)
+        return offer is not None and not offer.declared.is_plain
 
     @asynccontextmanager
     async def _transport(self, *, json_response: bool) -> AsyncGenerator[ASGIApp]:

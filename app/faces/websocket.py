@@ -51,7 +51,8 @@ class WebSocketFace:
 
     async def _serve_named(self, socket: WebSocket) -> None:
         try:
-            server = self._gateway.kind(socket.path_params["server"]).server_id
+            offered = self._gateway.offered_to(socket.scope["state"]["principal"])
+            server = offered.server(socket.path_params["server"]).server_id
         except UnknownServer as error:
             await socket.close(_POLICY_VIOLATION, error.title)
             return

@@ -3,9 +3,8 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
-from urllib.parse import quote, unquote_to_bytes
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -19,7 +18,6 @@ from app.errors import (
     RangeNotSatisfiable,
     TooManyRequests,
     UnsupportedMediaType,
-    failures_of,
 )
 from app.findings import Finding
 from app.servers.base import BaseMCPServer
@@ -54,7 +52,6 @@ _LAMBDA_MAXIMUM = 900.0
 MOST_INVOCATIONS = 128
 """Functions may be slow, and take neither the other tools' places nor their connections."""
 
-_STREAMS = b"/mcp/aws/s3/"
 _STREAM_PATH = "/s3/{bucket}/{key:path}"
 _METADATA_HEADER = "x-amz-meta-"
 _FORM = "application/x-www-form-urlencoded"
@@ -446,14 +443,13 @@ class AWSMCPServer(BaseMCPServer):
 
     # Streams
 
-    @route(_STREAM_PATH, methods=("POST",), openapi=_UPLOAD_OPENAPI)
-    async def s3_upload_stream(self, request: Request, context: CallContext) -> Response:
+    @route(_STREAM_PATH, methods=("POST",), acts_as="s3_upload_file", openapi=_UPLOAD_OPENAPI)
+    async def s3_upload_stream(self, request: Request, context: CallContext, bucket: str, key: str) -> Response:
         """Write an object of any size from the request's body, in flat memory.
 
         Large bodies become a multipart upload, which is aborted if the body breaks off. Headers: `Content-Type`,
         `If-None-Match: *` to never overwrite, `x-amz-meta-<name>` for metadata.
         """
-        bucket, key = _address(request.scope)
         headers = request.headers
         if headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedMediaType("Send the object's bytes as they are, without Content-Encoding.")
@@ -480,14 +476,13 @@ class AWSMCPServer(BaseMCPServer):
         )
         return Response(written.model_dump_json(), media_type="application/json")
 
-    @route(_STREAM_PATH, methods=("GET",), openapi=_DOWNLOAD_OPENAPI)
-    async def s3_download_stream(self, request: Request, context: CallContext) -> Response:
+    @route(_STREAM_PATH, methods=("GET",), acts_as="s3_download_file", openapi=_DOWNLOAD_OPENAPI)
+    async def s3_download_stream(self, request: Request, context: CallContext, bucket: str, key: str) -> Response:
         """Read an object of any size, or one range of it, as a stream; HEAD answers the whole object's headers.
 
         One `Range: bytes=…` answers 206 with `Content-Range`, or 416 beyond the end; several, and other units than
         bytes, are answered with the whole object. `?version_id=` reads a version.
         """
-        bucket, key = _address(request.scope)
         version_id = request.query_params.get("version_id") or None
         if request.method == "HEAD":
             return ObjectResponse(await self._aws.objects.look(bucket, key, version_id=version_id))
@@ -530,30 +525,3 @@ class ObjectResponse(StreamingResponse):
             return
         async with self._stream:
             await super().__call__(scope, receive, send)
-
-
-class _Address(BaseModel):
-    """Where an object is, as the path of a request says it."""
-
-    bucket: BucketName
-    key: ObjectKey
-
-
-def _address(scope: Scope) -> tuple[str, str]:
-    """Return the bucket and key of a path `…/s3/<bucket>/<key>`, read from the bytes that came over the wire.
-
-    The decoded path that routes are matched by has lost which slashes belonged to a key and replaces what is
-    no UTF-8.
-
-    Raises:
-        InvalidArguments: the key is empty or no UTF-8, or the bucket's name breaks S3's rules.
-    """
-    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
-    bucket, _, key = raw.partition(_STREAMS)[2].partition(b"/")
-    try:
-        found = _Address(bucket=unquote_to_bytes(bucket).decode(), key=unquote_to_bytes(key).decode())
-    except UnicodeDecodeError:
-        raise InvalidArguments.of("key", "not UTF-8 once its percent-encoding is undone") from None
-    except ValidationError as error:
-        raise InvalidArguments.from_validation(failures_of(error)) from None
-    return found.bucket, found.key

@@ -9,8 +9,6 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
 from starlette.requests import Request
@@ -83,7 +81,6 @@ _STREAM_OPENAPI: JsonObject = {
         }
     },
 }
-_TOPIC_NAME: TypeAdapter[str] = TypeAdapter(TopicName)
 _RECONNECT_AFTER_MS = 2_000
 _LINE_ENDS = str.maketrans({end: f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
 """Not to browsers, but many clients end a line at these, too. In JSON they stand in texts only."""
@@ -322,17 +319,15 @@ class KafkaMCPServer(BaseMCPServer):
         """The brokers of the cluster and which of them is the controller."""
         return await self.kafka.brokers()
 
-    @route("/topics/{topic}/stream", methods=("GET",), openapi=_STREAM_OPENAPI, endless=True)
-    async def topic_stream(self, request: Request, context: CallContext) -> Response:
+    @route(
+        "/topics/{topic}/stream", methods=("GET",), acts_as="consume_messages", openapi=_STREAM_OPENAPI, endless=True
+    )
+    async def topic_stream(self, request: Request, context: CallContext, topic: str) -> Response:
         """Stream a topic's messages as server-sent events, for browsers and plain clients.
 
         Each event's `id` is a cursor: a client that sends it back as `Last-Event-ID` misses nothing that is
         still stored. What retention has removed is told by an event `skipped`.
         """
-        try:
-            topic = _TOPIC_NAME.validate_python(request.path_params["topic"])
-        except ValidationError:
-            raise InvalidArguments.of("topic", "1 to 249 of letters, digits, `.`, `_` and `-`") from None
         start = request.query_params.get("start", "latest")
         if start not in ("earliest", "latest"):
             raise InvalidArguments.of("start", "expected `earliest` or `latest`")

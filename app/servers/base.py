@@ -84,7 +84,8 @@ class BaseMCPServer:
             if template not in resources:
                 raise TypeError(f"{cls.__name__}: @watch({template!r}) names no resource of this server")
             resources[template] = replace(resources[template], watcher=member)
-        cls.tools, cls.resources, cls.routes = tools, resources, routes
+        cls.tools, cls.resources = tools, resources
+        cls.routes = {name: route.obeying(tools) for name, route in routes.items()}
         stem = cls.__name__.removesuffix("MCPServer").removesuffix("Server")
         if "server_id" not in vars(cls):
             cls.server_id = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", stem).lower()
@@ -225,7 +226,8 @@ class BaseMCPServer:
         """
         for declared in self.resources.values():
             if declared.method is not None and (variables := declared.match(resource_uri)) is not None:
-                content = await declared.run(self, variables, CallContext(new_request_id(), "internal"))
+                context = CallContext(new_request_id(), "internal")
+                content = await declared.run(self, declared.parse(variables), context)
                 return from_json(content.json if isinstance(content, RawResult) else content.model_dump_json())
         raise UnknownResource(f"{self.server_id} has no resource {resource_uri}")
 

@@ -15,23 +15,26 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from mcp.shared.uri_template import UriTemplate
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_model
 from pydantic_core import SchemaSerializer, SchemaValidator, to_json
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from app.errors import MOST_REFUSALS, GatewayError, InvalidArguments, MalformedRequest, failures_of
 from app.exact_json import ALTERED, NotExact, NotJson, ReadText, read
-from app.results import RawResult, Result, parse_json
+from app.guard.principal import Principal
+from app.results import ProtocolResult, RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
 from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
 from app.servers.leniency import Leniency, altered_integers
+from app.servers.operations import Operation
 from app.servers.schema_cost import TooMuchWork
 from app.servers.schemas import arguments_schema, result_schema
 
@@ -39,9 +42,11 @@ _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class CallsTools(Protocol):
-    """Runs tools that have no declared method, as `BaseMCPServer` does."""
+    """Runs tools and reads resources that have no declared method, as `BaseMCPServer` does."""
 
     def call_undeclared(self, tool_name: str, arguments: JsonObject, context: CallContext) -> Awaitable[Any]: ...
+
+    def read_undeclared(self, resource_uri: str, context: CallContext) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Tool:
     whole_model: str | None = None
     """The one parameter that takes the whole arguments model, if the method has such a parameter."""
     context_parameter: str | None = None
+    principal_parameter: str | None = None
+    """The parameters that the gateway fills, if the method has such parameters: `CallContext`, or `Principal` alone."""
     dynamic_input_schema: JsonObject = field(default_factory=lambda: {"type": "object"})
     dynamic_output_schema: JsonObject | None = None
     read_only: bool = False
@@ -83,7 +90,7 @@ class Tool:
         name = method.__name__
         hints = get_type_hints(method, include_extras=True)
         result = _result_model(name, hints.get("return"))
-        context_parameter, arguments, whole_model = None, None, None
+        context_parameter, principal_parameter, arguments, whole_model = None, None, None, None
         fields: dict[str, Any] = {}
         _, *parameters = inspect.signature(method).parameters.values()
         for parameter in parameters:
@@ -92,6 +99,8 @@ class Tool:
             kind = hints[parameter.name]
             if kind is CallContext:
                 context_parameter = parameter.name
+            elif kind is Principal:
+                principal_parameter = parameter.name
             else:
                 default: Any = ... if parameter.default is parameter.empty else parameter.default
                 fields[parameter.name] = (kind, default)
@@ -121,6 +130,7 @@ class Tool:
             result=result,
             whole_model=whole_model,
             context_parameter=context_parameter,
+            principal_parameter=principal_parameter,
             **options,
         )
 
@@ -199,6 +209,17 @@ class Tool:
     def _takes_doubles(self) -> bool:
         return b'"number"' in to_json(self.input_schema)
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether a call of it needs nothing of the protocol but its arguments and its result."""
+        needs_the_protocol = self.method is None or self.context_parameter is not None
+        return not needs_the_protocol and not self.mirrors_arguments
+
+    @cached_property
+    def operation(self) -> Operation:
+        """A call of it, as the gateway runs it."""
+        return Operation(self.name, self.parse, self.run, self.read_only, self.timeout)
+
     def parse(self, raw: bytes) -> BaseModel | JsonObject:
         """Check an arguments object, as JSON: what fits the schema strictly, or certainly means something that does.
 
@@ -266,7 +287,7 @@ class Tool:
             raise InvalidArguments.at([((), f"they can't be checked in time: {error}; send less at a time")]) from None
         return cast("JsonObject", taken)
 
-    def dump(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
+    def dump(self, result: "BaseModel | RawResult[Any] | ProtocolResult | Mapping[str, JsonValue]") -> bytes:
         """Serialize a result, once.
 
         Raises:
@@ -281,8 +302,10 @@ class Tool:
         assert isinstance(result, BaseModel)
         return result.__pydantic_serializer__.to_json(result)
 
-    def _dump_unknown(self, result: "BaseModel | RawResult[Any] | Mapping[str, JsonValue]") -> bytes:
+    def _dump_unknown(self, result: "BaseModel | RawResult[Any] | ProtocolResult | Mapping[str, JsonValue]") -> bytes:
         """Serialize what nobody has promised anything of, and check it."""
+        if isinstance(result, ProtocolResult):
+            result = cast("BaseModel", result.value)
         if isinstance(result, RawResult):
             body = result.json
         elif isinstance(result, BaseModel):
@@ -316,6 +339,8 @@ class Tool:
         keywords = {self.whole_model: arguments} if self.whole_model else arguments.__dict__
         if self.context_parameter:
             keywords = {**keywords, self.context_parameter: context}
+        if self.principal_parameter:
+            keywords = {**keywords, self.principal_parameter: context.principal}
         return self.method(server, **keywords)
 
 
@@ -335,6 +360,7 @@ class Resource:
     method: Callable[..., Awaitable[Result | RawResult[Any]]] | None = None
     arguments: type[BaseModel] | None = None
     context_parameter: str | None = None
+    principal_parameter: str | None = None
     watcher: "Callable[..., AbstractAsyncContextManager[AsyncIterator[Update]]] | None" = None
     """The method that tells of changes; None where the resource can't be watched."""
 
@@ -352,10 +378,11 @@ class Resource:
         _result_model(name, hints.get("return"))
         _, *parameters = inspect.signature(method).parameters.values()
         context_parameter = next((p.name for p in parameters if hints[p.name] is CallContext), None)
+        principal_parameter = next((p.name for p in parameters if hints[p.name] is Principal), None)
         fields: dict[str, Any] = {
             p.name: (hints[p.name], ... if p.default is p.empty else p.default)
             for p in parameters
-            if p.name != context_parameter
+            if p.name not in (context_parameter, principal_parameter)
         }
         if set(UriTemplate.parse(template).variable_names) != set(fields):
             raise TypeError(f"{name}: the variables of {template} and the parameters differ")
@@ -367,6 +394,7 @@ class Resource:
             method=method,
             arguments=create_model(f"{name}_variables", __config__=ConfigDict(extra="forbid"), **fields),
             context_parameter=context_parameter,
+            principal_parameter=principal_parameter,
         )
 
     @classmethod
@@ -413,18 +441,24 @@ class Resource:
             raise InvalidArguments.from_validation(failures_of(error)) from None
 
     def run(
-        self, server: object, variables: Mapping[str, str], context: CallContext
+        self, server: object, variables: Mapping[str, Any], context: CallContext
     ) -> Awaitable[Result | RawResult[Any]]:
-        """Call the method with the checked variables of a URI.
-
-        Raises:
-            InvalidArguments: as `parse`.
-        """
+        """Call the method with the checked variables of a URI."""
         assert self.method is not None
-        keywords = self.parse(variables)
+        keywords = dict(variables)
         if self.context_parameter:
             keywords[self.context_parameter] = context
+        if self.principal_parameter:
+            keywords[self.principal_parameter] = context.principal
         return self.method(server, **keywords)
+
+    def reading(self, uri: str) -> Operation:
+        """Return how the gateway reads it at one of its URIs."""
+
+        def run_undeclared(server: CallsTools, _: Mapping[str, Any], context: CallContext) -> Awaitable[Any]:
+            return server.read_undeclared(uri, context)
+
+        return Operation(self.template, self.parse, self.run if self.method else run_undeclared, read_only=True)
 
 
 @dataclass(frozen=True)
@@ -437,8 +471,60 @@ class HttpRoute:
     name: str
     description: str
     method: Callable[..., Awaitable[Response]]
+    acts_as: str
+    """The tool whose rules it obeys; the variables of its path are arguments of that tool."""
     openapi: JsonObject
     endless: bool
+    arguments: type[BaseModel] | None = None
+    """What its path says; None until it is known which tool it acts as."""
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        return compile_path(self.path)[0]
+
+    @property
+    def takes_any_end(self) -> bool:
+        """Whether anything may stand at the end of its path, a slash too."""
+        return self.path.endswith(":path}")
+
+    def obeying(self, tools: Mapping[str, Tool]) -> Self:
+        """Return it with its arguments, as the tool that it acts as declares them.
+
+        Raises:
+            TypeError: there is no such tool, or it has no such arguments.
+        """
+        tool = tools.get(self.acts_as)
+        if tool is None:
+            raise TypeError(f"{self.name}: acts_as={self.acts_as!r} names no tool of this server")
+        declared = tool.arguments.model_fields if tool.arguments is not None else {}
+        unknown = self.pattern.groupindex.keys() - declared.keys()
+        if unknown:
+            raise TypeError(f"{self.name}: {self.acts_as} has no arguments {', '.join(sorted(unknown))}")
+        fields: dict[str, Any] = {name: (declared[name].rebuild_annotation(), ...) for name in self.pattern.groupindex}
+        return replace(self, arguments=create_model(f"{self.name}_path", **fields))
+
+    def parse(self, path: str) -> dict[str, Any]:
+        """Check what a path says, as arguments of the tool that the route acts as.
+
+        Args:
+            path: below the server's, as it came over the wire. Once percent-encoding is undone nobody can tell which
+                slashes belong to a variable, and what was no UTF-8.
+
+        Raises:
+            InvalidArguments: each refused variable is named.
+        """
+        assert self.arguments is not None
+        found = self.pattern.match(path if self.takes_any_end else path.removesuffix("/"))
+        given: dict[str, str] = {}
+        for name, value in (found.groupdict() if found else {}).items():
+            try:
+                given[name] = unquote_to_bytes(value).decode()
+            except UnicodeDecodeError:
+                raise InvalidArguments.of(name, "not UTF-8 once its percent-encoding is undone") from None
+        try:
+            return dict(self.arguments.model_validate_strings(given).__dict__)
+        except ValidationError as error:
+            raise InvalidArguments.from_validation(failures_of(error)) from None
 
 
 Update = Mapping[str, JsonValue]
@@ -509,24 +595,32 @@ def resource(template: str, *, title: str | None = None) -> Callable[[_Method], 
 
 
 def route(
-    path: str, *, methods: Sequence[str], openapi: JsonObject | None = None, endless: bool = False
+    path: str, *, methods: Sequence[str], acts_as: str, openapi: JsonObject | None = None, endless: bool = False
 ) -> Callable[[_Method], _Method]:
     """Offer a method as a plain HTTP route below `/mcp/<server>`.
 
-    The method takes `(request: Request, context: CallContext)` and returns a Starlette `Response`, which may
-    stream. It runs, and streams, inside `Gateway.admit_stream`: the same log and errors as a tool, and a place among
-    the server's streams instead of one among its calls in flight.
+    The method takes `(request: Request, context: CallContext)` and the variables of the path by their names, and
+    returns a Starlette `Response`, which may stream. It runs, and streams, inside `Gateway.stream`: the same rules, log
+    and errors as a tool, and a place among the server's streams instead of one among its calls in flight.
 
     Args:
-        path: in Starlette's notation, such as `/s3/{bucket}/{key:path}`.
+        path: in Starlette's notation, such as `/s3/{bucket}/{key:path}`. Its variables are arguments of the tool.
         methods: HTTP methods.
+        acts_as: the tool of the same server whose rules it obeys: who may not call that may not use the route.
         openapi: what OpenAPI says of the operation beyond its summary: parameters, bodies, responses.
         endless: the response ends only with its caller, or when the gateway stops.
     """
 
     def declare(method: _Method) -> _Method:
         method.__declared__ = HttpRoute(  # type: ignore[attr-defined]
-            tuple(methods), path, method.__name__, inspect.getdoc(method) or "", method, dict(openapi or {}), endless
+            methods=tuple(methods),
+            path=path,
+            name=method.__name__,
+            description=inspect.getdoc(method) or "",
+            method=method,
+            acts_as=acts_as,
+            openapi=dict(openapi or {}),
+            endless=endless,
         )
         return method
 

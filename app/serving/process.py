@@ -261,7 +261,8 @@ async def serve_servers(
         if holding.done():
             holding.result()
             raise RuntimeError("a server ended at its start; the log says why")
-        yield {name: port for site, port in zip(sites, ready.result(), strict=True) for name in site.gateway.kinds}
+        ports = zip(sites, ready.result(), strict=True)
+        yield {name: port for site, port in ports for name in site.gateway.catalogue.servers}
     finally:
         ready.cancel()
         stop.set()

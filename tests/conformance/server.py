@@ -18,6 +18,7 @@ from mcp import MCPDeprecationWarning, MCPError
 from mcp.shared.message import ServerMessageMetadata
 
 from app.errors import UnknownResource
+from app.results import ProtocolResult
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import Resource, Tool, Update
@@ -397,8 +398,8 @@ class ConformanceMCPServer(BaseMCPServer):
 
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
         if name in _CONTENTS:
-            return types.CallToolResult(content=_CONTENTS[name])
-        return await _HANDLERS[name](arguments, context)
+            return ProtocolResult(types.CallToolResult(content=_CONTENTS[name]))
+        return ProtocolResult(await _HANDLERS[name](arguments, context))
 
     async def get_resource(self, uri: str, context: CallContext) -> str | bytes:
         if uri in _RESOURCES:

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext
-from app.servers.declaring import route
+from app.servers.declaring import route, tool
 from app.settings import Settings
-from tests.clock import ClockMCPServer
+from tests.clock import ClockMCPServer, ClockTime
 from tests.faces.raw import ERAS, WITHIN, client_of, headers, request, websocket
 from tests.fixtures.gateway import Served, serve
 
@@ -127,10 +127,15 @@ async def test_a_slash_at_the_end_of_a_key_belongs_to_it() -> None:
     class ShelfMCPServer(BaseMCPServer):
         """Keeps things."""
 
-        @route("/things/{key:path}", methods=["GET"])
-        async def thing(self, request: Request, context: CallContext) -> Response:
+        @tool(read_only=True)
+        async def look_up(self, key: str) -> ClockTime:
+            """Return nothing of it."""
+            return ClockTime(zone=key)
+
+        @route("/things/{key:path}", methods=["GET"], acts_as="look_up")
+        async def thing(self, request: Request, context: CallContext, key: str) -> Response:
             """Return a key."""
-            return Response(request.path_params["key"])
+            return Response(key)
 
     async with serve(create_app([ShelfMCPServer()], Settings(root_path="/gw"))) as served, client_of(served) as http:
         for key in ("a", "a/", "a//", "a/b/"):

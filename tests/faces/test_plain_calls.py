@@ -6,12 +6,17 @@ from typing import Any
 
 import httpx
 import pytest
+from mcp import MCPDeprecationWarning
 
 from app.faces.plain_calls import PlainCall, PlainCalls
+from app.guard.principal import Principal
 from app.main import create_app
+from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
+from app.servers.declaring import resource, tool
 from app.settings import Settings
-from tests.clock import ClockMCPServer
+from tests.clock import ClockMCPServer, ClockTime
+from tests.conformance.server import ConformanceMCPServer
 from tests.faces.raw import client_of, headers, request
 from tests.fixtures.gateway import Served, mcp_client, serve
 
@@ -216,3 +221,46 @@ async def test_the_official_clients_calls_are_plain(gateway: Served, plain: list
         result = await client.call_tool("get_time", {"zone": "CET"})
     assert result.structured_content == {"success": True, "zone": "CET", "ticks": 0}
     assert len(plain) == 1
+
+
+async def test_what_another_server_can_do_makes_no_call_less_plain(plain: list[PlainCall]) -> None:
+    """The conformance server answers `logging/setLevel`, so its own tools may be told to log."""
+    with pytest.warns(MCPDeprecationWarning):
+        app = create_app([ClockMCPServer(), ConformanceMCPServer()], Settings())
+    message = request("2025-11-25", "tools/call", CALL)
+    logging = request("2025-11-25", "tools/call", {"name": "test_tool_with_logging", "arguments": {}})
+    asked = request("2025-11-25", "tools/call", {**CALL, "_meta": {"unusual": 1}})
+    async with serve(app) as served, client_of(served) as http:
+        fields = headers("2025-11-25", message)
+        assert (await http.post("/mcp", json=message, headers=fields)).headers["content-type"] == "application/json"
+        assert [call.name for call in plain] == ["get_time"]
+        # What the SDK has to answer is plain JSON too, unless the tool can log.
+        assert (await http.post("/mcp", json=asked, headers=fields)).headers["content-type"] == "application/json"
+        told = await http.post("/mcp", json=logging, headers=fields)
+    assert told.headers["content-type"] == "text/event-stream"
+    assert "Tool processing data" in told.text
+    assert len(plain) == 1
+
+
+async def test_a_tool_that_asks_who_calls_is_plain(plain: list[PlainCall]) -> None:
+    class DoorMCPServer(BaseMCPServer):
+        """Asks who is there."""
+
+        @tool(read_only=True)
+        async def who(self, principal: Principal) -> ClockTime:
+            """Tell who calls."""
+            return ClockTime(zone=principal.id)
+
+        @resource("door://who")
+        async def who_reads(self, principal: Principal) -> ClockTime:
+            """Who reads."""
+            return ClockTime(zone=principal.id)
+
+    assert DoorMCPServer.tools["who"].input_schema["properties"] == {}
+    message = request(MODERN, "tools/call", {"name": "who", "arguments": {}})
+    async with serve(create_app([DoorMCPServer()], Settings())) as served, client_of(served) as http:
+        answer = await http.post("/mcp", json=message, headers=headers(MODERN, message))
+        assert answer.json()["result"]["structuredContent"]["zone"] == "anonymous"
+        assert len(plain) == 1
+        read = await http.get("/mcp/door/resources/read", params={"uri": "door://who"})
+        assert read.json()["zone"] == "anonymous"

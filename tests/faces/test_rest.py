@@ -16,9 +16,9 @@ from app.faces.rest import FastLane
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext
-from app.servers.declaring import Tool, route
+from app.servers.declaring import Tool, route, tool
 from app.settings import Settings
-from tests.clock import ClockMCPServer
+from tests.clock import ClockMCPServer, ClockTime
 from tests.faces.raw import WITHIN, client_of, send_and_hold
 from tests.fixtures.gateway import Served, serve
 
@@ -34,7 +34,12 @@ class BellsMCPServer(BaseMCPServer):
         self.ringing = asyncio.Event()
         self.silenced = asyncio.Event()
 
-    @route("/cracked", methods=["GET"])
+    @tool(read_only=True)
+    async def ring(self) -> ClockTime:
+        """Ring once."""
+        return ClockTime(zone="dong")
+
+    @route("/cracked", methods=["GET"], acts_as="ring")
     async def cracked(self, request: Request, context: CallContext) -> Response:
         """Fail after the first stroke."""
 
@@ -44,7 +49,7 @@ class BellsMCPServer(BaseMCPServer):
 
         return StreamingResponse(strokes(), media_type="text/plain")
 
-    @route("/endless", methods=["GET"])
+    @route("/endless", methods=["GET"], acts_as="ring")
     async def endless(self, request: Request, context: CallContext) -> Response:
         """Ring once, then wait for ever."""
 
@@ -319,6 +324,7 @@ async def test_a_route_streams_both_ways(http: httpx.AsyncClient) -> None:
 
 async def test_a_route_that_fails_before_its_first_byte_answers_a_problem(http: httpx.AsyncClient) -> None:
     problem_of(await http.get("/mcp/clock/chimes/13"), 404, "not_found")
+    assert "ticks" in str(problem_of(await http.get("/mcp/clock/chimes/0"), 422, "invalid_arguments")["errors"])
     problem_of(await http.get("/mcp/clock/chimes/many"), 404, "not_found")
     problem_of(await http.delete("/mcp/clock/chimes/1"), 405, "method_not_allowed")
 
@@ -350,9 +356,9 @@ async def test_a_route_ends_when_its_caller_goes(
 
 async def test_every_route_of_a_tool_is_documented_with_its_failures(http: httpx.AsyncClient) -> None:
     document = (await http.get("/openapi.json")).json()
-    for name, tool in ClockMCPServer.tools.items():
+    for name, declared in ClockMCPServer.tools.items():
         operation = document["paths"][f"/mcp/clock/tools/{name}"]["post"]
-        assert (operation["summary"], operation["description"]) == (tool.title, tool.description)
+        assert (operation["summary"], operation["description"]) == (declared.title, declared.description)
         responses = operation["responses"]
         assert responses["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/ClockTime")
         failures = {status: response for status, response in responses.items() if status != "200"}

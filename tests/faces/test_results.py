@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, JsonValue
 
 from app.main import create_app
-from app.results import RawResult, Result, parse_json
+from app.results import ProtocolResult, RawResult, Result, parse_json
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import Resource, Tool, tool
@@ -98,9 +98,9 @@ class DialMCPServer(BaseMCPServer):
             case "good":
                 return {"number": 1.5}
             case "protocol_good":
-                return types.CallToolResult(content=[], structured_content={"number": 1})
+                return ProtocolResult(types.CallToolResult(content=[], structured_content={"number": 1}))
             case "protocol_bad":
-                return types.CallToolResult(content=[], structured_content={"number": "hunter2"})
+                return ProtocolResult(types.CallToolResult(content=[], structured_content={"number": "hunter2"}))
             case _:
                 return BROKEN[name]
 

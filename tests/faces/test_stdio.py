@@ -90,7 +90,9 @@ async def test_calls_are_cancelled_changes_arrive_and_the_process_ends_with_its_
             await pipe.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 4}})
         else:
             await pipe.ask(request(era, "resources/unsubscribe", {"uri": "clock://zones/UTC"}, number=6))
-        assert (await pipe.call(era, "change_zones", 7))["ticks"] == 0
+        async with asyncio.timeout(STARTS_WITHIN):
+            while (await pipe.call(era, "change_zones", 7))["ticks"]:
+                pass  # a call may be quicker than the notice before it
 
         pipe.stdin.close()
         async with asyncio.timeout(STARTS_WITHIN):

@@ -218,7 +218,7 @@ async def test_a_listing_has_one_page(gateway: Served, era: str) -> None:
 async def test_listings_may_be_kept_and_contents_not(gateway: Served) -> None:
     listed = (await post(gateway, "2026-07-28", "tools/list")).json()["result"]
     read = (await post(gateway, "2026-07-28", "resources/read", {"uri": "clock://zones"})).json()["result"]
-    assert (listed["ttlMs"], listed["cacheScope"]) == (300_000, "public")
+    assert (listed["ttlMs"], listed["cacheScope"]) == (300_000, "private")
     assert (read["ttlMs"], read["cacheScope"]) == (0, "private")
 
 

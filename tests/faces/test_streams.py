@@ -12,6 +12,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from app.admission import StreamAdmission
+from app.gateway import Gateway, Respond
 from app.main import create_app
 from app.servers.calls import CallContext
 from app.servers.declaring import route
@@ -29,7 +31,7 @@ class PendulumMCPServer(ClockMCPServer):
 
     server_id = "clock"
 
-    @route("/pendulum", methods=["GET"], endless=True)
+    @route("/pendulum", methods=["GET"], acts_as="get_time", endless=True)
     async def pendulum(self, request: Request, context: CallContext) -> Response:
         """Swing until somebody stops it."""
 
@@ -39,12 +41,12 @@ class PendulumMCPServer(ClockMCPServer):
 
         return StreamingResponse(swings(), media_type="text/plain")
 
-    @route("/tape", methods=["POST"])
+    @route("/tape", methods=["POST"], acts_as="get_time")
     async def record(self, request: Request, context: CallContext) -> Response:
         """Say how long the tape is."""
         return Response(str(sum([len(chunk) async for chunk in request.stream()])))
 
-    @route("/tape", methods=["GET"])
+    @route("/tape", methods=["GET"], acts_as="get_time")
     async def play(self, request: Request, context: CallContext) -> Response:
         """Play a tape of a known length."""
 
@@ -54,7 +56,7 @@ class PendulumMCPServer(ClockMCPServer):
 
         return StreamingResponse(sound(), headers={"content-length": str(LONG)})
 
-    @route("/recital", methods=["GET"])
+    @route("/recital", methods=["GET"], acts_as="get_time")
     async def recital(self, request: Request, context: CallContext) -> Response:
         """Keep the audience waiting."""
 
@@ -147,7 +149,7 @@ async def test_a_stream_too_many_is_refused_while_the_others_work() -> None:
 async def test_a_stalled_stream_makes_room_for_one_that_works(
     stall: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.gateway._STALLED", 0.0)
+    monkeypatch.setattr("app.admission.STALLED", 0.0)
     caplog.set_level(logging.INFO)
     async with clock_with(max_streams=2) as (served, http), stall(served):
         await stalled(served, 1)
@@ -158,7 +160,7 @@ async def test_a_stalled_stream_makes_room_for_one_that_works(
 
 
 async def test_a_stream_that_waits_for_its_backend_is_not_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.gateway._STALLED", 0.0)
+    monkeypatch.setattr("app.admission.STALLED", 0.0)
     async with clock_with(max_streams=1) as (_, http), http.stream("GET", "/mcp/clock/recital") as recital:
         music = recital.aiter_bytes()
         assert await anext(music) == b"la"
@@ -196,16 +198,24 @@ async def test_an_upload_that_trickles_is_answered_and_closed(caplog: pytest.Log
 
 async def test_a_stream_gets_on_by_many_bytes_and_not_by_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, now = asyncio.get_running_loop(), 1000.0
-    async with clock_with() as (served, _):
-        stream = served.app.state.gateway.admit_stream("clock", "record", CallContext("1", "stream"))
-        with stream, monkeypatch.context() as patched:
+    waited: list[float] = []
+
+    async def carry(stream: StreamAdmission, respond: Respond) -> None:
+        nonlocal now
+        for seconds, moved in [(5, 10_000), (5, 6_000), (1, 384), (3, 1), (9, 20_000)]:
+            stream.wait_for_caller()
+            now += seconds
+            stream.go_on(moved)
+            now += 100  # which are ours
+            waited.append(stream.waited())
+
+    gateway = Gateway([PendulumMCPServer()], Settings())
+    async with gateway.open():
+        with monkeypatch.context() as patched:
             patched.setattr(loop, "time", lambda: now)
-            for seconds, moved, waited in [(5, 10_000, 5), (5, 6_000, 10), (1, 384, 0), (3, 1, 3), (9, 20_000, 0)]:
-                stream.wait_for_caller()
-                now += seconds
-                stream.go_on(moved)
-                now += 100  # which are ours
-                assert stream.waited() == waited
+            context = CallContext("1", "stream")
+            await gateway.stream("clock", PendulumMCPServer.routes["record"], "/tape", context, carry)
+    assert waited == [5, 10, 0, 3, 0]
 
 
 async def test_a_reader_that_stalls_gives_its_place_up(caplog: pytest.LogCaptureFixture) -> None:

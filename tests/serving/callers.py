@@ -59,21 +59,21 @@ class SlowMCPServer(BaseMCPServer):
         """Answer at length."""
         return RawResult(b'{"success":true,"zone":"%b","ticks":7}' % (b"x" * LARGE))
 
-    @route("/fields", methods=["GET", "POST"])
+    @route("/fields", methods=["GET", "POST"], acts_as="get_time")
     async def fields(self, request: Request, context: CallContext) -> Response:
         """Return the request's fields and the size of its body, once the body is there."""
         body = await request.body()
         names = [name.decode() for name, _ in request.scope["headers"]]
         return Response(json.dumps({"fields": names, "size": len(body)}), media_type="application/json")
 
-    @route("/unread", methods=["POST"])
+    @route("/unread", methods=["POST"], acts_as="get_time")
     async def unread(self, request: Request, context: CallContext) -> Response:
         """Leave the body alone until the test says so."""
         self.started.set()
         await self.release.wait()
         return Response(json.dumps({"size": len(await request.body())}), media_type="application/json")
 
-    @route("/events", methods=["GET"], endless=True)
+    @route("/events", methods=["GET"], acts_as="get_time", endless=True)
     async def events(self, request: Request, context: CallContext) -> Response:
         """Say one thing, and then nothing for ever."""
 

@@ -1,0 +1,210 @@
+"""What runs now: the places that servers have for calls and streams, and the clocks of those who are in them."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from app.errors import BackendTimeout, CallerGone, CallerStalled, GatewayError, InternalError, TooManyRequests
+from app.lookout import Interruptible, Lookout
+from app.servers.base import BaseMCPServer, ServerKind
+from app.servers.calls import CallContext
+from app.servers.operations import Operation
+from app.settings import Settings
+from app.telemetry.recorder import EndedCall, Recorder, StartedCall
+
+STALLED = 2.0
+"""Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
+LEAST_MOVED = 16 * 1024
+"""Bytes that a stream's caller sends, or takes, until its clock begins anew."""
+
+
+@dataclass(slots=True)
+class Serving:
+    """A server in this process, and what it works on."""
+
+    kind: ServerKind
+    log: logging.Logger
+    server: BaseMCPServer | None = None
+    """The open server; None while the gateway is not open."""
+    in_flight: int = 0
+    """Calls that it works on."""
+    narrow: "dict[str, Narrow]" = field(default_factory=dict[str, "Narrow"])
+    """Its tools that have a limit of their own, by their names."""
+    streams: "set[StreamAdmission]" = field(default_factory=set["StreamAdmission"])
+    """Streams that it carries. They last as long as their callers like, so they take no call's place."""
+
+    def unforeseen(self, error: Exception, context: CallContext) -> InternalError:
+        """Log the trace of what nobody foresaw; return what its caller is told."""
+        self.log.error("request_id=%s: unforeseen failure", context.request_id, exc_info=error)
+        return InternalError()
+
+
+@dataclass(slots=True)
+class Narrow:
+    """A tool with a limit of its own."""
+
+    most: int
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every call has to do with while the gateway is open."""
+
+    settings: Settings
+    recorder: Recorder
+    lookout: Lookout
+
+
+class Admission(Interruptible):
+    """One operation of a server while it runs: counted, timed, and recorded when it ends.
+
+    A class, where a generator would read shorter, because every call passes here.
+
+    Args:
+        around: of the gateway.
+        serving: the server.
+        operation: what is done.
+        context: who calls, and how.
+
+    Entering it gives the open server, or raises `TooManyRequests` if that works on as many calls as it may. Leaving it
+    turns what went wrong within into a `GatewayError`: `BackendTimeout` when the time is up, `InternalError` for
+    anything unforeseen, whose trace is logged under the request id.
+    """
+
+    __slots__ = ("_around", "_call", "_narrow", "_serving", "_timer", "context", "log", "operation")
+
+    def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
+        self._around = around
+        self._serving = serving
+        self.operation = operation
+        self.context = context
+        self.log = serving.log
+        self._call = StartedCall(serving.kind.server_id, operation.name, context, time.perf_counter())
+        self._narrow: Narrow | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> BaseMCPServer:
+        around, server = self._around, self._serving.server
+        assert server is not None, "the gateway is not open"
+        around.recorder.started(self._call)
+        try:
+            self._take_place()
+        except GatewayError as error:
+            self._ended(error.code)
+            raise
+        self.begin(around.lookout)
+        return server
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave_place()
+        if self._timer is not None:
+            self._timer.cancel()
+        reason = self.end(error)
+        if error is None:
+            self._ended("ok")
+        elif reason is not None:
+            self._ended("cancelled" if isinstance(reason, CallerGone) else reason.code)
+            raise reason from error
+        elif isinstance(error, GatewayError):
+            self._ended(error.code)
+        elif isinstance(error, Exception):
+            self._ended(InternalError.code)
+            raise self._serving.unforeseen(error, self.context) from error
+        else:
+            self._ended("cancelled")
+
+    def overdue(self) -> None:
+        """Set the clock and watch the caller, which most calls end too early to need."""
+        self._set_clock()
+        if (gone := self.context.gone) is not None:
+            self.interrupt_after(gone, CallerGone())
+
+    def _take_place(self) -> None:
+        serving, most = self._serving, self._around.settings.max_calls_in_flight
+        if serving.in_flight >= most:
+            raise TooManyRequests(f"{serving.kind.name} works on {most} calls already. Repeat in a moment.")
+        if serving.narrow and (narrow := serving.narrow.get(self.operation.name)) is not None:
+            if narrow.in_flight >= narrow.most:
+                name = self.operation.name
+                raise TooManyRequests(f"{name} works on {narrow.most} calls already. Repeat in a moment.")
+            narrow.in_flight += 1
+            self._narrow = narrow
+        serving.in_flight += 1
+
+    def _leave_place(self) -> None:
+        self._serving.in_flight -= 1
+        if self._narrow is not None:
+            self._narrow.in_flight -= 1
+
+    def _set_clock(self) -> None:
+        seconds = self.operation.timeout or self._around.settings.tool_timeout
+        reason = BackendTimeout(f"{self.operation.name} took longer than {seconds:g} s and was stopped.")
+        left = self._call.at + seconds - time.perf_counter()
+        self._timer = self._lookout.loop.call_later(left, self.interrupt, reason)
+
+    def _ended(self, outcome: str) -> None:
+        call = self._call
+        self._around.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3))
+
+
+class StreamAdmission(Admission):
+    """A stream, which has a place of its own and runs for as long as its bytes flow.
+
+    Whoever carries it says when it begins to wait for the caller and what that came to; after STREAM_IDLE_TIMEOUT
+    seconds of waiting without progress, or at once if it is the one that has waited longest where another wants its
+    place, it is interrupted with `CallerStalled`.
+    """
+
+    __slots__ = ("_moved", "_waited", "waiting_since")
+
+    def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
+        super().__init__(around, serving, operation, context)
+        self.waiting_since: float | None = None
+        """Since when it waits for its caller, by the loop's clock; None while it does not."""
+        self._waited = 0.0
+        self._moved = 0
+
+    def wait_for_caller(self) -> None:
+        """Note that it waits for its caller to send, or to take, something."""
+        self.waiting_since = self._lookout.loop.time()
+
+    def go_on(self, moved: int) -> None:
+        """Note that its caller has sent, or taken, so many bytes. A few make no progress."""
+        self._waited, self.waiting_since = self.waited(), None
+        self._moved += moved
+        if self._moved >= LEAST_MOVED:
+            self._waited, self._moved = 0.0, 0
+
+    def waited(self) -> float:
+        """Return for how many seconds it has waited for its caller since it last got on."""
+        now = self._lookout.loop.time()
+        return self._waited + (now - self.waiting_since if self.waiting_since is not None else 0.0)
+
+    def _take_place(self) -> None:
+        """Take a place among the server's streams; the one that has waited longest for its caller makes room."""
+        streams, most = self._serving.streams, self._around.settings.max_streams
+        if len(streams) >= most:
+            stalled = max(streams, key=lambda stream: stream.waited() if stream.waiting_since is not None else -1.0)
+            if stalled.waiting_since is None or stalled.waited() < STALLED:
+                raise TooManyRequests(f"{self._serving.kind.name} carries {most} streams already (MAX_STREAMS).")
+            streams.remove(stalled)
+            stalled.interrupt(CallerStalled("Nothing was sent or taken, and another stream wants the place."))
+        streams.add(self)
+
+    def _leave_place(self) -> None:
+        self._serving.streams.discard(self)
+
+    def _set_clock(self) -> None:
+        """Interrupt it if it has waited too long for its caller; else look again when it might have."""
+        limit = self._around.settings.stream_idle_timeout
+        left = limit - self.waited()
+        if left > 0:
+            self._timer = self._lookout.loop.call_later(left, self._set_clock)
+        else:
+            few = f"Less than {LEAST_MOVED} bytes"
+            self.interrupt(CallerStalled(f"{few} were sent or taken in {limit:g} s (STREAM_IDLE_TIMEOUT)."))

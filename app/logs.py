@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal, TextIO, cast
 
 from app.telemetry.recorder import EndedCall, StartedCall
@@ -61,6 +62,17 @@ def _fields(ended: EndedCall) -> tuple[str, str, str, str, str, str, str, float,
     )
 
 
+def _message(ended: EndedCall) -> str:
+    """Return `_CALL_MESSAGE % _fields(ended)`, in half of the time."""
+    call = ended.call
+    who = call.context
+    return (
+        f"server={call.server} operation={call.operation} face={who.face} principal={who.principal.id} "
+        f"client={who.client} address={who.address} outcome={ended.outcome} ms={ended.ms:.1f} "
+        f"request_id={who.request_id}"
+    )
+
+
 class CallRecord(logging.LogRecord):
     """The one line of a call, made for a tenth of what the general record costs.
 
@@ -99,7 +111,8 @@ class CallLog:
     def calls_ended(self, calls: Sequence[EndedCall]) -> None:
         """Hand the lines to their loggers."""
         now = time.time()
-        for logger, group in groupby(calls, self._logger_of):
+        for server, group in groupby(calls, attrgetter("call.server")):
+            logger = self._loggers.get(server, _NOBODYS_LOG)
             if not logger.isEnabledFor(logging.INFO):
                 continue
             if (handler := _only_handler(logger)) is not None:
@@ -108,9 +121,6 @@ class CallLog:
                 for call in group:
                     logger.handle(CallRecord(logger.name, now, call))
 
-    def _logger_of(self, ended: EndedCall) -> logging.Logger:
-        return self._loggers.get(ended.call.server, _NOBODYS_LOG)
-
 
 class TextFormatter(logging.Formatter):
     """`time level logger message`, one line an event."""
@@ -118,7 +128,7 @@ class TextFormatter(logging.Formatter):
     def format_calls(self, logger: str, when: float, calls: Iterable[EndedCall]) -> str:
         """Return what `format` returns for `CallRecord`s of the same, a line each."""
         prefix = f"{_time(when)} INFO    {logger} "
-        return hide_passwords("\n".join([prefix + _CALL_MESSAGE % _fields(call) for call in calls]))
+        return hide_passwords("\n".join([prefix + _message(call) for call in calls]))
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_time(record.created)} {record.levelname:<7} {record.name} {record.getMessage()}"

@@ -66,6 +66,13 @@ def test_a_call_is_one_json_object_with_its_fields_apart() -> None:
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_the_lines_of_calls_are_those_of_their_records(formatter: TextFormatter | JsonFormatter) -> None:
+    calls = [ended("clock", "get_time", CURL, "ok", ms) for ms in (1.25, 0)]
+    records = [CallRecord("MCP.Clock", 1_800_000_000.5, call) for call in calls]
+    assert formatter.format_calls("MCP.Clock", 1_800_000_000.5, calls) == "\n".join(map(formatter.format, records))
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
 def test_a_trace_shows_no_password(formatter: logging.Formatter) -> None:
     written = formatter.format(_failure())
     assert "RuntimeError: no answer from postgresql://desk:***@db:5432/support" in written

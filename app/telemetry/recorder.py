@@ -12,8 +12,9 @@ from app.servers.calls import CallContext
 _log = logging.getLogger(__name__)
 
 
-# Two of these are made for every call. Each is itself alone: equal ones are two calls.
-class StartedCall(msgspec.Struct, frozen=True, eq=False):
+# Two of these are made for every call. Each is itself alone: equal ones are two calls. The collector of cycles, which
+# would look at those of each turn, finds whatever cycle a context is in without them.
+class StartedCall(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Something that somebody wants done, from the moment that the gateway knows what."""
 
     server: str
@@ -25,7 +26,7 @@ class StartedCall(msgspec.Struct, frozen=True, eq=False):
     """By `time.perf_counter`."""
 
 
-class EndedCall(msgspec.Struct, frozen=True, eq=False):
+class EndedCall(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What has become of a `StartedCall`."""
 
     call: StartedCall

@@ -32,7 +32,7 @@ _UNITS = {
     "ms": 0.001,
     "s": 1,
     "d": 86_400,
-    "a core": os.cpu_count() or 2,
+    "a core, at most 12": min(os.cpu_count() or 2, 4),
 }
 
 

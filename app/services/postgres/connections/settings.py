@@ -64,7 +64,8 @@ class PostgresSettings(BaseSettings):
         description="Gateway processes that share the database; the reader login's CONNECTION LIMIT is made for them.",
     )
     read_pool_size: int = Field(
-        default_factory=lambda: 3 * (os.cpu_count() or 2),
+        # With 12 four processes have room in PostgreSQL's default of 100 connections, however many cores there are.
+        default_factory=lambda: min(3 * (os.cpu_count() or 2), 12),
         ge=1,
         le=500,
         description="Connections for the short fixed reads; more than 4 a core of the database make it slower.",

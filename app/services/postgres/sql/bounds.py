@@ -25,6 +25,7 @@ from app.services.postgres.sql.functions import (
     KEY_SORTED,
     KEYED,
     NUMBER_DIGITS,
+    NUMERIC,
     OPERATORS,
     PAIRS_OF_A_PATH,
     PATHS,
@@ -133,6 +134,8 @@ class Argument(NamedTuple):
     """If it is a text of a few kilobytes at most."""
     keys: int = 0
     """Most keys that an object in it may have."""
+    is_huge: bool = False
+    """It holds a number that no double has."""
 
 
 _NOTHING = Bound(0.0, 0.0, True)
@@ -320,6 +323,7 @@ def needed_checks(
     arguments: Sequence[Argument],
     *,
     pairs: bool = False,
+    huge: bool = False,
     of_view: bool = False,
 ) -> Needed:
     """Return the checks that keep a statement within its budget.
@@ -329,6 +333,7 @@ def needed_checks(
         relations: what it may read.
         arguments: of `$1`, `$2` …
         pairs: a jsonpath in it compares paths with each other.
+        huge: a literal or a parameter holds a number that no double has.
         of_view: it is what stands behind a view, which may read what callers may not.
 
     Raises:
@@ -340,7 +345,7 @@ def needed_checks(
     dearest = ""
     steps = 0
     for share in _SHARES:
-        appraisal = _Appraisal(relations, arguments, share * 1e9, steps, pairs=pairs, of_view=of_view)
+        appraisal = _Appraisal(relations, arguments, share * 1e9, steps, pairs=pairs, huge=huge, of_view=of_view)
         appraisal.query(select, None)
         if appraisal.work <= MAX_SECONDS * 1e9 and appraisal.memory <= MAX_MEMORY:
             return Needed(appraisal.operands, frozenset(appraisal.counted))
@@ -359,9 +364,11 @@ class _Appraisal:
         steps: int,
         *,
         pairs: bool = False,
+        huge: bool = False,
         of_view: bool = False,
     ) -> None:
         self.steps = steps
+        self._huge = huge
         self._of_view = of_view
         self._relations = relations
         self._arguments = arguments
@@ -945,6 +952,8 @@ class _Appraisal:
 
     def _as_type(self, inner: Bound, type_name: _Fields) -> Bound:
         name, size, work = type_name["names"][-1]["String"]["sval"], inner.size, inner.work + _NODE
+        if self._huge and name.removeprefix("_") in NUMERIC:
+            raise TooMuch(f"a cast to {name} of a number with an exponent of 400 or more")
         slow = SLOW_TO_READ.get(name.removeprefix("_"))
         if slow is not None:
             return Bound(min(GIGABYTE, 16 * size + 64), work + 300 * size + slow * size**2)

@@ -6,6 +6,7 @@ memory, work is nanoseconds on a slow core, for the worst input that was found. 
 `pg_proc` and `pg_operator`: what a new version brings is refused until somebody has sorted it in.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,23 @@ GIGABYTE = float(2**30)
 
 NUMBER_DIGITS = 150_000.0
 """Characters of the longest number; `'1e131071'::numeric` has them in eight characters of SQL."""
+
+_HUGE = re.compile(r"(?<![\w.])[-+]?[0-9.]+[eE][-+]?0*(?:[4-9][0-9]{2}|[0-9]{4,})(?![\w-])")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+NUMERIC = frozenset({"numeric", "jsonb", "numrange", "nummultirange"})
+"""Types that keep `1e131000` in ten bytes and write it as 131,001 characters."""
+
+
+def has_huge_number(text: str, *, as_json: bool = False) -> bool:
+    """Tell whether a text holds a number with an exponent of 400 or more, which no double has.
+
+    Args:
+        text: a number, or an array, a range or JSON.
+        as_json: what stands in quotes is no number.
+    """
+    return bool(_HUGE.search(_QUOTED.sub('""', text) if as_json else text))
+
 
 XML_READ = 1.0
 """Nanoseconds for the square of the bytes that are read as XML, which are as many bytes of memory: libxml2 compares

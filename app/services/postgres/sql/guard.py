@@ -38,6 +38,7 @@ from app.services.postgres.sql.functions import (
     PATHS,
     SLOW_TO_READ,
     TEMPLATES,
+    has_huge_number,
 )
 from app.services.postgres.sql.paths import read_path
 
@@ -265,7 +266,8 @@ class SqlGuard:
         judged = self._judge(sql)
         if self._objection:
             raise BackendUnavailable(self._objection)
-        needed = self._needed_checks(judged.select, arguments, pairs=_compares_paths(judged, arguments))
+        huge = any(argument.is_huge for argument in arguments) or any(map(has_huge_number, judged.texts))
+        needed = self._needed_checks(judged.select, arguments, pairs=_compares_paths(judged, arguments), huge=huge)
         if not needed and not judged.schemata:
             return ReadingStatement(
                 judged.text, not judged.is_explain, tuple(judged.parameters), is_generic=judged.is_generic
@@ -303,6 +305,8 @@ class SqlGuard:
                     _check_result_type(content)
             elif node == "TypeCast":
                 self._note_cast(content, judged)
+            elif node == "A_Const" and has_huge_number(content.get("fval", {}).get("fval", "")):
+                raise InvalidArguments.of("query", "holds a number with an exponent of 400 or more")
             elif node == "A_Const" and "sval" in content:
                 judged.texts.append(content["sval"].get("sval", ""))
             elif node == "ParamRef":
@@ -330,10 +334,16 @@ class SqlGuard:
             raise _forbidden(f"EXPLAIN of the view {name}", "the plan would tell what it is made of")
 
     def _needed_checks(
-        self, select: _Fields, arguments: Sequence[Argument], *, pairs: bool = False, of_view: bool = False
+        self,
+        select: _Fields,
+        arguments: Sequence[Argument],
+        *,
+        pairs: bool = False,
+        huge: bool = False,
+        of_view: bool = False,
     ) -> Needed:
         try:
-            return needed_checks(select, self._relations, arguments, pairs=pairs, of_view=of_view)
+            return needed_checks(select, self._relations, arguments, pairs=pairs, huge=huge, of_view=of_view)
         except UnknownRelation as unknown:
             message = f'relation "{unknown.name}" does not exist, or may not be read'
             raise UnknownName.of("query", message) from None

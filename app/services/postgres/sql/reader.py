@@ -24,7 +24,7 @@ from app.services.postgres.sql.bounds import MAX_SECONDS, Argument
 from app.services.postgres.sql.catalog import Catalog
 from app.services.postgres.sql.described import describe, explain_generically
 from app.services.postgres.sql.failures import while_it_is_parsed, while_it_runs
-from app.services.postgres.sql.functions import SLOW_TO_READ
+from app.services.postgres.sql.functions import NUMERIC, SLOW_TO_READ, has_huge_number
 from app.services.postgres.sql.guard import ReadingStatement, SqlGuard, UnknownName
 from app.services.postgres.sql.json_forms import parameters_as_text
 from app.services.postgres.sql.sessions import ReaderSessions, open_reader_sessions
@@ -240,9 +240,12 @@ def _argument(value: JsonValue) -> Argument:
             int(number) if _INTEGER.fullmatch(number) else None,
             value if len(value) <= _SHORT_TEXT else None,
             _keys_of_text(value),
+            has_huge_number(value, as_json=True),
         )
     if isinstance(value, list | dict):
-        return Argument(len(json.dumps(value, ensure_ascii=False).encode(errors="replace")), keys=_most_keys(value))
+        text = json.dumps(value, ensure_ascii=False)
+        size = len(text.encode(errors="replace"))
+        return Argument(size, keys=_most_keys(value), is_huge=isinstance(value, list) and has_huge_number(text))
     return Argument(32, value if type(value) is int else None)
 
 
@@ -342,6 +345,8 @@ def _check_texts(texts: Sequence[str | None], types: Sequence[asyncpg.Type], use
         name = of.name.removesuffix("[]")
         work += SLOW_TO_READ.get(name, 0.0) * len((text or "").encode()) ** 2 * uses.get(index + 1, 1)
         is_unread = name == "jsonpath" and (of.name != name or len(text or "") > _SHORT_TEXT)
+        if name in NUMERIC and text is not None and has_huge_number(text, as_json=name == "jsonb"):
+            raise InvalidArguments.of(f"params.{index}", "holds a number with an exponent of 400 or more")
         if work > MAX_SECONDS * 1e9 / 3 or is_unread:
             raise InvalidArguments.of(f"params.{index}", f"is too long for a {of.name}")
 

@@ -8,6 +8,7 @@ import pytest
 from app.errors import BackendTimeout
 from app.local.process import free_port
 from app.services.postgres.connections.capacity import capacity_checked, shortages
+from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.reader import open_sql_reader
 from tests.fixtures.postgres import TestDatabase, settings_for
 
@@ -19,6 +20,15 @@ async def test_too_few_connections_for_all_processes_are_told(database: TestData
     assert "max_connections" in of_the_server
     assert "DATABASE_PROCESSES" in of_the_server
     assert "CONNECTION LIMIT is 32" in of_the_login
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 5, 8, 64, None])
+async def test_a_default_deployment_has_room_in_a_default_postgresql(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch, cores: int | None
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    settings = PostgresSettings.model_validate({"url": database.url, "reader_url": database.reader_url})
+    assert settings.processes * (settings.connections + settings.reader_pool_size) <= 97
 
 
 async def test_three_processes_have_room_with_the_readers_login(database: TestDatabase) -> None:

@@ -5,9 +5,11 @@ import logging
 import os
 import subprocess
 from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import func, literal_column, select
 
@@ -15,8 +17,12 @@ from app.errors import BackendNotConfigured, BackendTimeout, BackendUnavailable,
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import free_port
 from app.services.postgres.connections.address import Address
+from app.services.postgres.connections.condition import condition_of
 from app.services.postgres.connections.connecting import Connector
 from app.services.postgres.connections.pools import Statement, open_database
+from app.services.postgres.migrations import migrate
+from app.services.postgres.sql.login import ensure_reader_login
+from app.services.postgres.sql.reader import open_sql_reader
 from tests.fixtures.pgbouncer import run_pgbouncer
 from tests.fixtures.postgres import TestDatabase, cluster_directory, settings_for
 
@@ -96,6 +102,52 @@ async def test_without_the_host_that_is_asked_for_it_is_an_outage(pair: tuple[Lo
     preferred = await connector(primary.url() + "?target_session_attrs=prefer-standby").open()
     assert not preferred.in_recovery
     await preferred.close()
+
+
+async def test_a_standby_that_ends_a_read_for_its_recovery_says_to_repeat_it(
+    pair: tuple[LocalPostgres, LocalPostgres],
+) -> None:
+    primary, standby = pair
+    await migrate(primary.url())
+    login = (await ensure_reader_login(primary.url(), "reader")).url.replace(str(primary.port), str(standby.port))
+    settings = settings_for(standby.url(), login)
+    async with (
+        asyncio.timeout(60),
+        asyncpg_connection(primary) as master,
+        asyncpg_connection(standby) as replica,
+        open_sql_reader(settings) as reader,
+        open_database(settings) as database,
+    ):
+        await replica.execute("ALTER SYSTEM SET max_standby_streaming_delay = 0")
+        await replica.execute("SELECT pg_reload_conf()")
+        await master.execute("INSERT INTO customers (id, name, email) VALUES ('a', 'Ada', 'ada@example.com')")
+        place = await master.fetchval("SELECT pg_current_wal_insert_lsn()")
+        while not await replica.fetchval("SELECT pg_last_wal_replay_lsn() >= $1", place):
+            pass
+        # What a probe asks: reading works, writing does not.
+        assert (await reader.objection()) is None
+        assert "standby" in str((await condition_of(database.reads)).writing)
+        endless = "SELECT count(*) FROM customers, generate_series(1, 100000) i, generate_series(1, 100000) j"
+        running = asyncio.create_task(reader.query(endless, timeout_ms=50_000))
+        started = (
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND usename = 'switchboard_reader_login'"
+        )
+        while not await replica.fetchval(f"{started} AND query LIKE '%100000%'"):
+            pass
+        await master.execute("DELETE FROM customers")
+        await master.execute("VACUUM customers")
+        with pytest.raises(BackendUnavailable, match="the standby that answers reads had to end the query"):
+            await running
+        assert (await reader.query("SELECT count(*) AS n FROM customers")).json
+
+
+@asynccontextmanager
+async def asyncpg_connection(server: LocalPostgres) -> AsyncGenerator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(server.url())
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def test_each_host_has_the_whole_time(pair: tuple[LocalPostgres, LocalPostgres]) -> None:

@@ -74,7 +74,7 @@ _LITERALS = {
     "integer": ("0", "1", "7", "1000", "30000", "1000000", "-1", "i"),
     "bigint": ("0", "1::bigint", "id", "1000000000::bigint"),
     "smallint": ("1::smallint", "30000::smallint"),
-    "numeric": ("1.5", "1e131000", "9" * 60, "id::numeric", "0.001"),
+    "numeric": ("1.5", "1e399", "9" * 60, "id::numeric", "0.001"),
     "double precision": ("0.5::float8", "1e10::float8", "i::float8"),
     "real": ("0.5::real",),
     "json": ("'[1,[2]]'::json", "to_json(description)"),

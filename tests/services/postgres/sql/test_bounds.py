@@ -241,6 +241,37 @@ async def test_a_path_finds_no_more_than_the_document_holds(guard: SqlGuard, sql
             guard.check(sql.format("$1"), [Argument(len(path), text=path)])
 
 
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [
+        ("SELECT array_agg(1e131000)::text FROM tickets", []),
+        ("SELECT '[1e131000]'::jsonb", []),
+        ("SELECT ARRAY['-1E+0131000']::numeric[]", []),
+        ("SELECT $1::jsonb", ["[1, 1e131000]"]),
+        ("SELECT $1::text::jsonb", ["[1, 1e-16000]"]),
+        ("SELECT id FROM customers WHERE metadata @> $1", ["[1, 1e131000]"]),
+        ("SELECT $1::numeric[]", [["1", "1e131000"]]),
+        ("SELECT 1.5 = ANY ($1)", [["1e131000"]]),
+        ("SELECT numrange(1, 2) && $1", ["[1,1e131000)"]),
+    ],
+)
+async def test_a_number_that_is_short_to_say_and_long_to_write_is_refused(
+    reader: AnsweringReader, sql: str, params: list[JsonValue]
+) -> None:
+    """Ten bytes of memory become 131,001 characters, all at once for a whole array or document."""
+    with pytest.raises(InvalidArguments, match="exponent of 4"):
+        await reader.query(sql, params)
+
+
+async def test_what_looks_like_a_huge_number_in_a_text_is_a_text(reader: AnsweringReader) -> None:
+    values: list[JsonValue] = ['{"sha": "12e45678", "n": 1.5e3}', "12e45678", ["7e99999"]]
+    sql = "SELECT $1::jsonb ->> 'sha' AS sha, $2 || '9e9999' AS text, $3::text[] AS list"
+    with pytest.raises(InvalidArguments):  # which of the texts becomes jsonb can't always be told
+        await reader.query(sql, values)
+    assert (await reader.query("SELECT $1::jsonb ->> 'sha' AS sha", values[:1])).rows == [{"sha": "12e45678"}]
+    assert (await reader.query("SELECT $1 || '9e9999' AS text, $2::text[] AS list", values[1:])).row_count == 1
+
+
 @pytest.mark.parametrize("kind", ["jsonpath", "jsonpath[]", "_jsonpath"])
 @pytest.mark.parametrize(
     "sql",

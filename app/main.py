@@ -104,6 +104,15 @@ def create_app(
         title="Switchboard",
         version=VERSION,
         description=_ABOUT,
+        openapi_tags=[
+            *(
+                {"name": kind.server_id, "description": kind.description.partition("\n\n")[0]}
+                for kind in gateway.catalogue.servers.values()
+            ),
+            {"name": "servers", "description": "What there is: servers, their tools and their resources."},
+            {"name": "batch", "description": "Many calls for one round trip."},
+            {"name": "health", "description": "Whether the process lives, and which backends answer."},
+        ],
         lifespan=lifespan,
         redirect_slashes=False,
         openapi_url=None,  # `document` shows what the caller may see

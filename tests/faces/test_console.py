@@ -57,6 +57,14 @@ async def test_the_documentation_shows_every_operation(
         assert await shown.count() >= expected
 
 
+async def test_the_tools_come_first_in_the_documentation(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    assert [tag["name"] for tag in document["tags"]] == ["clock", "servers", "batch", "health"]
+    used = {tag for methods in document["paths"].values() for method in methods.values() for tag in method["tags"]}
+    assert used == {tag["name"] for tag in document["tags"]}
+    assert all(tag["description"] for tag in document["tags"])
+
+
 @pytest.mark.debian("chromium")
 async def test_the_home_page_shows_whether_each_backend_answers(gateway: Served, browser: Browser) -> None:
     async with visit(browser, gateway.url) as seen:

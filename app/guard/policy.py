@@ -1,0 +1,326 @@
+"""What roles may do: `switchboard.toml`, read once at start and compiled into one look-up a call.
+
+A mistake in it stops the start and names its line: a rule that is never reached, for it is misspelt, protects nobody.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from app.guard.limits import Rate
+from app.guard.rules import PLACEHOLDER, Rule, RuleAsWritten, unknown_placeholders
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class PolicyMistake(ValueError):
+    """The file is wrong; each line of the message begins with `<file>:<line>:`."""
+
+
+def _rate(text: str) -> str:
+    Rate.read(text)
+    return text
+
+
+class RoleAsWritten(BaseModel):
+    """`[role.<name>]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    allow: list[str] = []
+    deny: list[str] = []
+    limit: Annotated[str, AfterValidator(_rate)] | None = None
+    bound: Literal["customer"] | None = None
+    tool: dict[str, dict[str, RuleAsWritten]] = {}
+
+
+class AuthAsWritten(BaseModel):
+    """`[auth]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    public_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = None
+
+
+class FileAsWritten(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    auth: AuthAsWritten | None = None
+    role: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], RoleAsWritten] = {}
+    tool: dict[str, dict[str, RuleAsWritten]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What there is to know of something that a server offers.
+
+    Args:
+        read_only: whether it changes nothing.
+        arguments: the names of a tool's arguments, None where they are known later.
+        tool: whether it is a tool; else it is a resource's template or `prompt/<name>`.
+    """
+
+    read_only: bool = True
+    arguments: frozenset[str] | None = frozenset()
+    tool: bool = False
+
+
+Vocabulary = Mapping[str, Mapping[str, Known]]
+"""What each server offers, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A role's leave to do one thing.
+
+    Args:
+        role: its name.
+        scope: the entry of `allow` that grants it.
+        rules: the rules that its arguments have to pass, all of them.
+    """
+
+    role: str
+    scope: str
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What the roles of a principal come to."""
+
+    grants: Mapping[tuple[str, str], tuple[Grant, ...]] = field(
+        default_factory=dict[tuple[str, str], tuple[Grant, ...]]
+    )
+    """By server and name. A call needs one grant whose rules it passes; what is not here is not allowed."""
+    rate: Rate | None = None
+    """The highest limit of the roles; None where one of them has none."""
+
+
+class Policy:
+    """The file, compiled against what is offered.
+
+    Args:
+        written: the file's content.
+        vocabulary: what is offered.
+        places: where things stand in the file, for messages.
+
+    Raises:
+        PolicyMistake: it names something that does not exist; each mistake has a line of the message.
+    """
+
+    def __init__(self, written: FileAsWritten, vocabulary: Vocabulary, places: "Places") -> None:
+        self.public_url = written.auth.public_url if written.auth else None
+        self.has_auth = written.auth is not None
+        """Whether callers have to show who they are."""
+        self.roles: Mapping[str, RoleAsWritten] = written.role
+        self._vocabulary = vocabulary
+        self._compiled: dict[tuple[frozenset[str], bool], Rights] = {}
+        mistakes = list(_mistakes(written, vocabulary, places))
+        if mistakes:
+            raise PolicyMistake("\n".join(dict.fromkeys(mistakes)))
+        self._everywhere = {
+            key: tuple(rule.compiled(argument) for argument, rule in rules.items())
+            for tool, rules in written.tool.items()
+            if (key := _tool(tool, vocabulary))
+        }
+
+    @classmethod
+    def load(cls, path: Path, vocabulary: Vocabulary) -> Self:
+        """Read a file.
+
+        Raises:
+            PolicyMistake: it can't be read, is no TOML, or says what is not known.
+        """
+        try:
+            text = path.read_text("utf-8")
+            content = tomllib.loads(text)
+        except OSError as error:
+            raise PolicyMistake(f"{path}: {error.strerror}") from None
+        except ValueError as error:  # of TOML, which says where, and of UTF-8
+            raise PolicyMistake(f"{path}: {error}") from None
+        places = Places(path, text)
+        try:
+            written = FileAsWritten.model_validate(content)
+        except ValidationError as error:
+            lines = [f"{places.of(*each['loc'])}: {_told(each)}" for each in error.errors(include_url=False)]
+            raise PolicyMistake("\n".join(dict.fromkeys(lines))) from None
+        return cls(written, vocabulary, places)
+
+    def rights(self, roles: frozenset[str], *, bound: bool) -> Rights:
+        """Return what a principal of these roles may do; the same object each time.
+
+        Args:
+            roles: unknown ones, of a key that is older than the file, grant nothing.
+            bound: whether the principal is bound to a customer; roles that want that are none without it.
+        """
+        found = self._compiled.get((roles, bound))
+        if found is None:
+            found = self._compiled[roles, bound] = self._compile(roles, bound=bound)
+        return found
+
+    def scopes_for(self, server: str, name: str) -> list[str]:
+        """Return the scopes each of which grants something, the narrowest first."""
+        known = self._vocabulary.get(server, {}).get(name)
+        if known is None:
+            return []
+        wide = [f"{server}:read", f"{server}:write"] if known.read_only else [f"{server}:write"]
+        own = name if not known.tool and "://" in name else f"{server}:{name}"
+        return [own, *wide]
+
+    def _compile(self, roles: frozenset[str], *, bound: bool) -> Rights:
+        held = {name: self.roles[name] for name in sorted(roles) if name in self.roles}
+        held = {name: role for name, role in held.items() if bound or role.bound is None}
+        denied = {key for role in held.values() for entry in role.deny for key in _expanded(entry, self._vocabulary)}
+        grants: dict[tuple[str, str], tuple[Grant, ...]] = {}
+        for name, role in held.items():
+            rules = {
+                key: tuple(rule.compiled(argument) for argument, rule in written.items())
+                for tool, written in role.tool.items()
+                if (key := _tool(tool, self._vocabulary))
+            }
+            allowed = {key: entry for entry in reversed(role.allow) for key in _expanded(entry, self._vocabulary)}
+            for key, entry in allowed.items():
+                if key not in denied:
+                    grant = Grant(name, entry, (*self._everywhere.get(key, ()), *rules.get(key, ())))
+                    grants[key] = (*grants.get(key, ()), grant)
+        limits = [role.limit for role in held.values()]
+        rates = [Rate.read(limit) for limit in limits if limit is not None]
+        highest = max(rates, key=lambda rate: (rate.per_second, rate.burst), default=None)
+        return Rights(grants, None if None in limits else highest)
+
+
+def _expanded(entry: str, vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:
+    """Iterate over what an entry of `allow` or `deny`, or the name of a tool, stands for."""
+    if "://" in entry:
+        for server, offered in vocabulary.items():
+            yield from ((server, name) for name, known in offered.items() if not known.tool and _covers(entry, name))
+        return
+    server, _, what = entry.partition(":")
+    for name, known in vocabulary.get(server, {}).items():
+        wide = what == "write" or (what == "read" and known.read_only)
+        if wide or what == name or (what.startswith("prompt/") and _covers(what, name)):
+            yield server, name
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Whether a template is meant by a pattern such as `db://tickets/*`, or by its own address without variables."""
+    name = name.partition("{?")[0]
+    if pattern.endswith("/*"):
+        return name.startswith(pattern[:-1])
+    return name == pattern
+
+
+def _mistakes(written: FileAsWritten, vocabulary: Vocabulary, places: "Places") -> Iterator[str]:
+    for name, role in written.role.items():
+        for which in ("allow", "deny"):
+            for entry in getattr(role, which):
+                if reason := _unknown(entry, vocabulary):
+                    yield f"{places.of('role', name, which, entry)}: {which} of role {name}: {reason}"
+        for tool, rules in role.tool.items():
+            place = ("role", name, "tool", tool)
+            yield from _rule_mistakes(tool, rules, vocabulary, places, place, bound=role.bound is not None)
+    for tool, rules in written.tool.items():
+        # Nobody is bound for certain where a rule holds for every role.
+        yield from _rule_mistakes(tool, rules, vocabulary, places, ("tool", tool), bound=False)
+
+
+def _rule_mistakes(
+    tool: str,
+    rules: Mapping[str, RuleAsWritten],
+    vocabulary: Vocabulary,
+    places: "Places",
+    place: Sequence[str],
+    *,
+    bound: bool,
+) -> Iterator[str]:
+    key = _tool(tool, vocabulary)
+    if key is None:
+        if reason := _unknown(tool, vocabulary, scopes=False):
+            yield f"{places.of(*place)}: {reason}"
+        return
+    known = vocabulary[key[0]][key[1]]
+    for argument, rule in rules.items():
+        where = places.of(*place, argument)
+        if known.arguments is not None and argument not in known.arguments:
+            yield f"{where}: {tool} has no argument {argument!r}{_suggestion(argument, known.arguments)}"
+        for text in rule.texts:
+            if PLACEHOLDER in text and not bound:
+                yield f'{where}: {PLACEHOLDER} stands for somebody only in a role with bound = "customer"'
+            for braces in unknown_placeholders(text):
+                yield f"{where}: {braces} stands for nothing; {PLACEHOLDER} does"
+
+
+def _tool(name: str, vocabulary: Vocabulary) -> tuple[str, str] | None:
+    """Return the tool that `<server>:<tool>` is; None if there is none."""
+    server, _, tool = name.partition(":")
+    known = vocabulary.get(server, {}).get(tool)
+    return (server, tool) if known is not None and known.tool else None
+
+
+def _unknown(entry: str, vocabulary: Vocabulary, *, scopes: bool = True) -> str | None:
+    """Return why an entry stands for nothing; None if it does for something, or will when its server's tools are known.
+
+    Args:
+        entry: of `allow` or `deny`, or a tool that has rules.
+        vocabulary: what is offered.
+        scopes: whether it may be more than one tool.
+    """
+    if scopes and any(True for _ in _expanded(entry, vocabulary)):
+        return None
+    if scopes and "://" in entry:
+        offered = [name.partition("{?")[0] for names in vocabulary.values() for name in names if "://" in name]
+        return f"no server offers {entry!r}{_suggestion(entry, offered)}"
+    server, colon, what = entry.partition(":")
+    if not colon or not what:
+        others = "<server>:read, <server>:write, a resource's address or " if scopes else ""
+        return f"{entry!r} says nothing; write {others}<server>:<tool>"
+    if server not in vocabulary:
+        return f"there is no server {server!r}{_suggestion(server, vocabulary)}"
+    if not vocabulary[server]:
+        return None
+    return f"{server} has no tool {what!r}{_suggestion(what, vocabulary[server])}"
+
+
+def _suggestion(name: str, names: Iterable[str]) -> str:
+    near = get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _told(mistake: Any) -> str:
+    where = ".".join(str(part) for part in mistake["loc"])
+    return f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+class Places:
+    """Where things stand in a TOML file, whose parser does not tell.
+
+    Args:
+        path: of the file.
+        text: its content.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines = text.splitlines()
+
+    def of(self, *keys: str | int) -> str:
+        """Return `<file>:<line>` of the innermost of these keys that can be found, or of the file's beginning."""
+        line = 0
+        for key in keys:
+            found = next((n for n in range(line, len(self._lines)) if _names(self._lines[n], str(key))), None)
+            if found is not None:
+                line = found
+        return f"{self._path}:{line + 1}"
+
+
+def _names(line: str, key: str) -> bool:
+    """Whether a key stands in a line as a word of its own."""
+    return re.search(rf"(?<![\w:]){re.escape(key)}(?![\w:])", line.partition("#")[0]) is not None

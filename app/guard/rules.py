@@ -1,0 +1,150 @@
+"""What an argument may be: rules on parsed arguments, filled in with whom the principal is bound to.
+
+They are held against what the tool will use, never against the caller's spelling of it: `{"sql": …}` for `query` and a
+nested `interaction_data` are other spellings, and a rule on the raw JSON would let each walk past.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+from urllib.parse import unquote
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+PLACEHOLDER = "{customer}"
+"""Stands for the customer to which a principal is bound."""
+_BRACES = re.compile(r"\{[^{}]*\}?|\}")
+_SLASH = re.compile(r"[/\\]")
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of characters that nobody sees, and that some drop."""
+
+
+class RuleAsWritten(BaseModel):
+    """One rule of the file: exactly one of its three forms."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    one_of: Annotated[list[str | int], Field(min_length=1)] | None = Field(default=None, alias="in")
+    prefix: Annotated[str, Field(min_length=1)] | None = None
+    set_to: str | int | None = Field(default=None, alias="set")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError('write one of in = […], prefix = "…", set = …')
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """All in which a placeholder may stand."""
+        return [text for text in (self.prefix, self.set_to, *(self.one_of or ())) if isinstance(text, str)]
+
+    def compiled(self, argument: str) -> "Rule":
+        """Return the rule for an argument."""
+        if self.one_of is not None:
+            return Rule(argument, "in", tuple(self.one_of))
+        if self.prefix is not None:
+            return Rule(argument, "prefix", (self.prefix,))
+        assert self.set_to is not None
+        return Rule(argument, "set", (self.set_to,))
+
+
+class Refused(Exception):
+    """An argument breaks a rule. The message says what is wanted, never what was given.
+
+    Args:
+        argument: its name.
+        wanted: what the rule asks for.
+    """
+
+    def __init__(self, argument: str, wanted: str) -> None:
+        super().__init__(f"{argument}: {wanted}")
+        self.argument = argument
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule on one argument.
+
+    Args:
+        argument: its canonical name.
+        kind: `in` one of the values; with the `prefix`; `set` to the value, whatever was given.
+        values: as the file has them, with placeholders.
+    """
+
+    argument: str
+    kind: Literal["in", "prefix", "set"]
+    values: tuple[str | int, ...]
+
+    def judge(self, given: JsonValue, customer: str | None) -> JsonValue:
+        """Return the value that the tool gets.
+
+        Args:
+            given: the parsed argument, None if it was left out.
+            customer: to whom the principal is bound.
+
+        Raises:
+            Refused: the value breaks the rule, or the customer's id can't be filled in without changing its meaning.
+        """
+        wanted = [self._filled(value, customer) for value in self.values]
+        if self.kind == "set":
+            return wanted[0]
+        if self.kind == "in":
+            # By type as well: `True == 1`.
+            if any(type(given) is type(value) and given == value for value in wanted):
+                return given
+            raise Refused(self.argument, f"must be one of {', '.join(map(repr, wanted))} here")
+        prefix = wanted[0]
+        assert isinstance(prefix, str)
+        if not isinstance(given, str) or not given.startswith(prefix):
+            raise Refused(self.argument, f"must begin with {prefix!r} here")
+        if _leaves(given[len(prefix) :]):
+            raise Refused(self.argument, f"must stay below {prefix!r}: no `..`, no encoded or hidden characters")
+        return given
+
+    def _filled(self, value: str | int, customer: str | None) -> str | int:
+        if not isinstance(value, str) or PLACEHOLDER not in value:
+            return value
+        if customer is None or not _fits_anywhere(customer):
+            raise Refused(self.argument, "can't be told for whom this session is")
+        return value.replace(PLACEHOLDER, customer)
+
+
+def _leaves(rest: str) -> bool:
+    """Whether what follows a prefix means something above it to whatever decodes or normalizes paths on the way."""
+    return any(
+        reading is None
+        or any(unicodedata.category(character) in _HIDDEN for character in reading)
+        or any(segment in (".", "..") for segment in _SLASH.split(reading))
+        for reading in _readings(rest)
+    )
+
+
+def _fits_anywhere(name: str) -> bool:
+    """Whether a name is one segment of a path and nothing else, however it is decoded."""
+    return all(
+        reading not in (None, "", ".", "..")
+        and not _SLASH.search(reading)
+        and ".." not in reading
+        and not any(unicodedata.category(character) in _HIDDEN for character in reading)
+        for reading in _readings(name)
+    )
+
+
+def _readings(text: str) -> Iterator[str | None]:
+    """Iterate over what a text becomes when it is decoded again and again; None if that does not come to an end."""
+    yield text
+    for _ in range(3):
+        decoded = unicodedata.normalize("NFKC", unquote(text, errors="surrogateescape"))
+        if decoded == text:
+            return
+        text = decoded
+        yield text
+    yield None
+
+
+def unknown_placeholders(text: str) -> list[str]:
+    """Return the braces of a text that stand for nothing that is known."""
+    return [found for found in _BRACES.findall(text) if found != PLACEHOLDER]

@@ -1,0 +1,170 @@
+"""The policy's file."""
+
+from pathlib import Path
+
+import pytest
+
+from app.guard.limits import Rate
+from app.guard.policy import Known, Policy, PolicyMistake, Vocabulary
+
+OFFERED: Vocabulary = {
+    "database": {
+        "query_database": Known(tool=True, arguments=frozenset({"query", "params"})),
+        "get_customer_context": Known(tool=True, arguments=frozenset({"customer_id"})),
+        "save_interaction": Known(tool=True, read_only=False, arguments=frozenset({"customer_id"})),
+        "db://customers{?cursor,limit}": Known(),
+        "db://tickets{?cursor,limit}": Known(),
+        "db://tickets/{ticket_id}": Known(),
+        "prompt/answer_a_customer": Known(),
+    },
+    "aws": {
+        "s3_download_file": Known(tool=True, arguments=frozenset({"bucket", "key"})),
+        "s3_delete_object": Known(tool=True, read_only=False, arguments=frozenset({"bucket", "key"})),
+    },
+    "later": {},
+}
+
+THE_FILE = """\
+[auth]
+public_url = "https://switchboard.example.com"
+
+[role.support_agent]
+allow = ["database:read", "database:save_interaction"]
+limit = "600/min burst 60"
+
+[role.customer_bot]
+bound = "customer"
+allow = ["database:get_customer_context", "aws:write", "db://tickets/*"]
+deny = ["aws:s3_delete_object"]
+limit = "60/min"
+
+[role.customer_bot.tool."aws:s3_download_file"]
+bucket = { in = ["documents"] }
+key = { prefix = "customers/{customer}/" }
+
+[tool."aws:s3_delete_object"]
+key = { prefix = "tmp/" }
+
+[role.everything]
+allow = ["database:write", "aws:write", "later:read"]
+"""
+
+
+def policy(tmp_path: Path, text: str) -> Policy:
+    file = tmp_path / "switchboard.toml"
+    file.write_text(text)
+    return Policy.load(file, OFFERED)
+
+
+def may(policy: Policy, *roles: str, bound: bool = False) -> set[str]:
+    return {name for _, name in policy.rights(frozenset(roles), bound=bound).grants}
+
+
+def test_reading_covers_tools_resources_and_prompts_that_change_nothing(tmp_path: Path) -> None:
+    assert may(policy(tmp_path, THE_FILE), "support_agent") == set(OFFERED["database"])
+    read = policy(tmp_path, '[role.reader]\nallow = ["database:read"]')
+    assert may(read, "reader") == set(OFFERED["database"]) - {"save_interaction"}
+
+
+def test_a_list_of_tools_covers_no_resource_that_is_not_in_it(tmp_path: Path) -> None:
+    bound = may(policy(tmp_path, THE_FILE), "customer_bot", bound=True)
+    assert bound == {"get_customer_context", "s3_download_file", "db://tickets/{ticket_id}"}
+    for entry, expected in {
+        "db://tickets": {"db://tickets{?cursor,limit}"},
+        "db://tickets/*": {"db://tickets/{ticket_id}"},
+        "database:prompt/*": {"prompt/answer_a_customer"},
+        "database:prompt/answer_a_customer": {"prompt/answer_a_customer"},
+        "database:save_interaction": {"save_interaction"},
+    }.items():
+        assert may(policy(tmp_path, f'[role.one]\nallow = ["{entry}"]'), "one") == expected
+
+
+def test_no_role_an_unknown_role_and_an_unbound_role_mean_nothing(tmp_path: Path) -> None:
+    read = policy(tmp_path, THE_FILE)
+    assert may(read) == may(read, "of_last_year") == may(read, "customer_bot") == set()
+    assert may(read, "customer_bot", "support_agent") == may(read, "support_agent")
+
+
+def test_roles_add_up_and_a_refusal_of_one_beats_all(tmp_path: Path) -> None:
+    read = policy(tmp_path, THE_FILE)
+    assert "s3_delete_object" in may(read, "everything")
+    assert "s3_delete_object" not in may(read, "everything", "customer_bot", bound=True)
+    [by_bot, by_everything] = read.rights(frozenset({"everything", "customer_bot"}), bound=True).grants[
+        "aws", "s3_download_file"
+    ]
+    assert [rule.argument for rule in by_bot.rules] == ["bucket", "key"]
+    assert by_everything.rules == ()
+
+
+def test_a_rule_for_every_role_holds_for_every_role(tmp_path: Path) -> None:
+    [grant] = (
+        policy(tmp_path, THE_FILE).rights(frozenset({"everything"}), bound=False).grants["aws", "s3_delete_object"]
+    )
+    assert [rule.values for rule in grant.rules] == [("tmp/",)]
+
+
+def test_the_highest_limit_holds_and_none_is_the_highest(tmp_path: Path) -> None:
+    read = policy(tmp_path, THE_FILE)
+    assert read.rights(frozenset({"support_agent", "customer_bot"}), bound=True).rate == Rate(10.0, 60)
+    assert read.rights(frozenset({"support_agent", "everything"}), bound=True).rate is None
+
+
+def test_what_is_needed_is_named_from_the_narrowest_on(tmp_path: Path) -> None:
+    read = policy(tmp_path, THE_FILE)
+    assert read.scopes_for("database", "query_database") == [
+        "database:query_database",
+        "database:read",
+        "database:write",
+    ]
+    assert read.scopes_for("database", "save_interaction") == ["database:save_interaction", "database:write"]
+    assert read.scopes_for("database", "nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('[role.a]\nallow = ["database:querry_database"]', 2, "did you mean 'query_database'?"),
+        ('[role.a]\nallow = [\n  "database:read",\n  "databse:read",\n]', 4, "did you mean 'database'?"),
+        ('[role.a]\ndeny = ["aws:s3_delete"]', 2, "has no tool 's3_delete'"),
+        ('[role.a]\nallow = ["read"]', 2, "write <server>:read"),
+        ('[role.a]\nallow = ["db://tickts/*"]', 2, "no server offers"),
+        ('[role.a]\nallow = ["aws:*"]', 2, "has no tool '*'"),
+        ('[role.a.tool."aws:s3_download_file"]\nbukket = { in = ["a"] }', 2, "did you mean 'bucket'?"),
+        ('[role.a.tool."aws:s3_downloads"]\nkey = { in = ["a"] }', 1, "has no tool 's3_downloads'"),
+        ('[role.a.tool."aws:read"]\nkey = { in = ["a"] }', 1, "has no tool 'read'"),
+        ('[role.a.tool."aws:s3_download_file"]\nkey = { prefix = "{customer}/" }', 2, 'bound = "customer"'),
+        ('[tool."aws:s3_download_file"]\nkey = { prefix = "{customer}/" }', 2, 'bound = "customer"'),
+        (
+            '[role.a]\nbound = "customer"\n[role.a.tool."aws:s3_download_file"]\nkey = { set = "{tenant}" }',
+            4,
+            "{tenant} stands for nothing",
+        ),
+        ('[role.a]\nlimit = "fast"', 2, "600/min burst 60"),
+        ("[role.a]\nalow = []", 2, "alow"),
+        ('[role.a]\nbound = "tenant"', 2, "customer"),
+        ('[role."A-b"]\nallow = []', 1, "role"),
+        ('[roles.a]\nallow = ["database:read"]', 1, "roles"),
+        ('[role.a.tool."aws:s3_download_file"]\nkey = { in = ["a"], prefix = "b" }', 2, "one of"),
+        ("[auth]\npublic_url = 'switchboard.example.com'", 2, "public_url"),
+    ],
+)
+def test_a_mistake_stops_the_start_and_names_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+    with pytest.raises(PolicyMistake) as mistake:
+        policy(tmp_path, text)
+    assert f"switchboard.toml:{line}: " in str(mistake.value)
+    assert said in str(mistake.value)
+
+
+@pytest.mark.parametrize("text", ["[role", "[role.a]\nallow = 'x", "[role.a]\n[role.a]"])
+def test_what_is_no_toml_is_told_with_its_place(tmp_path: Path, text: str) -> None:
+    with pytest.raises(PolicyMistake, match=r"switchboard\.toml: .*(line 2|end of document)"):
+        policy(tmp_path, text)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PolicyMistake, match=r"none\.toml: No such file"):
+        Policy.load(tmp_path / "none.toml", OFFERED)
+
+
+def test_a_server_whose_tools_come_later_may_be_named(tmp_path: Path) -> None:
+    assert may(policy(tmp_path, '[role.a]\nallow = ["later:read", "later:anything"]'), "a") == set()

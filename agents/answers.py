@@ -32,7 +32,7 @@ FROM_ARTICLES = "articles"
 GOOD_FIT = 0.55
 """What an article has to fit a question to answer it. Of 159 questions that there is an article for, two of three
 get it so; of 71 that there is none for, three get one (`tests/services/postgres/knowledge/test_search.py`)."""
-NOTHING_REACHED = "I can't look into the knowledge base at the moment. A colleague will answer as soon as possible."
+NOTHING_REACHED = "I can't look into the knowledge base at the moment."
 
 
 @dataclass(frozen=True)
@@ -42,31 +42,39 @@ class Phrases:
     hello: str
     nothing_found: str
     not_all_found: str
+    handed_over: str
+    not_handed_over: str
+    nobody_told: str
+    """Where the question is kept nowhere."""
     source: str
 
 
 _PHRASES: Mapping[str, Phrases] = {
     "en": Phrases(
         "Hello",
-        "I found no article that surely answers this, so I have handed your question to a colleague, who will write "
-        "to you.",
-        "About “{question}” I found no article that surely answers it: a colleague will write to you.",
+        "I found no article that surely answers this.",
+        "About “{question}” I found no article that surely answers it.",
+        "I have passed this on to a colleague, who will write to you.",
+        "I could not pass this on to a colleague just now: please ask again in a while.",
+        "Our support team can tell you more.",
         "From our help pages:",
     ),
     "de": Phrases(
         "Guten Tag",
-        "Ich habe keinen Artikel gefunden, der das sicher beantwortet, und Ihre Frage an eine Kollegin oder einen "
-        "Kollegen weitergegeben. Sie bekommen eine Antwort.",
-        "Zu „{question}“ habe ich keinen Artikel gefunden, der es sicher beantwortet: Jemand aus dem Team schreibt "
-        "Ihnen.",
+        "Ich habe keinen Artikel gefunden, der das sicher beantwortet.",
+        "Zu „{question}“ habe ich keinen Artikel gefunden, der es sicher beantwortet.",
+        "Ich habe das an unser Team weitergegeben: Jemand schreibt Ihnen.",
+        "Ich konnte das gerade nicht an unser Team weitergeben: Bitte fragen Sie später noch einmal.",
+        "Unser Support-Team weiß mehr.",
         "Aus unseren Hilfeseiten:",
     ),
     "es": Phrases(
         "Hola",
-        "No he encontrado ningún artículo que responda con seguridad, así que he pasado su pregunta a una persona del "
-        "equipo, que le escribirá.",
-        "Sobre «{question}» no he encontrado ningún artículo que responda con seguridad: una persona del equipo le "
-        "escribirá.",
+        "No he encontrado ningún artículo que responda con seguridad.",
+        "Sobre «{question}» no he encontrado ningún artículo que responda con seguridad.",
+        "Lo he pasado a una persona del equipo, que le escribirá.",
+        "Ahora mismo no he podido pasarlo a nadie del equipo: pregunte de nuevo más tarde, por favor.",
+        "Nuestro equipo de soporte puede decirle más.",
         "De nuestras páginas de ayuda:",
     ),
 }
@@ -124,8 +132,9 @@ class Answer:
     written_by: str
     """`articles`, or the name of the language model."""
     used: Sequence[Article] = ()
-    handed_over: bool = False
-    """A person has to answer what the articles do not."""
+    needs_person: bool = False
+    """A person has to answer what the articles do not. Who hears of it, the text does not say."""
+    language: str = "en"
 
 
 class AnswerFailed(Exception):

@@ -115,7 +115,10 @@ def _show(result: QueryResult, screen: Screen) -> None:
     screen.paragraphs(result.answer)
     screen.line()
     if result.handed_over:
-        screen.line("  Handed over to a person: the message and the interaction say so", _YELLOW)
+        screen.line("  Handed over to a person: what is on record says so", _YELLOW)
+        screen.line()
+    elif result.needs_person:
+        screen.line("  Not handed over: nothing could be put on record", _RED)
         screen.line()
     for heading, sources in (("Sources", result.sources), ("Also found", result.related)):
         if sources:

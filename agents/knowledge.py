@@ -42,8 +42,8 @@ class KnowledgeResult(BaseModel):
     answer: str
     answered_by: str
     """`articles`, or the name of the language model that wrote the answer."""
-    handed_over: bool
-    """A person has to answer what the articles do not."""
+    needs_person: bool
+    """A person has to answer what the articles do not. Nobody has been told: this agent keeps no record."""
     sources: list[Source]
     """The articles that the answer rests on."""
     related: list[Source] = []
@@ -143,7 +143,7 @@ async def write_answer(
     customer: Mapping[str, object] | None,
     degraded: list[Degradation],
 ) -> Answer:
-    """Return the answer to questions; what no article answers is left to a person, and the answer says so.
+    """Return the answer to questions; of what no article answers it says so.
 
     Args:
         writer: the articles themselves speak where it fails, which `degraded` then tells.
@@ -154,16 +154,18 @@ async def write_answer(
     answered = [one for one in asked if one.fitting]
     if not answered:
         language = str((customer or {}).get("language") or "")
-        return Answer(phrases_for(language).nothing_found, FROM_ARTICLES, handed_over=True)
+        return Answer(phrases_for(language).nothing_found, FROM_ARTICLES, needs_person=True, language=language)
     try:
         answer = await writer.write(answered, customer)
     except AnswerFailed as failure:
         degraded.append(Degradation(step="answer", code="answer_failed", message=str(failure)))
         answer = await ArticleWriter().write(answered, customer)
-    phrases = phrases_for(answered[0].fitting[0].language)
+    language = answered[0].fitting[0].language
+    phrases = phrases_for(language)
     left = [phrases.not_all_found.format(question=one.question) for one in asked if not one.fitting]
     sources = f"{phrases.source} {', '.join(article.title for article in answer.used)}"
-    return replace(answer, text="\n\n".join([answer.text, *left, sources]), handed_over=bool(left))
+    text = "\n\n".join([answer.text, *left, sources])
+    return replace(answer, text=text, needs_person=bool(left), language=language)
 
 
 def sources_of(answer: Answer, asked: Sequence[Asked]) -> tuple[list[Source], list[Source]]:
@@ -181,7 +183,7 @@ def written(answer: Answer) -> str:
     titles = " and ".join(repr(article.title) for article in answer.used)
     if not titles:
         return "Nothing fits well: a person has to answer"
-    rest = ", the rest is for a person" if answer.handed_over else ""
+    rest = ", the rest is for a person" if answer.needs_person else ""
     return f"Written {f'by {answer.written_by} ' if answer.written_by != FROM_ARTICLES else ''}from {titles}{rest}"
 
 
@@ -250,10 +252,11 @@ class KnowledgeAgent(A2AAgent):
             answer = await write_answer(self.writer, asked, None, degraded)
             outcome.text = written(answer)
         sources, related = sources_of(answer, asked)
+        whom_to_ask = [phrases_for(answer.language).nobody_told] if answer.needs_person else []
         return KnowledgeResult(
-            answer=answer.text,
+            answer="\n\n".join([answer.text, *whom_to_ask]),
             answered_by=answer.written_by,
-            handed_over=answer.handed_over,
+            needs_person=answer.needs_person,
             sources=sources,
             related=related,
             degraded=degraded,

@@ -6,7 +6,16 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from agents.answers import FROM_ARTICLES, NOTHING_REACHED, Answer, AnswerWriter, Asked, Source, configured_writer
+from agents.answers import (
+    FROM_ARTICLES,
+    NOTHING_REACHED,
+    Answer,
+    AnswerWriter,
+    Asked,
+    Source,
+    configured_writer,
+    phrases_for,
+)
 from agents.base import (
     A2AAgent,
     AgentReply,
@@ -48,8 +57,10 @@ class QueryResult(BaseModel):
     answer: str
     answered_by: str
     """`articles`, or the name of the language model that wrote the answer."""
+    needs_person: bool
+    """A person has to answer what the articles do not."""
     handed_over: bool
-    """A person has to answer what the articles do not; so the message and the interaction say, too."""
+    """The message or the interaction, whichever there is, says so to the person."""
     sources: list[Source]
     """The articles that the answer rests on."""
     related: list[Source] = []
@@ -135,25 +146,28 @@ class QueryAgent(A2AAgent):
             unless_down(self._publish(message, customer_id, query_id, report), "publish", degraded),
         )
         sources, related = sources_of(answer, asked or ())
+        phrases = phrases_for(answer.language)
         interaction = {
             "customer_id": customer_id,
             "query_text": query[:_LONGEST_RECORD],
-            "agent_response": answer.text[:_LONGEST_RECORD],
+            "agent_response": _ending(answer, phrases.handed_over)[:_LONGEST_RECORD],
             "agent_id": self.agent_id,
             "metadata": {
                 "query_id": query_id,
                 "sources": [source.slug for source in sources],
-                "handed_over": answer.handed_over,
+                "handed_over": answer.needs_person,
             },
             "idempotency_key": query_id,
         }
         interaction_id = await unless_down(self._save(interaction, report), "save", degraded)
+        on_record = published is not None or interaction_id is not None
         return QueryResult(
             query_id=query_id,
             customer_id=customer_id,
-            answer=answer.text,
+            answer=_ending(answer, phrases.handed_over if on_record else phrases.not_handed_over),
             answered_by=answer.written_by,
-            handed_over=answer.handed_over,
+            needs_person=answer.needs_person,
+            handed_over=answer.needs_person and on_record,
             sources=sources,
             related=related,
             customer=customer,
@@ -198,7 +212,8 @@ class QueryAgent(A2AAgent):
         async with self.step(report, "answer", "Writing the answer") as outcome:
             if asked is None:
                 outcome.text = "No article can be reached: a person has to answer"
-                return Answer(NOTHING_REACHED, FROM_ARTICLES, handed_over=True)
+                language = str((customer or {}).get("language") or "en")
+                return Answer(NOTHING_REACHED, FROM_ARTICLES, needs_person=True, language=language)
             answer = await write_answer(self.writer, asked, customer, degraded)
             outcome.text = written(answer)
             outcome.data = {"answer": answer.text, "written_by": answer.written_by}
@@ -221,3 +236,8 @@ class QueryAgent(A2AAgent):
             return AgentReply("Which customer asks? Please send the customer's id.", state="input_required")
         result = await self.process_query(texts[0], str(customer_id), report=request.report)
         return AgentReply(result.answer, result.model_dump(mode="json"))
+
+
+def _ending(answer: Answer, whom: str) -> str:
+    """Return an answer's text with what becomes of the rest, where a person has to answer some of it."""
+    return f"{answer.text}\n\n{whom}" if answer.needs_person else answer.text

@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from agents.answers import NOTHING_REACHED
+from agents.answers import NOTHING_REACHED, phrases_for
 from agents.base import A2AAgent, AgentReply, AgentRequest, Degradation, Skill, Step, side_by_side, unless_down
 from agents.client import MCPClient
 from agents.coordinator import CoordinatorAgent
@@ -101,7 +101,8 @@ async def test_without_a_gateway_the_answer_is_honest(unused_port: int) -> None:
     ):
         result = await agent.process_query(QUESTION, "12345")
         health = await agent.health()
-    assert result.answer == NOTHING_REACHED
+    assert result.answer == f"{NOTHING_REACHED}\n\n{phrases_for('en').not_handed_over}"
+    assert (result.needs_person, result.handed_over) == (True, False), "nobody will ever hear of it"
     assert [missing.step for missing in result.degraded] == ["context", "articles", "publish", "save"]
     assert {missing.code for missing in result.degraded} == {"connection_failed"}
     assert (result.sources, result.customer, result.published, result.interaction_id) == ([], None, None, None)

@@ -82,11 +82,11 @@ async def test_each_question_gets_its_passage_and_one_that_nothing_answers_a_per
     assert answer.text == (
         "Hello Ada,\n\n> how long?\n\nIntroduction.\n\n**How long it takes**\n\nCards take 5 days.\n\n"
         "> and the parcel?\n\nParcels take two days.\n\n"
-        "About “and pizza?” I found no article that surely answers it: a colleague will write to you.\n\n"
+        "About “and pizza?” I found no article that surely answers it.\n\n"
         "From our help pages: Refunds, Delivery"
     )
-    assert answer.handed_over
-    assert not (await write_answer(ArticleWriter(), asked[:2], None, [])).handed_over
+    assert answer.needs_person
+    assert not (await write_answer(ArticleWriter(), asked[:2], None, [])).needs_person
 
 
 async def test_a_model_is_shown_the_articles_and_only_what_it_needs_of_the_customer(model: respx.Route) -> None:
@@ -135,7 +135,9 @@ async def test_where_no_article_fits_no_model_is_asked_and_a_person_has_to_answe
     for articles in ([], [unfit]):
         writer = ModelWriter("small", "http://model")
         answer = await write_answer(writer, [Asked("?", articles)], {"language": language}, [])
-        assert answer == Answer(phrases_for(language or "en").nothing_found, "articles", handed_over=True)
+        assert answer == Answer(
+            phrases_for(language or "en").nothing_found, "articles", needs_person=True, language=language or ""
+        )
 
 
 def test_the_writer_is_configured_by_the_environment() -> None:

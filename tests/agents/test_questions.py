@@ -78,14 +78,15 @@ async def test_a_question_gets_its_article_or_a_person(gateway: Served, question
     async with KnowledgeAgent("knowledge", gateway.url) as agent:
         result = await agent.answer(question)
     assert [source.slug for source in result.sources] == slugs, result.answer
-    assert result.handed_over is (slugs == A_PERSON)
+    assert result.needs_person is (slugs == A_PERSON)
 
 
-async def test_half_of_a_text_is_answered_and_the_other_half_is_handed_over(gateway: Served) -> None:
+async def test_half_of_a_text_is_answered_and_the_other_half_is_for_a_person(gateway: Served) -> None:
     async with KnowledgeAgent("knowledge", gateway.url) as agent:
         result = await agent.answer("How do I reset my password? Who won the world cup?")
     assert [source.slug for source in result.sources] == ["reset-your-password"]
-    assert result.handed_over
+    assert result.needs_person
+    assert "colleague" not in result.answer, "nobody is told, so nobody may be promised"
     assert "About “Who won the world cup?” I found no article" in result.answer
 
 
@@ -112,4 +113,4 @@ def test_questions_are_told_from_what_is_told_around_them(text: str, questions: 
 async def test_thanks_and_greetings_around_a_question_do_not_hide_it(gateway: Served) -> None:
     async with KnowledgeAgent("knowledge", gateway.url) as agent:
         result = await agent.answer("Good morning dear team! How do I reset my password? Have a nice day. Best, Ann")
-    assert ([source.slug for source in result.sources], result.handed_over) == (["reset-your-password"], False)
+    assert ([source.slug for source in result.sources], result.needs_person) == (["reset-your-password"], False)

@@ -1,9 +1,17 @@
 """Bytes that the process holds for its callers, counted over all connections."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from app.errors import ProcessFull
+
+LARGE = 64 * 1024
+"""Bytes from which on a result counts. What is smaller is bounded by the number of calls."""
+
+
+def _nothing_to_be_done() -> None:
+    return
 
 
 class Budget:
@@ -17,6 +25,8 @@ class Budget:
         self.limit = limit
         self.held = 0
         """Bytes that are held now."""
+        self.make_room: Callable[[], object] = _nothing_to_be_done
+        """Called where there is none, by those who may take more than is left; whoever knows who holds it sets it."""
 
     def share(self) -> "Share":
         """Return what one holder takes of the budget: nothing yet."""
@@ -42,6 +52,11 @@ class Share:
         if more > 0 and self._budget.held + more > self._budget.limit:
             raise ProcessFull
         self._budget.held += more
+        self.held = size
+
+    def take(self, size: int) -> None:
+        """Hold `size` bytes in place of what was held before, whether there is room or not."""
+        self._budget.held += size - self.held
         self.held = size
 
     def release(self) -> None:

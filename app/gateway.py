@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.admission import Admission, Narrow, Serving, StreamAdmission, Surroundings
-from app.budget import Budget
+from app.budget import LARGE, Budget, Share
 from app.catalogue import Catalogue, quoted
 from app.errors import (
     GatewayError,
@@ -81,6 +81,10 @@ class Gateway:
         """By caller, and by the connection that they are of."""
         self.unfinished = Budget(settings.max_unfinished_bytes)
         """What was received and can't be worked on yet: unfinished bodies, requests that wait for the one before."""
+        self.results = Budget(settings.max_unsent_bytes)
+        """Large results that are made and not yet on their way."""
+        self.unfolding: asyncio.Lock
+        """Held while a large result is there as objects, many times as large."""
         self.stopping = False
         """Whether the process was told to stop, and callers should go elsewhere."""
         self.closing = asyncio.Event()
@@ -111,6 +115,7 @@ class Gateway:
         self.closing.clear()
         log = CallLog({serving.kind.server_id: serving.log for serving in self._serving.values()})
         self._around = Surroundings(self.settings, Recorder((log, *self._sinks)), Lookout())
+        self.unfolding = asyncio.Lock()
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
             for kind in self.catalogue.servers.values():
@@ -161,7 +166,9 @@ class Gateway:
     # The ways in
 
     @overload
-    async def call(self, server: str | None, name: str, arguments: bytes, context: CallContext) -> bytes: ...
+    async def call(
+        self, server: str | None, name: str, arguments: bytes, context: CallContext, *, held: Share | None = None
+    ) -> bytes: ...
 
     @overload
     async def call(
@@ -175,6 +182,8 @@ class Gateway:
         arguments: bytes,
         context: CallContext,
         write: Callable[[Tool, Any], Any] | None = None,
+        *,
+        held: Share | None = None,
     ) -> Any:
         """Run one tool and return its result object as JSON.
 
@@ -185,6 +194,7 @@ class Gateway:
             context: who calls, and how.
             write: writes the result down in the face's own form, `Tool.dump` if left out. A result that can't be
                 written is a failure of the tool, so it happens here.
+            held: results that are a part of the same answer; they are no reason to refuse this one.
 
         Raises:
             GatewayError: the only exception, beside cancellation, that leaves this method.
@@ -192,7 +202,8 @@ class Gateway:
         offer = self._look_up(Catalogue.tool, server, name, context)
         tool = offer.declared
         admission = Admission(self._around, self._serving[offer.kind], tool.operation, context)
-        return await self._pass(admission, arguments, tool.dump if write is None else partial(write, tool))
+        written = tool.dump if write is None else partial(write, tool)
+        return await self._pass(admission, arguments, written, changes=not tool.read_only, held=held)
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
         """Return the media type and the bytes of a resource.
@@ -367,15 +378,49 @@ class Gateway:
             self._around.recorder.ended(EndedCall(call, error.code, 0.0))
             raise
 
-    async def _pass(self, admission: Admission, given: Any, write: Callable[[Any], T]) -> T:
-        """Take an operation through all stages after the look-up."""
+    def _refuse_beyond(self, size: int, own: Share | None) -> None:
+        """Refuse a large result, or a call that changes something, while those before it wait to be written.
+
+        One alone is never too large. What a call that changes something has come to is not refused once it has run.
+
+        Raises:
+            TooManyRequests: there is no room.
+        """
+        held = self.results.held
+        if held + size > self.results.limit and held > (own.held if own is not None else 0):
+            self.results.make_room()
+            raise TooManyRequests(f"{held} bytes of results wait to be written (MAX_UNSENT_BYTES). Repeat in a moment.")
+
+    async def _pass(
+        self,
+        admission: Admission,
+        given: Any,
+        write: Callable[[Any], T],
+        *,
+        changes: bool = False,
+        held: Share | None = None,
+    ) -> T:
+        """Take an operation through all stages after the look-up.
+
+        Args:
+            admission: of the operation.
+            given: its arguments, as the face has them.
+            write: writes its result down.
+            changes: it is not to be refused once it has run.
+            held: as for `call`.
+        """
         with admission as server:
             operation = admission.operation
             if admission.log.isEnabledFor(logging.DEBUG):
                 stages = Stages(admission.log, operation.name, admission.context.request_id)
                 operation, write = _telling(stages, operation, write)
+            if changes and self.results.held:
+                self._refuse_beyond(0, held)
             arguments = operation.parse(given)
-            return write(await operation.run(server, arguments, admission.context))
+            written = write(await operation.run(server, arguments, admission.context))
+            if isinstance(written, bytes) and len(written) > LARGE and not changes:
+                self._refuse_beyond(len(written), held)
+            return written
 
 
 def _telling(stages: Stages, operation: Operation, write: Callable[[Any], T]) -> tuple[Operation, Callable[[Any], T]]:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.catalogue import load_servers
 from app.faces.batch import add_batch_route
 from app.faces.console import Console, LaunchedByClients
+from app.faces.holding import Holding
 from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
 from app.faces.proxies import Proxies
@@ -60,7 +61,11 @@ class GatewayApp(FastAPI):
         if scope.get("method") == "HEAD":
             scope["method"] = "GET"
             scope["state"]["head"] = True
-        await super().__call__(scope, receive, send)
+        holding = scope["state"]["holding"] = Holding(self.state.gateway)
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            holding.release()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

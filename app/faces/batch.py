@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, from_json, to_json
 from starlette.types import Receive, Scope, Send
 
+from app.budget import Share
 from app.errors import (
     CallerGone,
     GatewayError,
@@ -74,6 +75,8 @@ _Outcome = bytes | GatewayError
 class _Results:
     """What the calls of one batch have come to so far."""
 
+    share: Share
+    """Of what all callers' results may take."""
     size: int = 0
     """In bytes."""
 
@@ -176,14 +179,18 @@ class BatchEndpoint:
         context = call_context(scope, "batch")
         try:
             batch, arguments = self._parse(await read_json(scope, receive, self._gateway))
-            with CancelWhenCallerGoes(receive, self._gateway.lookout):
-                run = self._in_order if batch.mode == "sequential" else self._side_by_side
-                outcomes = await run(batch, arguments, context)
         except CallerGone:
             return
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
-        else:
+            return
+        run = self._in_order if batch.mode == "sequential" else self._side_by_side
+        with self._gateway.results.share() as share:
+            try:
+                with CancelWhenCallerGoes(receive, self._gateway.lookout):
+                    outcomes = await run(batch, arguments, context, _Results(share))
+            except CallerGone:
+                return
             await _send(send, _answer(batch.calls, outcomes, context.request_id), context.request_id)
 
     def _parse(self, body: bytes) -> tuple[BatchRequest, list[bytes]]:
@@ -203,10 +210,11 @@ class BatchEndpoint:
             raise InvalidArguments.from_validation(failures_of(error)) from None
         return batch, [bytes(call.arguments) for call in _sent.decode(body).calls]
 
-    async def _in_order(self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext) -> list[_Outcome]:
+    async def _in_order(
+        self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext, results: _Results
+    ) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
         not_run: NotRun | None = None
-        results = _Results()
         for position, call in enumerate(batch.calls):
             outcome = not_run or await self._run(call, arguments[position], context, results)
             outcomes.append(outcome)
@@ -215,11 +223,10 @@ class BatchEndpoint:
         return outcomes
 
     async def _side_by_side(
-        self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext
+        self, batch: BatchRequest, arguments: Sequence[bytes], context: CallContext, results: _Results
     ) -> list[_Outcome]:
         # Fewer at a time than a server admits, or a batch would be refused by its own calls.
         places = asyncio.Semaphore(min(_AT_ONCE, self._gateway.settings.max_calls_in_flight))
-        results = _Results()
 
         async def run_in_turn(call: BatchCall, given: bytes) -> _Outcome:
             async with places:
@@ -233,10 +240,11 @@ class BatchEndpoint:
         if results.size >= _MOST_ANSWERED:
             return NotRun(f"The batch has {results.size} bytes of results already. Send this call in another one.")
         try:
-            result = await self._gateway.call(call.server, call.tool, arguments, context)
+            result = await self._gateway.call(call.server, call.tool, arguments, context, held=results.share)
         except GatewayError as error:
             return error
         results.size += len(result)
+        results.share.take(results.size)
         return result
 
 

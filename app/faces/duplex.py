@@ -18,6 +18,7 @@ from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from pydantic_core import from_json, to_json
 
 from app.errors import BackendUnavailable, GatewayError, TooManyRequests
+from app.faces.holding import Holding
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PLAIN_LEGACY, PlainCall, PlainCalls
 from app.faces.protocol import ProtocolServer, Received, client_name, refusal
@@ -183,6 +184,8 @@ class Duplex:
         """Plain calls that are under way, and their ids as they are compared."""
         self._withdrawn: set[asyncio.Task[bytes]] = set()
         """Those of which the client wants no answer any more."""
+        self._holding: dict[types.RequestId, Holding] = {}
+        """What the SDK's answers hold, by their requests' ids."""
         self._stamp: Mapping[str, Any]
 
     async def serve(self, read: Coroutine[Any, Any, None]) -> None:
@@ -214,6 +217,8 @@ class Duplex:
                 for task in running:
                     task.cancel()
                 await asyncio.wait([answering, *running])
+                for request_id in list(self._holding):
+                    self.release(request_id)
                 self._incoming.close()
                 await self._at_most(_FLUSH, self._until(lambda: not self._unsent))
                 self.give_up()
@@ -252,8 +257,11 @@ class Duplex:
                 return
             self.lane.asked(message, encoded)
             self._unanswered += 1
+            self.release(message.id)  # of another request with this id, whose turn it may be
+            holding = self._holding[message.id] = Holding(self._gateway)
             metadata = ServerMessageMetadata(
-                request_context=Received(raw, self._peer), on_request_unanswered=partial(self._cancelled, message.id)
+                request_context=Received(raw, self._peer, holding),
+                on_request_unanswered=partial(self._cancelled, message.id),
             )
         await self._incoming.send(SessionMessage(message, metadata))
 
@@ -359,8 +367,14 @@ class Duplex:
     def _has_room(self) -> bool:
         return self._unsent_bytes < MAX_WAITING_BYTES
 
+    def release(self, request_id: types.RequestId | None) -> None:
+        """Note that the answer to a request is written, or not wanted."""
+        if request_id is not None and (holding := self._holding.pop(request_id, None)) is not None:
+            holding.release()
+
     async def _cancelled(self, request_id: types.RequestId) -> None:
         """Note that a request will have no answer, since its client cancelled it."""
+        self.release(request_id)
         self.told.pop(request_id, None)
         self.lane.cancelled(request_id)
         self._settle()
@@ -430,6 +444,7 @@ class _WayOut:
         text = item.message.model_dump_json(by_alias=True, exclude_none=True)
         if isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
             self._connection.lane.answered(item.message)
+            self._connection.release(item.message.id)
             await self._connection.answer(text, item.message.id)
         else:
             # A tool that reports its progress, or a watch, goes no faster than its client.

@@ -189,6 +189,13 @@ async def send_bytes(
     await send({"type": "http.response.body", "body": body})
 
 
+async def send_result(send: Send, gateway: Gateway, body: bytes, request_id: str) -> None:
+    """Answer with a large result, which counts until its connection has it."""
+    with gateway.results.share() as share:
+        share.take(len(body))
+        await send_bytes(send, 200, JSON, body, request_id)
+
+
 def start_answer(
     send: Send, status: int, media_type: str, size: int, request_id: str, headers: Mapping[str, str] | None = None
 ) -> Awaitable[None]:

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
+from app.budget import LARGE
 from app.errors import CallerGone, GatewayError
 from app.exact_json import NotExact, NotJson, ReadText, read
-from app.faces.http import JSON, call_context, send_bytes
+from app.faces.http import JSON, call_context, send_bytes, send_result
 from app.faces.protocol import client_name
 from app.gateway import Gateway
 from app.guard.principal import Principal
@@ -161,7 +162,10 @@ class PlainCalls:
             message = await self.run(call, context)
         except CallerGone:
             return
-        await send_bytes(send, 200, JSON, message, context.request_id)
+        if len(message) > LARGE:
+            await send_result(send, self._gateway, message, context.request_id)
+        else:
+            await send_bytes(send, 200, JSON, message, context.request_id)
 
     async def run(self, call: PlainCall, context: CallContext) -> bytes:
         """Run a call and return its result or failure in a message, as the SDK would write it.

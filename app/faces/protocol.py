@@ -20,6 +20,7 @@ from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from app.budget import LARGE
 from app.catalogue import Catalogue
 from app.errors import (
     INVALID_PARAMS,
@@ -31,6 +32,7 @@ from app.errors import (
     UnknownTool,
     failures_of,
 )
+from app.faces.holding import Holding
 from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
 from app.faces.subscriptions import Subscription, Subscriptions, end
@@ -172,7 +174,13 @@ class ProtocolServer(Server[Any]):
     async def _call_tool(self, context: _Context, params: types.CallToolRequestParams) -> Any:
         call = _call_context(context, self._face)
         try:
-            return await self._gateway.call(self._server, params.name, _arguments(context), call, _tool_result)
+            result = await self._gateway.call(self._server, params.name, _arguments(context), call, _tool_result)
+            if isinstance(result, _Folded):
+                holding: Holding = _state(context)["holding"]
+                holding.hold(len(result))
+                await holding.begin_turn()
+                result = _unfolded(result)
+            return result
         except (UnknownTool, UnknownServer) as error:
             raise _protocol_error(error, call) from None
         except GatewayError as error:
@@ -187,6 +195,8 @@ class ProtocolServer(Server[Any]):
             raise _protocol_error(error, call, code, uri=params.uri) from None
         except GatewayError as error:
             raise _protocol_error(error, call) from None
+        if len(content) > LARGE:
+            _state(context)["holding"].hold(len(content))
         contents: JsonObject = {"uri": params.uri, "mimeType": media_type}
         try:
             is_text = media_type.startswith("text/") or media_type.endswith(("json", "xml"))
@@ -347,6 +357,15 @@ def _tool_result(tool: Tool, result: Any) -> Any:
             tool.check_result(result.value.structured_content)
         return result.value
     body = tool.dump(result)
+    answer = _unfolded(body)
+    return _Folded(body) if len(body) > LARGE else answer
+
+
+class _Folded(bytes):
+    """A large result as JSON, of which is known that it can be unfolded."""
+
+
+def _unfolded(body: bytes) -> JsonObject:
     answer: JsonObject = {
         **_COMPLETE,
         "content": [{"type": "text", "text": body.decode()}],
@@ -402,13 +421,21 @@ class Received:
 
     message: bytes | str
     peer: Peer
+    holding: Holding
 
     @property
     def scope(self) -> Mapping[str, Any]:
         """What `call_context` and the like read of an HTTP request."""
         peer = self.peer
-        state = {"principal": peer.principal, "client": peer.client, "address": peer.address, "message": self.message}
-        return {"state": state}
+        return {
+            "state": {
+                "principal": peer.principal,
+                "client": peer.client,
+                "address": peer.address,
+                "message": self.message,
+                "holding": self.holding,
+            }
+        }
 
 
 def _arguments(context: _Context) -> bytes:

@@ -21,6 +21,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.admission import StreamAdmission
+from app.budget import LARGE
 from app.catalogue import Catalogue, Offer
 from app.errors import (
     BackendTimeout,
@@ -49,6 +50,7 @@ from app.faces.http import (
     read_json,
     send_bytes,
     send_problem,
+    send_result,
 )
 from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, problem_responses
@@ -114,7 +116,10 @@ class ToolEndpoint:
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
         else:
-            await send_bytes(send, 200, JSON, result, context.request_id)
+            if len(result) > LARGE:
+                await send_result(send, self._gateway, result, context.request_id)
+            else:
+                await send_bytes(send, 200, JSON, result, context.request_id)
 
 
 class FastLane:
@@ -316,6 +321,8 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         """Return a resource's content."""
         context = call_context(request.scope, "rest", request.receive)
         media_type, content = await gateway.read(server, uri, context)
+        if len(content) > LARGE:
+            request.scope["state"]["holding"].hold(len(content))
         return Response(content, media_type=media_type)
 
     async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:

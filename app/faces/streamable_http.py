@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import CallerGone, GatewayError, MethodNotAllowed, NotAcceptable
 from app.faces.accept import accepted
+from app.faces.holding import Holding
 from app.faces.http import JSON, Naming, read_json, replay, run_cancellably, send_bytes, send_problem
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
@@ -103,10 +104,15 @@ class StreamableHTTP:
             await send_problem(send, NotAcceptable(f"{_LISTEN} is answered as text/event-stream alone."), request_id)
             return
         scope["headers"] = _as_the_sdk_wants_them(scope["headers"])
-        if takes.events and (any(word in body for word in _WANTS_NOTIFICATIONS) or self._may_log(scope, message)):
-            await self._events(scope, replay(body, receive), send)
-        else:
-            await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
+        holding = scope["state"]["holding"] = Holding(self._gateway)
+        send = holding.counting(send)
+        try:
+            if takes.events and (any(word in body for word in _WANTS_NOTIFICATIONS) or self._may_log(scope, message)):
+                await self._events(scope, replay(body, receive), send)
+            else:
+                await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
+        finally:
+            holding.release()
 
     def _may_log(self, scope: Scope, message: types.JSONRPCMessage) -> bool:
         """Tell whether log messages may come with an answer: clients of 2025 ask for them by another request."""

@@ -19,6 +19,8 @@ _FAREWELL_WITHIN = 2.0
 """Seconds in which a caller whose body is not read takes notice of the answer. A socket that is closed with bytes
 unread resets the connection, and the answer may be lost with it."""
 _SWEEP_EVERY = 1.0
+_STUCK = 2.0
+"""Seconds without progress after which a reader is cut off for the sake of others."""
 
 _log = logging.getLogger("MCP")
 
@@ -214,6 +216,14 @@ class Connections:
         if not self._weighs:
             self._weighs = True
             asyncio.get_running_loop().call_soon(self._weigh)
+
+    def cut_off_who_waits_longest(self) -> None:
+        """Close the connection that has taken nothing for longest, if that is long: what it holds others can't have."""
+        now = asyncio.get_running_loop().time()
+        stuck = [connection for connection in self._open if connection.unsent and connection.look(now) >= _STUCK]
+        if stuck:
+            longest = max(stuck, key=lambda connection: now - connection.waits_since)
+            self._close(longest, "others' results wait for room (MAX_UNSENT_BYTES)")
 
     def _sweep(self) -> None:
         self._sweeps = None

@@ -110,7 +110,9 @@ class _Server(uvicorn.Server):
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """Return how uvicorn serves the gateway; tests serve by the same."""
     gateway: Gateway = app.state.gateway
-    http = partial(HttpProtocol, Connections(settings), gateway.unfinished)
+    connections = Connections(settings)
+    gateway.results.make_room = connections.cut_off_who_waits_longest
+    http = partial(HttpProtocol, connections, gateway.unfinished)
     websocket = partial(WebSocketProtocol, gateway.unfinished)
     return uvicorn.Config(
         app,

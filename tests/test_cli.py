@@ -561,6 +561,7 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
     command = ("dev", "--port", "0", "--data-dir", str(postgres_directory))
     told = {"customer_id": "12345", "query_text": "Will you remember this?", "idempotency_key": "a-newcomer"}
     saved: list[Any] = []
+    addresses: list[set[str]] = []
     for _ in range(2):
         started = time.monotonic()
         async with running(tmp_path, *command) as process:
@@ -577,9 +578,12 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
                 # The key is known from the first time: it answers what was stored then.
                 answer = await http.post("/mcp/database/tools/save_interaction", json=told)
                 saved.append(answer.json()["interaction"])
+            environment = (postgres_directory / "env").read_text().splitlines()
+            addresses.append({line for line in environment if not line.startswith("GATEWAY_URL=")})
             assert psutil.Process(process.pid).children(), "the stack runs in processes of its own"
             output = await stop(process, signal.SIGINT)
         assert process.returncode == 0, output
         assert "Traceback" not in welcome + output
     assert saved[0] == saved[1]
+    assert addresses[0] == addresses[1], "what a desktop client has launched works on after a restart"
     assert took < STARTS_WITHIN / 2, f"the second start took {took:.1f} s"

@@ -1,6 +1,8 @@
 """`switchboard dev`: the local stack, migrated and filled, with the gateway in front of it."""
 
 import asyncio
+import hashlib
+import hmac
 import logging
 import shlex
 import time
@@ -18,6 +20,7 @@ from app.faces.console import LaunchedByClients
 from app.local.aws import run_aws
 from app.local.kafka import run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
+from app.local.process import steady_port
 from app.main import create_app
 from app.services.aws.demo.seeding import DEMO_BUCKET, DEMO_FUNCTION
 from app.services.kafka.demo import DEMO_TOPICS
@@ -80,11 +83,11 @@ async def _start(stack: AsyncExitStack, name: str, backend: AbstractAsyncContext
 
 @asynccontextmanager
 async def _postgres(data_dir: Path) -> AsyncGenerator[Backend]:
-    async with run_postgres(data_dir) as server:
+    async with run_postgres(data_dir, port=steady_port(data_dir)) as server:
         await _create_database(server)
         url = server.url(_DATABASE)
         await migrate(url)
-        reader = await ensure_reader_login(url, change_password=True)
+        reader = await ensure_reader_login(url, _reader_password(server), change_password=True)
         summary = await seed(url)
         loaded = (
             summary and f"loaded {summary.customers} customers, {summary.tickets} tickets, {summary.articles} articles"
@@ -94,6 +97,11 @@ async def _postgres(data_dir: Path) -> AsyncGenerator[Backend]:
             environment={"DATABASE_URL": url, "DATABASE_READER_URL": reader.url},
             about=f"127.0.0.1:{server.port}, {loaded or 'with the data it had'}",
         )
+
+
+def _reader_password(server: LocalPostgres) -> str:
+    """Return a password that is the same for each run on the same data."""
+    return hmac.digest(server.password.encode(), b"switchboard reader", hashlib.sha256).hex()
 
 
 async def _create_database(server: LocalPostgres) -> None:
@@ -107,7 +115,7 @@ async def _create_database(server: LocalPostgres) -> None:
 
 @asynccontextmanager
 async def _kafka(data_dir: Path) -> AsyncGenerator[Backend]:
-    async with run_kafka(data_dir) as broker:
+    async with run_kafka(data_dir, port=steady_port(data_dir)) as broker:
         settings = KafkaSettings.model_validate({"bootstrap_servers": broker.bootstrap_servers})
         await seed_kafka(settings)
         yield Backend(
@@ -119,7 +127,7 @@ async def _kafka(data_dir: Path) -> AsyncGenerator[Backend]:
 
 @asynccontextmanager
 async def _aws(data_dir: Path) -> AsyncGenerator[Backend]:
-    async with run_aws(data_dir) as stack:
+    async with run_aws(data_dir, port=steady_port(data_dir)) as stack:
         yield Backend(
             settings=stack.settings,
             environment=stack.environment,

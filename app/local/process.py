@@ -24,6 +24,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def steady_port(data_dir: Path) -> int:
+    """Return the port that was returned for this directory before, or another one if that is taken.
+
+    Programs that were started on the addresses of one run work on with those of the next.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    kept = data_dir / "port"
+    try:
+        port = int(kept.read_text())
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run may linger
+            probe.bind(("127.0.0.1", port))
+    except (OSError, ValueError, OverflowError):
+        port = free_port()
+        kept.write_text(f"{port}\n")
+    return port
+
+
 async def accepts_connections(port: int) -> bool:
     """Tell whether something listens on a port of 127.0.0.1."""
     try:

@@ -329,6 +329,14 @@ async def test_a_desktop_client_gets_what_it_launches_by_absolute_paths(tmp_path
     assert launched == {"command": SWITCHBOARD, "args": ["stdio", "--env-file", str(variables)]}
 
 
+async def test_a_configuration_leads_to_the_gateway_that_make_run_has_started(tmp_path: Path) -> None:
+    (tmp_path / ".switchboard").mkdir()
+    (tmp_path / ".switchboard" / "env").write_text("GATEWAY_URL=http://127.0.0.1:18658\n")
+    for variables, port in ({}, 18658), ({"PORT": "8123"}, 8123), ({"GATEWAY_URL": "http://127.0.0.1:1, x"}, 1):
+        status, output = await switchboard(tmp_path, "config", "claude-code", **variables)
+        assert (status, f"http://127.0.0.1:{port}/mcp" in output) == (0, True), output
+
+
 @pytest.mark.parametrize(
     ("client", "config"),
     [

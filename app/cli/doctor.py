@@ -10,7 +10,7 @@ import httpx
 from mcp import Client
 from pydantic_settings import BaseSettings
 
-from app.cli.running import UnusableSettings, chosen_servers, read_settings, run
+from app.cli.running import LOCAL_STACK, UnusableSettings, chosen_servers, gateway_address, read_settings, run
 from app.findings import Finding, checked
 from app.gateway import Gateway
 from app.logs import set_up_logging
@@ -75,7 +75,9 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
             for finding in _of_examination(findings):
                 yield name, finding
         if not configured:
-            yield "settings", Finding("broken", "no server is configured, so no tool could work; see .env.example")
+            local = f", or add --env-file {LOCAL_STACK} for those of `make run`" if LOCAL_STACK.is_file() else ""
+            remedy = f"no server is configured, so no tool could work; see .env.example{local}"
+            yield "settings", Finding("broken", remedy)
     yield "clients", await _clients_view(settings)
 
 
@@ -93,9 +95,8 @@ def _of_examination(findings: Sequence[Finding] | BaseException) -> Sequence[Fin
 
 
 async def _clients_view(settings: Settings) -> Finding:
-    """Return what an MCP client is shown by the gateway that runs at the address of the settings."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - it is only read
-    url = f"http://{host}:{settings.port}"
+    """Return what an MCP client is shown by the gateway that runs here."""
+    url = gateway_address(settings)
     try:
         async with httpx.AsyncClient(base_url=url, timeout=_WITHIN, trust_env=False) as http:
             version = (await http.get("/health")).json()["version"]

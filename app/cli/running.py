@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar, cast
 
 import click
 import uvloop
+from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
@@ -22,6 +25,10 @@ from app.signals import stopping_by
 _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 _UNUSABLE = "A setting can't be used; nothing was started."
+
+
+LOCAL_STACK = Path(".switchboard/env")
+"""Where `switchboard dev` leaves the addresses of its backends, and its own."""
 
 
 class UnusableSettings(click.ClickException):
@@ -40,6 +47,20 @@ def read_settings(kind: type[SettingsT], **given: object) -> SettingsT:
         return kind.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise UnusableSettings(_explained(kind, error)) from None
+
+
+def gateway_address(settings: Settings) -> str:
+    """Return where a gateway of this installation is looked for.
+
+    `GATEWAY_URL` and `PORT` of the environment go first; then it is where `make run` serves, or has served last.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - it is only read
+    by_port = f"http://{host}:{settings.port}"
+    if given := os.environ.get("GATEWAY_URL", "").partition(",")[0].strip():
+        return given.rstrip("/")
+    if os.environ.get("PORT") or not LOCAL_STACK.is_file():
+        return by_port
+    return dotenv_values(LOCAL_STACK).get("GATEWAY_URL") or by_port
 
 
 def read_service_settings(servers: Iterable[ServerKind]) -> list[BaseSettings]:

@@ -41,6 +41,7 @@ check: $(READY) ## Check format, style, types, layers and migrations
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
+	@$(BIN)/pyright -p tests/pyrightconfig.json
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.check_migrations
 

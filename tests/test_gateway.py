@@ -102,6 +102,7 @@ def test_an_arguments_model_that_allows_more_is_refused() -> None:
 
     async def turn(self: Any, arguments: Open) -> ClockTime:
         """Turn."""
+        raise AssertionError
 
     with pytest.raises(TypeError, match="Open must forbid unknown arguments"):
         tool()(turn)
@@ -114,6 +115,7 @@ def test_a_model_that_is_the_only_parameter_is_the_arguments_object() -> None:
 
     async def turn(self: Any, arguments: Closed) -> ClockTime:
         """Turn."""
+        raise AssertionError
 
     declared = Tool.declared(turn)
     assert declared.input_schema["properties"] == {"hands": {"type": "integer"}}
@@ -124,6 +126,7 @@ def test_a_model_that_is_the_only_parameter_is_the_arguments_object() -> None:
 def test_a_template_and_its_method_must_agree() -> None:
     async def read(self: Any, other: str) -> ClockTime:
         """Read."""
+        raise AssertionError
 
     with pytest.raises(TypeError, match="the variables of"):
         resource("x://{name}")(read)
@@ -225,7 +228,7 @@ async def test_what_nobody_offers_is_logged_without_what_it_may_say_of_customers
         for wanted in (
             lambda: gateway.read(None, "crm://people/hunter2", CONTEXT),
             lambda: gateway.read("clock", "clock://people/hunter2", CONTEXT),
-            lambda: gateway.show("nope", "tools/list", CONTEXT, list),
+            lambda: gateway.show("nope", "tools/list", CONTEXT, Catalogue.tools),
         ):
             with pytest.raises(NotFound):
                 await wanted()
@@ -280,7 +283,7 @@ async def test_whatever_is_wanted_takes_a_place_before_anything_is_said_of_its_a
         for wanted in (
             lambda: gateway.call("clock", "get_time", b'{"time_zone":1}', CONTEXT),
             lambda: gateway.read("clock", "clock://zones?limit=many", CONTEXT),
-            lambda: gateway.show("clock", "tools/list", CONTEXT, list),
+            lambda: gateway.show("clock", "tools/list", CONTEXT, Catalogue.tools),
             lambda: gateway.handle("clock", "prompts/get", CONTEXT, prompt),
             watched,
         ):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from app.errors import GatewayError
 from app.lookout import TICK, Interruptible, Lookout
 
 WITHIN = 10
@@ -35,7 +36,7 @@ class Impatient(Block):
         self.interrupt(TooLong())
 
 
-class TooLong(Exception):
+class TooLong(GatewayError):
     pass
 
 

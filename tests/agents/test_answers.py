@@ -124,8 +124,8 @@ async def test_where_a_model_fails_the_articles_speak(
     with pytest.raises(AnswerFailed):
         await writer.write([Asked("Where?", [ARTICLE])], None)
     degraded: list[Degradation] = []
-    answer = await write_answer(writer, [Asked("how long?", [ARTICLE])], None, degraded)
-    assert (answer.written_by, "Cards take 5 days." in answer.text) == ("articles", True)
+    written = await write_answer(writer, [Asked("how long?", [ARTICLE])], None, degraded)
+    assert (written.written_by, "Cards take 5 days." in written.text) == ("articles", True)
     assert [entry.code for entry in degraded] == ["answer_failed"]
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import respx
 
-from agents.client import MCPClient
+from agents.client import BatchCall, MCPClient
 from agents.errors import (
     BackendNotConfigured,
     BackendTimeout,
@@ -377,7 +377,7 @@ async def test_a_batch_that_is_answered_with_nonsense_fails_each_call(
     client: MCPClient, router: respx.MockRouter, answer: dict[str, Any]
 ) -> None:
     router.post("http://gateway/mcp/batch").respond(json=answer)
-    outcomes = await client.batch([{"server": "things", "tool": "look"}] * 2)
+    outcomes = await client.batch([BatchCall(server="things", tool="look")] * 2)
     assert [type(outcome) for outcome in outcomes] == [MalformedAnswer, MalformedAnswer]
 
 

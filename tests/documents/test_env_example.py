@@ -61,7 +61,7 @@ def test_what_is_commented_out_shows_its_default(name: str) -> None:
 
 def test_the_file_as_it_is_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in kinds():
-        for name, value in (SHOWN | NEEDED).items():
+        for name, value in {**SHOWN, **NEEDED}.items():
             monkeypatch.setenv(name, value)
         as_shown = kind()
         for name in SHOWN:

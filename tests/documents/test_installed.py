@@ -180,8 +180,8 @@ async def test_what_is_installed_migrates_seeds_serves_and_has_agents(
     installed: Installation, empty: TestDatabase, tmp_path: Path
 ) -> None:
     address = {"DATABASE_URL": empty.url}
-    assert "up to date" in await installed.run("migrate", **address)
-    assert "Loaded 300 customers" in await installed.run("seed", **address)
+    assert "up to date" in await installed.run("migrate", DATABASE_URL=empty.url)
+    assert "Loaded 300 customers" in await installed.run("seed", DATABASE_URL=empty.url)
     port = str(free_port())
     variables = {**installed.environment, **address, "PORT": port, "HOST": "127.0.0.1"}
     script = f"exec {shlex.join(installed.command)} serve"

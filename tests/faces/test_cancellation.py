@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ async def test_an_mcp_caller_who_closes_the_connection(
     caplog: pytest.LogCaptureFixture,
     path: str,
     era: str,
-    meta: dict[str, str],
+    meta: dict[str, Any],
 ) -> None:
     caplog.set_level(logging.INFO)
     message = request(era, "tools/call", WAIT, **meta)

@@ -209,7 +209,7 @@ async def test_a_reader_who_takes_nothing_gives_up_what_others_want(
             stuck = await stack.enter_async_context(caller(served, reads_little=True))
             # The second answer waits until the first has left.
             stuck.send(post("get_much"), post("get_much"))
-            await until(lambda number=number: results.held > number * BEYOND_THE_KERNEL)  # type: ignore[misc]
+            await until(lambda number=number: results.held > number * BEYOND_THE_KERNEL)
         async with client_of(served) as http, asyncio.timeout(WITHIN):
             refused = await http.post("/mcp/slow/tools/get_much")
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin, Subprotocol
 
 from app.main import create_app
 from app.settings import Settings
@@ -127,9 +128,8 @@ async def test_a_websocket_for_another_host_is_closed_before_it_opens(gateway: S
 
 
 async def test_a_websocket_of_an_allowed_origin_opens(gateway: Served) -> None:
-    async with connect(
-        f"{gateway.websocket_url}/mcp/ws", origin="https://desk.example", subprotocols=["mcp"]
-    ) as socket:  # type: ignore[arg-type,list-item]
+    address, origin = f"{gateway.websocket_url}/mcp/ws", Origin("https://desk.example")
+    async with connect(address, origin=origin, subprotocols=[Subprotocol("mcp")]) as socket:
         assert socket.subprotocol == "mcp"
         assert socket.response is not None
         assert socket.response.headers["x-request-id"]

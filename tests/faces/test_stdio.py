@@ -48,10 +48,10 @@ def call(era: str, name: str, number: int) -> JsonObject:
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 async def test_the_official_client_lists_calls_and_reads(mode: str) -> None:
-    progress: list[float] = []
+    told: list[float] = []
 
-    async def note(done: float, total: float | None, message: str | None) -> None:
-        progress.append(done)
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
 
     parameters = StdioServerParameters(command=sys.executable, args=COMMAND, cwd=ROOT)
     with open("/dev/null", "w") as nowhere:  # noqa: ASYNC230, PTH123 - the log of a process that is not looked at
@@ -61,7 +61,7 @@ async def test_the_official_client_lists_calls_and_reads(mode: str) -> None:
             assert called.structured_content == {"success": True, "zone": "CET", "ticks": 0}
             assert (await client.call_tool("get_time", {"zone": "Atlantis"})).is_error
             await client.call_tool("tick", {"ticks": 2}, progress_callback=note)
-            assert progress == [1, 2]
+            assert told == [1, 2]
             [content] = (await client.read_resource("clock://zones/CET")).contents
             assert '"zone":"CET"' in content.text  # type: ignore[union-attr]
 

@@ -171,12 +171,13 @@ async def test_an_unknown_method_is_no_method(gateway: Served, era: str) -> None
 
 @pytest.mark.parametrize("era", ERAS)
 async def test_what_is_missing_in_a_request_is_named(gateway: Served, era: str) -> None:
-    for method, params, missing in (
+    wrong: list[tuple[str, JsonObject, str]] = [
         ("tools/call", {}, "params.name: Field required"),
         ("tools/call", {"name": "get_time", "arguments": [1]}, "params.arguments: Input should be a valid dictionary"),
         ("resources/read", {}, "params.uri: Field required"),
         ("tools/list", {"cursor": 5}, "params.cursor: Input should be a valid string"),
-    ):
+    ]
+    for method, params, missing in wrong:
         error = (await post(gateway, era, method, params)).json()["error"]
         assert error["code"] == -32602
         assert missing in error["message"]
@@ -278,7 +279,7 @@ async def test_an_answer_has_a_type_that_is_accepted(
     era: str,
     method: str,
     params: JsonObject,
-    meta: JsonObject,
+    meta: dict[str, Any],
     accept: str | None,
     types: set[str],
 ) -> None:

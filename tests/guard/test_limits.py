@@ -64,4 +64,4 @@ def test_a_stranger_with_many_names_does_not_fill_the_memory_and_frees_nobody() 
     for number in range(100_000, 120_000):
         limiter.take(number, Rate(1.0, 1), now=70_001.0)
     assert limiter.take("busy", slow, now=70_001.0) > 0
-    assert len(limiter._buckets) <= 65_536  # pyright: ignore[reportPrivateUsage] - what is bounded is private
+    assert len(limiter._buckets) <= 65_536

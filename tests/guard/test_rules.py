@@ -62,7 +62,8 @@ def test_an_id_that_would_change_the_rule_is_not_filled_in(customer: str | None)
 def test_one_of_the_values_is_one_of_them_by_type_as_well() -> None:
     rule = Rule("partition", "in", (0, 1))
     assert rule.judge(1, None) == 1
-    for other in (True, "1", 1.0, 2, None, [1]):
+    others: list[JsonValue] = [True, "1", 1.0, 2, None, [1]]
+    for other in others:
         with pytest.raises(Refused, match="0, 1"):
             rule.judge(other, None)
 

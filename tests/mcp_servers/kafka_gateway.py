@@ -12,5 +12,5 @@ from app.settings import Settings
 if __name__ == "__main__":
     port, servers = sys.argv[1:]
     settings = Settings(port=int(port))
-    application = create_app([KafkaMCPServer], settings, [KafkaSettings(bootstrap_servers=servers)])
+    application = create_app([KafkaMCPServer], settings, [KafkaSettings.model_validate({"bootstrap_servers": servers})])
     run(lambda: serve(application, settings))

@@ -426,7 +426,7 @@ async def test_an_answered_message_survives_the_death_of_the_gateway(
             timeout_ms=0,
             max_bytes=8_388_608,
         )
-        stored |= {(message.partition, message.offset, message.value) for message in page.messages}  # type: ignore[misc]
+        stored |= {(message.partition, message.offset, message.value) for message in page.messages}
         cursor = page.next_cursor
         if page.reached_end:
             break

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import anyio
 import pytest
@@ -62,7 +63,7 @@ async def test_a_rest_caller_who_closes_the_connection(
 @pytest.mark.parametrize("meta", [{}, {"progressToken": "p"}], ids=["json", "event-stream"])
 @pytest.mark.parametrize("era", ERAS)
 async def test_an_mcp_caller_who_closes_the_connection(
-    gateway: Served, desk: TestDatabase, era: str, meta: dict[str, str]
+    gateway: Served, desk: TestDatabase, era: str, meta: dict[str, Any]
 ) -> None:
     message = request(era, "tools/call", CALL, **meta)
     _, held = await send_and_hold(gateway, "/mcp/database", json.dumps(message).encode(), headers(era, message))
@@ -145,8 +146,8 @@ async def test_a_query_that_is_cancelled_again_and_again_leaves_no_transaction_a
 ) -> None:
     async with open_sql_reader(desk.settings) as reader:
         await reader.query("SELECT 1 AS n")  # the catalogs are known from here on
+        running = asyncio.ensure_future(until_running(desk, 1))
         with anyio.CancelScope() as scope:  # as the SDK's, which cancels what is within it until it has ended
-            running = asyncio.ensure_future(until_running(desk, 1))
             running.add_done_callback(lambda _: scope.cancel())
             await reader.query(SLOW)
         assert scope.cancelled_caught

@@ -17,6 +17,7 @@ from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import free_port
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
+from app.servers.calls import JsonObject
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.demo.world import seed
 from app.services.postgres.migrations import migrate
@@ -109,7 +110,7 @@ async def test_a_database_that_is_killed_answers_503_and_comes_back_without_a_re
             assert {answer["success"] for answer in (await call_all(served, "rest")).values()} == {True}
             async with client_of(served) as http, websocket(served, "2026-07-28", "/mcp/database/ws") as messages:
                 # In the middle of calls: two queries run, one waits for a lock.
-                slow = {"query": SLOW}
+                slow: JsonObject = {"query": SLOW}
                 calls = [asyncio.create_task(http.post("/mcp/database/tools/query_database", json=slow))]
                 await messages.send(request("2026-07-28", "tools/call", {"name": "query_database", "arguments": slow}))
                 async with cluster.database.connect() as administrator:

@@ -161,11 +161,10 @@ async def test_a_query_of_a_million_rows_is_cut(call: Call) -> None:
 
 async def test_a_customer_comes_with_tickets_interactions_and_notes_apart(call: Call, desk: TestDatabase) -> None:
     async with desk.connect() as connection:
-        counted = dict(
-            await connection.fetch(
-                "SELECT status::text, count(*) FROM tickets WHERE customer_id = $1 GROUP BY 1", CUSTOMER
-            )
+        rows = await connection.fetch(
+            "SELECT status::text, count(*) FROM tickets WHERE customer_id = $1 GROUP BY 1", CUSTOMER
         )
+        counted: dict[str, int] = {row["status"]: row["count"] for row in rows}
     result = await call(
         "database", "get_customer_context", {"customer_id": CUSTOMER, "ticket_limit": 2, "interaction_limit": 3}
     )
@@ -373,7 +372,7 @@ async def _listening_over_http(gateway: Served, uri: str) -> AsyncGenerator[Call
     message = request(MODERN, "subscriptions/listen", {"notifications": {"resourceSubscriptions": [uri]}})
     async with event_stream(gateway, message, MODERN, path="/mcp/database") as messages:
         assert (await anext(messages))["method"] == "notifications/subscriptions/acknowledged"
-        yield lambda: anext(messages)  # type: ignore[arg-type, return-value]
+        yield lambda: anext(messages)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import threading
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.errors import InvalidArguments
 from app.results import Result
@@ -370,9 +370,8 @@ def test_of_many_refusals_some_are_told_and_each_is_short() -> None:
 
 def test_of_too_many_refusals_the_argument_is_named() -> None:
     plain = Tool.dynamic("plain", "", {"properties": {"a": {"items": {"type": "integer"}}, "b": {}}})
-    either = Tool.dynamic(
-        "either", "", {"properties": {"a": {"items": {"anyOf": [{"type": "integer"}] * 5}}, "b": {"type": "integer"}}}
-    )
+    branches: list[JsonValue] = [{"type": "integer"}] * 5
+    either = Tool.dynamic("either", "", {"properties": {"a": {"items": {"anyOf": branches}}, "b": {"type": "integer"}}})
     arguments = json.dumps({"b": 1, "a": ["x"] * 19_000}).encode()
     for tool, field in ((plain, "a.0"), (either, "a")):
         with pytest.raises(InvalidArguments) as refusal:

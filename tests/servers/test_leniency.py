@@ -258,7 +258,8 @@ def test_of_many_values_the_first_are_made_to_fit_and_the_rest_is_taken_strictly
 def test_branches_within_branches_come_to_an_end() -> None:
     definitions: JsonObject = {"0": {"type": "integer"}}
     for level in range(1, 8):
-        definitions[str(level)] = {"anyOf": [{"$ref": f"#/$defs/{level - 1}"}] * 3}
+        branches: list[JsonValue] = [{"$ref": f"#/$defs/{level - 1}"}] * 3
+        definitions[str(level)] = {"anyOf": branches}
     schema: JsonObject = {"type": "object", "properties": {"a": {"$ref": "#/$defs/7"}}, "$defs": definitions}
     with pytest.raises(InvalidArguments, match="a: "):
         Tool.dynamic("either", "", schema).parse(b'{"a": "x"}')

@@ -53,6 +53,7 @@ def schemas_within(schema: Any) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
 def test_validators_of_both_drafts_take_every_schema(tool: Tool) -> None:
     for schema in (tool.input_schema, tool.output_schema):
+        assert schema is not None
         for validator in (Draft7Validator, Draft202012Validator):
             validator.check_schema(schema)
     if tool.example is not None:

@@ -125,9 +125,8 @@ async def test_a_request_means_the_same_wherever_it_is_split(gateway: Served, re
     config = gateway.server.config
     for cut in range(1, len(request_)):
         transport = Recorder()
-        protocol: Any = config.http_protocol_class(
-            config=config, server_state=gateway.server.server_state, app_state={}
-        )  # type: ignore[call-arg]
+        protocol_class: Any = config.http_protocol_class
+        protocol = protocol_class(config=config, server_state=gateway.server.server_state, app_state={})
         protocol.connection_made(transport)
         protocol.data_received(request_[:cut])
         protocol.data_received(request_[cut:])

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import OP_CONT, OP_TEXT, Frame
+from websockets.frames import OP_CONT, OP_PING, OP_TEXT, Frame
 
 from app.main import create_app
 from app.serving.connections import Awaited, Connection
@@ -190,7 +190,7 @@ async def test_half_a_message_ends_its_websocket(gateway: Served) -> None:
 
 async def test_a_websocket_that_takes_nothing_is_cut_off(gateway: Served) -> None:
     async with websocket(gateway, "2026-07-28", "/mcp/slow/ws", max_size=None) as messages:
-        messages.socket.transport.pause_reading()  # type: ignore[attr-defined]
+        messages.socket.transport.pause_reading()
         await messages.send(request("2026-07-28", "tools/call", {"name": "get_much", "arguments": {}}))
         await until(lambda: connections(gateway).unsent > 0)
         await until(lambda: connections(gateway).unsent == 0)
@@ -199,7 +199,7 @@ async def test_a_websocket_that_takes_nothing_is_cut_off(gateway: Served) -> Non
 
 
 async def test_pings_of_one_who_takes_nothing_are_not_read(gateway: Served) -> None:
-    ping = Frame(0x9, b"x" * 120).serialize(mask=True)
+    ping = Frame(OP_PING, b"x" * 120).serialize(mask=True)
     async with connect(f"{gateway.websocket_url}/mcp/slow/ws", ping_interval=None) as socket:
         socket.transport.pause_reading()
         most = 0
@@ -272,7 +272,7 @@ async def test_unfinished_bodies_have_a_budget(slow: SlowMCPServer) -> None:
         held = [await stack.enter_async_context(caller(served)) for _ in range(3)]
         for number, raw in enumerate(held):
             raw.send(head, b" " * 60_000)
-            await until(lambda number=number: unfinished.held >= 60_000 * (number + 1))  # type: ignore[misc]
+            await until(lambda number=number: unfinished.held >= 60_000 * (number + 1))
         one_more = await stack.enter_async_context(caller(served))
         one_more.send(head, b" " * 60_000)
         refused = await one_more.answer()
@@ -344,7 +344,7 @@ async def test_who_has_taken_nothing_for_longest_is_cut_off_when_answers_pile_up
             stuck.append(raw)
             before = served.server.server_state.total_requests
             raw.send(post("get_much"))
-            await until(lambda before=before: served.server.server_state.total_requests > before)  # type: ignore[misc]
+            await until(lambda before=before: served.server.server_state.total_requests > before)
             await until(lambda: connections(served).unsent <= settings.max_unsent_bytes)
             # Who is stuck has been seen to be before the next one comes, so that it has waited longer.
             await until(lambda: all(is_stuck(c) for c in connections(served)._open if c.unsent))

@@ -84,7 +84,7 @@ def test_what_aws_answers_is_translated(code: str, status: int, expected: type[G
         (boto.ConnectTimeoutError(endpoint_url=SECRET), BackendTimeout),
         (boto.EndpointConnectionError(endpoint_url=SECRET), BackendUnavailable),
         (boto.ConnectionClosedError(endpoint_url=SECRET), BackendUnavailable),
-        (boto.SSLError(endpoint_url=SECRET, error=SECRET), BackendUnavailable),
+        (boto.SSLError(endpoint_url=SECRET, error=OSError(SECRET)), BackendUnavailable),
         (boto.ResponseStreamingError(error=SECRET), BackendUnavailable),
         (boto.IncompleteReadError(actual_bytes=1, expected_bytes=2), BackendUnavailable),
         (boto.FlexibleChecksumError(error_msg=SECRET), BackendUnavailable),
@@ -154,7 +154,7 @@ async def test_the_usual_chain_of_credentials_is_followed(monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_REGION", "sa-east-1")
     monkeypatch.setenv("AWS_ALLOWED_BUCKETS", "bucket/a, other")
-    settings = AwsSettings()
+    settings = AwsSettings.model_validate({})
     async with open_aws(settings) as aws:
         assert "AKIAENV" in (await aws.objects.presign("bucket", "a/key", "GET", 60)).url
         with pytest.raises(Forbidden):
@@ -382,6 +382,7 @@ async def test_a_refusal_without_a_body_is_told_with_its_reason(status: str, cod
 
 
 async def test_a_region_that_is_none_is_told_by_its_variable() -> None:
-    async with open_aws(AwsSettings(region="eu central 1", access_key_id="a", secret_access_key="b")) as aws:
+    settings = {"region": "eu central 1", "access_key_id": "a", "secret_access_key": "b"}
+    async with open_aws(AwsSettings.model_validate(settings)) as aws:
         with pytest.raises(BackendNotConfigured, match="AWS_REGION"):
             await aws.objects.list_objects("bucket")

@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import Forbidden, GatewayError, NotFound
 from app.services.aws.clients import Connection
-from app.services.aws.parameters import MASK, Parameters
+from app.services.aws.parameters import MASK, Parameters, ParameterSummary
 from app.services.aws.service import AwsService
 from tests.fixtures.aws import AwsBehindTheGateway, settings_for_aws
 
@@ -123,8 +123,8 @@ async def test_only_parameters_under_listed_paths_may_be_read(aws_connection: Co
             )
 
 
-async def _all(parameters: Parameters) -> list[object]:
-    found: list[object] = []
+async def _all(parameters: Parameters) -> list[ParameterSummary]:
+    found: list[ParameterSummary] = []
     cursor, pages = None, 0
     while pages == 0 or cursor:
         page = await parameters.list(cursor, 50)

@@ -152,7 +152,7 @@ async def test_a_broker_that_does_not_know_its_topics_yet_is_asked_again(
     """As one does in the moments after a restart: for all who ask, by metadata and by offsets."""
     send = Connections.send
     unknown = errors.UnknownTopicOrPartitionError.errno
-    forgotten = dict.fromkeys(("MetadataRequest", "OffsetRequest"), 2)
+    forgotten: dict[str, int] = dict.fromkeys(("MetadataRequest", "OffsetRequest"), 2)
 
     async def send_to_a_beginner(self: Connections, request: Any, **options: Any) -> Any:
         answer = await send(self, request, **options)

@@ -38,7 +38,7 @@ async def test_notices_that_nobody_takes_become_one(kafka: KafkaService, wide_to
         ).messages:
             if len(values(page)) == 50:
                 break
-        assert sorted(values(page)) == list(range(50))  # type: ignore[type-var]
+        assert sorted(values(page)) == list(range(50))
 
 
 async def test_followers_of_a_topic_share_one_tail(kafka: KafkaService, topic: str, wide_topic: str) -> None:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.errors import InvalidArguments
 from app.local.kafka import LocalKafka
+from app.servers.calls import JsonObject
 from app.services.kafka import KafkaService
 from app.services.kafka.messages import Message
 from app.services.kafka.reading import FromTail, Milliseconds
@@ -167,7 +168,7 @@ async def test_what_only_looks_like_it_is_stored(kafka: KafkaService, topic: str
 
 async def test_a_large_page_is_decoded_beside_the_event_loop(kafka: KafkaService, topic: str) -> None:
     """More than is decoded at once, which is the only way to a thread, comes back the same."""
-    large = {"rows": [{"n": number, "half": number / 2} for number in range(30_000)]}
+    large: JsonObject = {"rows": [{"n": number, "half": number / 2} for number in range(30_000)]}
     await kafka.publish(topic, large)
     [message] = (await browse(kafka, topic)).messages
     assert (message.encoding, message.value) == ("json", large)

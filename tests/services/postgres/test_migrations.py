@@ -199,7 +199,7 @@ async def test_the_readers_login_has_its_limits_as_soon_as_it_connects(database:
         "standard_conforming_strings": "on",
         "search_path": "public, pg_temp",
     }
-    assert limit == PostgresSettings(_env_file=None).reader_connections == READER_CONNECTIONS
+    assert limit == PostgresSettings().reader_connections == READER_CONNECTIONS
 
 
 async def test_the_newest_version_is_known_without_alembic(database: TestDatabase):

@@ -36,6 +36,10 @@ ONE = Statement(select(literal_column("'1'")))
 BOUND = 10.0
 
 
+def note(customer_id: str, query_text: str) -> NewInteraction:
+    return NewInteraction.model_validate({"customer_id": customer_id, "query_text": query_text})
+
+
 async def terminate(database: TestDatabase, condition: str, spare: Iterable[int] = ()) -> set[int]:
     """End connections of the gateway from outside, once there are some that fulfil a condition; return their ids."""
     async with database.connect() as connection, asyncio.timeout(BOUND):
@@ -64,7 +68,7 @@ async def test_opening_needs_no_database():
             await database.ping()
         assert down.value.status == 503
         with pytest.raises(BackendUnavailable):
-            await SupportDesk(database).save_interaction(NewInteraction(customer_id="1", query_text="x"))
+            await SupportDesk(database).save_interaction(note("1", "x"))
 
 
 async def test_without_an_address_each_call_names_the_variable():
@@ -88,7 +92,7 @@ async def test_a_database_without_tables_says_how_to_make_them(postgres_server: 
         with pytest.raises(BackendUnavailable, match="switchboard migrate"):
             await SupportDesk(database).customer_context("12345", 1, 1)
         with pytest.raises(BackendUnavailable, match="switchboard migrate"):
-            await SupportDesk(database).save_interaction(NewInteraction(customer_id="1", query_text="x"))
+            await SupportDesk(database).save_interaction(note("1", "x"))
 
 
 async def test_a_read_that_is_ended_in_the_middle_is_repeated_once_and_then_answers_503(database: TestDatabase):
@@ -113,9 +117,9 @@ async def test_a_pool_full_of_dead_connections_costs_no_call(database: TestDatab
 async def test_a_write_finds_a_dead_connection_before_it_writes(desk: TestDatabase):
     async with open_database(desk.settings) as pools:
         support = SupportDesk(pools)
-        await support.save_interaction(NewInteraction(customer_id="12345", query_text="before"))
+        await support.save_interaction(note("12345", "before"))
         await terminate(desk, "state = 'idle'")
-        await support.save_interaction(NewInteraction(customer_id="12345", query_text="after"))
+        await support.save_interaction(note("12345", "after"))
 
 
 async def test_a_statement_beyond_its_time_answers_504(database: TestDatabase):
@@ -251,7 +255,7 @@ async def test_a_write_whose_statements_a_migration_has_outdated_is_done_once_mo
     async with open_database(settings_for(desk.url, write_pool_size=1)) as pools, desk.connect() as administrator:
         support = SupportDesk(pools)
         for number, kind in enumerate(("text", "varchar(400)", "text")):
-            saved = await support.save_interaction(NewInteraction(customer_id="12345", query_text=f"note {number}"))
+            saved = await support.save_interaction(note("12345", f"note {number}"))
             assert saved.interaction.query_text == f"note {number}"
             await administrator.execute(f"ALTER TABLE interactions ALTER COLUMN agent_id TYPE {kind}")
         stored = await administrator.fetchval("SELECT count(*) FROM interactions WHERE query_text LIKE 'note %'")
@@ -283,23 +287,23 @@ async def test_the_gateway_outlives_a_restart_of_postgresql(postgres_directory: 
                         return error
 
             callers = [asyncio.create_task(call_until_down()) for _ in range(8)]
-            await support.save_interaction(NewInteraction(customer_id="12345", query_text="before"))
+            await support.save_interaction(note("12345", "before"))
             server.process.send_signal(signal.SIGKILL)
             async with asyncio.timeout(BOUND):
                 failures = await asyncio.gather(*callers)
             assert {failure.status for failure in failures} <= {503, 504}
             with pytest.raises(BackendUnavailable):
-                await support.save_interaction(NewInteraction(customer_id="12345", query_text="during"))
+                await support.save_interaction(note("12345", "during"))
             await server.process.wait()
             async with run_postgres(postgres_directory, port=port):
                 await asyncio.gather(*(support.customer_context("12345", 1, 1) for _ in range(8)))
-                await support.save_interaction(NewInteraction(customer_id="12345", query_text="after"))
+                await support.save_interaction(note("12345", "after"))
 
 
 async def test_a_postgresql_that_hangs_answers_504_in_time(postgres_directory: Path):
     async with run_postgres(postgres_directory, durable=False) as server:
-        limits = {"connect_timeout": 0.3, "statement_timeout": 0.3}
-        async with open_database(settings_for(server.url(), **limits)) as pools:
+        limited = settings_for(server.url(), connect_timeout=0.3, statement_timeout=0.3)
+        async with open_database(limited) as pools:
             os.kill(server.process.pid, signal.SIGSTOP)
             try:
                 async with asyncio.timeout(BOUND):

@@ -57,7 +57,8 @@ async def test_a_watcher_hears_of_each_kind_of_change(desk: TestDatabase, statem
 
 async def test_a_saved_interaction_is_a_change_of_its_ticket(desk: TestDatabase):
     async with TicketChanges(desk.settings).watch(1) as notices, open_database(desk.settings) as pools:
-        await SupportDesk(pools).save_interaction(NewInteraction(customer_id="12345", ticket_id=1, query_text="x"))
+        said = NewInteraction.model_validate({"customer_id": "12345", "ticket_id": 1, "query_text": "x"})
+        await SupportDesk(pools).save_interaction(said)
         await notice(notices)
 
 

@@ -1,7 +1,7 @@
 """Every PostgreSQL type has a JSON form that loses nothing."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -141,6 +141,6 @@ def test_thousands_of_equal_names_are_told_apart_in_one_go() -> None:
             written += 1
             return str(self)
 
-    names: list[str] = [Name("a")] * 1000 + [Name(f"a_{n}") for n in range(2, 1000)]
+    names: Sequence[str] = [Name("a")] * 1000 + [Name(f"a_{n}") for n in range(2, 1000)]
     assert len(set(unique_names(names))) == len(names)
     assert written <= 2 * len(names)

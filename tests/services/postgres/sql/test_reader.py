@@ -167,7 +167,7 @@ async def test_a_list_is_read_once_and_not_for_each_row(reader: AnsweringReader)
 )
 async def test_a_wrong_parameter_is_named(reader: AnsweringReader, sql: str, params: list[object], field: str) -> None:
     with pytest.raises(InvalidArguments) as refusal:
-        await reader.query(sql, params)  # type: ignore[arg-type]
+        await reader.query(sql, params)
     assert [error.field for error in refusal.value.errors] == [field]
 
 

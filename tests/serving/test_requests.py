@@ -3,15 +3,18 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.frames import OP_TEXT, Frame
 
+from app.local.process import accepts_connections, child_process, free_port
 from app.main import create_app
 from app.serving.http import MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.faces.raw import STARTS_WITHIN, WITHIN, request
+from tests.fixtures.debian import PROGRAMS
 from tests.fixtures.gateway import Served, serve
 from tests.serving.callers import HOST, JSON, Raw, SlowMCPServer, caller, post, protocols, until
 
@@ -342,3 +345,56 @@ async def test_large_bodies_wait_for_their_turn(gateway: Served, slow: SlowMCPSe
     assert (await raw.answer()).json()["zone"] == "late"
     assert len((await raw.answer()).json()["zone"]) == 1_000_000
     assert len((await raw.answer()).json()["zone"]) == 1_000_000
+
+
+# Behind a proxy
+
+
+NGINX = """
+daemon off; pid {directory}/pid; error_log {directory}/error.log; worker_processes 1;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+    upstream gateway {{ server 127.0.0.1:{upstream}; keepalive 4; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location = /mcp/slow/tools/wait {{ return 403; }}
+        location / {{
+            proxy_pass http://gateway;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $http_connection;
+        }}
+    }}
+}}
+"""
+
+
+@pytest.mark.debian("nginx")
+async def test_what_nginx_forbids_can_not_be_smuggled_past_it(
+    gateway: Served, slow: SlowMCPServer, tmp_path: Path
+) -> None:
+    port, config = free_port(), tmp_path / "nginx.conf"
+    text = NGINX.format(directory=tmp_path, upstream=gateway.port, port=port)
+    await asyncio.to_thread(config.write_text, text)
+    command = [PROGRAMS["nginx"], "-e", str(tmp_path / "error.log"), "-c", str(config)]
+    async with child_process(command, log=tmp_path / "log", is_ready=partial(accepts_connections, port)):
+        behind = Served(gateway.app, port, gateway.server)
+        async with caller(behind) as raw:
+            raw.send(SECRET)
+            assert (await raw.answer()).status == 403, "the rule holds"
+        for upgrade in UPGRADES:
+            # Padded with what JSON allows, so that the body is one, whoever reads it.
+            for body in (ZONE, b" " * 7 + SECRET, ZONE + SECRET):
+                async with caller(behind) as raw:
+                    raw.send(post("get_time", body, upgrade), post("get_time", ZONE))
+                    first = await raw.answer()
+                    assert first.status == (200 if body == ZONE else 400)
+                    assert "late" not in first.body.decode()
+                async with caller(behind) as other:  # of whom nginx may use the same connection to us
+                    other.send(post("get_time", ZONE))
+                    assert (await other.answer()).json()["zone"] == "CET"
+        assert not slow.started.is_set()

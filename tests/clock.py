@@ -1,7 +1,7 @@
 """A server with no backend, for tests of the spine: it answers, waits, fails and changes on command."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -12,8 +12,23 @@ from starlette.responses import Response, StreamingResponse
 from app.errors import BackendUnavailable, Conflict, NotFound
 from app.results import RawResult, Result
 from app.servers.base import BaseMCPServer
-from app.servers.calls import CallContext
+from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import Update, resource, route, tool, watch
+
+CALL: JsonObject = {"name": "get_time", "arguments": {"zone": "CET"}}
+CALLS: Sequence[JsonObject] = [
+    CALL,
+    {"name": "get_time"},
+    {"name": "get_time", "arguments": {}},
+    {"name": "get_time", "arguments": {"zone": 'a "quoted" \\ é 漢 \u2028'}},
+    {"name": "get_raw_time", "arguments": {}},
+    {"name": "get_time", "arguments": {"zone": 5, "more": [1, {"deep": None}]}},
+    {"name": "get_time", "arguments": {"zone": "Atlantis"}},
+    {"name": "oversleep"},
+    {"name": "fail", "arguments": {"how": "down"}},
+    {"name": "fail", "arguments": {"how": "badly"}},
+]
+"""Calls of every kind of outcome, which every lane has to answer alike."""
 
 
 class ClockTime(Result):

@@ -1,23 +1,9 @@
 // What every official TypeScript client does here: list, call a tool, read a resource, meet a failure. Prints JSON.
 //   node list_and_call.mjs <sdk-http | sdk-websocket | client-2025 | client-2026> <url>
-import { Client as SdkClient } from "@modelcontextprotocol/sdk/client/index.js";
-import { StreamableHTTPClientTransport as SdkHttp } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
-import { WebSocketClientTransport } from "@modelcontextprotocol/sdk/client/websocket.js";
-import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+import { connected } from "./clients.mjs";
 
 const [kind, url] = process.argv.slice(2);
-const who = { name: "conformance", version: "1" };
-const makers = {
-  "sdk-http": () => [new SdkClient(who), new SdkHttp(new URL(url))],
-  "sdk-websocket": () => [new SdkClient(who), new WebSocketClientTransport(new URL(url))],
-  "client-2025": () => [new Client(who), new StreamableHTTPClientTransport(new URL(url))],
-  "client-2026": () => [
-    new Client(who, { versionNegotiation: { mode: { pin: "2026-07-28" } } }),
-    new StreamableHTTPClientTransport(new URL(url)),
-  ],
-};
-const [client, transport] = makers[kind]();
-await client.connect(transport);
+const client = await connected(kind, url);
 const progress = [];
 const report = {
   tools: (await client.listTools()).tools.map((tool) => tool.name),

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from app.local.process import accepts_connections
+
 _END = "end-of-what-was-typed"
 _WITHIN = 60.0
 
@@ -121,21 +123,12 @@ async def serving(
         )
         try:
             async with asyncio.timeout(90):
-                while not await _takes_connections(port):
+                while not await accepts_connections(port):
                     assert process.returncode is None, await asyncio.to_thread(log.read_text)
                     await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=0.1)
             yield
         finally:
             await _end(process)
-
-
-async def _takes_connections(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 def with_ports(text: str, ports: Mapping[str, str]) -> str:

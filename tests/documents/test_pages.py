@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -13,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from app.local.postgres import run_postgres
-from app.local.process import child_process, free_port
+from app.local.process import accepts_connections, child_process, free_port
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.services.postgres.migrations import migrate
@@ -100,17 +101,9 @@ async def test_nginx_as_the_page_sets_it_up_serves_pages_calls_and_websockets(tm
         text = NGINX.format(directory=directory, map=variable, port=port, location=location)
         await asyncio.to_thread(config.write_text, text)
 
-        async def is_ready() -> bool:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                return False
-            writer.close()
-            return True
-
         command = [PROGRAMS["nginx"], "-e", str(directory / "error.log"), "-c", str(config), "-g", "daemon off;"]
         async with (
-            child_process(command, log=directory / "log", is_ready=is_ready),
+            child_process(command, log=directory / "log", is_ready=partial(accepts_connections, port)),
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"host": "support.example"}) as http,
         ):
             page = (await http.get("/gw/", headers={"accept": "text/html"})).text

@@ -15,14 +15,13 @@ from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
 from app.servers.declaring import resource, tool
 from app.settings import Settings
-from tests.clock import ClockMCPServer, ClockTime
+from tests.clock import CALL, CALLS, ClockMCPServer, ClockTime
 from tests.conformance.server import ConformanceMCPServer
 from tests.faces.raw import client_of, headers, request
 from tests.fixtures.gateway import Served, mcp_client, serve
 
 REVISIONS = ("2025-06-18", "2025-11-25", "2026-07-28")
 MODERN = "2026-07-28"
-CALL: JsonObject = {"name": "get_time", "arguments": {"zone": "CET"}}
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +72,7 @@ async def _answer(
 @pytest.mark.parametrize("path", ["/mcp/clock", "/mcp"])
 @pytest.mark.parametrize(
     "params",
-    [
-        CALL,
-        {"name": "get_time"},
-        {"name": "get_time", "arguments": {}},
-        {"name": "get_time", "arguments": {"zone": 'a "quoted" \\ é 漢 \u2028'}},
-        {"name": "get_raw_time", "arguments": {}},
-        {"name": "get_time", "arguments": {"zone": 5, "more": [1, {"deep": None}]}},
-        {"name": "get_time", "arguments": {"zone": "Atlantis"}},
-        {"name": "oversleep"},
-        {"name": "fail", "arguments": {"how": "down"}},
-        {"name": "fail", "arguments": {"how": "badly"}},
-    ],
+    CALLS,
     ids=lambda params: json.dumps(params)[:60],
 )
 async def test_the_answer_is_the_sdks(

@@ -16,12 +16,11 @@ from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import tool
 from app.settings import Settings
-from tests.clock import ClockMCPServer
+from tests.clock import CALL, CALLS, ClockMCPServer
 from tests.faces.raw import ERAS, WITHIN, Messages, initialize, request, websocket
 from tests.fixtures.gateway import Served, serve
 
 MODERN = "2026-07-28"
-CALL: JsonObject = {"name": "get_time", "arguments": {"zone": "CET"}}
 WAIT: JsonObject = {"name": "wait", "arguments": {}}
 
 
@@ -111,17 +110,7 @@ def told(answer: JsonObject) -> Any:
 @pytest.mark.parametrize("path", ["/mcp/clock/ws", "/mcp/ws"])
 @pytest.mark.parametrize(
     "params",
-    [
-        CALL,
-        {"name": "get_time"},
-        {"name": "get_time", "arguments": {"zone": 'a "quoted" \\ é 漢 \u2028'}},
-        {"name": "get_raw_time", "arguments": {}},
-        {"name": "get_time", "arguments": {"zone": 5, "more": [1, {"deep": None}]}},
-        {"name": "get_time", "arguments": {"zone": "Atlantis"}},
-        {"name": "oversleep"},
-        {"name": "fail", "arguments": {"how": "down"}},
-        {"name": "fail", "arguments": {"how": "badly"}},
-    ],
+    CALLS,
     ids=lambda params: json.dumps(params)[:60],
 )
 async def test_the_answer_is_the_sdks(

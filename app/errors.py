@@ -12,7 +12,10 @@
     │   └── HeadTooLarge        431  head_too_large
     ├── Unauthenticated         401  unauthenticated
     ├── Forbidden               403  forbidden
-    │   └── OriginRefused       403  origin_refused
+    │   ├── OriginRefused       403  origin_refused
+    │   ├── InsufficientScope   403  insufficient_scope
+    │   ├── ArgumentRefused     403  argument_refused
+    │   └── NotConfined         403  not_confined
     ├── NotFound                404  not_found
     │   ├── UnknownServer       404  unknown_server
     │   ├── UnknownTool         404  unknown_tool
@@ -23,10 +26,12 @@
     ├── InvalidArguments        422  invalid_arguments
     │   └── RangeNotSatisfiable 416  range_not_satisfiable
     ├── TooManyRequests         429  too_many_requests
-    │   └── ProcessFull         429  too_many_requests
+    │   ├── ProcessFull         429  too_many_requests
+    │   └── RateLimited         429  rate_limited
     ├── CallerGone              499  caller_gone
     └── BackendUnavailable      503  backend_unavailable
         ├── BackendNotConfigured 503 backend_not_configured
+        ├── IdentityUnavailable 503  identity_unavailable
         └── BackendTimeout      504  backend_timeout
 
 Services raise them (driver errors are translated there and nowhere else), faces write them down.
@@ -186,6 +191,32 @@ class OriginRefused(Forbidden):
     code, title = "origin_refused", "Origin refused"
 
 
+class InsufficientScope(Forbidden):
+    """No role of the caller grants the call.
+
+    Args:
+        scopes: each of them would grant it, the narrowest first.
+    """
+
+    code, title = "insufficient_scope", "Insufficient scope"
+
+    def __init__(self, detail: str = "", *, scopes: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.scopes = tuple(scopes)
+
+
+class ArgumentRefused(Forbidden):
+    """The caller may call the tool, but not with these arguments."""
+
+    code, title = "argument_refused", "Argument refused"
+
+
+class NotConfined(Forbidden):
+    """The caller is bound to one customer, and what it wants can't be confined to it."""
+
+    code, title = "not_confined", "Not confined"
+
+
 class NotFound(GatewayError):
     """The thing that the arguments name does not exist."""
 
@@ -271,6 +302,12 @@ class ProcessFull(TooManyRequests):
         super().__init__("Too much is being sent at the moment (MAX_UNFINISHED_BYTES). Repeat in a moment.")
 
 
+class RateLimited(TooManyRequests):
+    """The caller has used up what its roles grant it for now."""
+
+    code, title = "rate_limited", "Rate limited"
+
+
 class CallerGone(GatewayError):
     """The caller closed the connection before the end; nobody reads this."""
 
@@ -296,6 +333,12 @@ class BackendNotConfigured(BackendUnavailable):
     def __init__(self, detail: str = "", *, missing: str = "") -> None:
         super().__init__(detail)
         self.missing = missing
+
+
+class IdentityUnavailable(BackendUnavailable):
+    """Where keys are kept can't be reached, so nobody can tell who calls. That is no reason to call a key a bad one."""
+
+    code, title = "identity_unavailable", "Identity unavailable"
 
 
 class BackendTimeout(BackendUnavailable):

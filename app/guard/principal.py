@@ -13,6 +13,8 @@ class Principal:
     tenant: str | None = None
     customer: str | None = None
     """The one customer to which it is bound; None where it is bound to none."""
+    expires_at: float | None = None
+    """When its credential ends, in seconds since 1970; None where it does not."""
 
 
 ANONYMOUS = Principal("anonymous")

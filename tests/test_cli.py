@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,31 @@ def environment(**variables: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)} | variables
 
 
+@contextmanager
+def _logging_given_back() -> Generator[None]:
+    """Undo what a command does to the logging of this process: tests that run after it read the log."""
+    root, flags = logging.getLogger(), ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile")
+    handlers, kept = root.handlers[:], {flag: getattr(logging, flag) for flag in flags}
+    loggers = [root, *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
+    levels = {logger: logger.level for logger in loggers}
+    for handler in handlers:
+        root.removeHandler(handler)  # else it would be closed
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        for flag, value in kept.items():
+            setattr(logging, flag, value)
+        for logger in (root, *root.manager.loggerDict.values()):
+            if isinstance(logger, logging.Logger):
+                logger.setLevel(levels.get(logger, logging.NOTSET))
+
+
 async def invoke(*arguments: str, **variables: str) -> tuple[int, str]:
     """Run a command in this process, which is quicker; return its status and what it wrote."""
     cleared: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_OURS)}
-    result = await asyncio.to_thread(CliRunner().invoke, group, arguments, env={**cleared, **variables})
+    with _logging_given_back():
+        result = await asyncio.to_thread(CliRunner().invoke, group, arguments, env={**cleared, **variables})
     return result.exit_code, result.output
 
 
@@ -285,6 +307,14 @@ async def test_version_and_help_import_no_command() -> None:
         assert "'app.cli.commands'" in modules
         for heavy in ("fastapi", "sqlalchemy", "pydantic", "mcp", "aiokafka"):
             assert f"'{heavy}'" not in modules
+
+
+async def test_a_command_in_this_process_leaves_its_log_to_the_tests_that_follow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await invoke("doctor", "--env-file", os.devnull, PORT="0", DATABASE_READ_POOL_SIZE="0")
+    logging.getLogger("app.cli").warning("heard")
+    assert [record.getMessage() for record in caplog.records] == ["heard"]
 
 
 # Starts that fail

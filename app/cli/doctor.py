@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings
 from app.cli.running import LOCAL_STACK, UnusableSettings, chosen_servers, gateway_address, read_settings, run
 from app.findings import Finding, checked
 from app.gateway import Gateway
+from app.guard.secret import SecretSettings
 from app.logs import set_up_logging
 from app.servers.base import ServerKind
 from app.settings import Settings
@@ -46,6 +47,7 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
     if env_file is not None:
         yield "settings", Finding("ok", f"variables of {env_file} are read; those of the environment go before them")
     try:
+        read_settings(SecretSettings)
         settings = read_settings(Settings)
         kinds = chosen_servers([], settings)
     except UnusableSettings as error:

@@ -3,6 +3,7 @@
 import click
 
 from app.cli.running import chosen_servers, read_service_settings, read_settings, run, start_log
+from app.guard.secret import SecretSettings
 from app.main import create_app
 from app.serving.addresses import address_class
 from app.serving.process import PortInUse, Site, own_site, serve_sites
@@ -20,6 +21,7 @@ def serve(host: str | None, port: int | None, server: str | None, *, all_ports: 
     """Serve on the backends that the environment names. Starts none itself."""
     if all_ports and (port is not None or server is not None):
         raise click.UsageError("--all-ports takes the ports from <NAME>_MCP_PORT, and offers every server of SERVERS.")
+    read_settings(SecretSettings)  # so that a wrong one ends the start here, and not a server's
     settings = read_settings(Settings, host=host, port=port)
     kinds = chosen_servers([server] if server else [], settings)
     service_settings = read_service_settings(kinds)

@@ -5,6 +5,7 @@ import click
 from app.cli.running import chosen_servers, read_service_settings, read_settings, run, start_log
 from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
+from app.guard.secret import SecretSettings
 from app.settings import Settings
 
 
@@ -12,6 +13,7 @@ from app.settings import Settings
 @click.argument("servers", nargs=-1)
 def stdio(servers: tuple[str, ...]) -> None:
     """Speak MCP over standard input and output: all servers, or those named."""
+    read_settings(SecretSettings)  # so that a wrong one ends the start here, and not a server's
     settings = read_settings(Settings)
     kinds = chosen_servers(servers, settings)
     service_settings = read_service_settings(kinds)

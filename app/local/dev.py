@@ -4,12 +4,15 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
+import secrets
 import shlex
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import asyncpg
 import click
@@ -34,6 +37,7 @@ from app.serving.process import require_free_port, serve
 from app.settings import Settings
 
 _DATABASE = "customer_support"
+_SECRET = "SWITCHBOARD_SECRET"  # noqa: S105 - the variable's name
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
         # The lines below say it shorter.
         logging.getLogger(chatty).setLevel(logging.WARNING)
     click.echo(f"Starting the local stack on {data_dir}", err=True)
+    # For our own services, and for processes that read `env`: each accepts what another has signed.
+    os.environ.setdefault(_SECRET, kept_secret(data_dir / "secret"))
     async with AsyncExitStack() as stack:
         async with asyncio.TaskGroup() as group:
             starting = [group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()]
@@ -97,6 +103,21 @@ async def _postgres(data_dir: Path) -> AsyncGenerator[Backend]:
             environment={"DATABASE_URL": url, "DATABASE_READER_URL": reader.url},
             about=f"127.0.0.1:{server.port}, {loaded or 'with the data it had'}",
         )
+
+
+def kept_secret(path: Path) -> str:
+    """Return the secret of this data, made when it is first asked for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with _private(path) as file:
+            file.write(secrets.token_urlsafe(32))
+    return path.read_text().strip()
+
+
+def _private(path: Path) -> TextIO:
+    """Open a file anew that nobody else on this machine may read, however it was left."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
 
 
 def _reader_password(server: LocalPostgres) -> str:
@@ -146,8 +167,9 @@ def _write_environment(path: Path, settings: Settings, backends: list[Backend]) 
     """Leave the addresses for other programs: `switchboard stdio --env-file .switchboard/env`."""
     lines = [f"GATEWAY_URL=http://127.0.0.1:{settings.port}\n"] if settings.port else []
     lines += [f"{name}={value}\n" for backend in backends for name, value in backend.environment.items()]
-    path.touch(mode=0o600)
-    path.write_text("".join(lines))
+    lines.append(f"{_SECRET}={os.environ[_SECRET]}\n")
+    with _private(path) as file:
+        file.writelines(lines)
 
 
 def _welcome(port: int, data_dir: Path) -> str:

@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from app.catalogue import SERVERS, load_servers
+from app.guard.secret import SecretSettings
 from app.serving.addresses import address_class
 from app.settings import Settings
 from tests.documents.blocks import ROOT
@@ -22,6 +23,7 @@ OF_AGENTS = {"GATEWAY_URL", "GATEWAY_TOKEN", "ANSWER_MODEL", "ANSWER_MODEL_URL",
 def kinds() -> Iterator[type[BaseSettings]]:
     """Yield every class that `serve` reads variables into."""
     yield Settings
+    yield SecretSettings
     yield from map(address_class, SERVERS)
     for server in load_servers(SERVERS):
         if server.settings_class is not None:

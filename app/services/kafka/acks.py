@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-import secrets
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,16 +39,16 @@ class AckSigner:
     """Writes tokens and reads its own back.
 
     Args:
-        key: all gateways that share groups have the same; a random one serves a single process.
+        keys: the first signs, all are accepted; gateways that share groups have the same.
     """
 
-    def __init__(self, key: str | None) -> None:
-        self._key = key.encode() if key else secrets.token_bytes(32)
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = keys
 
     def write(self, ack: Ack) -> str:
         """Return a signed token."""
         payload = to_json(ack, by_alias=True)
-        return base64.urlsafe_b64encode(self._sign(payload) + payload).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(_signature(self._keys[0], payload) + payload).rstrip(b"=").decode()
 
     def read(self, token: str, *, group_id: str, topic: str) -> Ack:
         """Return what a token says.
@@ -59,18 +59,19 @@ class AckSigner:
         try:
             raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
             signature, payload = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
-            if not hmac.compare_digest(signature, self._sign(payload)):
+            if not any(hmac.compare_digest(signature, _signature(key, payload)) for key in self._keys):
                 raise ValueError("forged")
             ack = Ack.model_validate_json(payload)
         except (ValidationError, binascii.Error, ValueError):
             raise InvalidArguments.of(
                 "ack",
                 "was not signed by this gateway; take it as it is, and give gateways that share groups the same "
-                "KAFKA_ACK_SIGNING_KEY. The messages come again unless they are acknowledged",
+                "SWITCHBOARD_SECRET. The messages come again unless they are acknowledged",
             ) from None
         if (ack.group, ack.topic) != (group_id, topic):
             raise InvalidArguments.of("ack", "is for another group or topic")
         return ack
 
-    def _sign(self, payload: bytes) -> bytes:
-        return hmac.digest(self._key, b"switchboard ack 1\0" + payload, hashlib.sha256)
+
+def _signature(key: bytes, payload: bytes) -> bytes:
+    return hmac.digest(key, b"switchboard ack 1\0" + payload, hashlib.sha256)

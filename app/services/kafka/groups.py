@@ -51,7 +51,7 @@ class GroupWork:
         self._reader = reader
         self._tails = tails
         self._settings = settings
-        self._signer = AckSigner(settings.ack_signing_key.get_secret_value() if settings.ack_signing_key else None)
+        self._signer = AckSigner(settings.ack_keys)
         self._members: dict[tuple[str, str], Member] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import BackendNotConfigured
+from app.guard.secret import Secret, SecretSettings
 
 Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
 
@@ -55,8 +56,15 @@ class KafkaSettings(BaseSettings):
     rebalance_timeout_ms: Milliseconds = Field(30_000, description="How long a rebalance waits for members to rejoin.")
     ack_signing_key: SecretStr | None = Field(
         None,
-        description="Signs acknowledgements: the same for all gateways and workers; random if left out.",
+        description="Signs acknowledgements in place of what follows from SWITCHBOARD_SECRET.",
     )
+
+    @property
+    def ack_keys(self) -> tuple[bytes, ...]:
+        """Keys for acknowledgements: the first signs, all are accepted."""
+        if self.ack_signing_key is not None:
+            return (self.ack_signing_key.get_secret_value().encode(),)
+        return Secret.of(SecretSettings()).keys("acknowledgements of group work")
 
     def require_bootstrap_servers(self) -> list[tuple[str, int]]:
         """Return the addresses to begin with.

@@ -313,7 +313,7 @@ async def test_gateways_with_keys_of_their_own_refuse_each_others_tokens(
 ) -> None:
     await kafka.publish(topic, "x")
     page = await work(kafka, topic, group_id)
-    with pytest.raises(InvalidArguments, match="KAFKA_ACK_SIGNING_KEY"):
+    with pytest.raises(InvalidArguments, match="SWITCHBOARD_SECRET"):
         await work(gateways[0], topic, group_id, max_messages=0, ack=page.ack)
 
 

@@ -314,7 +314,7 @@ async def test_unpacking_changes_the_time_and_not_the_result(
 ) -> None:
     found: list[SearchResults] = []
     for few in (0, 1000):
-        monkeypatch.setattr("app.services.postgres.knowledge.search._FEW_TERMS", few)
+        monkeypatch.setattr("app.services.postgres.knowledge.plan._FEW_TERMS", few)
         found.append(await demo.search("how do i change the email address of my account"))
     unpacked, packed = found
     assert unpacked.articles

@@ -1,0 +1,296 @@
+"""What a question asks of the index: its words and other words for them, weighed, and the sources of candidates."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from app.services.postgres.knowledge.statements import Analysis, Lexeme
+from app.services.postgres.knowledge.synonyms import MAX_PHRASE, SYNONYMS, key_of
+
+_CANDIDATES = 400
+"""Articles that are fetched at most for one source of candidates."""
+_RANKS = 5600
+"""Ranks that are computed at most for one source, one for each article and term: they bound the time of a search."""
+_UNPACKED = 9
+"""Ranks that take the time of unpacking an article's vector, which is stored compressed."""
+_FEW_TERMS = 4
+"""So few terms are ranked quicker without unpacking the vector for all of them at once."""
+_MARKER_LENGTH = 100
+_MAX_GROUPS = 12
+_MAX_VARIANTS = 18
+_SYNONYM = 0.62
+_SYNONYM_OF_PHRASE = 0.9
+_PART = 0.3
+_CORRECTION = 0.85
+_MAJORITY = 1.0
+_DISTANCE = 0.15
+"""What a wrong letter takes off the closeness; `ANALYSE` says so, too."""
+_LETTERS_FOR_ONE = 6
+"""Letters of a word that make up for a wrong one."""
+_RAREST = 3.0
+"""What a word tells at most; one that no article has tells as much."""
+_NUMBER = 0.5
+"""What a number tells that no article has: it is an order's, or an amount."""
+
+# Words that say nothing of what a question is about, beyond PostgreSQL's own stop words.
+_CHATTER = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        a an the hi hello hey dear please pls plz thanks thank thx help helping need needs want wants wanted would
+        could should can cant can't cannot won't wont don't dont doesn't doesnt didn't didnt isn't isnt hasn't hasnt
+        i'm im i've ive how what when where why which who whose do does did is are was were be been am my me i we our
+        us you your it its to of in on at for from with by and or if so this that these those there here just really
+        very still again anymore any some something anything thing things way tell know like got get gets getting keep
+        keeps goes going go say great awesome cool good morning afternoon evening much bye goodbye say says said put
+        come comes comes let lets ok okay u ur thru via see look find able possible wie was wo wann warum kann ich
+        mein meine meinen ist nicht bitte habe como cómo qué que cuando dónde donde mi quiero por favor
+        """,
+    )
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to say one notion of the question."""
+
+    group: int
+    words: str
+    weight: float
+    typed: bool
+    """The customer's own word: it may be misspelled, and be corrected."""
+
+
+@dataclass
+class _Term:
+    """A variant in the words of the index, for one language."""
+
+    group: int
+    query: str
+    weight: float
+    articles: int
+    titles: int
+    surety: float = 1.0
+    """That what was meant is what the customer said: 1 for their own word, less for a synonym or a correction."""
+
+
+@dataclass
+class Plan:
+    """What the second statement is asked."""
+
+    candidates: int
+    unpacked: bool
+    languages: list[str] = field(default_factory=list[str])
+    contents: list[str | None] = field(default_factory=list[str | None])
+    titles: list[str | None] = field(default_factory=list[str | None])
+    commons: list[str | None] = field(default_factory=list[str | None])
+    scans: list[str | None] = field(default_factory=list[str | None])
+    term_languages: list[str] = field(default_factory=list[str])
+    term_groups: list[int] = field(default_factory=list[int])
+    term_queries: list[str] = field(default_factory=list[str])
+    term_weights: list[float] = field(default_factory=list[float])
+    term_sureties: list[float] = field(default_factory=list[float])
+    term_shares: list[float] = field(default_factory=list[float])
+    """Of the whole question, what the term's notion says in its language."""
+
+
+def variants_of(search_term: str) -> Iterator[Variant]:
+    """Yield what the question may mean: its telling words, and other words for them.
+
+    Words that make up a known phrase ("money back") are one notion together.
+    """
+    words = [word.replace("\u2019", "'") for word in re.findall(r"\w+(?:['\u2019]\w+)?", search_term.lower())]
+    group = 0
+    position = 0
+    variants: list[Variant] = []
+    while position < len(words) and group < _MAX_GROUPS:
+        length = _phrase_length(words, position)
+        phrase = words[position : position + length]
+        telling = [word for word in phrase if word not in _CHATTER]
+        position += length
+        if length > 1:
+            group += 1
+            if len(telling) > 1:
+                variants.append(Variant(group, " ".join(telling), 1.0, False))
+            variants.extend(Variant(group, word, _PART, True) for word in telling)
+        elif telling:
+            group += 1
+            variants.append(Variant(group, phrase[0].replace("'", " "), 1.0, True))
+        else:
+            continue
+        # A phrase has one meaning, a word several: its synonyms are surer.
+        weight = _SYNONYM_OF_PHRASE if length > 1 else _SYNONYM
+        synonyms = SYNONYMS.get(key_of(" ".join(phrase)), ())
+        variants.extend(Variant(group, other.replace("-", " "), weight, False) for other in synonyms)
+    if not variants:
+        # Nothing but chatter ("how to get there"): then chatter is all that can be looked for.
+        variants = [Variant(number, word, _PART, True) for number, word in enumerate(words[:_MAX_GROUPS])]
+    typed = [variant for variant in variants if variant.typed]
+    others = [variant for variant in variants if not variant.typed]
+    return iter((typed + others)[: _MAX_VARIANTS * 2])
+
+
+def _phrase_length(words: Sequence[str], position: int) -> int:
+    """Return how many words from here on are an entry of the synonyms, the longest entry first; else 1."""
+    for length in range(min(MAX_PHRASE, len(words) - position), 1, -1):
+        if key_of(" ".join(words[position : position + length])) in SYNONYMS:
+            return length
+    return 1
+
+
+def plan_for(variants: Sequence[Variant], analysis: Analysis, tags: Sequence[str]) -> Plan:
+    """Weigh the terms by rarity and decide which of them fetch the candidates."""
+    terms: dict[str, list[_Term]] = defaultdict(list)
+    everything = sum(analysis.totals.values())
+    typed = sum(variant.typed for variant in variants)
+    found: dict[tuple[str, int], list[Lexeme]] = defaultdict(list)
+    for lexeme in analysis.lexemes:
+        found[lexeme.language, lexeme.number].append(lexeme)
+    for (language, number), lexemes in found.items():
+        variant = variants[number - 1]
+        # A language whose words the question does not use is not the customer's.
+        familiarity = (analysis.known.get(language, 0) + 0.5) / (typed + 0.5)
+        share = analysis.totals[language] / everything
+        for term in _terms(variant, lexemes):
+            term.weight *= variant.weight * familiarity**2 * (1 + _MAJORITY * share)
+            term.surety *= variant.weight
+            terms[language].append(term)
+    shares = {language: _shares(language, variants, found, analysis.totals[language]) for language in terms}
+    for language, known in terms.items():
+        _weigh_by_rarity(known, analysis.totals[language])
+    rarest = {
+        language: sorted(known, key=lambda term: term.articles)[:_MAX_VARIANTS] for language, known in terms.items()
+    }
+    most = max(map(len, rarest.values()), default=0)
+    plan = Plan(candidates=min(_CANDIDATES, _RANKS // (_UNPACKED + most)), unpacked=most > _FEW_TERMS)
+    for language, known in rarest.items():
+        plan.languages.append(language)
+        sources = _sources(known, plan.candidates)
+        # What the index looks for as well, so that it does not fetch other languages' articles to throw them away.
+        markers = [tag_marker(tag) for tag in tags]
+        if analysis.totals[language] * 2 < everything:
+            markers.append(_quoted(f"@{language}"))
+        for queries, wanted in zip((plan.contents, plan.titles, plan.commons, plan.scans), sources, strict=True):
+            queries.append(" & ".join([f"({wanted})", *markers]) if wanted else None)
+        for term in known:
+            plan.term_languages.append(language)
+            plan.term_groups.append(term.group)
+            plan.term_queries.append(term.query)
+            plan.term_weights.append(term.weight)
+            plan.term_sureties.append(term.surety)
+            plan.term_shares.append(shares[language].get(term.group, 0.0))
+    return plan
+
+
+def _shares(
+    language: str, variants: Sequence[Variant], found: Mapping[tuple[str, int], Sequence[Lexeme]], total: int
+) -> dict[int, float]:
+    """Return what part of the question each notion is in a language: the rarer the more, and unknown ones the most."""
+    telling: dict[int, float] = {}
+    for number, variant in enumerate(variants, 1):
+        lexemes = found.get((language, number), ())
+        if not lexemes:
+            continue  # the language's grammar, which says nothing
+        articles = max((lexeme.articles for lexeme in lexemes if not lexeme.corrected), default=0)
+        rarity = min(_RAREST, _rarity(articles, total)) if articles else _RAREST
+        if not articles and any(character.isdigit() for character in variant.words):
+            rarity = _NUMBER
+        if variant.typed or variant.group not in telling:
+            telling[variant.group] = min(rarity, telling.get(variant.group, rarity))
+    everything = sum(telling.values())
+    return {group: rarity / everything for group, rarity in telling.items()} if everything else {}
+
+
+def _rarity(articles: float, total: int) -> float:
+    """Return how much a word tells that so many of all articles have, as BM25 weighs it."""
+    return math.log(1 + (total - articles + 0.5) / (articles + 0.5))
+
+
+def _weigh_by_rarity(terms: Sequence[_Term], total: int) -> None:
+    """Weigh terms by how few articles hold them, as BM25 does, but count a notion as one word in part.
+
+    Otherwise a rare synonym of a common word ("package" where articles say "parcel") would outweigh all else.
+    """
+    notions: dict[int, int] = defaultdict(int)
+    for term in terms:
+        notions[term.group] = max(notions[term.group], term.articles)
+    for term in terms:
+        articles = math.sqrt(term.articles * notions[term.group])
+        term.weight *= _rarity(articles, total)
+
+
+def _terms(variant: Variant, lexemes: Sequence[Lexeme]) -> Iterator[_Term]:
+    parsed = [lexeme for lexeme in lexemes if not lexeme.corrected]
+    if parsed and all(lexeme.articles for lexeme in parsed):
+        yield _Term(
+            variant.group,
+            " & ".join(_quoted(lexeme.word) for lexeme in parsed),
+            1.0,
+            min(lexeme.articles for lexeme in parsed),
+            min(lexeme.titles for lexeme in parsed),
+        )
+    for lexeme in lexemes:
+        if lexeme.corrected and lexeme.articles:
+            yield _Term(
+                variant.group,
+                _quoted(lexeme.word),
+                _CORRECTION * lexeme.closeness,
+                lexeme.articles,
+                lexeme.titles,
+                _surety(variant.words, lexeme),
+            )
+
+
+def _surety(typed: str, meant: Lexeme) -> float:
+    """Return how sure it is that a misspelled word was meant: the more letters for each that is wrong, the surer."""
+    wrong = (1 / meant.closeness - 1) / _DISTANCE
+    return _CORRECTION * min(1.0, len(typed) / (_LETTERS_FOR_ONE * wrong)) ** 2
+
+
+def _quoted(lexeme: str) -> str:
+    """Return a lexeme as tsquery's input takes it, whatever characters it has."""
+    escaped = lexeme.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"
+
+
+def tag_marker(tag: str) -> str:
+    """Return what the index looks for: the tag in the ways in which it may be written."""
+    spellings = dict.fromkeys((tag, tag.lower(), tag.upper(), tag.capitalize(), tag.title()))
+    return f"({' | '.join(_quoted(f'#{spelling[:_MARKER_LENGTH]}') for spelling in spellings)})"
+
+
+def _sources(terms: Sequence[_Term], candidates: int) -> tuple[str | None, str | None, str | None, str | None]:
+    """Return what fetches candidates: rare words in the content, rare and common words in the title, a last resort.
+
+    Args:
+        terms: the rarest first.
+        candidates: articles that a source may bring.
+    """
+    by_title = sorted(terms, key=lambda term: term.titles)
+    content = list(_affordable(((term.query, term.articles) for term in terms), candidates))
+    title = list(_affordable(((term.query, term.titles) for term in by_title), candidates))
+    common: dict[int, list[_Term]] = defaultdict(list)
+    for term in sorted(terms, key=lambda term: -term.weight):
+        if term.titles > candidates:
+            common[term.group].append(term)
+    # Several common notions together are rare again.
+    notions = sorted(common.values(), key=lambda said: said[0].titles)[:3]
+    rarest = [f"({_any_of([term.query for term in said[:2]])})" for said in notions]
+    together = [" & ".join(pair) for pair in combinations(rarest, 2)] or rarest
+    scan = [] if content or title else [term.query for term in terms]
+    return _any_of(content), _any_of(title), _any_of(together), _any_of(scan)
+
+
+def _affordable(queries: Iterable[tuple[str, int]], candidates: int) -> Iterator[str]:
+    left = candidates
+    for query, matches in queries:
+        if 0 < matches <= left:
+            left -= matches
+            yield query
+
+
+def _any_of(queries: Sequence[str]) -> str | None:
+    return " | ".join(f"({query})" for query in queries) or None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from app.errors import BackendTimeout, CallerGone, CallerStalled, GatewayError, InternalError, TooManyRequests
+from app.guard.guard import Guard
 from app.lookout import Interruptible, Lookout
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
@@ -56,6 +57,8 @@ class Surroundings:
     settings: Settings
     recorder: Recorder
     lookout: Lookout
+    guard: Guard | None = None
+    """Whom everything is asked of; None lets everybody do everything."""
 
 
 class Admission(Interruptible):
@@ -69,16 +72,16 @@ class Admission(Interruptible):
         operation: what is done.
         context: who calls, and how.
 
-    Entering it gives the open server, or raises `TooManyRequests` if that works on as many calls as it may. Leaving it
-    turns what went wrong within into a `GatewayError`: `BackendTimeout` when the time is up, `InternalError` for
-    anything unforeseen, whose trace is logged under the request id.
+    Entering it gives the open server, or raises what the guard says no with, or `TooManyRequests` if the server works
+    on as many calls as it may. Leaving it turns what went wrong within into a `GatewayError`: `BackendTimeout` when the
+    time is up, `InternalError` for anything unforeseen, whose trace is logged under the request id.
     """
 
-    __slots__ = ("_around", "_call", "_narrow", "_serving", "_timer", "context", "log", "operation")
+    __slots__ = ("_around", "_call", "_narrow", "_timer", "context", "log", "operation", "serving")
 
     def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
         self._around = around
-        self._serving = serving
+        self.serving = serving
         self.operation = operation
         self.context = context
         self.log = serving.log
@@ -87,10 +90,12 @@ class Admission(Interruptible):
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> BaseMCPServer:
-        around, server = self._around, self._serving.server
+        around, server = self._around, self.serving.server
         assert server is not None, "the gateway is not open"
         around.recorder.started(self._call)
         try:
+            if around.guard is not None:
+                around.guard.admit(self.serving.kind.server_id, self.operation, self.context.principal)
             self._take_place()
         except GatewayError as error:
             self._ended(error.code)
@@ -114,7 +119,7 @@ class Admission(Interruptible):
             self._ended(error.code)
         elif isinstance(error, Exception):
             self._ended(InternalError.code)
-            raise self._serving.unforeseen(error, self.context) from error
+            raise self.serving.unforeseen(error, self.context) from error
         else:
             self._ended("cancelled")
 
@@ -125,7 +130,7 @@ class Admission(Interruptible):
             self.interrupt_after(gone, CallerGone())
 
     def _take_place(self) -> None:
-        serving, most = self._serving, self._around.settings.max_calls_in_flight
+        serving, most = self.serving, self._around.settings.max_calls_in_flight
         if serving.in_flight >= most:
             raise TooManyRequests(f"{serving.kind.name} works on {most} calls already. Repeat in a moment.")
         if serving.narrow and (narrow := serving.narrow.get(self.operation.name)) is not None:
@@ -137,7 +142,7 @@ class Admission(Interruptible):
         serving.in_flight += 1
 
     def _leave_place(self) -> None:
-        self._serving.in_flight -= 1
+        self.serving.in_flight -= 1
         if self._narrow is not None:
             self._narrow.in_flight -= 1
 
@@ -187,17 +192,17 @@ class StreamAdmission(Admission):
 
     def _take_place(self) -> None:
         """Take a place among the server's streams; the one that has waited longest for its caller makes room."""
-        streams, most = self._serving.streams, self._around.settings.max_streams
+        streams, most = self.serving.streams, self._around.settings.max_streams
         if len(streams) >= most:
             stalled = max(streams, key=lambda stream: stream.waited() if stream.waiting_since is not None else -1.0)
             if stalled.waiting_since is None or stalled.waited() < STALLED:
-                raise TooManyRequests(f"{self._serving.kind.name} carries {most} streams already (MAX_STREAMS).")
+                raise TooManyRequests(f"{self.serving.kind.name} carries {most} streams already (MAX_STREAMS).")
             streams.remove(stalled)
             stalled.interrupt(CallerStalled("Nothing was sent or taken, and another stream wants the place."))
         streams.add(self)
 
     def _leave_place(self) -> None:
-        self._serving.streams.discard(self)
+        self.serving.streams.discard(self)
 
     def _set_clock(self) -> None:
         """Interrupt it if it has waited too long for its caller; else look again when it might have."""

@@ -3,7 +3,7 @@
 The names are dotted so that a process imports only the servers that it serves.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Generic, TypeVar
@@ -53,6 +53,11 @@ class Offer(Generic[DeclaredT]):
     kind: ServerKind
     declared: DeclaredT
 
+    @property
+    def name(self) -> str:
+        """What rights to it are called by: a tool's name, a resource's template."""
+        return self.declared.name if isinstance(self.declared, Tool) else self.declared.template
+
 
 class Catalogue:
     """What is offered: the servers with their tools, resources and routes, in an order that stays.
@@ -68,17 +73,47 @@ class Catalogue:
     """
 
     def __init__(self, kinds: Sequence[ServerKind]) -> None:
+        _refuse_claims_of_two(kinds)
+        self._fill(
+            kinds,
+            [Offer(kind, each) for kind in kinds for each in kind.tools.values()],
+            [Offer(kind, each) for kind in kinds for each in kind.resources.values()],
+        )
+
+    def _fill(
+        self, kinds: Sequence[ServerKind], tools: Sequence[Offer[Tool]], resources: Sequence[Offer[Resource]]
+    ) -> None:
         self.servers: Mapping[str, ServerKind] = {kind.server_id: kind for kind in kinds}
         """By their ids."""
-        _refuse_claims_of_two(kinds)
         self._tools: dict[tuple[str | None, str], Offer[Tool]] = {}
         """By server and name, and by name alone."""
-        self._tools_of = {kind.server_id: [Offer(kind, each) for each in kind.tools.values()] for kind in kinds}
-        for server_id, offers in self._tools_of.items():
-            for offer in offers:
-                self._tools[server_id, offer.declared.name] = self._tools[None, offer.declared.name] = offer
-        self._resources_of = {kind.server_id: [Offer(kind, each) for each in kind.resources.values()] for kind in kinds}
-        self._scheme_owner = {each.scheme: kind.server_id for kind in kinds for each in kind.resources.values()}
+        self._tools_of: dict[str, list[Offer[Tool]]] = {server_id: [] for server_id in self.servers}
+        for offer in tools:
+            server_id, name = offer.kind.server_id, offer.declared.name
+            self._tools_of[server_id].append(offer)
+            self._tools[server_id, name] = self._tools[None, name] = offer
+        self._resources_of: dict[str, list[Offer[Resource]]] = {server_id: [] for server_id in self.servers}
+        for found in resources:
+            self._resources_of[found.kind.server_id].append(found)
+        self._scheme_owner = {found.declared.scheme: found.kind.server_id for found in resources}
+
+    def restricted(
+        self,
+        tool: Callable[[Offer[Tool]], Offer[Tool] | None],
+        resource: Callable[[Offer[Resource]], Offer[Resource] | None],
+    ) -> "Catalogue":
+        """Return a catalogue of less: a server of which nothing is left is not there, nor is a route without its tool.
+
+        Args:
+            tool: returns what stands for a tool, None for nothing.
+            resource: the same of a resource.
+        """
+        tools = [seen for offer in self.tools() if (seen := tool(offer)) is not None]
+        resources = [seen for offer in self.resources() if (seen := resource(offer)) is not None]
+        left = {offer.kind.server_id for offer in (*tools, *resources)}
+        less = Catalogue(())
+        less._fill([kind for name, kind in self.servers.items() if name in left], tools, resources)
+        return less
 
     # What there is. `server` is a server's name, or None for all of them.
 
@@ -108,7 +143,10 @@ class Catalogue:
 
     def routes(self) -> Iterator[tuple[ServerKind, HttpRoute]]:
         """Iterate over the plain HTTP routes."""
-        return ((kind, route) for kind in self.servers.values() for route in kind.routes.values())
+        for kind in self.servers.values():
+            for route in kind.routes.values():
+                if (kind.server_id, route.acts_as) in self._tools:
+                    yield kind, route
 
     # What somebody names
 

@@ -1,11 +1,11 @@
 """The one way in, and the one pipeline: whatever a caller wants done is an `Operation`, and passes the same stages.
 
 1. *Look up* what is wanted among what the principal may see (`offered_to`).
-2. *Admit* it: a place, and a clock (`Admission`). Whoever has no right to call is to be refused before this.
-3. *Parse* what was given as arguments. Nobody without the right to call has learned by now what they are called, and
-   rules about arguments are to judge what was parsed, since one thing has many spellings.
-4. *Run* it, and write its result down.
-5. *Record* how it ended, whichever way that was.
+2. *Admit* it: the right to do it and its limit (`Guard.admit`), a place, and a clock (`Admission`).
+3. *Parse* what was given as arguments. Nobody without the right to call has learned by now what they are called.
+4. *Judge* what was parsed (`Guard.judge`), since one thing has many spellings.
+5. *Run* it, and write its result down.
+6. *Record* how it ended, whichever way that was.
 
 So a rule written here holds for REST, MCP, WebSocket and stdio alike, for tools, resources, streams, watches
 and listings.
@@ -29,7 +29,7 @@ from starlette.responses import Response
 
 from app.admission import Admission, Narrow, Serving, StreamAdmission, Surroundings
 from app.budget import LARGE, Budget, Share
-from app.catalogue import Catalogue, quoted
+from app.catalogue import Catalogue, Offer, quoted
 from app.errors import (
     GatewayError,
     InvalidArguments,
@@ -38,14 +38,15 @@ from app.errors import (
     UnknownServer,
     UnknownTool,
 )
+from app.guard.guard import Guard
 from app.guard.principal import ANONYMOUS, Principal
 from app.logs import CallLog
 from app.lookout import Lookout
 from app.results import ProtocolResult, RawResult, parse_json
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
-from app.servers.declaring import HttpRoute, Tool, Update
-from app.servers.operations import Operation
+from app.servers.declaring import HttpRoute, Resource, Tool, Update
+from app.servers.operations import Operation, no_arguments
 from app.settings import Settings
 from app.stages import Stages
 from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall
@@ -67,13 +68,21 @@ class Gateway:
         kinds: server classes, opened with the gateway, and servers that are constructed already.
         settings: limits of the process.
         sinks: told of every call, beside the log.
+        guard: says who may do what; without one everybody may do everything.
 
     Raises:
         ValueError: two servers claim one name, one tool or one resource scheme, which share `/mcp`.
     """
 
-    def __init__(self, kinds: Sequence[ServerKind], settings: Settings, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[ServerKind],
+        settings: Settings,
+        sinks: Sequence[Sink] = (),
+        guard: Guard | None = None,
+    ) -> None:
         self.settings = settings
+        self.guard = guard
         self.catalogue = Catalogue(kinds)
         """All that this process serves, for whoever builds ways to it. What somebody may see of it: `offered_to`."""
         self.subscriptions = 0
@@ -114,7 +123,7 @@ class Gateway:
         self.stopping = False
         self.closing.clear()
         log = CallLog({serving.kind.server_id: serving.log for serving in self._serving.values()})
-        self._around = Surroundings(self.settings, Recorder((log, *self._sinks)), Lookout())
+        self._around = Surroundings(self.settings, Recorder((log, *self._sinks)), Lookout(), self.guard)
         self.unfolding = asyncio.Lock()
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
@@ -152,11 +161,8 @@ class Gateway:
         return self._serving[self.catalogue.server(server)].streams
 
     def offered_to(self, principal: Principal) -> Catalogue:
-        """Return what a principal may see: its calls are looked up there, and its listings made from it.
-
-        Everybody may see all of it.
-        """
-        return self.catalogue
+        """Return what a principal may see: its calls are looked up there, and its listings made from it."""
+        return self.catalogue if self.guard is None else self.guard.offered_to(principal, self.catalogue)
 
     def is_shown(self, kind: ServerKind) -> bool:
         """Tell whether MCP's listings show a server: not if nothing of it could work for lack of a setting."""
@@ -246,7 +252,9 @@ class Gateway:
             stack.enter_context(self.subscription(context, connection))
             return await stack.enter_async_context(resource.watcher(server, **arguments))
 
-        operation = Operation(f"watch {resource.template}", parse, begin, read_only=True)
+        operation = Operation(
+            f"watch {resource.template}", resource.template, parse, begin, True, resource.with_arguments
+        )
         try:
             async with AsyncExitStack() as stack:
                 # Only the start is a call: afterwards a subscription takes no place among the calls in flight.
@@ -274,7 +282,9 @@ class Gateway:
         async def run(server: BaseMCPServer, arguments: dict[str, Any], context: CallContext) -> None:
             await carry(stream, partial(route.method, server, context=context, **arguments))
 
-        operation = Operation(route.name, route.parse, run, read_only=offer.declared.read_only)
+        operation = Operation(
+            route.name, route.acts_as, route.parse, run, offer.declared.read_only, route.with_arguments
+        )
         stream = StreamAdmission(self._around, self._serving[offer.kind], operation, context)
         await self._pass(stream, path, _as_it_is)
 
@@ -297,7 +307,7 @@ class Gateway:
         async def run(*_: object) -> T:
             return describe(self.offered_to(context.principal))
 
-        operation = Operation(listing, _as_it_is, run, read_only=True)
+        operation = Operation(listing, None, _as_it_is, run, True, no_arguments)
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     async def handle(
@@ -319,7 +329,7 @@ class Gateway:
         def handle(*_: object) -> Awaitable[ProtocolResult]:
             return run()
 
-        operation = Operation(method, _as_it_is, handle, read_only=False)
+        operation = Operation(method, None, _as_it_is, handle, False, no_arguments)
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     @contextmanager
@@ -370,13 +380,42 @@ class Gateway:
         try:
             return find(self.offered_to(context.principal), server, name)
         except (UnknownServer, UnknownTool, UnknownResource) as error:
+            refusal = self._why_not(find, server, name, context.principal) or error
             where = "all" if server is None else quoted(server)
             # Of a URI the scheme: the rest may be about a customer.
             what = quoted("".join(name.partition("://")[:2]))
             call = StartedCall(where, what, context, perf_counter())
             self._around.recorder.started(call)
-            self._around.recorder.ended(EndedCall(call, error.code, 0.0))
-            raise
+            self._around.recorder.ended(EndedCall(call, refusal.code, 0.0))
+            if refusal is error:
+                raise
+            raise refusal from None
+
+    def _why_not(
+        self, find: Callable[[Catalogue, Any, str], Any], server: str | None, name: str, principal: Principal
+    ) -> GatewayError | None:
+        """Return why a principal may not use what it has not found; None if there is no such thing at all.
+
+        What is kept from a caller is told apart from what does not exist: a caller has to know what to ask for, and the
+        names of tools are no secret. Of a server of which it may use nothing, it learns no names of things.
+        """
+        if self.guard is None:
+            return None
+        try:
+            found = find(self.catalogue, server, name)
+        except (UnknownTool, UnknownResource):
+            # On a server that is kept from it.
+            if server is None or self.catalogue.server(server).server_id in self.offered_to(principal).servers:
+                return None
+            return self.guard.why_not(principal, self.catalogue.server(server).server_id, None)
+        except UnknownServer:
+            return None
+        if isinstance(found, tuple):
+            found = cast("tuple[Offer[Resource], object]", found)[0]
+        if isinstance(found, Offer):
+            offer = cast("Offer[Tool] | Offer[Resource]", found)
+            return self.guard.why_not(principal, offer.kind.server_id, offer.name)
+        return self.guard.why_not(principal, cast("ServerKind", found).server_id, None)
 
     def _refuse_beyond(self, size: int, own: Share | None) -> None:
         """Refuse a large result, or a call that changes something, while those before it wait to be written.
@@ -417,6 +456,9 @@ class Gateway:
             if changes and self.results.held:
                 self._refuse_beyond(0, held)
             arguments = operation.parse(given)
+            if (guard := self.guard) is not None:
+                context = admission.context
+                arguments = guard.judge(admission.serving.kind.server_id, operation, context.principal, arguments)
             written = write(await operation.run(server, arguments, admission.context))
             if isinstance(written, bytes) and len(written) > LARGE and not changes:
                 self._refuse_beyond(len(written), held)

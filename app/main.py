@@ -27,6 +27,7 @@ from app.faces.rest import (
 from app.faces.streamable_http import StreamableHTTP, mcp_route
 from app.faces.websocket import WebSocketFace
 from app.gateway import Gateway
+from app.guard.guard import Guard
 from app.routers.health import health_router
 from app.servers.base import ServerKind
 from app.settings import Settings
@@ -81,6 +82,7 @@ def create_app(
     *,
     root_server: str | None = None,
     launched: LaunchedByClients | None = None,
+    guard: Guard | None = None,
 ) -> GatewayApp:
     """Return the gateway as one ASGI application.
 
@@ -90,9 +92,10 @@ def create_app(
         service_settings: in place of what single servers would read from the environment.
         root_server: the server whose WebSocket also answers at `/`, where it has the process to itself.
         launched: what the home page tells clients that launch a process of their own.
+        guard: says who may do what; without one everybody may do everything.
     """
     settings = settings or Settings()
-    gateway = Gateway(load_servers() if servers is None else servers, settings)
+    gateway = Gateway(load_servers() if servers is None else servers, settings, guard=guard)
     endpoints = tool_endpoints(gateway)
     mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}
     for server_id in gateway.catalogue.servers:

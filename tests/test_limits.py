@@ -16,7 +16,6 @@ import app
 PAGE = Path(__file__).parent.parent / "docs" / "limits.md"
 NO_BOUNDS = {
     "PORT": "an address",
-    "app.guard.limits._MOST_BUCKETS": "no caller reaches the guard yet",
     "app.faces.jsonrpc._LONGEST_INTEGER": "a form of numbers",
     "app.services.kafka.reading._LARGEST": "the largest offset that Kafka knows",
     "app.services.postgres.sql.json_forms.MAX_SAFE_INTEGER": "a form of numbers",

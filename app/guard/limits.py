@@ -2,7 +2,7 @@
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -22,6 +22,11 @@ class Rate:
 
     per_second: float
     burst: int
+    text: str = field(default="", compare=False)
+    """As it was written."""
+
+    def __str__(self) -> str:
+        return self.text or f"{self.per_second:g}/s burst {self.burst}"
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -34,7 +39,7 @@ class Rate:
         if found is None:
             raise ValueError("expected a limit such as '600/min burst 60' or '5/s'")
         calls = int(found["calls"])
-        return cls(calls / _UNITS[found["unit"]], int(found["burst"] or max(1, calls // 10)))
+        return cls(calls / _UNITS[found["unit"]], int(found["burst"] or max(1, calls // 10)), text.strip())
 
 
 class RateLimiter:

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from app.catalogue import Catalogue
 from app.guard.limits import Rate
 from app.guard.rules import PLACEHOLDER, Rule, RuleAsWritten, unknown_placeholders
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+DEVELOPER = "developer"
+"""The role that may do everything. It is there without a file, and a file may define it anew."""
 
 
 class PolicyMistake(ValueError):
@@ -100,6 +102,10 @@ class Rights:
         default_factory=dict[tuple[str, str], tuple[Grant, ...]]
     )
     """By server and name. A call needs one grant whose rules it passes; what is not here is not allowed."""
+    ruled: Mapping[tuple[str, str], tuple[tuple[Rule, ...], ...]] = field(
+        default_factory=dict[tuple[str, str], tuple[tuple[Rule, ...], ...]]
+    )
+    """What of it is allowed with some arguments only: the rules of each grant."""
     rate: Rate | None = None
     """The highest limit of the roles; None where one of them has none."""
 
@@ -120,7 +126,8 @@ class Policy:
         self.public_url = written.auth.public_url if written.auth else None
         self.has_auth = written.auth is not None
         """Whether callers have to show who they are."""
-        self.roles: Mapping[str, RoleAsWritten] = written.role
+        everything = RoleAsWritten(allow=[f"{server}:write" for server in vocabulary])
+        self.roles: Mapping[str, RoleAsWritten] = {DEVELOPER: everything, **written.role}
         self._vocabulary = vocabulary
         self._compiled: dict[tuple[frozenset[str], bool], Rights] = {}
         mistakes = list(_mistakes(written, vocabulary, places))
@@ -154,6 +161,11 @@ class Policy:
             raise PolicyMistake("\n".join(dict.fromkeys(lines))) from None
         return cls(written, vocabulary, places)
 
+    @classmethod
+    def without_file(cls, vocabulary: Vocabulary) -> Self:
+        """Return what holds where there is no file: `developer` may do everything, and nobody else anything."""
+        return cls(FileAsWritten(), vocabulary, Places(Path("switchboard.toml"), ""))
+
     def rights(self, roles: frozenset[str], *, bound: bool) -> Rights:
         """Return what a principal of these roles may do; the same object each time.
 
@@ -166,14 +178,24 @@ class Policy:
             found = self._compiled[roles, bound] = self._compile(roles, bound=bound)
         return found
 
-    def scopes_for(self, server: str, name: str) -> list[str]:
-        """Return the scopes each of which grants something, the narrowest first."""
-        known = self._vocabulary.get(server, {}).get(name)
+    def scope_of(self, server: str, name: str | None) -> str:
+        """Return the narrowest scope that grants something, as the file has it."""
+        if name is None:
+            return server
+        return name.partition("{?")[0] if "://" in name else f"{server}:{name}"
+
+    def scopes_for(self, server: str, name: str | None) -> list[str]:
+        """Return the scopes each of which grants something, the narrowest first; None as its name means the server."""
+        known = Known() if name is None else self._vocabulary.get(server, {}).get(name)
         if known is None:
             return []
         wide = [f"{server}:read", f"{server}:write"] if known.read_only else [f"{server}:write"]
-        own = name if not known.tool and "://" in name else f"{server}:{name}"
-        return [own, *wide]
+        return wide if name is None else [self.scope_of(server, name), *wide]
+
+    def denied_by(self, roles: frozenset[str], server: str, name: str) -> str | None:
+        """Return the role, of some, that denies something; None if none does."""
+        entries = ((role, entry) for role in sorted(roles & self.roles.keys()) for entry in self.roles[role].deny)
+        return next((role for role, entry in entries if (server, name) in _expanded(entry, self._vocabulary)), None)
 
     def _compile(self, roles: frozenset[str], *, bound: bool) -> Rights:
         held = {name: self.roles[name] for name in sorted(roles) if name in self.roles}
@@ -194,7 +216,21 @@ class Policy:
         limits = [role.limit for role in held.values()]
         rates = [Rate.read(limit) for limit in limits if limit is not None]
         highest = max(rates, key=lambda rate: (rate.per_second, rate.burst), default=None)
-        return Rights(grants, None if None in limits else highest)
+        ruled = {key: tuple(grant.rules for grant in found) for key, found in grants.items()}
+        ruled = {key: rules for key, rules in ruled.items() if all(rules)}
+        return Rights(grants, ruled, None if None in limits else highest)
+
+
+def vocabulary_of(catalogue: Catalogue) -> Vocabulary:
+    """Return what the servers of a catalogue offer, for a policy to name."""
+    vocabulary: dict[str, dict[str, Known]] = {server: {} for server in catalogue.servers}
+    for offer in catalogue.tools():
+        tool = offer.declared
+        known = Known(read_only=tool.read_only, arguments=tool.argument_names, tool=True)
+        vocabulary[offer.kind.server_id][tool.name] = known
+    for offer in catalogue.resources():
+        vocabulary[offer.kind.server_id][offer.declared.template] = Known()
+    return vocabulary
 
 
 def _expanded(entry: str, vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ from pydantic_core import SchemaSerializer, SchemaValidator, to_json
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from app.errors import MOST_REFUSALS, GatewayError, InvalidArguments, MalformedRequest, failures_of
+from app.errors import MOST_REFUSALS, ArgumentRefused, GatewayError, InvalidArguments, MalformedRequest, failures_of
 from app.exact_json import ALTERED, NotExact, NotJson, ReadText, read
 from app.guard.principal import Principal
 from app.results import ProtocolResult, RawResult, Result, parse_json
@@ -218,7 +218,15 @@ class Tool:
     @cached_property
     def operation(self) -> Operation:
         """A call of it, as the gateway runs it."""
-        return Operation(self.name, self.parse, self.run, self.read_only, self.timeout)
+        return Operation(self.name, self.name, self.parse, self.run, self.read_only, self.with_arguments, self.timeout)
+
+    @cached_property
+    def argument_names(self) -> frozenset[str] | None:
+        """What its arguments are called; None where they may be called anything."""
+        if self.arguments is not None:
+            return frozenset(self.arguments.model_fields)
+        properties = self.input_schema.get("properties")
+        return frozenset(properties) if isinstance(properties, dict) else None
 
     def parse(self, raw: bytes) -> BaseModel | JsonObject:
         """Check an arguments object, as JSON: what fits the schema strictly, or certainly means something that does.
@@ -242,6 +250,22 @@ class Tool:
             return self._validator.validate_json(text, strict=True)
         except ValidationError as error:
             return self._parse_leniently(given, error)
+
+    def with_arguments(
+        self, parsed: BaseModel | JsonObject, changes: Mapping[str, JsonValue]
+    ) -> BaseModel | JsonObject:
+        """Return parsed arguments with others in place of some, checked again.
+
+        Raises:
+            InvalidArguments: these don't go with the ones that the caller has given.
+        """
+        if isinstance(parsed, dict):
+            return self._parse_by_schema({**parsed, **changes})
+        given = {name: value for name, value in parsed.__dict__.items() if name in parsed.model_fields_set}
+        try:
+            return type(parsed).model_validate({**given, **changes})
+        except ValidationError as error:
+            raise InvalidArguments.from_validation(failures_of(error)) from None
 
     def _parse_leniently(self, given: Any, refused: ValidationError) -> BaseModel:
         """Take what strictness has refused but whose meaning is certain; only calls that would fail pay for it."""
@@ -440,6 +464,14 @@ class Resource:
         except ValidationError as error:
             raise InvalidArguments.from_validation(failures_of(error)) from None
 
+    def with_arguments(self, parsed: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return checked variables with others in place of some, checked again.
+
+        Raises:
+            InvalidArguments: as for `parse`.
+        """
+        return _checked(self.arguments, {**parsed, **changes})
+
     def run(
         self, server: object, variables: Mapping[str, Any], context: CallContext
     ) -> Awaitable[Result | RawResult[Any]]:
@@ -458,7 +490,10 @@ class Resource:
         def run_undeclared(server: CallsTools, _: Mapping[str, Any], context: CallContext) -> Awaitable[Any]:
             return server.read_undeclared(uri, context)
 
-        return Operation(self.template, self.parse, self.run if self.method else run_undeclared, read_only=True)
+        run = self.run if self.method else run_undeclared
+        return Operation(
+            self.template, self.template, self.parse, run, read_only=True, with_arguments=self.with_arguments
+        )
 
 
 @dataclass(frozen=True)
@@ -525,6 +560,17 @@ class HttpRoute:
             return dict(self.arguments.model_validate_strings(given).__dict__)
         except ValidationError as error:
             raise InvalidArguments.from_validation(failures_of(error)) from None
+
+    def with_arguments(self, parsed: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the variables of a path with others in place of some, checked again.
+
+        Raises:
+            ArgumentRefused: the path can't say one of them.
+            InvalidArguments: as for `parse`.
+        """
+        if unknown := changes.keys() - parsed.keys():
+            raise ArgumentRefused(f"{', '.join(sorted(unknown))}: can't be said here; call {self.acts_as} instead")
+        return _checked(self.arguments, {**parsed, **changes})
 
 
 Update = Mapping[str, JsonValue]
@@ -639,6 +685,15 @@ def watch(template: str) -> Callable[[_Method], _Method]:
         return method
 
     return declare
+
+
+def _checked(arguments: type[BaseModel] | None, values: dict[str, Any]) -> dict[str, Any]:
+    if arguments is None:
+        return values
+    try:
+        return dict(arguments.model_validate(values).__dict__)
+    except ValidationError as error:
+        raise InvalidArguments.from_validation(failures_of(error)) from None
 
 
 def _with_success(schema: Mapping[str, JsonValue]) -> JsonObject:

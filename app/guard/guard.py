@@ -1,0 +1,141 @@
+"""The guard: what a principal may see, do and say. The gateway asks it at the stages of its pipeline.
+
+It knows no face and no service. A gateway without one lets everybody do everything, as tests and programs of one's own
+may want it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
+
+from app.catalogue import Catalogue, Offer
+from app.errors import ArgumentRefused, GatewayError, InsufficientScope, RateLimited
+from app.guard.limits import RateLimiter
+from app.guard.policy import DEVELOPER, Policy, Rights
+from app.guard.principal import ANONYMOUS, Principal
+from app.guard.rules import Refused, Rule
+from app.servers.operations import Operation
+
+_DEVELOPERS = frozenset({DEVELOPER})
+
+
+class Guard:
+    """Holds callers to a policy.
+
+    Args:
+        policy: what roles may do, compiled against what the gateway offers.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._limiter = RateLimiter()
+        self._offered: dict[tuple[frozenset[str], bool], tuple[Catalogue, Catalogue]] = {}
+        """All there is, and what of it is seen, by roles and by whether the principal is bound. There are as many as
+        sets of roles that somebody has made keys with."""
+
+    def offered_to(self, principal: Principal, whole: Catalogue) -> Catalogue:
+        """Return what a principal may see of all that there is: what it may use. It is the same object each time."""
+        key = (self._roles(principal), principal.customer is not None)
+        of, seen = self._offered.get(key, (None, whole))
+        if of is not whole:
+            grants = self._rights(principal).grants
+
+            def allowed(offer: Offer[Any]) -> Offer[Any] | None:
+                return offer if (offer.kind.server_id, offer.name) in grants else None
+
+            seen = whole.restricted(allowed, allowed)
+            self._offered[key] = whole, seen
+        return seen
+
+    def why_not(self, principal: Principal, server: str, name: str | None) -> GatewayError:
+        """Return what to tell a principal of something that exists and that it may not use.
+
+        Args:
+            principal: who wanted it.
+            server: the server's id.
+            name: of a tool, a resource (its template) or `prompt/<name>`; None for the server itself.
+        """
+        what = self.policy.scope_of(server, name)
+        if name is not None and (role := self.policy.denied_by(self._roles(principal), server, name)):
+            return InsufficientScope(f"{what} is denied to the role {role}, whatever other roles allow.")
+        scopes = self.policy.scopes_for(server, name)
+        return InsufficientScope(
+            f"{what} is not allowed to this caller. It takes one of {', '.join(scopes)}.", scopes=scopes
+        )
+
+    def admit(self, server: str, operation: Operation, principal: Principal) -> None:
+        """Let a principal begin an operation. That costs a token of its limit.
+
+        Args:
+            server: the id of the operation's server.
+            operation: what is wanted.
+            principal: who wants it.
+
+        Raises:
+            InsufficientScope: no role allows it.
+            RateLimited: the limit is used up for now.
+        """
+        if operation.obeys is None:
+            return
+        rights = self._rights(principal)
+        if (server, operation.obeys) not in rights.grants:
+            raise self.why_not(principal, server, operation.obeys)
+        if rights.rate is not None and (wait := self._limiter.take(principal.id, rights.rate)):
+            raise RateLimited(f"This caller may make {rights.rate} calls. Repeat in {wait:.3g} s.", retry_after=wait)
+
+    def judge(self, server: str, operation: Operation, principal: Principal, arguments: Any) -> Any:
+        """Hold parsed arguments against the rules on them; return those with which the operation is run.
+
+        Args:
+            server: the id of the operation's server.
+            operation: what is wanted.
+            principal: who wants it.
+            arguments: what `Operation.parse` has made of what was given.
+
+        Raises:
+            ArgumentRefused: no role that allows the operation allows it with these.
+        """
+        if operation.obeys is None:
+            return arguments
+        ruled = self._rights(principal).ruled.get((server, operation.obeys))
+        if ruled is None:
+            return arguments
+        refusals: list[str] = []
+        for rules in ruled:
+            try:
+                changes = _changes(rules, arguments, principal)
+            except Refused as error:
+                refusals.append(str(error))
+            else:
+                return operation.with_arguments(arguments, changes) if changes else arguments
+        raise ArgumentRefused("; or ".join(dict.fromkeys(refusals)))
+
+    def _rights(self, principal: Principal) -> Rights:
+        return self.policy.rights(self._roles(principal), bound=principal.customer is not None)
+
+    def _roles(self, principal: Principal) -> frozenset[str]:
+        """Return the roles of a principal; where nobody is asked who he is, everybody develops."""
+        return _DEVELOPERS if principal is ANONYMOUS and not self.policy.has_auth else principal.roles
+
+
+def _changes(rules: Sequence[Rule], arguments: Any, principal: Principal) -> Mapping[str, JsonValue]:
+    """Return what rules change of arguments.
+
+    Raises:
+        Refused: an argument breaks one of them.
+    """
+    changes: dict[str, JsonValue] = {}
+    for rule in rules:
+        given = changes.get(rule.argument, _value(arguments, rule.argument))
+        if (judged := rule.judge(given, principal.customer)) is not given:
+            changes[rule.argument] = judged
+    return changes
+
+
+def _value(arguments: Any, name: str) -> JsonValue:
+    """Return an argument, None if it was left out and has no default."""
+    given = cast("Mapping[str, Any]", arguments if isinstance(arguments, dict) else arguments.__dict__)
+    value = given.get(name)
+    return value if type(value) in (str, int) else to_jsonable_python(value)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -191,15 +192,27 @@ class StreamAdmission(Admission):
         return self._waited + (now - self.waiting_since if self.waiting_since is not None else 0.0)
 
     def _take_place(self) -> None:
-        """Take a place among the server's streams; the one that has waited longest for its caller makes room."""
-        streams, most = self.serving.streams, self._around.settings.max_streams
-        if len(streams) >= most:
-            stalled = max(streams, key=lambda stream: stream.waited() if stream.waiting_since is not None else -1.0)
-            if stalled.waiting_since is None or stalled.waited() < STALLED:
-                raise TooManyRequests(f"{self.serving.kind.name} carries {most} streams already (MAX_STREAMS).")
-            streams.remove(stalled)
-            stalled.interrupt(CallerStalled("Nothing was sent or taken, and another stream wants the place."))
+        """Take a place among the server's streams, and among the caller's."""
+        settings, streams = self._around.settings, self.serving.streams
+        caller = self.context.caller
+        own = [stream for stream in streams if stream.context.caller == caller]
+        if len(own) >= settings.max_streams_per_caller:
+            self._make_room(own, "for one caller (MAX_STREAMS_PER_CALLER). End one first.")
+        if len(streams) >= settings.max_streams:
+            self._make_room(streams, "(MAX_STREAMS). Repeat in a moment.")
         streams.add(self)
+
+    def _make_room(self, among: Collection["StreamAdmission"], reason: str) -> None:
+        """End the stream that has waited longest for its caller.
+
+        Raises:
+            TooManyRequests: none has stalled.
+        """
+        stalled = max(among, key=lambda stream: stream.waited() if stream.waiting_since is not None else -1.0)
+        if stalled.waiting_since is None or stalled.waited() < STALLED:
+            raise TooManyRequests(f"{self.serving.kind.name} carries {len(among)} streams already {reason}")
+        self.serving.streams.remove(stalled)
+        stalled.interrupt(CallerStalled("Nothing was sent or taken, and another stream wants the place."))
 
     def _leave_place(self) -> None:
         self.serving.streams.discard(self)

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence, Set
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -39,7 +39,7 @@ from app.errors import (
     UnknownTool,
 )
 from app.guard.guard import Guard
-from app.guard.principal import ANONYMOUS, Principal
+from app.guard.principal import Principal
 from app.logs import CallLog
 from app.lookout import Lookout
 from app.results import ProtocolResult, RawResult, parse_json
@@ -55,6 +55,7 @@ T = TypeVar("T")
 FoundT = TypeVar("FoundT")
 MOST_OF_A_CONNECTION = 128
 """Subscriptions of one connection, or of one stream over HTTP."""
+_LISTEN = "subscriptions/listen"
 Respond = Callable[[Request], Awaitable[Response]]
 """Answers a request with a response that may stream."""
 Carry = Callable[[StreamAdmission, Respond], Awaitable[None]]
@@ -232,12 +233,12 @@ class Gateway:
             server: the server's name; None for all.
             uri: of the resource.
             context: who subscribes.
-            connection: as for `subscription`.
+            connection: any object that stands for the one connection, or request, which it ends with.
 
         Raises:
             UnknownResource: there is no such resource.
             InvalidArguments: it exists but can't be watched.
-            TooManyRequests: as for `subscription`.
+            TooManyRequests: the process, the caller or the connection has as many as it may.
         """
         offer, variables = self._look_up(Catalogue.resource, server, uri, context)
         serving, resource = self._serving[offer.kind], offer.declared
@@ -249,7 +250,7 @@ class Gateway:
 
         async def begin(server: BaseMCPServer, arguments: dict[str, Any], _: CallContext) -> AsyncIterator[Update]:
             assert resource.watcher is not None
-            stack.enter_context(self.subscription(context, connection))
+            stack.enter_context(self._subscription(context, connection))
             return await stack.enter_async_context(resource.watcher(server, **arguments))
 
         operation = Operation(
@@ -263,6 +264,27 @@ class Gateway:
             raise
         except Exception as error:
             raise serving.unforeseen(error, context) from error
+
+    @asynccontextmanager
+    async def listen(self, server: str | None, context: CallContext, connection: object) -> AsyncGenerator[None]:
+        """Begin a stream of events that watches nothing: while it lasts it counts like one that does.
+
+        Args:
+            server: the server's name; None for all.
+            context: who listens.
+            connection: as for `watch`.
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+        kind = self._all if server is None else self._look_up(_server, server, _LISTEN, context)
+
+        async def begin(*_: object) -> None:
+            stack.enter_context(self._subscription(context, connection))
+
+        operation = Operation(_LISTEN, None, _as_it_is, begin, True, no_arguments)
+        with ExitStack() as stack:
+            yield await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     async def stream(self, server: str, route: HttpRoute, path: str, context: CallContext, carry: Carry) -> None:
         """Run a server's plain HTTP route, its streaming included, under the rules of the tool that it acts as.
@@ -333,7 +355,7 @@ class Gateway:
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     @contextmanager
-    def subscription(self, context: CallContext, connection: object) -> Generator[None]:
+    def _subscription(self, context: CallContext, connection: object) -> Generator[None]:
         """Count a subscription, or a stream of events without any, while it lasts.
 
         Args:
@@ -343,8 +365,7 @@ class Gateway:
         Raises:
             TooManyRequests: the process, the caller or the connection has as many as it may.
         """
-        # Before it is known who calls, its address is all that tells it from others.
-        caller = context.address if context.principal is ANONYMOUS else f"principal {context.principal.id}"
+        caller = context.caller
         most = self.settings.max_subscriptions
         of_caller = min(most, self.settings.max_subscriptions_per_caller)
         if self.subscriptions >= most:

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         default=128, ge=1, description="Streams, such as those of S3 objects, that one server carries at a time."
     )
+    max_streams_per_caller: int = Field(
+        default=32, ge=1, description="Those of one caller: of a principal, of an address before one is known."
+    )
     stream_idle_timeout: Seconds = Field(
         default=20.0, description="Seconds that a stream waits for its caller to send, or to take, the next bytes."
     )

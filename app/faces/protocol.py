@@ -6,7 +6,7 @@ Streamable HTTP, WebSocket and stdio differ only in how messages travel, and in 
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -304,11 +304,11 @@ async def _listen(
     refused: GatewayError | None = None
     async with asyncio.TaskGroup() as tasks:
         closed = tasks.create_task(closing.wait())
-        counted = ExitStack()
+        counted = AsyncExitStack()
         try:
-            if not wanted:  # it holds as much as one that listens to something
+            if not wanted:
                 try:
-                    counted.enter_context(gateway.subscription(call, connection))
+                    await counted.enter_async_context(gateway.listen(server, call, connection))
                 except GatewayError as error:
                     refused = error
             for uri in wanted:
@@ -334,7 +334,7 @@ async def _listen(
                     await closed
         finally:
             closed.cancel()
-            counted.close()
+            await counted.aclose()
             await end(watched.values())
     if refused is not None and not watched:
         raise _protocol_error(refused, call)

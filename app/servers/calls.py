@@ -58,3 +58,8 @@ class CallContext(msgspec.Struct, frozen=True):
     """Returns when the caller has gone, which cancels the call; None where the face sees to that itself."""
     session: Any = None
     """The MCP SDK's request context, on the faces that speak MCP; for servers that are themselves protocol fixtures."""
+
+    @property
+    def caller(self) -> str:
+        """Whose share of what there is a call takes: before it is known who calls, its address is all that tells."""
+        return self.address if self.principal is ANONYMOUS else f"principal {self.principal.id}"

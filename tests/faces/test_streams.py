@@ -145,6 +145,32 @@ async def test_a_stream_too_many_is_refused_while_the_others_work() -> None:
         assert refused.headers["retry-after"] == "1"
 
 
+async def test_one_caller_leaves_streams_to_others() -> None:
+    settings = {"max_streams": 5, "max_streams_per_caller": 2, "trusted_proxies": ["127.0.0.1"]}
+    async with clock_with(**settings) as (served, http), AsyncExitStack() as stack:
+        for address in ("192.0.2.1", "192.0.2.2"):
+            theirs = {"x-forwarded-for": address}
+            for _ in range(2):
+                await stack.enter_async_context(http.stream("GET", "/mcp/clock/pendulum", headers=theirs))
+            refused = await http.post("/mcp/clock/tape", content=b"x", headers=theirs)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+            assert "MAX_STREAMS_PER_CALLER" in refused.json()["detail"]
+        assert (await http.post("/mcp/clock/tape", content=b"four")).text == "4"
+        assert len(served.app.state.gateway.streams("clock")) == 4
+
+
+async def test_a_callers_own_stalled_stream_makes_room_within_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.admission.STALLED", 0.0)
+    settings = {"max_streams_per_caller": 1, "trusted_proxies": ["127.0.0.1"]}
+    async with clock_with(**settings) as (served, http), stalled_upload(served) as reader:
+        await stalled(served, 1)
+        others = await http.post("/mcp/clock/tape", content=b"four", headers={"x-forwarded-for": "192.0.2.1"})
+        assert others.text == "4"
+        assert len(served.app.state.gateway.streams("clock")) == 1, "it was not in the way"
+        assert (await http.post("/mcp/clock/tape", content=b"four")).text == "4"
+        assert b" 408 " in await reader.readline()
+
+
 @pytest.mark.parametrize("stall", [stalled_upload, stalled_download])
 async def test_a_stalled_stream_makes_room_for_one_that_works(
     stall: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -167,6 +167,21 @@ async def test_listening_to_nothing_counts_like_listening_to_something(clock: Cl
     await nobody_watches(gateway)
 
 
+async def test_listening_to_nothing_is_recorded_as_any_other_call(
+    gateway: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(event_stream(gateway, listen(), MODERN)) for _ in range(2)]
+        for messages in streams:
+            await anext(messages)
+        await post(gateway, MODERN, "subscriptions/listen", listen()["params"])  # type: ignore[arg-type]
+    lines = [line for line in caplog.messages if "operation=subscriptions/listen " in line]
+    assert ["outcome=ok" in line for line in lines] == [True, True, False]
+    assert "outcome=too_many_requests" in lines[2]
+    assert all("server=clock" in line and "address=127.0.0.1" in line for line in lines)
+
+
 async def test_one_caller_leaves_subscriptions_to_others(clock: ClockMCPServer) -> None:
     settings = Settings(max_subscriptions=8, max_subscriptions_per_caller=3, trusted_proxies=["127.0.0.1"])
     zones = [f"clock://zones/{number}" for number in range(5)]

@@ -170,6 +170,10 @@ class Gateway:
         server = self._serving[kind].server
         return not self.settings.hide_unconfigured or server is None or server.unconfigured() is None
 
+    def turned_off(self, server: str) -> Mapping[str, GatewayError]:
+        """Return the tools of a server that a rule has turned off, each with the reason."""
+        return {} if self.guard is None else self.guard.turned_off(server)
+
     # The ways in
 
     @overload

@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
@@ -37,6 +38,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     servers: Annotated[list[str], NoDecode] = Field(
         default=[], description="Servers to offer, by name with commas; all if left out."
+    )
+    switchboard_config: Path | None = Field(
+        default=None, description="The policy's file; switchboard.toml in the working directory, if it is there."
     )
     log_level: LogLevel = "INFO"
     log_levels: Annotated[dict[str, LogLevel], NoDecode] = Field(

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from app.cli.commands import has_local_stack
-from app.cli.running import chosen_servers, read_settings, run, start_log
+from app.cli.running import CONFIG, chosen_servers, read_guard, read_settings, run, start_log
 from app.serving.process import PortInUse
 from app.settings import Settings
 
@@ -27,7 +27,8 @@ else:
     show_default=True,
     help="Where the local backends keep their data.",
 )
-def dev(port: int | None, data_dir: Path) -> None:
+@CONFIG
+def dev(port: int | None, data_dir: Path, config: Path | None) -> None:
     """Serve on a local stack: starts the backends, migrates, loads demo data if there is none."""
     if _local_stack is None or not has_local_stack():
         raise click.ClickException(
@@ -35,6 +36,8 @@ def dev(port: int | None, data_dir: Path) -> None:
             "checkout's `make run`, or with the extra `local` of the package switchboard-gateway."
         )
     serve, failure = _local_stack
-    settings = read_settings(Settings, port=port, host="127.0.0.1")
-    start_log(settings, chosen_servers([], settings))
-    run(lambda: serve(settings, data_dir), PortInUse, failure, serves=True)
+    settings = read_settings(Settings, port=port, host="127.0.0.1", switchboard_config=config)
+    kinds = chosen_servers([], settings)
+    guard = read_guard(settings, kinds)
+    start_log(settings, kinds)
+    run(lambda: serve(settings, data_dir, guard), PortInUse, failure, serves=True)

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TypeVar, cast
 
 import click
@@ -15,8 +16,18 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from app.catalogue import NoSuchServer, load_servers
+from app.catalogue import SERVERS, Catalogue, NoSuchServer, load_servers
 from app.errors import GatewayError
+from app.guard.guard import Guard
+from app.guard.policy import (
+    Policy,
+    PolicyMistake,
+    known_later,
+    names_resources,
+    read_policy,
+    servers_named,
+    vocabulary_of,
+)
 from app.logs import OURS, set_up_logging
 from app.servers.base import CLIENT_PREFIX, ServerKind
 from app.settings import Settings
@@ -27,6 +38,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 _UNUSABLE = "A setting can't be used; nothing was started."
 
 
+_POLICY = Path("switchboard.toml")
 LOCAL_STACK = Path(".switchboard/env")
 """Where `switchboard dev` leaves the addresses of its backends, and its own."""
 
@@ -82,6 +94,39 @@ def chosen_servers(names: Sequence[str], settings: Settings) -> list[ServerKind]
         return load_servers(names or settings.servers)
     except NoSuchServer as error:
         raise UnusableSettings(str(error)) from None
+
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="The policy's file; SWITCHBOARD_CONFIG, else switchboard.toml in the working directory, if it is there.",
+)
+
+
+def read_guard(settings: Settings, kinds: Sequence[ServerKind]) -> Guard:
+    """Return what callers are held to: the policy's file, or without one that developers may do everything.
+
+    Args:
+        settings: say which file.
+        kinds: the servers that are offered. What the file says of our other servers is checked, too.
+
+    Raises:
+        UnusableSettings: the file can't be used; a line for each mistake, which begins with the file's own line.
+    """
+    path = settings.switchboard_config
+    if path is None and _POLICY.is_file():
+        path = _POLICY
+    if path is None:
+        return Guard(Policy.without_file(vocabulary_of(Catalogue(kinds))))
+    try:
+        written, places = read_policy(path)
+        offered = {kind.server_id for kind in kinds}
+        others = {name for name in SERVERS if names_resources(written) or name in servers_named(written)} - offered
+        known = Catalogue([*kinds, *(load_servers(sorted(others)) if others else ())])
+        return Guard(Policy(written, vocabulary_of(known), places, known_later(known)))
+    except PolicyMistake as error:
+        raise UnusableSettings(f"The policy can't be used; nothing was started.\n{indent(str(error), '  ')}") from None
 
 
 def start_log(settings: Settings, servers: Iterable[ServerKind]) -> None:

@@ -1,8 +1,10 @@
 """`switchboard serve`: the gateway as operators run it."""
 
+from pathlib import Path
+
 import click
 
-from app.cli.running import chosen_servers, read_service_settings, read_settings, run, start_log
+from app.cli.running import CONFIG, chosen_servers, read_guard, read_service_settings, read_settings, run, start_log
 from app.guard.secret import SecretSettings
 from app.main import create_app
 from app.serving.addresses import address_class
@@ -17,21 +19,23 @@ from app.settings import Settings
     "--server", default=None, help="Offer this server only, on <NAME>_MCP_HOST and <NAME>_MCP_PORT (8001, 8002, 8003)."
 )
 @click.option("--all-ports", is_flag=True, help="Offer each server on its own port, as --server does one.")
-def serve(host: str | None, port: int | None, server: str | None, *, all_ports: bool) -> None:
+@CONFIG
+def serve(host: str | None, port: int | None, server: str | None, config: Path | None, *, all_ports: bool) -> None:
     """Serve on the backends that the environment names. Starts none itself."""
     if all_ports and (port is not None or server is not None):
         raise click.UsageError("--all-ports takes the ports from <NAME>_MCP_PORT, and offers every server of SERVERS.")
     read_settings(SecretSettings)  # so that a wrong one ends the start here, and not a server's
-    settings = read_settings(Settings, host=host, port=port)
+    settings = read_settings(Settings, host=host, port=port, switchboard_config=config)
     kinds = chosen_servers([server] if server else [], settings)
     service_settings = read_service_settings(kinds)
     addresses = {
         kind.server_id: read_settings(address_class(kind.server_id), host=host, port=port)
         for kind in (kinds if all_ports or server else ())
     }
+    guard = read_guard(settings, kinds)
     start_log(settings, kinds)
     if addresses:
-        sites = [own_site(kind, addresses[kind.server_id], settings, service_settings) for kind in kinds]
+        sites = [own_site(kind, addresses[kind.server_id], settings, service_settings, guard) for kind in kinds]
     else:
-        sites = [Site(create_app(kinds, settings, service_settings), settings)]
+        sites = [Site(create_app(kinds, settings, service_settings, guard=guard), settings)]
     run(lambda: serve_sites(sites), PortInUse, serves=True)

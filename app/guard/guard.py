@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
 from app.catalogue import Catalogue, Offer
-from app.errors import ArgumentRefused, GatewayError, InsufficientScope, RateLimited
+from app.errors import ArgumentRefused, BackendNotConfigured, GatewayError, InsufficientScope, RateLimited
 from app.guard.limits import RateLimiter
 from app.guard.policy import DEVELOPER, Policy, Rights
 from app.guard.principal import ANONYMOUS, Principal
@@ -31,22 +31,21 @@ class Guard:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._limiter = RateLimiter()
-        self._offered: dict[tuple[frozenset[str], bool], tuple[Catalogue, Catalogue]] = {}
-        """All there is, and what of it is seen, by roles and by whether the principal is bound. There are as many as
-        sets of roles that somebody has made keys with."""
+        self._offered: dict[tuple[Catalogue, frozenset[str], bool], Catalogue] = {}
+        """What is seen of all there is, by roles and by whether the principal is bound. There are as many as gateways
+        in this process, times sets of roles that somebody has made keys with."""
 
     def offered_to(self, principal: Principal, whole: Catalogue) -> Catalogue:
         """Return what a principal may see of all that there is: what it may use. It is the same object each time."""
-        key = (self._roles(principal), principal.customer is not None)
-        of, seen = self._offered.get(key, (None, whole))
-        if of is not whole:
+        key = (whole, self._roles(principal), principal.customer is not None)
+        seen = self._offered.get(key)
+        if seen is None:
             grants = self._rights(principal).grants
 
             def allowed(offer: Offer[Any]) -> Offer[Any] | None:
                 return offer if (offer.kind.server_id, offer.name) in grants else None
 
-            seen = whole.restricted(allowed, allowed)
-            self._offered[key] = whole, seen
+            seen = self._offered[key] = whole.restricted(allowed, allowed)
         return seen
 
     def why_not(self, principal: Principal, server: str, name: str | None) -> GatewayError:
@@ -58,12 +57,22 @@ class Guard:
             name: of a tool, a resource (its template) or `prompt/<name>`; None for the server itself.
         """
         what = self.policy.scope_of(server, name)
+        if name is not None and (server, name) in self.policy.misfits:
+            return self.turned_off(server)[name]
         if name is not None and (role := self.policy.denied_by(self._roles(principal), server, name)):
             return InsufficientScope(f"{what} is denied to the role {role}, whatever other roles allow.")
         scopes = self.policy.scopes_for(server, name)
         return InsufficientScope(
             f"{what} is not allowed to this caller. It takes one of {', '.join(scopes)}.", scopes=scopes
         )
+
+    def turned_off(self, server: str) -> Mapping[str, GatewayError]:
+        """Return the tools of a server that nobody may call, since a rule does not fit them, each with the reason."""
+        return {
+            tool: BackendNotConfigured(f"{tool} is turned off, for a rule does not fit it. {reason}")
+            for (of, tool), reason in self.policy.misfits.items()
+            if of == server
+        }
 
     def admit(self, server: str, operation: Operation, principal: Principal) -> None:
         """Let a principal begin an operation. That costs a token of its limit.

@@ -5,11 +5,11 @@ A mistake in it stops the start and names its line: a rule that is never reached
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -117,12 +117,15 @@ class Policy:
         written: the file's content.
         vocabulary: what is offered.
         places: where things stand in the file, for messages.
+        later: servers whose tools are known at run time. What does not fit one of them stops nobody's start.
 
     Raises:
         PolicyMistake: it names something that does not exist; each mistake has a line of the message.
     """
 
-    def __init__(self, written: FileAsWritten, vocabulary: Vocabulary, places: "Places") -> None:
+    def __init__(
+        self, written: FileAsWritten, vocabulary: Vocabulary, places: "Places", later: Set[str] = frozenset()
+    ) -> None:
         self.public_url = written.auth.public_url if written.auth else None
         self.has_auth = written.auth is not None
         """Whether callers have to show who they are."""
@@ -131,8 +134,15 @@ class Policy:
         self._vocabulary = vocabulary
         self._compiled: dict[tuple[frozenset[str], bool], Rights] = {}
         mistakes = list(_mistakes(written, vocabulary, places))
-        if mistakes:
-            raise PolicyMistake("\n".join(dict.fromkeys(mistakes)))
+        fatal = [f"{mistake.place}: {mistake.reason}" for mistake in mistakes if mistake.server not in later]
+        if fatal:
+            raise PolicyMistake("\n".join(dict.fromkeys(fatal)))
+        self.misfits: Mapping[tuple[str, str], str] = {
+            (mistake.server, mistake.name): f"{mistake.place}: {mistake.reason}"
+            for mistake in reversed(mistakes)
+            if mistake.restricts
+        }
+        """Restrictions that don't fit what a server has come up with, by server and tool. Such a tool is turned off."""
         self._everywhere = {
             key: tuple(rule.compiled(argument) for argument, rule in rules.items())
             for tool, rules in written.tool.items()
@@ -140,26 +150,14 @@ class Policy:
         }
 
     @classmethod
-    def load(cls, path: Path, vocabulary: Vocabulary) -> Self:
-        """Read a file.
+    def load(cls, path: Path, vocabulary: Vocabulary, later: Set[str] = frozenset()) -> Self:
+        """Read a file and compile it.
 
         Raises:
             PolicyMistake: it can't be read, is no TOML, or says what is not known.
         """
-        try:
-            text = path.read_text("utf-8")
-            content = tomllib.loads(text)
-        except OSError as error:
-            raise PolicyMistake(f"{path}: {error.strerror}") from None
-        except ValueError as error:  # of TOML, which says where, and of UTF-8
-            raise PolicyMistake(f"{path}: {error}") from None
-        places = Places(path, text)
-        try:
-            written = FileAsWritten.model_validate(content)
-        except ValidationError as error:
-            lines = [f"{places.of(*each['loc'])}: {_told(each)}" for each in error.errors(include_url=False)]
-            raise PolicyMistake("\n".join(dict.fromkeys(lines))) from None
-        return cls(written, vocabulary, places)
+        written, places = read_policy(path)
+        return cls(written, vocabulary, places, later)
 
     @classmethod
     def without_file(cls, vocabulary: Vocabulary) -> Self:
@@ -210,7 +208,7 @@ class Policy:
             }
             allowed = {key: entry for entry in reversed(role.allow) for key in _expanded(entry, self._vocabulary)}
             for key, entry in allowed.items():
-                if key not in denied:
+                if key not in denied and key not in self.misfits:
                     grant = Grant(name, entry, (*self._everywhere.get(key, ()), *rules.get(key, ())))
                     grants[key] = (*grants.get(key, ()), grant)
         limits = [role.limit for role in held.values()]
@@ -219,6 +217,48 @@ class Policy:
         ruled = {key: tuple(grant.rules for grant in found) for key, found in grants.items()}
         ruled = {key: rules for key, rules in ruled.items() if all(rules)}
         return Rights(grants, ruled, None if None in limits else highest)
+
+
+def read_policy(path: Path) -> "tuple[FileAsWritten, Places]":
+    """Read a file, and where things stand in it. Whether what it names exists is not looked at.
+
+    Raises:
+        PolicyMistake: it can't be read, is no TOML, or has what no such file has.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise PolicyMistake(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise PolicyMistake(f"{path}:{error.object[: error.start].count(10) + 1}: not UTF-8") from None
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        raise PolicyMistake(f"{path}:{line[1] if line else len(text.splitlines())}: {error}") from None
+    places = Places(path, text)
+    try:
+        return FileAsWritten.model_validate(content), places
+    except ValidationError as error:
+        lines = [f"{places.of(*each['loc'])}: {_told(each)}" for each in error.errors(include_url=False)]
+        raise PolicyMistake("\n".join(dict.fromkeys(lines))) from None
+
+
+def servers_named(written: FileAsWritten) -> set[str]:
+    """Return the servers that a file names by their names; not those of resources' addresses."""
+    entries = [entry for role in written.role.values() for entry in (*role.allow, *role.deny, *role.tool)]
+    return {entry.partition(":")[0] for entry in (*entries, *written.tool) if "://" not in entry}
+
+
+def names_resources(written: FileAsWritten) -> bool:
+    """Tell whether a file names a resource by its address, which may be any server's."""
+    return any("://" in entry for role in written.role.values() for entry in (*role.allow, *role.deny))
+
+
+def known_later(catalogue: Catalogue) -> set[str]:
+    """Return the servers whose tools, or some of them, are known at run time."""
+    run_time = {offer.kind.server_id for offer in catalogue.tools() if offer.declared.method is None}
+    return run_time | {name for name in catalogue.servers if not any(True for _ in catalogue.tools(name))}
 
 
 def vocabulary_of(catalogue: Catalogue) -> Vocabulary:
@@ -254,15 +294,36 @@ def _covers(pattern: str, name: str) -> bool:
     return name == pattern
 
 
-def _mistakes(written: FileAsWritten, vocabulary: Vocabulary, places: "Places") -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Mistake:
+    """What is wrong with a line of the file.
+
+    Args:
+        place: the line.
+        reason: what is wrong and what is meant perhaps.
+        server: that it is about.
+        name: of the tool.
+        restricts: whether the line would keep callers from something.
+    """
+
+    place: str
+    reason: str
+    server: str
+    name: str
+    restricts: bool = True
+
+
+def _mistakes(written: FileAsWritten, vocabulary: Vocabulary, places: "Places") -> Iterator[_Mistake]:
     for name, role in written.role.items():
         for which in ("allow", "deny"):
             for entry in getattr(role, which):
                 if reason := _unknown(entry, vocabulary):
-                    yield f"{places.of('role', name, which, entry)}: {which} of role {name}: {reason}"
+                    place = places.of("role", name, which, entry)
+                    server, _, what = entry.partition(":")
+                    yield _Mistake(place, f"{which} of role {name}: {reason}", server, what, which == "deny")
         for tool, rules in role.tool.items():
-            place = ("role", name, "tool", tool)
-            yield from _rule_mistakes(tool, rules, vocabulary, places, place, bound=role.bound is not None)
+            where = ("role", name, "tool", tool)
+            yield from _rule_mistakes(tool, rules, vocabulary, places, where, bound=role.bound is not None)
     for tool, rules in written.tool.items():
         # Nobody is bound for certain where a rule holds for every role.
         yield from _rule_mistakes(tool, rules, vocabulary, places, ("tool", tool), bound=False)
@@ -276,22 +337,23 @@ def _rule_mistakes(
     place: Sequence[str],
     *,
     bound: bool,
-) -> Iterator[str]:
+) -> Iterator[_Mistake]:
+    server, _, name = tool.partition(":")
     key = _tool(tool, vocabulary)
-    if key is None:
-        if reason := _unknown(tool, vocabulary, scopes=False):
-            yield f"{places.of(*place)}: {reason}"
-        return
-    known = vocabulary[key[0]][key[1]]
+    known = Known(arguments=None) if key is None else vocabulary[server][name]
+    if key is None and (reason := _unknown(tool, vocabulary, scopes=False)):
+        yield _Mistake(places.of(*place), reason, server, name)
     for argument, rule in rules.items():
         where = places.of(*place, argument)
         if known.arguments is not None and argument not in known.arguments:
-            yield f"{where}: {tool} has no argument {argument!r}{_suggestion(argument, known.arguments)}"
+            reason = f"{tool} has no argument {argument!r}{_suggestion(argument, known.arguments)}"
+            yield _Mistake(where, reason, server, name)
         for text in rule.texts:
             if PLACEHOLDER in text and not bound:
-                yield f'{where}: {PLACEHOLDER} stands for somebody only in a role with bound = "customer"'
+                reason = f'{PLACEHOLDER} stands for somebody only in a role with bound = "customer"'
+                yield _Mistake(where, reason, "", name)
             for braces in unknown_placeholders(text):
-                yield f"{where}: {braces} stands for nothing; {PLACEHOLDER} does"
+                yield _Mistake(where, f"{braces} stands for nothing; {PLACEHOLDER} does", "", name)
 
 
 def _tool(name: str, vocabulary: Vocabulary) -> tuple[str, str] | None:
@@ -332,6 +394,8 @@ def _suggestion(name: str, names: Iterable[str]) -> str:
 
 def _told(mistake: Any) -> str:
     where = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        return f"{where}: nothing of that name is known here"
     return f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
 
 
@@ -346,15 +410,35 @@ class Places:
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
         self._lines = text.splitlines()
+        self._tables: list[tuple[tuple[str, ...], int]] = [((), 0)]
+        """The keys of each table, and the line where it begins."""
+        for number, line in enumerate(self._lines):
+            if line.lstrip().startswith("[") and (keys := _header(line)):
+                self._tables.append((keys, number))
 
     def of(self, *keys: str | int) -> str:
         """Return `<file>:<line>` of the innermost of these keys that can be found, or of the file's beginning."""
-        line = 0
-        for key in keys:
-            found = next((n for n in range(line, len(self._lines)) if _names(self._lines[n], str(key))), None)
-            if found is not None:
-                line = found
+        path = tuple(map(str, keys))
+        held = [at for at, (table, _) in enumerate(self._tables) if path[: len(table)] == table]
+        at = max(held, key=lambda at: len(self._tables[at][0]))
+        table, line = self._tables[at]
+        end = self._tables[at + 1][1] if at + 1 < len(self._tables) else len(self._lines)
+        for key in path[len(table) :]:
+            line = next((number for number in range(line, end) if _names(self._lines[number], key)), line)
         return f"{self._path}:{line + 1}"
+
+
+def _header(line: str) -> tuple[str, ...]:
+    """Return the keys of the table that a line begins; none if it begins none."""
+    try:
+        found: Any = tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return ()
+    keys: list[str] = []
+    while isinstance(found, dict) and found:
+        [(key, found)] = cast("dict[str, Any]", found).items()
+        keys.append(key)
+    return tuple(keys)
 
 
 def _names(line: str, key: str) -> bool:

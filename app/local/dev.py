@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings
 
 from app.client_configs import call_by_curl, client_configs, own_command
 from app.faces.console import LaunchedByClients
+from app.guard.guard import Guard
 from app.local.aws import run_aws
 from app.local.kafka import run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
@@ -50,8 +51,8 @@ class Backend:
     """One line for people."""
 
 
-async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
-    """Start every backend, serve until a signal comes, and stop what was started.
+async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard) -> None:
+    """Start every backend, serve until a signal comes, and stop what was started. Callers are held to the guard.
 
     Raises:
         PortInUse: the gateway's address is taken.
@@ -74,6 +75,7 @@ async def serve_local_stack(settings: Settings, data_dir: Path) -> None:
             settings=settings,
             service_settings=[backend.settings for backend in backends],
             launched=LaunchedByClients(own_command(), data_dir / "env"),
+            guard=guard,
         )
         await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
         click.echo("Stopping the local stack …", err=True)

@@ -6,6 +6,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from app.errors import GatewayError
 from app.servers.base import BaseMCPServer
 from app.servers.readiness import ServerReadiness, readiness_of_all
 
@@ -25,12 +26,16 @@ class Readiness(BaseModel):
 
 
 def health_router(
-    servers: Callable[[], Mapping[str, BaseMCPServer]], is_stopping: Callable[[], bool], version: str
+    servers: Callable[[], Mapping[str, BaseMCPServer]],
+    turned_off: Callable[[str], Mapping[str, GatewayError]],
+    is_stopping: Callable[[], bool],
+    version: str,
 ) -> APIRouter:
     """Return the routes that probes ask.
 
     Args:
         servers: returns the open servers.
+        turned_off: returns the tools of a server that a rule has turned off, with the reasons.
         is_stopping: tells whether the process was told to stop.
         version: of the product.
     """
@@ -49,7 +54,7 @@ def health_router(
         if is_stopping():
             response.status_code = 503
             return Readiness(status="stopping", servers={})
-        states = await readiness_of_all(servers())
+        states = await readiness_of_all(servers(), turned_off)
         if states and not any(state.ready or state.tools_off for state in states.values()):
             response.status_code = 503
         all_ready = all(state.ready for state in states.values())

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel, Field
 
@@ -45,10 +45,10 @@ class ServerReadiness(BaseModel):
         return f"not {'configured' if self.code == BackendNotConfigured.code else 'ready'}: {reason}"
 
 
-async def _ask(server: BaseMCPServer) -> ServerReadiness:
+async def _ask(server: BaseMCPServer, turned_off: Mapping[str, GatewayError]) -> ServerReadiness:
     try:
         async with asyncio.timeout(_PING_WITHIN):
-            off = await server.ping() or {}
+            off = {**(await server.ping() or {}), **turned_off}
     except TimeoutError:
         return ServerReadiness(ready=False, code=BackendTimeout.code, detail=f"No answer within {_PING_WITHIN:g} s.")
     except GatewayError as error:
@@ -63,9 +63,17 @@ async def _ask(server: BaseMCPServer) -> ServerReadiness:
     )
 
 
-async def readiness_of_all(servers: Mapping[str, BaseMCPServer]) -> dict[str, ServerReadiness]:
-    """Ask all backends at the same time, each for at most two seconds."""
-    answers = await asyncio.gather(*map(_ask, servers.values()), return_exceptions=True)
+async def readiness_of_all(
+    servers: Mapping[str, BaseMCPServer], turned_off: Callable[[str], Mapping[str, GatewayError]]
+) -> dict[str, ServerReadiness]:
+    """Ask all backends at the same time, each for at most two seconds.
+
+    Args:
+        servers: by name.
+        turned_off: returns the tools of a server that could not work whatever its backend says, with the reasons.
+    """
+    asked = (_ask(server, turned_off(name)) for name, server in servers.items())
+    answers = await asyncio.gather(*asked, return_exceptions=True)
     return {name: _state(name, answer) for name, answer in zip(servers, answers, strict=True)}
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings
 
 from app.catalogue import load_servers
 from app.gateway import Gateway
+from app.guard.guard import Guard
 from app.keep_alive import keep_alive
 from app.main import create_app
 from app.servers.base import ServerKind
@@ -288,11 +289,15 @@ async def _hold(sites: Sequence[Site], ready: "asyncio.Future[Sequence[int]]", s
 
 
 def own_site(
-    kind: ServerKind, address: ServerAddress, settings: Settings, service_settings: Sequence[BaseSettings] = ()
+    kind: ServerKind,
+    address: ServerAddress,
+    settings: Settings,
+    service_settings: Sequence[BaseSettings] = (),
+    guard: Guard | None = None,
 ) -> Site:
     """Return a server alone, at an address of its own and, for WebSockets, at the root of that."""
     settings = settings.model_copy(update=address.model_dump())
-    app = create_app([kind], settings, service_settings, root_server=kind.server_id)
+    app = create_app([kind], settings, service_settings, root_server=kind.server_id, guard=guard)
     return Site(app, settings, f"{address.model_config.get('env_prefix', '')}PORT")
 
 

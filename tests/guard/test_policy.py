@@ -157,7 +157,7 @@ def test_a_mistake_stops_the_start_and_names_its_line(tmp_path: Path, text: str,
 
 @pytest.mark.parametrize("text", ["[role", "[role.a]\nallow = 'x", "[role.a]\n[role.a]"])
 def test_what_is_no_toml_is_told_with_its_place(tmp_path: Path, text: str) -> None:
-    with pytest.raises(PolicyMistake, match=r"switchboard\.toml: .*(line 2|end of document)"):
+    with pytest.raises(PolicyMistake, match=r"switchboard\.toml:\d: .*(line 2|end of document)"):
         policy(tmp_path, text)
 
 

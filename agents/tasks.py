@@ -18,6 +18,8 @@ from a2a.utils.task import apply_history_length
 
 _AT_REST = TERMINAL_TASK_STATES | INTERRUPTED_TASK_STATES
 """States in which nothing happens until another message comes, if ever."""
+_MOST_TASKS = 1000
+"""That are kept, and messages that are known again."""
 _MOST_BYTES = 64 * 1024 * 1024
 """Of the tasks that are kept."""
 _LONGEST_ID = 256
@@ -34,7 +36,7 @@ class RecentTasks(InMemoryTaskStore):
         on_drop: is told the id of each that is not kept any longer.
     """
 
-    def __init__(self, limit: int = 1000, on_drop: Callable[[str], None] = lambda task_id: None) -> None:
+    def __init__(self, limit: int = _MOST_TASKS, on_drop: Callable[[str], None] = lambda task_id: None) -> None:
         super().__init__()
         self._limit = limit
         self._on_drop = on_drop
@@ -81,7 +83,7 @@ class OneTaskAMessage(DefaultRequestHandler):
         limit: how many tasks, and messages, are remembered.
     """
 
-    def __init__(self, executor: AgentExecutor, card: AgentCard, *, limit: int = 1000) -> None:
+    def __init__(self, executor: AgentExecutor, card: AgentCard, *, limit: int = _MOST_TASKS) -> None:
         self._messages = _Messages(limit)
         self._tasks = RecentTasks(limit, self._messages.forget_task)
         super().__init__(executor, self._tasks, card, request_context_builder=self._messages)

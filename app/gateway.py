@@ -42,7 +42,7 @@ from app.guard.guard import Guard
 from app.guard.principal import Principal
 from app.logs import CallLog
 from app.lookout import Lookout
-from app.results import ProtocolResult, RawResult, parse_json
+from app.results import ProtocolResult, RawResult, parse_json, writer_of
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.declaring import HttpRoute, Resource, Tool, Update
@@ -525,7 +525,7 @@ def _resource_bytes(content: Any) -> bytes:
     if isinstance(content, RawResult):
         return cast("RawResult[Any]", content).json
     if isinstance(content, BaseModel):
-        return content.__pydantic_serializer__.to_json(content)
+        return writer_of(type(content))(content)
     if isinstance(content, bytes):
         return content
     if isinstance(content, str):

@@ -1,11 +1,13 @@
 """What a tool returns: a model that says `success`, or the bytes of one."""
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Never, TypeVar
+from functools import cache
+from typing import Any, Generic, Literal, Never, TypeVar, cast
 
 from pydantic import BaseModel
-from pydantic_core import from_json
+from pydantic_core import SchemaSerializer, from_json, to_json
 
 
 class Result(BaseModel):
@@ -36,6 +38,49 @@ class ProtocolResult:
     """
 
     value: Any
+
+
+@cache
+def writer_of(kind: type[BaseModel]) -> Callable[[BaseModel], bytes]:
+    """Return what writes models of a class as JSON, and raises ValueError for one that JSON has no words for.
+
+    Pydantic writes null for a number that is none, which nobody could tell from a value that is missing.
+    """
+    schema = kind.__pydantic_core_schema__
+    types = set(_types_within(schema))
+    if not types & {"float", "any"}:
+        return kind.__pydantic_serializer__.to_json
+    # What stands in a value of any type follows the serializer's configuration, what is declared a float its model's.
+    serializer = SchemaSerializer(schema, {"ser_json_inf_nan": "constants"})
+    declares_floats = "float" in types
+
+    def write(model: BaseModel) -> bytes:
+        body = serializer.to_json(model)
+        _refuse_no_numbers(body)
+        if declares_floats and body.find(b"null") >= 0:
+            _refuse_no_numbers(to_json(model.model_dump(mode="json"), inf_nan_mode="constants"))
+        return body
+
+    return write
+
+
+def _refuse_no_numbers(body: bytes) -> None:
+    if body.find(b"NaN") >= 0 or body.find(b"Infinity") >= 0:
+        parse_json(body)  # in a text they are as good as any other word
+
+
+def _types_within(schema: Any) -> Iterator[str]:
+    """Yield the type of each part of a schema of pydantic's core that JSON is written by."""
+    if isinstance(schema, dict):
+        part = cast("dict[str, Any]", schema)
+        if isinstance(kind := part.get("type"), str):
+            yield kind
+        for name, value in part.items():
+            if name not in ("metadata", "config", "python_schema"):
+                yield from _types_within(value)
+    elif isinstance(schema, list | tuple):
+        for value in cast("list[Any]", schema):
+            yield from _types_within(value)
 
 
 def parse_json(body: bytes) -> Any:

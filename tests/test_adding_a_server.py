@@ -35,7 +35,7 @@ async def test_the_guides_tool_answers(call: Call) -> None:
 
 async def test_the_guides_tool_refuses_as_the_guide_says(call: Call) -> None:
     problem = await call("parcel", "track_parcel", {"number": 2})
-    assert problem["detail"] == "number: Input should be a valid string"
+    assert problem["detail"] == 'number: Input should be a valid string; put it in quotes, such as "PX1"'
     assert (await call("parcel", "track_parcel", {"number": "PX9"}))["code"] == "not_found"
 
 

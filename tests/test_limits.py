@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 import pytest
 from pydantic_settings import BaseSettings
 
+import agents
 import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "limits.md"
@@ -58,8 +59,8 @@ def _amount(text: str) -> float | None:
 
 
 def _modules() -> list[Any]:
-    names = [found.name for found in pkgutil.walk_packages(app.__path__, "app.") if ".local" not in found.name]
-    return [importlib.import_module(name) for name in names]
+    found = [*pkgutil.walk_packages(app.__path__, "app."), *pkgutil.walk_packages(agents.__path__, "agents.")]
+    return [importlib.import_module(module.name) for module in found if ".local" not in module.name]
 
 
 def _settings() -> dict[str, float | None]:

@@ -23,14 +23,14 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from mcp.shared.uri_template import UriTemplate
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, create_model
-from pydantic_core import SchemaSerializer, SchemaValidator, to_json
+from pydantic_core import SchemaValidator, to_json
 from starlette.responses import Response
 from starlette.routing import compile_path
 
 from app.errors import MOST_REFUSALS, ArgumentRefused, GatewayError, InvalidArguments, MalformedRequest, failures_of
 from app.exact_json import ALTERED, NotExact, NotJson, ReadText, read
 from app.guard.principal import Principal
-from app.results import ProtocolResult, RawResult, Result, parse_json
+from app.results import ProtocolResult, RawResult, Result, parse_json, writer_of
 from app.servers.calls import CallContext, JsonObject
 from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
 from app.servers.leniency import Leniency, altered_integers
@@ -41,6 +41,9 @@ from app.servers.schemas import arguments_schema, result_schema
 _FLAT_TYPES = ("string", "integer", "boolean")
 _SHORT = 4096
 """Bytes of arguments that may be looked at twice."""
+_OF_TYPE_OR_FORM = ("_type", "_parsing", "_mismatch")
+"""How pydantic's names of such refusals end."""
+_LONGEST_EXAMPLE = 100
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -192,9 +195,9 @@ class Tool:
         return validator
 
     @cached_property
-    def _serializer(self) -> SchemaSerializer:
+    def _write(self) -> Callable[[BaseModel], bytes]:
         assert self.result is not None
-        return self.result.__pydantic_serializer__
+        return writer_of(self.result)
 
     @cached_property
     def _compiled_schema(self) -> CompiledSchema:
@@ -309,7 +312,19 @@ class Tool:
             raise _not_json(failures[0]["msg"])
         for unknown in [failure for failure in failures if failure["type"] == "extra_forbidden"][:MOST_UNKNOWN]:
             unknown["msg"] = self._compiled_schema.unknown(unknown["loc"])
+        for failure in failures:
+            failure["msg"] += self._example_for(failure)
         raise InvalidArguments.from_validation(failures)
+
+    def _example_for(self, failure: Mapping[str, Any]) -> str:
+        """Return what an argument may look like, where it has come as another type or in another form."""
+        place: tuple[str | int, ...] = failure["loc"]
+        if not failure["type"].endswith(_OF_TYPE_OR_FORM):
+            return ""
+        # A number in place of a text is not taken: the zeros that an id may have begun with are lost by then.
+        in_quotes = "; put it in quotes" if failure["type"] == "string_type" else ""
+        example = to_json((self.example or {}).get(str(place[0])) if len(place) == 1 else None).decode()
+        return in_quotes if example == "null" or len(example) > _LONGEST_EXAMPLE else f"{in_quotes}, such as {example}"
 
     def _refuse_altered(self, arguments: Any) -> None:
         altered = islice(altered_integers(arguments, self.input_schema), MOST_REFUSALS)
@@ -342,16 +357,16 @@ class Tool:
         """Serialize a result, once.
 
         Raises:
-            ValueError: a tool that is known only at run time returned what is no JSON, or breaks its own output schema.
+            ValueError: it is no JSON, as NaN is none; or a tool known only at run time breaks its own output schema.
         """
         if type(result) is self.result:  # as nearly always; isinstance would ask pydantic's metaclass
-            return self._serializer.to_json(result)
+            return self._write(cast("BaseModel", result))
         if self.method is None:
             return self._dump_unknown(result)
         if isinstance(result, RawResult):
             return result.json
         assert isinstance(result, BaseModel)
-        return result.__pydantic_serializer__.to_json(result)
+        return writer_of(type(result))(result)
 
     def _dump_unknown(self, result: "BaseModel | RawResult[Any] | ProtocolResult | Mapping[str, JsonValue]") -> bytes:
         """Serialize what nobody has promised anything of, and check it."""

@@ -2,19 +2,19 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import httpx
 import mcp_types as types
 import pytest
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from app.main import create_app
-from app.results import ProtocolResult, RawResult, Result, parse_json
+from app.results import ProtocolResult, RawResult, Result, parse_json, writer_of
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Resource, Tool, tool
+from app.servers.declaring import Resource, Tool, resource, tool
 from app.settings import Settings
 from tests.faces.raw import ERAS, headers, request, websocket
 from tests.fixtures.gateway import FACES, Served, caller, serve
@@ -33,8 +33,63 @@ class Kept(Result):
     value: JsonValue
 
 
+class Measure(BaseModel):
+    number: float
+
+
+class MeasureResult(Result):
+    number: float
+
+
+class Sample(Result):
+    """Holds numbers in every way in which a model can."""
+
+    number: float = 0.0
+    nothing: None = None
+    within: Measure | None = None
+    several: Sequence[Measure] = ()
+    by_name: Mapping[str, float] = Field(default_factory=dict[str, float])
+    anything: Any = None
+    json_value: JsonValue = None
+    text: str = ""
+    count: int = 0
+
+
+class Counted(Result):
+    count: int
+    missing: str | None = None
+
+
+SAMPLES: dict[str, Result] = {
+    "number": Sample(number=NAN),
+    "infinite": Sample(number=float("inf")),
+    "less_than_all": Sample(number=float("-inf")),
+    "within": Sample(within=Measure(number=NAN)),
+    "several": Sample(several=[Measure(number=1), Measure(number=NAN)]),
+    "by_name": Sample(by_name={"a": NAN}),
+    "anything": Sample(anything=[Measure(number=1), {"a": NAN}]),
+    "json_value": Sample(json_value={"a": [NAN]}),
+    "subclass": type("More", (Sample,), {})(number=NAN),
+}
+GOOD_SAMPLES: dict[str, Result] = {
+    "plain": Sample(number=1.5),
+    "words": Sample(text="NaN, Infinity and -Infinity", by_name={"NaN": 1}, json_value=["Infinity"], anything="null"),
+    "counted": Counted(count=1),
+}
+
+
 class DeepMCPServer(BaseMCPServer):
     """Returns what it was given."""
+
+    @tool(read_only=True)
+    async def take_sample(self, name: str) -> Sample:
+        """Return a sample."""
+        return (SAMPLES | GOOD_SAMPLES)[name]  # type: ignore[return-value]
+
+    @resource("deep://samples/{name}")
+    async def sample(self, name: str) -> Sample:
+        """One sample."""
+        return (SAMPLES | GOOD_SAMPLES)[name]  # type: ignore[return-value]
 
     @tool(read_only=True)
     async def give_back(self, value: JsonValue) -> Kept:
@@ -45,14 +100,6 @@ class DeepMCPServer(BaseMCPServer):
     async def give_raw(self, depth: int) -> RawResult[Kept]:
         """Return a value as a backend wrote it."""
         return RawResult(b'{"success":true,"value":%b}' % json.dumps(nested(depth)).encode())
-
-
-class Measure(BaseModel):
-    number: float
-
-
-class MeasureResult(Result):
-    number: float
 
 
 NUMBER: JsonObject = {
@@ -176,6 +223,40 @@ async def test_what_a_tool_known_at_run_time_may_not_return_is_its_failure(
     if name.startswith(ONLY_BY_SCHEMA):
         assert f"{name} breaks its output schema" in str(trace.exc_info)
         assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("name", SAMPLES)
+async def test_a_declared_tool_that_returns_no_number_has_failed(
+    gateway: Served, face: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with caller(gateway, face) as call:
+        problem = await call("deep", "take_sample", {"name": name})
+    assert (problem["code"], problem["status"]) == ("internal_error", 500)
+    [trace] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert trace.name == "MCP.Deep MCP Server"
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+async def test_a_declared_resource_that_holds_no_number_is_a_failure(gateway: Served, name: str) -> None:
+    uri = f"deep://samples/{name}"
+    async with httpx.AsyncClient(base_url=gateway.url, verify=False) as http:
+        read = await http.get("/mcp/deep/resources/read", params={"uri": uri})
+    assert (read.status_code, read.json()["code"]) == (500, "internal_error")
+    async with websocket(gateway, "2026-07-28", "/mcp/deep/ws") as connection:
+        answer = await connection.ask(request("2026-07-28", "resources/read", {"uri": uri}))
+    assert answer["error"]["data"]["code"] == "internal_error"
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("name", GOOD_SAMPLES)
+async def test_words_that_look_like_no_number_pass(gateway: Served, face: str, name: str) -> None:
+    async with caller(gateway, face) as call:
+        assert await call("deep", "take_sample", {"name": name}) == GOOD_SAMPLES[name].model_dump(mode="json")
+
+
+def test_who_can_hold_no_such_number_pays_nothing() -> None:
+    assert writer_of(Counted) == Counted.__pydantic_serializer__.to_json
 
 
 @pytest.mark.parametrize("face", FACES)

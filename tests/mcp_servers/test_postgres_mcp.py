@@ -289,6 +289,33 @@ async def test_a_wrong_call_is_refused_alike_on_every_face(
     assert "asyncpg" not in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "said"),
+    [
+        (
+            "get_customer_context",
+            {"customer_id": 12345},
+            'customer_id: Input should be a valid string; put it in quotes, such as "12345"',
+        ),
+        (
+            "get_customer_context",
+            {"customer_id": "12345", "ticket_limit": "five"},
+            "ticket_limit: Input should be a valid integer, such as 5",
+        ),
+        (
+            "search_knowledge_base",
+            {"search_term": ["refund"]},
+            'search_term: Input should be a valid string; put it in quotes, such as "how do i reset my pasword"',
+        ),
+    ],
+)
+async def test_an_argument_of_another_type_is_refused_with_what_it_may_look_like(
+    call: Call, tool: str, arguments: JsonObject, said: str
+) -> None:
+    problem = await call("database", tool, arguments)
+    assert (problem["status"], problem["detail"]) == (422, said)
+
+
 async def test_a_ticket_of_another_customer_is_a_conflict(call: Call, desk: TestDatabase) -> None:
     async with desk.connect() as connection:
         other = await connection.fetchval("SELECT min(id) FROM tickets WHERE customer_id <> $1", CUSTOMER)

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from aiokafka import errors
@@ -35,6 +36,7 @@ from app.services.kafka.driver import (
 from app.services.kafka.failures import MOVED, raise_for
 from app.services.kafka.records import Fetched
 from app.services.kafka.settings import KafkaSettings
+from app.services.kafka.unpacking import MOST_UNPACKED
 from app.single_flight import SingleFlight
 
 T = TypeVar("T")
@@ -280,13 +282,29 @@ class Cluster:
         return {partition: (first[partition], end[partition]) for partition in partitions}
 
     async def fetch(
-        self, topic: str, positions: Mapping[int, int], *, partition_bytes: int, max_bytes: int
+        self,
+        topic: str,
+        positions: Mapping[int, int],
+        *,
+        partition_bytes: int,
+        max_bytes: int,
+        unpacked: bool = True,
     ) -> tuple[dict[int, Fetched], set[int]]:
         """Read what is stored, without waiting for more.
+
+        Args:
+            topic: its name.
+            positions: where to read, by partition; the first ones are served first.
+            partition_bytes: of one partition, as they are stored.
+            max_bytes: of one broker, as they are stored.
+            unpacked: unpack what is compressed.
 
         Returns:
             what each partition gave, and the partitions whose position is outside of what is stored.
             Partitions without a leader are in neither.
+
+        Raises:
+            Conflict: a compressed batch is too large to be unpacked.
         """
 
         async def ask() -> tuple[dict[int, Fetched], set[int]]:
@@ -305,7 +323,10 @@ class Cluster:
             await _all_of([ask_leader(leader, partitions) for leader, partitions in leaders.items()])
             return found, outside
 
-        return await self._again_when_moved(ask, topic=topic)
+        found, outside = await self._again_when_moved(ask, topic=topic)
+        if unpacked and (packed := [found[p] for p in positions if p in found and found[p].is_packed]):
+            await asyncio.to_thread(_unpack, packed)
+        return found, outside
 
     async def count(
         self, topic: str, ranges: Mapping[int, tuple[int, int]], allowance: Allowance
@@ -326,11 +347,12 @@ class Cluster:
         positions = {partition: first for partition, (first, end) in ranges.items() if first < end}
         while positions and allowance.left > 0:
             room = min(allowance.left, _COUNTED_AT_A_TIME)
-            fetched, _outside = await self.fetch(topic, positions, partition_bytes=room, max_bytes=room)
+            fetched, _outside = await self.fetch(topic, positions, partition_bytes=room, max_bytes=room, unpacked=False)
             before = dict(positions)
             for partition, answer in fetched.items():
                 allowance.left -= answer.size
-                number, position = answer.count(ranges[partition][1])
+                count = partial(answer.count, ranges[partition][1])
+                number, position = await asyncio.to_thread(count) if answer.is_packed else count()
                 counted[partition] += number
                 positions[partition] = position
                 if position >= ranges[partition][1]:
@@ -560,6 +582,13 @@ def _by_leader(topic: Topic, partitions: Mapping[int, object]) -> dict[int, list
         if known is not None and known.leader is not None:
             grouped[known.leader].append(partition)
     return grouped
+
+
+def _unpack(answers: Sequence[Fetched]) -> None:
+    """Unpack what is compressed in the order in which it is to be read, all together as far as there is room."""
+    room = MOST_UNPACKED
+    for answer in answers:
+        room -= answer.unpack(room)
 
 
 async def _all_of(work: list[Awaitable[None]]) -> None:

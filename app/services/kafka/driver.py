@@ -35,7 +35,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record import default_records, memory_records
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.record.util import decode_varint_py
+from aiokafka.record.util import calc_crc32c, decode_varint_py
 from aiokafka.structs import ConsumerRecord, RecordMetadata, TopicPartition
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "OffsetFetchRequest",
     "OffsetRequest",
     "SyncGroupRequest",
+    "calc_crc32c",
 ]
 """What is handed on as it is."""
 

@@ -24,6 +24,7 @@ _MOST_LEVELS = 100
 """Levels of lists and objects that are decoded. Callers' parsers end at 200, and an answer wraps values in some."""
 _HIGHEST_SCHEMA_ID = 2**24 - 1
 """Registries count from 1. Far beyond what one reaches, four bytes are something else."""
+_BYTES_OF_A_LONG = 8
 _PADDED_FRACTION = re.compile(r"\.\d+0(?:[eE]|$)")
 _PERHAPS_PADDED = re.compile(rb"\.\d+0(?!\d)")
 """Finds the same in a whole text: perhaps in a string, which is looked at more closely then."""
@@ -164,8 +165,8 @@ async def decode_records(records: Sequence[Record]) -> list[Message]:
 
 
 def _message(record: Record) -> Message:
-    value = _decoded(record.value, scalars=True)
-    key = _decoded(record.key, scalars=False)
+    value = _decoded(record.value)
+    key = _decoded_key(record.key)
     return Message(
         topic=record.topic,
         partition=record.partition,
@@ -206,12 +207,26 @@ class _Decoded(NamedTuple):
     schema_id: int | None = None
 
 
-def _decoded(raw: bytes | None, *, scalars: bool) -> _Decoded:
+def _decoded_key(raw: bytes | None) -> _Decoded:
+    """Return the key that bytes stand for and how it was found: as for values, but every byte of a key counts.
+
+    Keys are strings when they are published, so a bare JSON scalar is text; so is an object or array that would be
+    written in other bytes than these, by which messages would no longer be of the same key. Eight bytes are what Java
+    writes for a `long`, which names no schema even where it looks so: the time in milliseconds does.
+    """
+    key = _decoded(raw)
+    if raw is not None and key.encoding == "json" and (raw[:1] not in (b"{", b"[") or to_json(key.value) != raw):
+        return _Decoded(raw.decode(), "text")
+    if raw is not None and key.encoding == "schema_registry" and len(raw) == _BYTES_OF_A_LONG:
+        return _Decoded(key.value, "base64")
+    return key
+
+
+def _decoded(raw: bytes | None) -> _Decoded:
     """Return the value that bytes stand for and how it was found.
 
     JSON is decoded only if nothing is lost, at any depth: what can't be written again as the same numbers, names and
-    text stays text. Keys that are a bare JSON scalar stay text altogether, since keys are strings when they are
-    published.
+    text stays text.
     """
     if raw is None:
         return _Decoded(None, None)
@@ -226,12 +241,10 @@ def _decoded(raw: bytes | None, *, scalars: bool) -> _Decoded:
         text = raw.decode()
     except UnicodeDecodeError:
         return _Decoded(base64.b64encode(raw).decode(), "base64")
-    if scalars or text[:1] in ("{", "["):
-        try:
-            return _Decoded(_whole_json(raw, text), "json")
-        except ValueError:
-            pass
-    return _Decoded(text, "text")
+    try:
+        return _Decoded(_whole_json(raw, text), "json")
+    except ValueError:
+        return _Decoded(text, "text")
 
 
 def _whole_json(raw: bytes, text: str) -> JsonValue:

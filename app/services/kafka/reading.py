@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import heapq
+import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -16,7 +17,7 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 
-from app.errors import BackendTimeout, InvalidArguments
+from app.errors import BackendTimeout, Conflict, InvalidArguments
 from app.services.kafka.cluster import EARLIEST, LATEST, Cluster, Topic
 from app.services.kafka.driver import Record
 from app.services.kafka.messages import record_size
@@ -40,15 +41,17 @@ Offset = Annotated[int, Field(ge=0, le=_LARGEST)]
 
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_DIGITS_OF_DATES = (8, 14)
-"""20261122 and 20261122152107 are dates to who writes them; as milliseconds they would be in 1970 and in 2612."""
+_PERHAPS_MILLISECONDS = re.compile(r"0|[1-9][0-9]{0,18}")
+_DATE_IN_DIGITS = re.compile(r"[0-9]{8}|[0-9]{14}|(?:19|20)[0-9]{2}(?:[0-9]{2}|[0-9]{8})?")
+"""20261122 and 20261122152107 are dates to who writes them; as milliseconds they would be in 1970 and in 2612. So are
+2026, 202611 and 202611221521."""
 
 
 def _milliseconds(moment: Any) -> int:
     """Read a time as callers write it; what is finer than a millisecond is cut off."""
     if isinstance(moment, str):
         text = moment.strip()
-        if text.isascii() and text.isdigit() and len(text) <= 19 and len(text) not in _DIGITS_OF_DATES:
+        if _PERHAPS_MILLISECONDS.fullmatch(text) and not _DATE_IN_DIGITS.fullmatch(text):
             moment = int(text)
         else:
             moment = _milliseconds_of_date(text)
@@ -305,15 +308,24 @@ class Reader:
             page: it is read on from its positions.
             limits: when the page is full.
             deadline: by time.monotonic(); a search that takes longer is broken off.
+
+        Raises:
+            Conflict: what comes next is too large to be unpacked.
         """
         # Even who does not want to wait gets more than one fetch, if there is more.
         deadline = max(deadline, time.monotonic() + GRACE / 2)
         page.reached_end = False  # as long as it is not seen again
         room = min(max(limits.messages * _BYTES_A_MESSAGE, _LEAST_FETCH), _MOST_FETCH)
         while page.positions:
-            fetched, outside = await self._cluster.fetch(
-                topic, page.positions, partition_bytes=room, max_bytes=_MOST_ANSWER
-            )
+            try:
+                fetched, outside = await self._cluster.fetch(
+                    topic, page.positions, partition_bytes=room, max_bytes=_MOST_ANSWER
+                )
+            except Conflict:
+                if not page.records:
+                    raise
+                page.truncated = True  # what is before it comes first
+                return
             if outside:
                 await self._return_to_what_is_stored(topic, page, outside)
             full = await self._take(page, fetched, limits)

@@ -1,18 +1,23 @@
 """What a fetch answers: records in order, and how many of them a reader may see."""
 
-import struct
 from collections.abc import Iterator
 from typing import Any
 
 from aiokafka.structs import TopicPartition
 
+from app.errors import Conflict
 from app.services.kafka.driver import READ_COMMITTED, READ_UNCOMMITTED, PartitionReader, Record
+from app.services.kafka.unpacking import (
+    BEFORE_LENGTH_COUNTS,
+    HEAD,
+    LARGEST_BATCH,
+    MAGIC_OF_BATCHES,
+    MOST_UNPACKED,
+    BatchTooLarge,
+    is_packed,
+    unpack,
+)
 
-_BATCH = struct.Struct(">qiibIhiqqqhii")
-"""The head of a batch of records: offset, length, epoch, magic, checksum, attributes, last offset delta, two times,
-producer's id and epoch, sequence, number of records."""
-_BEFORE_LENGTH_COUNTS = 12
-_MAGIC_OF_BATCHES = 2
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20
 
 
@@ -47,10 +52,41 @@ class Fetched:
         self._bytes = records
         self._isolation = isolation
         self._aborted: list[tuple[int, int]] = list(aborted or ()) if isolation == READ_COMMITTED else []
-        self._reader = PartitionReader(partition, position, records, self._aborted, isolation)
+        self._open()
+
+    def _open(self) -> None:
+        self._reader = PartitionReader(self._partition, self._begin, self._bytes, self._aborted, self._isolation)
         self._records = iter(self._reader)
         self._next: Record | None = None
         self._at_end = False
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether there are compressed batches, which are to be unpacked before any record is taken."""
+        return is_packed(self._bytes)
+
+    def unpack(self, room: int) -> int:
+        """Unpack what is compressed, as far as there is room, and leave the rest to the next fetch. For a thread.
+
+        Args:
+            room: bytes.
+
+        Returns:
+            how many of them it took.
+
+        Raises:
+            Conflict: there is a batch that no answer takes.
+        """
+        try:
+            self._bytes, used = unpack(self._bytes, room)
+        except BatchTooLarge as batch:
+            where = f"partition {self._partition.partition} of {self._partition.topic}"
+            raise Conflict(
+                f"What {where} holds at offset {batch.begin} is compressed and would unpack to more than "
+                f"{LARGEST_BATCH // 1024 // 1024} MiB; read on behind it, from offset {batch.following}"
+            ) from None
+        self._open()
+        return used
 
     def peek(self) -> Record | None:
         """Return the next record without taking it; None if there is no more."""
@@ -78,25 +114,25 @@ class Fetched:
         return self._reader.position if following is None else following.offset
 
     def count(self, until: int) -> tuple[int, int]:
-        """Count readable records without unpacking them.
+        """Count readable records, unpacking no more than the first and the last batch. For a thread, if it is packed.
 
         Args:
             until: offset before which they count.
 
         Returns:
-            their number, and the offset to count on from.
+            their number, and the offset to count on from; that of a batch which is too large to be looked into.
         """
         position, counted, at = self._begin, 0, 0
         aborted = sorted(self._aborted, key=lambda transaction: transaction[1])
         aborting: set[int] = set()
-        while position < until and at + _BATCH.size <= len(self._bytes):
-            base, length, _, magic, _, attributes, last, _, _, producer, _, _, records = _BATCH.unpack_from(
+        while position < until and at + HEAD.size <= len(self._bytes):
+            base, length, _, magic, _, attributes, last, _, _, producer, _, _, records = HEAD.unpack_from(
                 self._bytes, at
             )
-            end_of_batch = at + _BEFORE_LENGTH_COUNTS + length
+            end_of_batch = at + BEFORE_LENGTH_COUNTS + length
             if end_of_batch > len(self._bytes):
                 break  # The broker cut the answer off at its limit.
-            if magic < _MAGIC_OF_BATCHES:
+            if magic < MAGIC_OF_BATCHES:
                 return self._count_one_by_one(self._bytes[at:], until, counted)
             while aborted and aborted[0][1] <= base:
                 aborting.add(aborted.pop(0)[0])
@@ -107,7 +143,11 @@ class Fetched:
                 if base >= self._begin and base + last < until:
                     counted += records
                 else:
-                    counted += self._count_one_by_one(self._bytes[at:end_of_batch], until, 0)[0]
+                    try:
+                        batch, _ = unpack(self._bytes[at:end_of_batch], MOST_UNPACKED)
+                    except BatchTooLarge:
+                        break
+                    counted += self._count_one_by_one(batch, until, 0)[0]
             position = max(position, base + last + 1)
             at = end_of_batch
         return counted, position

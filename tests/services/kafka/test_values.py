@@ -101,10 +101,30 @@ async def test_what_would_lose_something_is_text(kafka: KafkaService, topic: str
 
 async def test_a_key_is_decoded_as_carefully_as_a_value(kafka: KafkaService, topic: str) -> None:
     keys = {'{"id":1}': "json", '{"id":1,"id":2}': "text", '{"id":1e400}': "text", "[0.10]": "text", "7": "text"}
+    # Another spelling is another key to Kafka, so it must not be read as the same.
+    keys |= {
+        '{"id": 1}': "text",
+        '[1,"é",null,{"a":2.5}]': "json",
+        '["\\u00e9"]': "text",
+        "[1e1]": "text",
+        '"a"': "text",
+    }
+    keys |= {" [1]": "text", "[1]\n": "text", "{}": "json", "null": "text"}
     for key in keys:
         await kafka.publish(topic, "x", key=key)
-    for message, (key, encoding) in zip((await browse(kafka, topic)).messages, keys.items(), strict=True):
+    messages = (await browse(kafka, topic, max_messages=100)).messages
+    for message, (key, encoding) in zip(messages, keys.items(), strict=True):
         assert (message.key_encoding, message.key) == (encoding, json.loads(key) if encoding == "json" else key)
+
+
+@pytest.mark.parametrize(
+    "number", [0, 42, 2**24 - 1, 2**24, 5_000_000_000, 1_795_360_867_131, 2**55 - 1, 2**63 - 1, -1]
+)
+async def test_a_long_of_java_names_no_schema_as_a_key(kafka: KafkaService, topic: str, number: int) -> None:
+    raw = base64.b64encode(number.to_bytes(8, "big", signed=True)).decode()
+    await kafka.publish(topic, "x", key=raw, key_encoding="base64")
+    [message] = (await browse(kafka, topic)).messages
+    assert (message.key_encoding, message.key, message.key_schema_id) == ("base64", raw, None)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +211,9 @@ MOMENT: TypeAdapter[int] = TypeAdapter(Milliseconds)
         # A string of digits certainly is the number.
         ("1795360867131", 1_795_360_867_131),
         ("0", 0),
+        ("5", 5),
+        ("1700", 1700),
+        (2026, 2026),
     ],
 )
 def test_a_moment_is_taken_to_the_millisecond(written: Any, milliseconds: int) -> None:
@@ -205,8 +228,13 @@ def test_every_millisecond_is_taken_as_it_is_written() -> None:
 
 @pytest.mark.parametrize(
     "written",
-    # Eight and fourteen digits are more likely a date than a time in 1970 or 2612.
-    ["20261122", "20261122152107", "2026-11-22", "2026-11-22T15:21:07", "soon", "", "1e12", "9" * 30, -1, True, 1.5],
+    [
+        # More likely a date than a time in 1970 or 2612.
+        *("20261122", "20261122152107", "2026", "202611", "202611221521", "19991231"),
+        # No number is written so.
+        *("05", "007", "00", "+5", "-5", "-0", "1_000", "1,000", "5.0", "٣", "1e12", "0x10", "9" * 30),
+        *("2026-11-22", "2026-11-22T15:21:07", "soon", "", -1, True, 1.5),
+    ],
 )
 def test_what_may_be_another_moment_is_refused_with_an_example(written: Any) -> None:
     with pytest.raises(ValidationError, match="ISO 8601"):

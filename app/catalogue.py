@@ -3,7 +3,7 @@
 The names are dotted so that a process imports only the servers that it serves.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Generic, TypeVar
@@ -101,16 +101,18 @@ class Catalogue:
         self,
         tool: Callable[[Offer[Tool]], Offer[Tool] | None],
         resource: Callable[[Offer[Resource]], Offer[Resource] | None],
+        servers: Set[str] = frozenset(),
     ) -> "Catalogue":
         """Return a catalogue of less: a server of which nothing is left is not there, nor is a route without its tool.
 
         Args:
             tool: returns what stands for a tool, None for nothing.
             resource: the same of a resource.
+            servers: those that stay in any case.
         """
         tools = [seen for offer in self.tools() if (seen := tool(offer)) is not None]
         resources = [seen for offer in self.resources() if (seen := resource(offer)) is not None]
-        left = {offer.kind.server_id for offer in (*tools, *resources)}
+        left = {offer.kind.server_id for offer in (*tools, *resources)} | servers
         less = Catalogue(())
         less._fill([kind for name, kind in self.servers.items() if name in left], tools, resources)
         return less

@@ -88,6 +88,9 @@ class Problem(BaseModel):
     code: str = Field(description="Stable machine code of the failure.")
     request_id: str | None = Field(default=None, description="Quote it when you report the failure.")
     errors: list[FieldError] | None = Field(default=None, description="The refused arguments, each by name.")
+    scopes: list[str] | None = Field(
+        default=None, description="Scopes each of which would allow it, the narrowest first."
+    )
     retry_after: float | None = Field(default=None, description="Seconds after which a repeat may succeed.")
 
 
@@ -203,6 +206,9 @@ class InsufficientScope(Forbidden):
     def __init__(self, detail: str = "", *, scopes: Sequence[str] = ()) -> None:
         super().__init__(detail)
         self.scopes = tuple(scopes)
+
+    def problem(self, request_id: str | None = None) -> Problem:
+        return super().problem(request_id).model_copy(update={"scopes": list(self.scopes) or None})
 
 
 class ArgumentRefused(Forbidden):

@@ -14,12 +14,22 @@ and listings.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence, Set
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+    Set,
+)
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -32,6 +42,7 @@ from app.budget import LARGE, Budget, Share
 from app.catalogue import Catalogue, Offer, quoted
 from app.errors import (
     GatewayError,
+    InsufficientScope,
     InvalidArguments,
     TooManyRequests,
     UnknownResource,
@@ -39,6 +50,7 @@ from app.errors import (
     UnknownTool,
 )
 from app.guard.guard import Guard
+from app.guard.policy import PROMPTS
 from app.guard.principal import Principal
 from app.logs import CallLog
 from app.lookout import Lookout
@@ -56,6 +68,7 @@ FoundT = TypeVar("FoundT")
 MOST_OF_A_CONNECTION = 128
 """Subscriptions of one connection, or of one stream over HTTP."""
 _LISTEN = "subscriptions/listen"
+What = Literal["server", "tool", "resource"]
 Respond = Callable[[Request], Awaitable[Response]]
 """Answers a request with a response that may stream."""
 Carry = Callable[[StreamAdmission, Respond], Awaitable[None]]
@@ -173,6 +186,37 @@ class Gateway:
     def turned_off(self, server: str) -> Mapping[str, GatewayError]:
         """Return the tools of a server that a rule has turned off, each with the reason."""
         return {} if self.guard is None else self.guard.turned_off(server)
+
+    def lacks_scope(
+        self, server: str | None, wanted: Iterable[tuple[What, str]], context: CallContext
+    ) -> InsufficientScope | None:
+        """Return why a principal may use nothing of what it wants; None if it may, or if that is not the reason.
+
+        For faces that have to say so before they look at the rest of a request.
+
+        Args:
+            server: the server's name; None for all.
+            wanted: what it wants; one of them is enough.
+            context: who calls, and how.
+        """
+        refusal: GatewayError | None = None
+        name = ""
+        for what, name in wanted if self.guard is not None else ():
+            find = _FINDERS[what]
+            try:
+                find(self.offered_to(context.principal), server, name)
+            except (UnknownServer, UnknownTool, UnknownResource):
+                refusal = self._why_not(find, server, name, context.principal)
+            else:
+                return None
+        if not isinstance(refusal, InsufficientScope):
+            return None
+        self._record_refusal(refusal, server, name, context)
+        return refusal
+
+    def may_see_prompts(self, server: str, principal: Principal) -> bool:
+        """Tell whether a principal may use what a server does itself for methods of the protocol."""
+        return self.guard is None or self.guard.allows(principal, server, PROMPTS)
 
     # The ways in
 
@@ -355,7 +399,7 @@ class Gateway:
         def handle(*_: object) -> Awaitable[ProtocolResult]:
             return run()
 
-        operation = Operation(method, None, _as_it_is, handle, False, no_arguments)
+        operation = Operation(method, PROMPTS, _as_it_is, handle, False, no_arguments)
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     @contextmanager
@@ -405,16 +449,19 @@ class Gateway:
         try:
             return find(self.offered_to(context.principal), server, name)
         except (UnknownServer, UnknownTool, UnknownResource) as error:
-            refusal = self._why_not(find, server, name, context.principal) or error
-            where = "all" if server is None else quoted(server)
-            # Of a URI the scheme: the rest may be about a customer.
-            what = quoted("".join(name.partition("://")[:2]))
-            call = StartedCall(where, what, context, perf_counter())
-            self._around.recorder.started(call)
-            self._around.recorder.ended(EndedCall(call, refusal.code, 0.0))
-            if refusal is error:
+            refusal = self._why_not(find, server, name, context.principal)
+            self._record_refusal(refusal or error, server, name, context)
+            if refusal is None:
                 raise
             raise refusal from None
+
+    def _record_refusal(self, error: GatewayError, server: str | None, name: str, context: CallContext) -> None:
+        where = "all" if server is None else quoted(server)
+        # Of a URI the scheme: the rest may be about a customer.
+        what = quoted("".join(name.partition("://")[:2]))
+        call = StartedCall(where, what, context, perf_counter())
+        self._around.recorder.started(call)
+        self._around.recorder.ended(EndedCall(call, error.code, 0.0))
 
     def _why_not(
         self, find: Callable[[Catalogue, Any, str], Any], server: str | None, name: str, principal: Principal
@@ -515,6 +562,13 @@ def _telling(stages: Stages, operation: Operation, write: Callable[[Any], T]) ->
 
 def _server(catalogue: Catalogue, server: str, _: str) -> ServerKind:
     return catalogue.server(server)
+
+
+_FINDERS: Mapping[What, Callable[[Catalogue, Any, str], Any]] = {
+    "server": _server,
+    "tool": Catalogue.tool,
+    "resource": Catalogue.resource,
+}
 
 
 def _as_it_is(given: T) -> T:

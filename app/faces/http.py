@@ -4,12 +4,21 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
+from math import ceil
 from types import TracebackType
 from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import CallerGone, GatewayError, ProcessFull, RequestTooLarge, TooManyRequests, UnsupportedMediaType
+from app.errors import (
+    CallerGone,
+    GatewayError,
+    InsufficientScope,
+    ProcessFull,
+    RequestTooLarge,
+    TooManyRequests,
+    UnsupportedMediaType,
+)
 from app.gateway import Gateway
 from app.lookout import Interruptible, Lookout
 from app.servers.calls import CallContext, Face
@@ -222,10 +231,13 @@ def problem_headers(error: GatewayError) -> dict[str, str]:
     """Return the headers that belong to a failure."""
     headers = {"cache-control": "no-store"}
     if error.retry_after is not None or isinstance(error, TooManyRequests):
-        headers["retry-after"] = str(max(1, round(error.retry_after or 1)))
+        headers["retry-after"] = str(max(1, ceil(error.retry_after or 1)))
     if isinstance(error, ProcessFull):
         # The rest of what was sent is not read.
         headers["connection"] = "close"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, InsufficientScope):
+        scope = f', scope="{" ".join(error.scopes)}"' if error.scopes else ""
+        headers["www-authenticate"] = f'Bearer error="{error.code}"{scope}'
     return headers

@@ -75,12 +75,14 @@ def document(app: FastAPI, gateway: Gateway) -> None:
 
     def documented(offered: Catalogue) -> dict[str, Any]:
         if offered not in documents:
-            documents[offered] = _document([route for route in app.routes if _is_shown(route, offered)])
+            kept = gateway.catalogue.servers.keys() - offered.servers.keys()
+            tags = [tag for tag in app.openapi_tags or () if tag["name"] not in kept]
+            documents[offered] = _document([route for route in app.routes if _is_shown(route, offered)], tags)
         return documents[offered]
 
-    def _document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    def _document(routes: Sequence[BaseRoute], tags: list[dict[str, Any]]) -> dict[str, Any]:
         schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=routes, tags=app.openapi_tags
+            title=app.title, version=app.version, description=app.description, routes=routes, tags=tags
         )
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         components = schema.setdefault("components", {}).setdefault("schemas", {})

@@ -6,7 +6,7 @@ Streamable HTTP, WebSocket and stdio differ only in how messages travel, and in 
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ from app.faces.holding import Holding
 from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
 from app.faces.subscriptions import Subscription, Subscriptions, end
-from app.gateway import Gateway
+from app.gateway import Gateway, What
 from app.results import ProtocolResult, parse_json
 from app.servers.base import ServerKind
 from app.servers.calls import CallContext, Face, JsonObject, Peer, new_request_id
@@ -54,6 +54,7 @@ _TOO_EARLY = types.ErrorData(code=INVALID_PARAMS, message="Invalid request param
 _DEEP = 200
 """Levels of nesting that everybody can write."""
 _LISTING_HINT = CacheHint(ttl_ms=300_000, scope="private")
+_PROMPT_LISTING = "prompts/list"
 _INSTRUCTING = ("initialize", "server/discover")
 """Methods whose results have instructions."""
 
@@ -136,12 +137,13 @@ class ProtocolServer(Server[Any]):
         """Tell in words what the caller may see, where the SDK would tell everybody the same."""
         result = await call_next(ctx)
         if ctx.method in _INSTRUCTING and isinstance(result, dict):
-            offered = self._gateway.offered_to(_state(ctx)["principal"]).of(self._server)
+            servers = self._gateway.offered_to(_state(ctx)["principal"]).servers
             if self._server is None:
-                shown = filter(self._gateway.is_shown, offered)
+                shown = filter(self._gateway.is_shown, servers.values())
                 result["instructions"] = "\n\n".join(f"{kind.name}: {kind.description}" for kind in shown)
             else:
-                result["instructions"] = offered[0].description
+                seen = servers.get(self._server)
+                result["instructions"] = seen.description if seen else ""
         return result
 
     async def _list(
@@ -239,6 +241,8 @@ class ProtocolServer(Server[Any]):
     ) -> Any:
         """Let a server answer a method of the protocol itself."""
         call = _call_context(context, self._face)
+        if context.method == _PROMPT_LISTING and not self._gateway.may_see_prompts(kind.server_id, call.principal):
+            return await self._list(_no_prompts, context, params)
 
         async def run() -> ProtocolResult:
             try:
@@ -250,6 +254,23 @@ class ProtocolServer(Server[Any]):
             return (await self._gateway.handle(kind.server_id, context.method, call, run)).value
         except GatewayError as error:
             raise _protocol_error(error, call) from None
+
+
+def wanted_by(request: types.JSONRPCRequest) -> list[tuple[What, str]]:
+    """Return what of a server a request is about, whether or not the rest of it is right; nothing if about all."""
+    params: Any = request.params or {}
+    names: Any = []
+    match request.method:
+        case "tools/call":
+            names = [("tool", params.get("name"))]
+        case "resources/read" | "resources/subscribe" | "resources/unsubscribe":
+            names = [("resource", params.get("uri"))]
+        case "subscriptions/listen":
+            with suppress(AttributeError, TypeError):
+                names = [("resource", uri) for uri in params.get("notifications").get("resourceSubscriptions")]
+        case _:
+            pass
+    return [(what, name) for what, name in names if isinstance(name, str)]
 
 
 def _no_prompts(_: Catalogue) -> Mapping[str, Sequence[JsonObject]]:

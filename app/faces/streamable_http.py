@@ -13,13 +13,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import CallerGone, GatewayError, MethodNotAllowed, NotAcceptable
+from app.errors import CallerGone, GatewayError, InsufficientScope, MethodNotAllowed, NotAcceptable
 from app.faces.accept import accepted
 from app.faces.holding import Holding
-from app.faces.http import JSON, Naming, read_json, replay, run_cancellably, send_bytes, send_problem
+from app.faces.http import JSON, Naming, call_context, read_json, replay, run_cancellably, send_bytes, send_problem
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
-from app.faces.protocol import ProtocolServer
+from app.faces.protocol import ProtocolServer, wanted_by
 from app.gateway import Gateway
 
 _CHECKED_BY_THE_PERIMETER = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -100,6 +100,9 @@ class StreamableHTTP:
         except NotAMessage as error:
             await send_bytes(send, 400, JSON, error.answer, request_id)
             return
+        if isinstance(message, types.JSONRPCRequest) and (refused := self._lacks_scope(scope, message)):
+            await send_problem(send, refused, request_id)
+            return
         if not takes.events and isinstance(message, types.JSONRPCRequest) and message.method == _LISTEN:
             await send_problem(send, NotAcceptable(f"{_LISTEN} is answered as text/event-stream alone."), request_id)
             return
@@ -113,6 +116,11 @@ class StreamableHTTP:
                 await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
         finally:
             holding.release()
+
+    def _lacks_scope(self, scope: Scope, message: types.JSONRPCRequest) -> InsufficientScope | None:
+        """Return why a caller may not ask for what it asks: by HTTP's status and challenge, before it is parsed."""
+        wanted = wanted_by(message) or ([("server", self._name)] if self._name is not None else [])
+        return self._gateway.lacks_scope(self._name, wanted, call_context(scope, "mcp"))
 
     def _may_log(self, scope: Scope, message: types.JSONRPCMessage) -> bool:
         """Tell whether log messages may come with an answer: clients of 2025 ask for them by another request."""

@@ -47,12 +47,15 @@ class WebSocketFace:
         await self._serve(socket, None)
 
     async def _serve_root(self, socket: WebSocket) -> None:
-        await self._serve(socket, self._root_server)
+        assert self._root_server is not None
+        await self._serve_one(socket, self._root_server)
 
     async def _serve_named(self, socket: WebSocket) -> None:
+        await self._serve_one(socket, socket.path_params["server"])
+
+    async def _serve_one(self, socket: WebSocket, name: str) -> None:
         try:
-            offered = self._gateway.offered_to(socket.scope["state"]["principal"])
-            server = offered.server(socket.path_params["server"]).server_id
+            server = self._gateway.offered_to(socket.scope["state"]["principal"]).server(name).server_id
         except UnknownServer as error:
             await socket.close(_POLICY_VIOLATION, error.title)
             return

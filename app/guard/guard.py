@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 from app.catalogue import Catalogue, Offer
 from app.errors import ArgumentRefused, BackendNotConfigured, GatewayError, InsufficientScope, RateLimited
 from app.guard.limits import RateLimiter
-from app.guard.policy import DEVELOPER, Policy, Rights
+from app.guard.policy import DEVELOPER, PROMPTS, Policy, Rights
 from app.guard.principal import ANONYMOUS, Principal
 from app.guard.rules import Refused, Rule
 from app.servers.operations import Operation
@@ -45,8 +45,13 @@ class Guard:
             def allowed(offer: Offer[Any]) -> Offer[Any] | None:
                 return offer if (offer.kind.server_id, offer.name) in grants else None
 
-            seen = self._offered[key] = whole.restricted(allowed, allowed)
+            with_prompts = {server for server, name in grants if name == PROMPTS}
+            seen = self._offered[key] = whole.restricted(allowed, allowed, with_prompts)
         return seen
+
+    def allows(self, principal: Principal, server: str, name: str) -> bool:
+        """Tell whether a principal may use something, with some arguments at least."""
+        return (server, name) in self._rights(principal).grants
 
     def why_not(self, principal: Principal, server: str, name: str | None) -> GatewayError:
         """Return what to tell a principal of something that exists and that it may not use.

@@ -21,6 +21,10 @@ DEVELOPER = "developer"
 """The role that may do everything. It is there without a file, and a file may define it anew."""
 
 
+PROMPTS = "prompt/*"
+"""What a server does itself for methods of the protocol, prompts before all; which there are it says at run time."""
+
+
 class PolicyMistake(ValueError):
     """The file is wrong; each line of the message begins with `<file>:<line>:`."""
 
@@ -270,6 +274,9 @@ def vocabulary_of(catalogue: Catalogue) -> Vocabulary:
         vocabulary[offer.kind.server_id][tool.name] = known
     for offer in catalogue.resources():
         vocabulary[offer.kind.server_id][offer.declared.template] = Known()
+    for server, kind in catalogue.servers.items():
+        if kind.mcp_handlers:
+            vocabulary[server][PROMPTS] = Known()
     return vocabulary
 
 

@@ -106,8 +106,6 @@ class Gateway:
         """What was received and can't be worked on yet: unfinished bodies, requests that wait for the one before."""
         self.results = Budget(settings.max_unsent_bytes)
         """Large results that are made and not yet on their way."""
-        self.unfolding: asyncio.Lock
-        """Held while a large result is there as objects, many times as large."""
         self.stopping = False
         """Whether the process was told to stop, and callers should go elsewhere."""
         self.closing = asyncio.Event()
@@ -138,7 +136,6 @@ class Gateway:
         self.closing.clear()
         log = CallLog({serving.kind.server_id: serving.log for serving in self._serving.values()})
         self._around = Surroundings(self.settings, Recorder((log, *self._sinks)), Lookout(), self.guard)
-        self.unfolding = asyncio.Lock()
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
             for kind in self.catalogue.servers.values():
@@ -532,8 +529,8 @@ class Gateway:
                 context = admission.context
                 arguments = guard.judge(admission.serving.kind.server_id, operation, context.principal, arguments)
             written = write(await operation.run(server, arguments, admission.context))
-            if isinstance(written, bytes) and len(written) > LARGE and not changes:
-                self._refuse_beyond(len(written), held)
+            if not changes and (size := _size(written)) > LARGE:
+                self._refuse_beyond(size, held)
             return written
 
 
@@ -569,6 +566,13 @@ _FINDERS: Mapping[What, Callable[[Catalogue, Any, str], Any]] = {
     "tool": Catalogue.tool,
     "resource": Catalogue.resource,
 }
+
+
+def _size(written: object) -> int:
+    """Return how many bytes a result has, where that may be many."""
+    if isinstance(written, bytes):
+        return len(written)
+    return written.size if isinstance(written, ProtocolResult) else 0
 
 
 def _as_it_is(given: T) -> T:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Generic, Literal, Never, TypeVar, cast
 
 from pydantic import BaseModel
@@ -30,7 +30,7 @@ class RawResult(Generic[ResultT]):
     json: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ProtocolResult:
     """A result in the words of MCP, as the SDK's types say them, which only a face that speaks it can carry whole.
 
@@ -38,6 +38,11 @@ class ProtocolResult:
     """
 
     value: Any
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes that it has as JSON."""
+        return len(to_json(self.value))
 
 
 @cache

@@ -367,6 +367,13 @@ class Duplex:
     def _has_room(self) -> bool:
         return self._unsent_bytes < MAX_WAITING_BYTES
 
+    def complete(self, text: str, request_id: types.RequestId | None) -> str:
+        """Return the whole of an answer that is written."""
+        if request_id is not None and (holding := self._holding.get(request_id)) is not None:
+            text = holding.fill_in(text.encode()).decode() if holding.is_partial else text
+            self.release(request_id)
+        return text
+
     def release(self, request_id: types.RequestId | None) -> None:
         """Note that the answer to a request is written, or not wanted."""
         if request_id is not None and (holding := self._holding.pop(request_id, None)) is not None:
@@ -444,7 +451,7 @@ class _WayOut:
         text = item.message.model_dump_json(by_alias=True, exclude_none=True)
         if isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
             self._connection.lane.answered(item.message)
-            self._connection.release(item.message.id)
+            text = self._connection.complete(text, item.message.id)
             await self._connection.answer(text, item.message.id)
         else:
             # A tool that reports its progress, or a watch, goes no faster than its client.

@@ -177,11 +177,12 @@ class ProtocolServer(Server[Any]):
         call = _call_context(context, self._face)
         try:
             result = await self._gateway.call(self._server, params.name, _arguments(context), call, _tool_result)
-            if isinstance(result, _Folded):
-                holding: Holding = _state(context)["holding"]
+            holding: Holding = _state(context)["holding"]
+            if isinstance(result, ProtocolResult):
+                return _in_the_protocols_words(result, holding)
+            if isinstance(result, bytes):
                 holding.hold(len(result))
-                await holding.begin_turn()
-                result = _unfolded(result)
+                return _answer(holding.leave_out_text(result), holding.leave_out(result))
             return result
         except (UnknownTool, UnknownServer) as error:
             raise _protocol_error(error, call) from None
@@ -251,7 +252,8 @@ class ProtocolServer(Server[Any]):
                 return ProtocolResult(error.error)
 
         try:
-            return (await self._gateway.handle(kind.server_id, context.method, call, run)).value
+            result = await self._gateway.handle(kind.server_id, context.method, call, run)
+            return _in_the_protocols_words(result, _state(context)["holding"])
         except GatewayError as error:
             raise _protocol_error(error, call) from None
 
@@ -371,32 +373,42 @@ def _updated(uri: str, meta: Update) -> types.ResourceUpdatedNotification:
 def _tool_result(tool: Tool, result: Any) -> Any:
     """Return a result both as text, for models, and as the same object, for programs.
 
-    Whatever can't be written so is found here, and not when the SDK writes it to the connection.
+    Whatever can't be written so is found here, and not when the SDK writes it to the connection. A large one stays
+    the bytes that it is.
     """
     if isinstance(result, ProtocolResult):
         if isinstance(result.value, types.CallToolResult) and not result.value.is_error:
             tool.check_result(result.value.structured_content)
-        return result.value
+        return result
     body = tool.dump(result)
-    answer = _unfolded(body)
-    return _Folded(body) if len(body) > LARGE else answer
-
-
-class _Folded(bytes):
-    """A large result as JSON, of which is known that it can be unfolded."""
-
-
-def _unfolded(body: bytes) -> JsonObject:
-    answer: JsonObject = {
-        **_COMPLETE,
-        "content": [{"type": "text", "text": body.decode()}],
-        "isError": False,
-        "structuredContent": parse_json(body),
-    }
+    text = body.decode()
+    if len(body) > LARGE:
+        return body
+    answer = _answer(text, parse_json(body))
     if body.count(b"[") + body.count(b"{") >= _DEEP:
         # Whether it is nested so deeply that the SDK can't write it: with its envelope around it, as there.
         to_json({"result": answer})
     return answer
+
+
+def _answer(text: str, value: Any) -> JsonObject:
+    return {
+        **_COMPLETE,
+        "content": [{"type": "text", "text": text}],
+        "isError": False,
+        "structuredContent": value,
+    }
+
+
+def _in_the_protocols_words(result: ProtocolResult, holding: Holding) -> Any:
+    """Return what the SDK is to write of a result that is in its own words already."""
+    if result.size > LARGE:
+        holding.hold(result.size)
+        value = result.value
+        if isinstance(value, types.CallToolResult) and value.structured_content is not None:
+            structured: Any = value.structured_content
+            return value.model_copy(update={"structured_content": holding.leave_out(to_json(structured))})
+    return result.value
 
 
 def _failed_tool(error: GatewayError, request_id: str) -> JsonObject:

@@ -25,6 +25,8 @@ from app.signals import stopping_by
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = len(b"\r\n")
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
+"""A backend may have written its JSON in lines, which end between two words."""
 
 
 async def serve_stdio(gateway: Gateway, server: str | None, principal: Principal = ANONYMOUS) -> None:
@@ -115,7 +117,7 @@ class _Writer:
             anyio.BrokenResourceError: nobody reads any more.
         """
         written: asyncio.Future[None] = self._loop.create_future()
-        self._lines.put((text.encode() + b"\n", written))
+        self._lines.put((text.encode().translate(_ONE_LINE) + b"\n", written))
         try:
             await written
         except OSError:

@@ -108,7 +108,7 @@ class StreamableHTTP:
             return
         scope["headers"] = _as_the_sdk_wants_them(scope["headers"])
         holding = scope["state"]["holding"] = Holding(self._gateway)
-        send = holding.counting(send)
+        send = holding.completing(send)
         try:
             if takes.events and (any(word in body for word in _WANTS_NOTIFICATIONS) or self._may_log(scope, message)):
                 await self._events(scope, replay(body, receive), send)

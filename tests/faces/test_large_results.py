@@ -6,15 +6,16 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import mcp_types as types
 import pytest
+from mcp.server.runner import ServerRunner
 
 from app.budget import LARGE
-from app.faces.holding import Holding
 from app.main import create_app
-from app.results import RawResult
+from app.results import ProtocolResult, RawResult, parse_json
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import resource, tool
+from app.servers.declaring import Tool, resource, tool
 from app.settings import Settings
 from tests.clock import ClockTime
 from tests.faces.raw import WITHIN, client_of, event_stream, headers, request, websocket
@@ -38,8 +39,23 @@ class LargeMCPServer(BaseMCPServer):
     server_id = "slow"
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(tools=[Tool.dynamic("get_protocols", read_only=True)])
         self.changes = 0
+        self.mcp_handlers = {"on_get_prompt": self.get_prompt}
+
+    async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
+        value = json.loads(of_size(int(str(arguments["size"]))).json)
+        content = types.TextContent(type="text", text=json.dumps(value))
+        return ProtocolResult(types.CallToolResult(content=[content], structured_content=value))
+
+    async def get_prompt(self, context: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+        text = types.TextContent(type="text", text="x" * MUCH)
+        return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=text)])
+
+    @tool(read_only=True)
+    async def get_lines(self, size: int) -> RawResult[ClockTime]:
+        """Answer so many bytes, as a backend wrote them."""
+        return RawResult(b'{"success":true,\r\n"zone":\n"%b",\r"ticks":7}' % (b"x" * size))
 
     @tool(read_only=True)
     async def get(self, size: int) -> RawResult[ClockTime]:
@@ -172,30 +188,61 @@ async def test_large_resources_count_as_well(gateway: Served) -> None:
 
 
 @pytest.mark.parametrize("face", ["mcp-by-the-sdk", "mcp-events", "websocket-by-the-sdk"])
-async def test_large_results_are_unfolded_one_after_the_other(
-    server: LargeMCPServer, monkeypatch: pytest.MonkeyPatch, face: str
+@pytest.mark.parametrize("name", ["get", "get_protocols"])
+async def test_the_sdk_never_sees_a_large_result(
+    gateway: Served, monkeypatch: pytest.MonkeyPatch, face: str, name: str
 ) -> None:
-    unfolded, most = 0, 0
-    begin, end = Holding.begin_turn, Holding.end_turn
+    seen: list[int] = []
+    serialize = ServerRunner._serialize
 
-    async def begin_turn(self: Holding) -> None:
-        nonlocal unfolded, most
-        await begin(self)
-        unfolded += 1
-        most = max(most, unfolded)
+    def note(self: ServerRunner, method: str, version: str, result: Any) -> dict[str, Any]:
+        structured = result["structuredContent"] if isinstance(result, dict) else result.structured_content
+        seen.append(len(json.dumps(structured)))
+        return serialize(self, method, version, result)
 
-    def end_turn(self: Holding) -> None:
-        nonlocal unfolded
-        unfolded -= self._turn is not None
-        end(self)
+    def read(body: bytes) -> Any:
+        assert len(body) <= LARGE, "it was read once more"
+        return parse_json(body)
 
-    monkeypatch.setattr(Holding, "begin_turn", begin_turn)
-    monkeypatch.setattr(Holding, "end_turn", end_turn)
-    async with serve(create_app([server], Settings())) as served:
-        answers = await asyncio.gather(*(call(served, face, "get", MUCH) for _ in range(8)))
-        assert [len(answer["zone"]) for answer in answers] == [MUCH] * 8
-        assert (most, unfolded) == (1, 0)
-        assert served.app.state.gateway.results.held == 0
+    monkeypatch.setattr("app.faces.protocol.parse_json", read)
+    monkeypatch.setattr(ServerRunner, "_serialize", note)
+    assert len((await call(gateway, face, name, MUCH))["zone"]) == MUCH
+    assert max(seen) < 1000
+
+
+@pytest.mark.parametrize("face", ["mcp", "mcp-events", "websocket"])
+async def test_results_in_the_protocols_own_words_count_as_well(gateway: Served, face: str) -> None:
+    with gateway.app.state.gateway.results.share() as others:
+        others.take(LIMIT - 3 * LARGE)
+        assert (await call(gateway, face, "get_protocols", MUCH))["code"] == "too_many_requests"
+        assert len((await call(gateway, face, "get_protocols", LARGE // 4))["zone"]) == LARGE // 4
+    assert len((await call(gateway, face, "get_protocols", MUCH))["zone"]) == MUCH
+
+
+async def test_what_answers_a_method_of_the_protocol_counts_as_well(gateway: Served) -> None:
+    message = request(LEGACY, "prompts/get", {"name": "long"})
+
+    async def prompted() -> dict[str, Any]:
+        async with client_of(gateway) as http:
+            answer: dict[str, Any] = (
+                await http.post("/mcp/slow", json=message, headers=headers(LEGACY, message))
+            ).json()
+            return answer
+
+    with gateway.app.state.gateway.results.share() as others:
+        others.take(LIMIT - 3 * LARGE)
+        assert (await prompted())["error"]["data"]["code"] == "too_many_requests"
+    assert len((await prompted())["result"]["messages"][0]["content"]["text"]) == MUCH
+
+
+@pytest.mark.parametrize("size", [10, MUCH])
+async def test_lines_of_a_backends_json_are_no_lines_of_the_answer(gateway: Served, size: int) -> None:
+    params: JsonObject = {"name": "get_lines", "arguments": {"size": size}}
+    message = request(LEGACY, "tools/call", params, progressToken="p")
+    async with event_stream(gateway, message, LEGACY, path="/mcp/slow") as messages:
+        [answered] = [message async for message in messages]
+    assert answered["result"]["structuredContent"]["zone"] == "x" * size
+    assert json.loads(answered["result"]["content"][0]["text"]) == answered["result"]["structuredContent"]
 
 
 async def test_a_reader_who_takes_nothing_gives_up_what_others_want(

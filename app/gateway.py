@@ -49,6 +49,7 @@ from app.errors import (
     UnknownServer,
     UnknownTool,
 )
+from app.guard.confinement import confine, not_confined
 from app.guard.guard import Guard
 from app.guard.policy import PROMPTS
 from app.guard.principal import Principal
@@ -57,6 +58,7 @@ from app.lookout import Lookout
 from app.results import ProtocolResult, RawResult, parse_json, writer_of
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
+from app.servers.confining import PUBLIC
 from app.servers.declaring import HttpRoute, Resource, Tool, Update
 from app.servers.operations import Operation, no_arguments
 from app.settings import Settings
@@ -99,6 +101,8 @@ class Gateway:
         self.guard = guard
         self.catalogue = Catalogue(kinds)
         """All that this process serves, for whoever builds ways to it. What somebody may see of it: `offered_to`."""
+        self._confined = self.catalogue.restricted(partial(_confined_tool, ruled=guard is not None), _confined_resource)
+        """What there is of it for callers that are bound to one customer."""
         self.subscriptions = 0
         self._subscriptions_of: Counter[str | int] = Counter()
         """By caller, and by the connection that they are of."""
@@ -173,7 +177,8 @@ class Gateway:
 
     def offered_to(self, principal: Principal) -> Catalogue:
         """Return what a principal may see: its calls are looked up there, and its listings made from it."""
-        return self.catalogue if self.guard is None else self.guard.offered_to(principal, self.catalogue)
+        whole = self.catalogue if principal.customer is None else self._confined
+        return whole if self.guard is None else self.guard.offered_to(principal, whole)
 
     def is_shown(self, kind: ServerKind) -> bool:
         """Tell whether MCP's listings show a server: not if nothing of it could work for lack of a setting."""
@@ -212,8 +217,11 @@ class Gateway:
         return refusal
 
     def may_see_prompts(self, server: str, principal: Principal) -> bool:
-        """Tell whether a principal may use what a server does itself for methods of the protocol."""
-        return self.guard is None or self.guard.allows(principal, server, PROMPTS)
+        """Tell whether a principal may use what a server does itself for methods of the protocol.
+
+        Nobody knows how to confine that to a customer.
+        """
+        return principal.customer is None and (self.guard is None or self.guard.allows(principal, server, PROMPTS))
 
     # The ways in
 
@@ -294,12 +302,17 @@ class Gateway:
             return resource.parse(given)
 
         async def begin(server: BaseMCPServer, arguments: dict[str, Any], _: CallContext) -> AsyncIterator[Update]:
-            assert resource.watcher is not None
             stack.enter_context(self._subscription(context, connection))
-            return await stack.enter_async_context(resource.watcher(server, **arguments))
+            return await stack.enter_async_context(resource.watch(server, arguments, context))
 
         operation = Operation(
-            f"watch {resource.template}", resource.template, parse, begin, True, resource.with_arguments
+            f"watch {resource.template}",
+            resource.template,
+            parse,
+            begin,
+            True,
+            resource.with_arguments,
+            confinement=resource.watch_confinement,
         )
         try:
             async with AsyncExitStack() as stack:
@@ -350,7 +363,13 @@ class Gateway:
             await carry(stream, partial(route.method, server, context=context, **arguments))
 
         operation = Operation(
-            route.name, route.acts_as, route.parse, run, offer.declared.read_only, route.with_arguments
+            route.name,
+            route.acts_as,
+            route.parse,
+            run,
+            offer.declared.read_only,
+            route.with_arguments,
+            confinement=route.confinement,
         )
         stream = StreamAdmission(self._around, self._serving[offer.kind], operation, context)
         await self._pass(stream, path, _as_it_is)
@@ -374,7 +393,7 @@ class Gateway:
         async def run(*_: object) -> T:
             return describe(self.offered_to(context.principal))
 
-        operation = Operation(listing, None, _as_it_is, run, True, no_arguments)
+        operation = Operation(listing, None, _as_it_is, run, True, no_arguments, confinement=PUBLIC)
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     async def handle(
@@ -442,7 +461,12 @@ class Gateway:
         name: str,
         context: CallContext,
     ) -> FoundT:
-        """Find what is wanted among what the principal may see; record that it was wanted if there is no such thing."""
+        """Find what is wanted among what the principal may see; record that it was wanted if there is no such thing.
+
+        Raises:
+            UnknownServer, UnknownTool, UnknownResource: there is none.
+            NotConfined: there is one, which can't be confined to the customer that the principal is bound to.
+        """
         try:
             return find(self.offered_to(context.principal), server, name)
         except (UnknownServer, UnknownTool, UnknownResource) as error:
@@ -468,7 +492,7 @@ class Gateway:
         What is kept from a caller is told apart from what does not exist: a caller has to know what to ask for, and the
         names of tools are no secret. Of a server of which it may use nothing, it learns no names of things.
         """
-        if self.guard is None:
+        if self.guard is None and principal.customer is None:
             return None
         try:
             found = find(self.catalogue, server, name)
@@ -476,15 +500,21 @@ class Gateway:
             # On a server that is kept from it.
             if server is None or self.catalogue.server(server).server_id in self.offered_to(principal).servers:
                 return None
-            return self.guard.why_not(principal, self.catalogue.server(server).server_id, None)
+            return self._kept_from(principal, self.catalogue.server(server).server_id, None)
         except UnknownServer:
             return None
         if isinstance(found, tuple):
             found = cast("tuple[Offer[Resource], object]", found)[0]
         if isinstance(found, Offer):
             offer = cast("Offer[Tool] | Offer[Resource]", found)
-            return self.guard.why_not(principal, offer.kind.server_id, offer.name)
-        return self.guard.why_not(principal, cast("ServerKind", found).server_id, None)
+            return self._kept_from(principal, offer.kind.server_id, offer.name)
+        return self._kept_from(principal, cast("ServerKind", found).server_id, None)
+
+    def _kept_from(self, principal: Principal, server: str, name: str | None) -> GatewayError:
+        """Return why a principal may not use what exists: no role allows it, or nothing confines it to a customer."""
+        if self.guard is not None and not self.guard.allows(principal, server, name):
+            return self.guard.why_not(principal, server, name)
+        return not_confined(name or server)
 
     def _refuse_beyond(self, size: int, own: Share | None) -> None:
         """Refuse a large result, or a call that changes something, while those before it wait to be written.
@@ -525,9 +555,13 @@ class Gateway:
             if changes and self.results.held:
                 self._refuse_beyond(0, held)
             arguments = operation.parse(given)
+            context = admission.context
+            if context.principal.customer is not None:
+                arguments = confine(operation, context.principal.customer, arguments, ruled=self.guard is not None)
             if (guard := self.guard) is not None:
-                context = admission.context
                 arguments = guard.judge(admission.serving.kind.server_id, operation, context.principal, arguments)
+                if context.principal.customer is not None:  # no rule puts another in its place
+                    arguments = confine(operation, context.principal.customer, arguments, ruled=True)
             written = write(await operation.run(server, arguments, admission.context))
             if not changes and (size := _size(written)) > LARGE:
                 self._refuse_beyond(size, held)
@@ -555,6 +589,17 @@ def _telling(stages: Stages, operation: Operation, write: Callable[[Any], T]) ->
         return written
 
     return replace(operation, parse=parse, run=run), write_and_tell
+
+
+def _confined_tool(offer: Offer[Tool], *, ruled: bool) -> Offer[Tool] | None:
+    tool = offer.declared.for_bound
+    if tool is None or tool.confinement is None or (tool.confinement.rule_on is not None and not ruled):
+        return None
+    return Offer(offer.kind, tool)
+
+
+def _confined_resource(offer: Offer[Resource]) -> Offer[Resource] | None:
+    return None if offer.declared.confinement is None else offer
 
 
 def _server(catalogue: Catalogue, server: str, _: str) -> ServerKind:

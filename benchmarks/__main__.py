@@ -107,7 +107,7 @@ async def _gateway(
 
 async def _pgbench(server: LocalPostgres, seconds: float, scratch: Path) -> Sample:
     """Run the very statement of `get_customer_context` with PostgreSQL's own driver."""
-    values = CUSTOMER_CONTEXT.arguments({"customer_id": ":id", "ticket_limit": 10, "interaction_limit": 20})
+    values = CUSTOMER_CONTEXT.arguments({"customer": ":id", "ticket_limit": 10, "interaction_limit": 20})
     sql = re.sub(r"\$(\d+)", lambda found: str(values[int(found[1]) - 1]), CUSTOMER_CONTEXT.sql)
     # pgbench gives every variable as text of unknown type, and takes a colon elsewhere for a variable's.
     script = scratch / "context.sql"

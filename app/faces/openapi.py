@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 
 from app.catalogue import Catalogue, Offer
 from app.errors import GatewayError, InvalidArguments, Problem
-from app.faces.http import PROBLEM_JSON, call_context
+from app.faces.http import JSON, PROBLEM_JSON, call_context
 from app.gateway import Gateway
+from app.servers.calls import JsonObject
 from app.servers.declaring import Tool
 
 
@@ -54,6 +55,19 @@ def answered_by(asgi: ASGIApp, tool: Offer[Tool] | None = None) -> type[APIRoute
     return GatewayRoute
 
 
+def operation_id(offer: Offer[Tool]) -> str:
+    """Return what OpenAPI calls a tool."""
+    return f"{offer.kind.server_id}_{offer.declared.name}"
+
+
+def request_body(tool: Tool) -> JsonObject:
+    """Document the arguments of a tool."""
+    content: JsonObject = {"schema": tool.input_schema}
+    if tool.example is not None:
+        content["example"] = tool.example
+    return {"required": True, "content": {JSON: content}}
+
+
 def problem_responses(*errors: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
     """Document failures; several may share a status."""
     schema: JsonValue = {"$ref": "#/components/schemas/Problem"}
@@ -75,12 +89,12 @@ def document(app: FastAPI, gateway: Gateway) -> None:
 
     def documented(offered: Catalogue) -> dict[str, Any]:
         if offered not in documents:
-            kept = gateway.catalogue.servers.keys() - offered.servers.keys()
-            tags = [tag for tag in app.openapi_tags or () if tag["name"] not in kept]
-            documents[offered] = _document([route for route in app.routes if _is_shown(route, offered)], tags)
+            documents[offered] = _document([route for route in app.routes if _is_shown(route, offered)], offered)
         return documents[offered]
 
-    def _document(routes: Sequence[BaseRoute], tags: list[dict[str, Any]]) -> dict[str, Any]:
+    def _document(routes: Sequence[BaseRoute], offered: Catalogue) -> dict[str, Any]:
+        kept = gateway.catalogue.servers.keys() - offered.servers.keys()
+        tags = [tag for tag in app.openapi_tags or () if tag["name"] not in kept]
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=routes, tags=tags
         )
@@ -91,8 +105,11 @@ def document(app: FastAPI, gateway: Gateway) -> None:
         for unused in ("HTTPValidationError", "ValidationError"):
             components.pop(unused, None)
         refused = problem_responses(InvalidArguments)[InvalidArguments.status]
+        bodies = {operation_id(offer): request_body(offer.declared) for offer in offered.tools()}
         for operations in schema["paths"].values():
             for operation in operations.values():
+                if body := bodies.get(operation["operationId"]):
+                    operation["requestBody"] = body  # of the tool as the caller sees it
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     operation["responses"]["422"] = refused
         return schema

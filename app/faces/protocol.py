@@ -111,7 +111,7 @@ class ProtocolServer(Server[Any]):
             cache_hints={
                 "server/discover": _LISTING_HINT,
                 "tools/list": _LISTING_HINT,
-                "prompts/list": _LISTING_HINT,
+                _PROMPT_LISTING: _LISTING_HINT,
                 "resources/list": _LISTING_HINT,
                 "resources/templates/list": _LISTING_HINT,
                 "resources/read": CacheHint(ttl_ms=0, scope="private"),

@@ -53,7 +53,7 @@ from app.faces.http import (
     send_result,
 )
 from app.faces.listing import describe_resources, describe_server, describe_tool
-from app.faces.openapi import answered_by, documented_by_others, problem_responses
+from app.faces.openapi import answered_by, documented_by_others, operation_id, problem_responses, request_body
 from app.gateway import Gateway, Respond
 from app.servers.calls import JsonObject
 from app.servers.declaring import HttpRoute, Tool
@@ -395,9 +395,6 @@ def _from_http_exception(error: HTTPException, request: Request) -> GatewayError
 
 def _add_tool_route(router: APIRouter, offer: Offer[Tool], endpoint: ToolEndpoint) -> None:
     server_id, tool = offer.kind.server_id, offer.declared
-    content: JsonObject = {"schema": tool.input_schema}
-    if tool.example is not None:
-        content["example"] = tool.example
     responses = problem_responses(*_EVERY_TOOL_MAY_ANSWER, *tool.errors)
     if tool.result is None:
         responses[200] = {"content": {JSON: {"schema": tool.output_schema or {"type": "object"}}}}
@@ -406,12 +403,12 @@ def _add_tool_route(router: APIRouter, offer: Offer[Tool], endpoint: ToolEndpoin
         documented_by_others,
         methods=["POST"],
         tags=[server_id],
-        operation_id=f"{server_id}_{tool.name}",
+        operation_id=operation_id(offer),
         summary=tool.title,
         description=tool.description,
         response_model=tool.result,
         responses=responses,
-        openapi_extra={"requestBody": {"required": True, "content": {JSON: content}}},
+        openapi_extra={"requestBody": request_body(tool)},
         route_class_override=answered_by(endpoint, offer),
     )
 

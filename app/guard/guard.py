@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from app.catalogue import Catalogue, Offer
 from app.errors import ArgumentRefused, BackendNotConfigured, GatewayError, InsufficientScope, RateLimited
+from app.guard.confinement import keeps_to_customer, not_confined
 from app.guard.limits import RateLimiter
 from app.guard.policy import DEVELOPER, PROMPTS, Policy, Rights
 from app.guard.principal import ANONYMOUS, Principal
@@ -36,22 +37,31 @@ class Guard:
         in this process, times sets of roles that somebody has made keys with."""
 
     def offered_to(self, principal: Principal, whole: Catalogue) -> Catalogue:
-        """Return what a principal may see of all that there is: what it may use. It is the same object each time."""
+        """Return what a principal may see of all that there is: what it may use. It is the same object each time.
+
+        Args:
+            principal: who looks.
+            whole: all that there is; to who is bound to a customer, all that can be confined to one.
+        """
         key = (whole, self._roles(principal), principal.customer is not None)
         seen = self._offered.get(key)
         if seen is None:
             grants = self._rights(principal).grants
 
             def allowed(offer: Offer[Any]) -> Offer[Any] | None:
-                return offer if (offer.kind.server_id, offer.name) in grants else None
+                granting = grants.get((offer.kind.server_id, offer.name), ())
+                if principal.customer is not None:
+                    granting = [each for each in granting if keeps_to_customer(each.rules, offer.declared.confinement)]
+                return offer if granting else None
 
             with_prompts = {server for server, name in grants if name == PROMPTS}
             seen = self._offered[key] = whole.restricted(allowed, allowed, with_prompts)
         return seen
 
-    def allows(self, principal: Principal, server: str, name: str) -> bool:
-        """Tell whether a principal may use something, with some arguments at least."""
-        return (server, name) in self._rights(principal).grants
+    def allows(self, principal: Principal, server: str, name: str | None) -> bool:
+        """Tell whether a role allows something of a server with some arguments at least, or anything without a name."""
+        grants = self._rights(principal).grants
+        return any(of == server for of, _ in grants) if name is None else (server, name) in grants
 
     def why_not(self, principal: Principal, server: str, name: str | None) -> GatewayError:
         """Return what to tell a principal of something that exists and that it may not use.
@@ -110,10 +120,18 @@ class Guard:
 
         Raises:
             ArgumentRefused: no role that allows the operation allows it with these.
+            NotConfined: none of these roles has a rule that keeps it to the customer that the principal is bound to.
         """
         if operation.obeys is None:
             return arguments
-        ruled = self._rights(principal).ruled.get((server, operation.obeys))
+        rights = self._rights(principal)
+        ruled = rights.ruled.get((server, operation.obeys))
+        confinement = operation.confinement
+        if principal.customer is not None and confinement is not None and confinement.rule_on is not None:
+            granting = rights.grants.get((server, operation.obeys), ())
+            ruled = tuple(each.rules for each in granting if keeps_to_customer(each.rules, confinement))
+            if not ruled:
+                raise not_confined(operation.name)
         if ruled is None:
             return arguments
         refusals: list[str] = []

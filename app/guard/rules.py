@@ -78,6 +78,12 @@ class Rule:
     kind: Literal["in", "prefix", "set"]
     values: tuple[str | int, ...]
 
+    @property
+    def names_customer(self) -> bool:
+        """Whether what it lets pass is of one customer: a prefix has to end the id, since 12 begins 123."""
+        ended = PLACEHOLDER + "/" if self.kind == "prefix" else PLACEHOLDER
+        return all(isinstance(value, str) and ended in value for value in self.values)
+
     def judge(self, given: JsonValue, customer: str | None) -> JsonValue:
         """Return the value that the tool gets.
 

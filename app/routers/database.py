@@ -8,6 +8,7 @@ from pydantic import Field
 
 from app.errors import BackendNotConfigured, Conflict, Forbidden, GatewayError, NotFound
 from app.findings import Finding
+from app.guard.principal import Principal
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import Update, resource, tool, watch
@@ -131,11 +132,13 @@ class DatabaseMCPServer(BaseMCPServer):
 
     @tool(
         read_only=True,
+        confined_by="customer_id",
         example={"customer_id": "12345", "ticket_limit": 5, "interaction_limit": 5},
         errors=(NotFound,),
     )
     async def get_customer_context(
         self,
+        principal: Principal,
         customer_id: CustomerId,
         ticket_limit: Listed = 10,
         interaction_limit: Annotated[Listed, Field(description="Of public interactions, and of notes.")] = 20,
@@ -145,10 +148,12 @@ class DatabaseMCPServer(BaseMCPServer):
         Who they are, their latest tickets and public interactions, apart from these the staff's internal notes (never
         repeat them to the customer), and figures over their whole history.
         """
-        return await self.desk.customer_context(customer_id, ticket_limit, interaction_limit)
+        notes = principal.customer is None
+        return await self.desk.customer_context(customer_id, ticket_limit, interaction_limit, notes=notes)
 
     @tool(
         read_only=True,
+        public=True,
         max_in_flight=MOST_SEARCHES,
         example={"search_term": "how do i reset my pasword", "limit": 3},
     )
@@ -171,6 +176,7 @@ class DatabaseMCPServer(BaseMCPServer):
         return await self.knowledge.search(search_term, limit, tags, language, offset)
 
     @tool(
+        confined_by="customer_id",
         example={
             "customer_id": "12345",
             "query_text": "Can I get my invoices in euros?",
@@ -180,13 +186,13 @@ class DatabaseMCPServer(BaseMCPServer):
         },
         errors=(NotFound, Conflict),
     )
-    async def save_interaction(self, arguments: NewInteraction) -> SavedInteraction:
+    async def save_interaction(self, arguments: NewInteraction, principal: Principal) -> SavedInteraction:
         """Write down what a customer asked and what was answered, or an internal note; call it after each exchange.
 
         Give query_text, agent_response or both. A public reply on a ticket also counts as its first response. All may
         also stand in an object `interaction_data`, and `content` is accepted for query_text.
         """
-        return await self.desk.save_interaction(arguments)
+        return await self.desk.save_interaction(arguments, principal.customer)
 
     @tool(
         read_only=True,
@@ -215,25 +221,31 @@ class DatabaseMCPServer(BaseMCPServer):
         """
         return await self.analytics.report(Period.read(time_period, start_date, end_date), group_by)
 
-    @resource("db://customers{?cursor,limit}", title="Customers")
-    async def customers(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[CustomerPage]:
+    @resource("db://customers{?cursor,limit}", title="Customers", confined="service")
+    async def customers(
+        self, principal: Principal, cursor: Cursor | None = None, limit: PageLimit = 50
+    ) -> RawResult[CustomerPage]:
         """Customers by id, page by page."""
-        return await self.records.page(CUSTOMERS, cursor, limit)
+        return await self.records.page(CUSTOMERS, cursor, limit, principal.customer)
 
-    @resource("db://tickets{?cursor,limit}", title="Tickets")
-    async def tickets(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[TicketPage]:
+    @resource("db://tickets{?cursor,limit}", title="Tickets", confined="service")
+    async def tickets(
+        self, principal: Principal, cursor: Cursor | None = None, limit: PageLimit = 50
+    ) -> RawResult[TicketPage]:
         """Tickets, the newest first, page by page."""
-        return await self.records.page(TICKETS, cursor, limit)
+        return await self.records.page(TICKETS, cursor, limit, principal.customer)
 
-    @resource("db://knowledge_articles{?cursor,limit}", title="Knowledge articles")
+    @resource("db://knowledge_articles{?cursor,limit}", title="Knowledge articles", public=True)
     async def knowledge_articles(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[ArticlePage]:
         """Published knowledge articles by id, page by page."""
         return await self.records.page(ARTICLES, cursor, limit)
 
-    @resource("db://interactions{?cursor,limit}", title="Interactions")
-    async def interactions(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[InteractionPage]:
+    @resource("db://interactions{?cursor,limit}", title="Interactions", confined="service")
+    async def interactions(
+        self, principal: Principal, cursor: Cursor | None = None, limit: PageLimit = 50
+    ) -> RawResult[InteractionPage]:
         """Interactions, the newest first, page by page. Where `internal` is true no customer may see it."""
-        return await self.records.page(INTERACTIONS, cursor, limit)
+        return await self.records.page(INTERACTIONS, cursor, limit, principal.customer)
 
     @resource("db://analytics{?time_period,group_by}", title="Analytics")
     async def analytics_report(
@@ -242,30 +254,30 @@ class DatabaseMCPServer(BaseMCPServer):
         """Figures of the support desk, over the last 30 days unless `time_period` says otherwise."""
         return await self.analytics.report(Period.read(time_period), group_by)
 
-    @resource("db://customers/{customer_id}", title="Customer")
-    async def customer(self, customer_id: CustomerId) -> RawResult[CustomerRow]:
+    @resource("db://customers/{customer_id}", title="Customer", confined="service")
+    async def customer(self, customer_id: CustomerId, principal: Principal) -> RawResult[CustomerRow]:
         """One customer."""
-        return await self.records.row(CUSTOMERS, customer_id)
+        return await self.records.row(CUSTOMERS, customer_id, principal.customer)
 
-    @resource("db://tickets/{ticket_id}", title="Ticket")
-    async def ticket(self, ticket_id: RowId) -> RawResult[TicketRow]:
+    @resource("db://tickets/{ticket_id}", title="Ticket", confined="service")
+    async def ticket(self, ticket_id: RowId, principal: Principal) -> RawResult[TicketRow]:
         """One ticket. Subscribe to hear of its changes, and of interactions that are saved for it."""
-        return await self.records.row(TICKETS, ticket_id)
+        return await self.records.row(TICKETS, ticket_id, principal.customer)
 
-    @resource("db://knowledge_articles/{article_id}", title="Knowledge article")
+    @resource("db://knowledge_articles/{article_id}", title="Knowledge article", public=True)
     async def knowledge_article(self, article_id: RowId) -> RawResult[ArticleRow]:
         """One published knowledge article with its whole text."""
         return await self.records.row(ARTICLES, article_id)
 
-    @resource("db://interactions/{interaction_id}", title="Interaction")
-    async def interaction(self, interaction_id: RowId) -> RawResult[InteractionRow]:
+    @resource("db://interactions/{interaction_id}", title="Interaction", confined="service")
+    async def interaction(self, interaction_id: RowId, principal: Principal) -> RawResult[InteractionRow]:
         """One interaction."""
-        return await self.records.row(INTERACTIONS, interaction_id)
+        return await self.records.row(INTERACTIONS, interaction_id, principal.customer)
 
-    @watch("db://tickets/{ticket_id}")
+    @watch("db://tickets/{ticket_id}", confined="service")
     @asynccontextmanager
-    async def ticket_changes(self, ticket_id: int) -> AsyncGenerator[AsyncIterator[Update]]:
+    async def ticket_changes(self, ticket_id: int, principal: Principal) -> AsyncGenerator[AsyncIterator[Update]]:
         # Listening comes first, so that no change falls between the look and the first notice.
         async with self.changes.watch(ticket_id) as notices:
-            await self.records.row(TICKETS, ticket_id)
+            await self.records.row(TICKETS, ticket_id, principal.customer)
             yield notices

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
@@ -18,6 +17,7 @@ from app.findings import Finding, checked
 from app.outages import Outages
 from app.results import RawResult
 from app.servers.calls import CallContext, JsonObject, new_request_id
+from app.servers.confining import Confinement
 from app.servers.declaring import HttpRoute, Resource, Tool
 
 RESERVED_NAMES = frozenset({"batch", "ws", "tools", "resources"})
@@ -69,7 +69,7 @@ class BaseMCPServer:
         tools: dict[str, Tool] = dict(cls.tools)
         resources: dict[str, Resource] = dict(cls.resources)
         routes: dict[str, HttpRoute] = dict(cls.routes)
-        watchers: dict[str, Any] = {}
+        watchers: list[tuple[str, Confinement | None, Any]] = []
         for member in vars(cls).values():
             declared = getattr(member, "__declared__", None)
             if isinstance(declared, Tool):
@@ -78,12 +78,12 @@ class BaseMCPServer:
                 resources[declared.template] = declared
             elif isinstance(declared, HttpRoute):
                 routes[declared.name] = declared
-            elif template := getattr(member, "__watches__", None):
-                watchers[template] = member
-        for template, member in watchers.items():
+            elif watches := getattr(member, "__watches__", None):
+                watchers.append((*watches, member))
+        for template, confinement, member in watchers:
             if template not in resources:
                 raise TypeError(f"{cls.__name__}: @watch({template!r}) names no resource of this server")
-            resources[template] = replace(resources[template], watcher=member)
+            resources[template] = resources[template].watched_by(member, confinement)
         cls.tools, cls.resources = tools, resources
         cls.routes = {name: route.obeying(tools) for name, route in routes.items()}
         stem = cls.__name__.removesuffix("MCPServer").removesuffix("Server")

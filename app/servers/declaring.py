@@ -13,12 +13,12 @@ description, in REST, MCP, WebSocket and stdio alike. `docs/adding-a-server.md` 
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from mcp.shared.uri_template import UriTemplate
@@ -32,6 +32,7 @@ from app.exact_json import ALTERED, NotExact, NotJson, ReadText, read
 from app.guard.principal import Principal
 from app.results import ProtocolResult, RawResult, Result, parse_json, writer_of
 from app.servers.calls import CallContext, JsonObject
+from app.servers.confining import Confinement
 from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
 from app.servers.leniency import Leniency, altered_integers
 from app.servers.operations import Operation
@@ -85,6 +86,14 @@ class Tool:
     example: JsonObject | None = None
     errors: tuple[type[GatewayError], ...] = ()
     """Failures beyond those that every tool may answer, for the documentation."""
+    confinement: Confinement | None = None
+    """How it is kept to one customer for callers that are bound to one; None refuses them."""
+    filled_in: str | None = None
+    """The argument that callers need not give, and do not see, since it is filled in for them; in `for_bound` only."""
+
+    def __post_init__(self) -> None:
+        declared = self.arguments.model_fields if self.arguments is not None else None
+        _check_confinement(self.name, self.confinement, declared, tells_who_calls=self._is_told_who_calls)
 
     @classmethod
     def declared(cls, method: Callable[..., Awaitable[Result | RawResult[Any]]], **options: Any) -> Self:
@@ -168,12 +177,32 @@ class Tool:
         _ = described._compiled_schema, described._compiled_output_schema
         return described
 
+    @property
+    def _is_told_who_calls(self) -> bool:
+        # `call_tool` may take the context, if it likes.
+        return self.method is None or self.context_parameter is not None or self.principal_parameter is not None
+
+    @cached_property
+    def for_bound(self) -> Self | None:
+        """The tool as callers that are bound to one customer see it; None where it can't be confined to one."""
+        if self.confinement is None:
+            return None
+        argument = self.confinement.argument
+        if argument is None or self.filled_in is not None:
+            return self
+        arguments = self.arguments
+        if arguments is not None:
+            kind: Any = arguments.model_fields[argument].rebuild_annotation()
+            left_out: dict[str, Any] = {argument: (kind | None, None)}
+            arguments = create_model(arguments.__name__, __base__=arguments, **left_out)
+        example = {name: value for name, value in (self.example or {}).items() if name != argument}
+        return replace(self, arguments=arguments, filled_in=argument, example=None if self.example is None else example)
+
     @cached_property
     def input_schema(self) -> JsonObject:
         """JSON Schema of the arguments object: flat, no `anyOf` at its top; plain, if we have written it ourselves."""
-        if self.arguments is None:
-            return self.dynamic_input_schema
-        return arguments_schema(self.arguments)
+        schema = self.dynamic_input_schema if self.arguments is None else arguments_schema(self.arguments)
+        return schema if self.filled_in is None else _without(schema, self.filled_in)
 
     @cached_property
     def output_schema(self) -> JsonObject | None:
@@ -232,7 +261,16 @@ class Tool:
     @cached_property
     def operation(self) -> Operation:
         """A call of it, as the gateway runs it."""
-        return Operation(self.name, self.name, self.parse, self.run, self.read_only, self.with_arguments, self.timeout)
+        return Operation(
+            self.name,
+            self.name,
+            self.parse,
+            self.run,
+            self.read_only,
+            self.with_arguments,
+            self.timeout,
+            self.confinement,
+        )
 
     @cached_property
     def argument_names(self) -> frozenset[str] | None:
@@ -343,6 +381,10 @@ class Tool:
         return given
 
     def _parse_by_schema(self, given: Any) -> JsonObject:
+        if self.filled_in is not None and isinstance(given, dict) and self.filled_in in given:
+            # The schema does not know it; whether it is the caller's own is for the guard to say.
+            others = {name: value for name, value in cast("JsonObject", given).items() if name != self.filled_in}
+            return {**self._parse_by_schema(others), self.filled_in: given[self.filled_in]}
         taken = self._leniency.take(given)
         if not isinstance(taken, dict):
             raise InvalidArguments.at([((), "expected an object")])
@@ -429,6 +471,10 @@ class Resource:
     principal_parameter: str | None = None
     watcher: "Callable[..., AbstractAsyncContextManager[AsyncIterator[Update]]] | None" = None
     """The method that tells of changes; None where the resource can't be watched."""
+    watch_principal_parameter: str | None = None
+    confinement: Confinement | None = None
+    watch_confinement: Confinement | None = None
+    """How its reading, and its watching, are kept to one customer for callers that are bound; None refuses them."""
 
     @classmethod
     def declared(
@@ -437,6 +483,7 @@ class Resource:
         method: Callable[..., Awaitable[Result | RawResult[Any]]],
         *,
         title: str | None = None,
+        confinement: Confinement | None = None,
     ) -> Self:
         """Read a resource off a method; its parameters are the template's variables."""
         name = method.__name__
@@ -452,6 +499,8 @@ class Resource:
         }
         if set(UriTemplate.parse(template).variable_names) != set(fields):
             raise TypeError(f"{name}: the variables of {template} and the parameters differ")
+        told = context_parameter is not None or principal_parameter is not None
+        _check_confinement(name, confinement, fields, tells_who_calls=told)
         return cls(
             template=template,
             name=name,
@@ -461,7 +510,29 @@ class Resource:
             arguments=create_model(f"{name}_variables", __config__=ConfigDict(extra="forbid"), **fields),
             context_parameter=context_parameter,
             principal_parameter=principal_parameter,
+            confinement=confinement,
         )
+
+    def watched_by(self, method: Callable[..., Any], confinement: Confinement | None) -> Self:
+        """Return it with the method that tells of its changes.
+
+        Raises:
+            TypeError: the method can't be confined as it says.
+        """
+        told = next((name for name, kind in get_type_hints(method).items() if kind is Principal), None)
+        names = self._parsed.variable_names
+        _check_confinement(method.__name__, confinement, names, tells_who_calls=told is not None)
+        return replace(self, watcher=method, watch_confinement=confinement, watch_principal_parameter=told)
+
+    def watch(
+        self, server: object, variables: Mapping[str, Any], context: CallContext
+    ) -> "AbstractAsyncContextManager[AsyncIterator[Update]]":
+        """Call the method that tells of changes, with the checked variables of a URI."""
+        assert self.watcher is not None
+        keywords = dict(variables)
+        if self.watch_principal_parameter:
+            keywords[self.watch_principal_parameter] = context.principal
+        return self.watcher(server, **keywords)
 
     @classmethod
     def named(cls, uri: str) -> Self:
@@ -534,7 +605,7 @@ class Resource:
 
         run = self.run if self.method else run_undeclared
         return Operation(
-            self.template, self.template, self.parse, run, read_only=True, with_arguments=self.with_arguments
+            self.template, self.template, self.parse, run, True, self.with_arguments, confinement=self.confinement
         )
 
 
@@ -554,6 +625,8 @@ class HttpRoute:
     endless: bool
     arguments: type[BaseModel] | None = None
     """What its path says; None until it is known which tool it acts as."""
+    confinement: Confinement | None = None
+    """As it declares, or else as its tool does where that holds for its path; None refuses callers that are bound."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -578,7 +651,13 @@ class HttpRoute:
         if unknown:
             raise TypeError(f"{self.name}: {self.acts_as} has no arguments {', '.join(sorted(unknown))}")
         fields: dict[str, Any] = {name: (declared[name].rebuild_annotation(), ...) for name in self.pattern.groupindex}
-        return replace(self, arguments=create_model(f"{self.name}_path", **fields))
+        confinement = self.confinement
+        if confinement is None and tool.confinement is not None and not tool.confinement.by_service:
+            # What the tool's method does for its callers, this one does not.
+            needed = {tool.confinement.argument, tool.confinement.rule_on} - {None}
+            confinement = tool.confinement if needed <= fields.keys() else None
+        _check_confinement(self.name, confinement, fields, tells_who_calls=True)
+        return replace(self, arguments=create_model(f"{self.name}_path", **fields), confinement=confinement)
 
     def parse(self, path: str) -> dict[str, Any]:
         """Check what a path says, as arguments of the tool that the route acts as.
@@ -632,6 +711,10 @@ def tool(
     max_in_flight: int | None = None,
     example: JsonObject | None = None,
     errors: Sequence[type[GatewayError]] = (),
+    confined_by: str | None = None,
+    confined: Literal["service"] | None = None,
+    public: bool = False,
+    needs_rule: str | None = None,
 ) -> Callable[[_Method], _Method]:
     """Offer a method of a `BaseMCPServer` to the gateway's callers.
 
@@ -646,11 +729,20 @@ def tool(
             never takes more than half of the places that the server has.
         example: arguments that work on the demo data; shown at `/docs`.
         errors: failures beyond the general ones, for the documentation.
+        confined_by: the argument that names a customer. For a caller that is bound to one it is filled in after the
+            arguments are parsed (validators of the whole model see None), and its schema has no such argument.
+        confined: "service" if the method takes a `Principal`, or a `CallContext`, and keeps to its customer.
+        public: it is the same for everybody. A tool that says nothing of the kind refuses callers that are bound.
+        needs_rule: an argument that the policy must have a rule on for callers that are bound; if nothing else
+            confines the tool, one that says `{customer}`.
     """
 
     def declare(method: _Method) -> _Method:
         method.__declared__ = Tool.declared(  # type: ignore[attr-defined]
             method,
+            confinement=Confinement.declared(
+                method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=needs_rule
+            ),
             title=title,
             read_only=read_only,
             destructive=destructive and not read_only,
@@ -666,24 +758,47 @@ def tool(
     return declare
 
 
-def resource(template: str, *, title: str | None = None) -> Callable[[_Method], _Method]:
+def resource(
+    template: str,
+    *,
+    title: str | None = None,
+    confined_by: str | None = None,
+    confined: Literal["service"] | None = None,
+    public: bool = False,
+) -> Callable[[_Method], _Method]:
     """Offer a method as a resource.
 
     Args:
         template: RFC 6570 URI template; its variables are the method's parameters, and optional
             ones stand in a query: `db://customers{?cursor,limit}`.
         title: name for people; made from the method's name if left out.
+        confined_by: the variable that names a customer; of others there is nothing to callers that are bound to one.
+        confined: as for `tool`, as is what follows.
+        public: as there.
     """
 
     def declare(method: _Method) -> _Method:
-        method.__declared__ = Resource.declared(template, method, title=title)  # type: ignore[attr-defined]
+        confinement = Confinement.declared(
+            method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=None
+        )
+        method.__declared__ = Resource.declared(  # type: ignore[attr-defined]
+            template, method, title=title, confinement=confinement
+        )
         return method
 
     return declare
 
 
 def route(
-    path: str, *, methods: Sequence[str], acts_as: str, openapi: JsonObject | None = None, endless: bool = False
+    path: str,
+    *,
+    methods: Sequence[str],
+    acts_as: str,
+    openapi: JsonObject | None = None,
+    endless: bool = False,
+    confined_by: str | None = None,
+    confined: Literal["service"] | None = None,
+    public: bool = False,
 ) -> Callable[[_Method], _Method]:
     """Offer a method as a plain HTTP route below `/mcp/<server>`.
 
@@ -697,6 +812,10 @@ def route(
         acts_as: the tool of the same server whose rules it obeys: who may not call that may not use the route.
         openapi: what OpenAPI says of the operation beyond its summary: parameters, bodies, responses.
         endless: the response ends only with its caller, or when the gateway stops.
+        confined_by: a variable of the path, and else as for `tool`, as is what follows. Where nothing is said, the
+            route is confined as its tool is, if that is by arguments which stand in its path.
+        confined: "service" if it keeps to the customer of `context.principal`.
+        public: as for `tool`.
     """
 
     def declare(method: _Method) -> _Method:
@@ -709,21 +828,39 @@ def route(
             acts_as=acts_as,
             openapi=dict(openapi or {}),
             endless=endless,
+            confinement=Confinement.declared(
+                method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=None
+            ),
         )
         return method
 
     return declare
 
 
-def watch(template: str) -> Callable[[_Method], _Method]:
+def watch(
+    template: str,
+    *,
+    confined_by: str | None = None,
+    confined: Literal["service"] | None = None,
+    public: bool = False,
+) -> Callable[[_Method], _Method]:
     """Let callers subscribe to the resource of the same template.
 
-    The method takes the template's variables and is an async context manager: it yields an async
-    iterator of `Update`s once every later change is sure to be seen.
+    The method takes the template's variables, and a `Principal` if it wants one, and is an async context manager: it
+    yields an async iterator of `Update`s once every later change is sure to be seen.
+
+    Args:
+        template: of the resource.
+        confined_by: as for `resource`, as is what follows; how the resource is read says nothing of it.
+        confined: as there.
+        public: as there.
     """
 
     def declare(method: _Method) -> _Method:
-        method.__watches__ = template  # type: ignore[attr-defined]
+        confinement = Confinement.declared(
+            method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=None
+        )
+        method.__watches__ = template, confinement  # type: ignore[attr-defined]
         return method
 
     return declare
@@ -736,6 +873,40 @@ def _checked(arguments: type[BaseModel] | None, values: dict[str, Any]) -> dict[
         return dict(arguments.model_validate(values).__dict__)
     except ValidationError as error:
         raise InvalidArguments.from_validation(failures_of(error)) from None
+
+
+def _check_confinement(
+    name: str, confinement: Confinement | None, arguments: Container[str] | None, *, tells_who_calls: bool
+) -> None:
+    """Refuse a declaration that would confine nobody.
+
+    Args:
+        name: of what is declared.
+        confinement: as declared.
+        arguments: the names of its arguments; None where only a schema knows them.
+        tells_who_calls: whether the method is told.
+
+    Raises:
+        TypeError: the message says what is missing.
+    """
+    if confinement is None:
+        return
+    for argument in (confinement.argument, confinement.rule_on):
+        if argument is not None and arguments is not None and argument not in arguments:
+            raise TypeError(f"{name}: it is confined by {argument!r}, and has no such argument")
+    if confinement.by_service and not tells_who_calls:
+        raise TypeError(f'{name}: confined="service" needs a parameter of type Principal, or how would it know?')
+
+
+def _without(schema: JsonObject, argument: str) -> JsonObject:
+    """Return a schema of an arguments object that does not tell of one of them."""
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    assert isinstance(properties, dict)
+    assert isinstance(required, list)
+    left: JsonObject = {**schema, "properties": {name: properties[name] for name in properties if name != argument}}
+    if argument in required:
+        left["required"] = [name for name in required if name != argument]
+    return left
 
 
 def _with_success(schema: Mapping[str, JsonValue]) -> JsonObject:

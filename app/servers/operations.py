@@ -6,6 +6,7 @@ from typing import Any
 
 from app.errors import InternalError
 from app.servers.calls import CallContext
+from app.servers.confining import Confinement
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Operation:
     """Returns parsed arguments with others in place of some; raises `GatewayError` where they don't fit together."""
     timeout: float | None = None
     """Seconds; None takes the gateway's default."""
+    confinement: Confinement | None = None
+    """How it is kept to the customer that its caller is bound to; None refuses callers that are bound."""
 
 
 def no_arguments(_: Any, changes: Mapping[str, Any]) -> Any:

@@ -42,6 +42,12 @@ name = { prefix = "customers/{customer}/" }
 [role.customer_bot.tool."notes:write_note"]
 name = { set = "customer-{customer}" }
 
+[role.filer]
+allow = ["notes:read_note"]
+
+[role.filer.tool."notes:read_note"]
+name = { prefix = "filed/" }
+
 [role.archivist]
 allow = ["notes:write", "notes:read_note"]
 
@@ -58,6 +64,7 @@ PRINCIPALS = (
     Principal("unbound", frozenset({"customer_bot"})),
     Principal("archivist", frozenset({"archivist"})),
     Principal("both", frozenset({"archivist", "customer_bot"}), customer=CUSTOMER),
+    Principal("filing archivist", frozenset({"filer", "archivist"})),
     Principal("developer", frozenset({"developer"})),
 )
 
@@ -89,17 +96,17 @@ class ReadNote(BaseModel):
 class NotesMCPServer(BaseMCPServer):
     """Keeps notes."""
 
-    @tool(read_only=True)
+    @tool(read_only=True, needs_rule="name")
     async def read_note(self, arguments: ReadNote) -> Note:
         """Return a note."""
         return Note(shelf=arguments.shelf, name=arguments.name)
 
-    @tool(read_only=True)
+    @tool(read_only=True, public=True)
     async def list_notes(self, context: CallContext) -> Note:
         """Return a note of all notes; it is not plain."""
         return Note(shelf="all", name=context.principal.id)
 
-    @tool()
+    @tool(needs_rule="name")
     async def write_note(self, name: str, text: str = "", labels: list[str] | None = None) -> Note:
         """Write a note."""
         return Note(shelf="letters", name=name, text=text)

@@ -105,7 +105,13 @@ async def test_an_argument_that_is_set_is_set_whatever_was_given(http: httpx.Asy
 
 
 async def test_one_role_whose_rules_all_pass_is_enough(http: httpx.AsyncClient) -> None:
-    assert (await call(http, "both", "read_note", name="customers/54321/1"))["success"]
+    for name in ("filed/1", "customers/54321/1"):
+        assert (await call(http, "filing archivist", "read_note", name=name))["success"]
+
+
+async def test_a_role_that_confines_nobody_is_of_no_use_to_who_is_bound(http: httpx.AsyncClient) -> None:
+    assert (await call(http, "both", "read_note", name="customers/12345/1"))["success"]
+    assert (await call(http, "both", "read_note", name="customers/54321/1"))["code"] == "argument_refused"
 
 
 async def test_a_rule_for_every_role_holds_for_developers(http: httpx.AsyncClient) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.util import await_only
 
 from app.errors import BackendNotConfigured
 from app.outages import Outages
+from app.services.postgres.connections.confined import confined
 from app.services.postgres.connections.connecting import MARGIN, Connection, Connector
 from app.services.postgres.connections.errors import OUTDATED, driver_error, postgres_errors
 from app.services.postgres.connections.fixed_reads import FixedReads
@@ -38,11 +39,17 @@ class Statement:
 
     Args:
         statement: selects one column of one row, cast to text; its bind parameters are given by name later.
+        for_staff: it may reach rows of any customer, so nobody who is bound to one may have it run.
+
+    Raises:
+        TypeError: it may reach rows of any customer, and is not for the staff.
     """
 
     __slots__ = ("_constants", "_order", "sql")
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: Executable, *, for_staff: bool = False) -> None:
+        if not for_staff:
+            confined(statement)
         dialect = PGDialect_asyncpg()
         compiled = cast("SQLCompiler", statement.compile(dialect=dialect))  # type: ignore[attr-defined]
         self.sql = str(compiled)
@@ -52,6 +59,24 @@ class Statement:
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         """Return the values in the order of `$1`, `$2` …; what is not given has its value of compile time."""
         return [values[name] if name in values else self._constants[name] for name in self._order]
+
+
+class Reach:
+    """A statement in two forms: one reaches everybody's rows, the other those of `customer`.
+
+    Args:
+        form: returns the statement; told whether it is to reach one customer's rows only.
+    """
+
+    __slots__ = ("_everybody", "_one")
+
+    def __init__(self, form: Callable[[bool], Executable]) -> None:
+        self._everybody = Statement(form(False), for_staff=True)
+        self._one = Statement(form(True))
+
+    def of(self, customer: str | None) -> Statement:
+        """Return the form for a caller that is bound to a customer, or to none."""
+        return self._everybody if customer is None else self._one
 
 
 class ReadPool:

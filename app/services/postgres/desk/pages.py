@@ -3,15 +3,17 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, not_, select
 
 from app.errors import InvalidArguments, NotFound
 from app.models import Article, ArticleStatus, Base, Customer, Interaction, Ticket
 from app.results import RawResult, Result
-from app.services.postgres.connections.pools import Database, Statement
+from app.services.postgres.connections.confined import of_customer
+from app.services.postgres.connections.pools import Database, Reach
 from app.services.postgres.desk.records import (
     ArticleRecord,
     CustomerRecord,
@@ -86,14 +88,18 @@ class Listing(Generic[PageT, RowT]):
     row: type[RowT]
     newest_first: bool = False
     condition: ColumnElement[bool] | None = None
+    owner: ColumnElement[str] | None = None
+    """The column that says whose a row is; None where all rows are everybody's."""
+    shown_to_customers: ColumnElement[bool] | None = None
+    """Which of its rows a customer may see of its own; all of them if left out."""
 
     @property
     def name(self) -> str:
         return self.table.__tablename__
 
 
-CUSTOMERS = Listing(Customer, CustomerRecord, CustomerPage, CustomerRow)
-TICKETS = Listing(Ticket, TicketRecord, TicketPage, TicketRow, newest_first=True)
+CUSTOMERS = Listing(Customer, CustomerRecord, CustomerPage, CustomerRow, owner=Customer.id.expression)
+TICKETS = Listing(Ticket, TicketRecord, TicketPage, TicketRow, newest_first=True, owner=Ticket.customer_id.expression)
 ARTICLES = Listing(
     Article,
     ArticleRecord,
@@ -101,7 +107,15 @@ ARTICLES = Listing(
     ArticleRow,
     condition=Article.status == literal(ArticleStatus.PUBLISHED),
 )
-INTERACTIONS = Listing(Interaction, InteractionRecord, InteractionPage, InteractionRow, newest_first=True)
+INTERACTIONS = Listing(
+    Interaction,
+    InteractionRecord,
+    InteractionPage,
+    InteractionRow,
+    newest_first=True,
+    owner=Interaction.customer_id.expression,
+    shown_to_customers=not_(Interaction.internal),
+)
 
 
 class SupportRecords:
@@ -114,29 +128,33 @@ class SupportRecords:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def page(self, listing: Listing[PageT, Any], cursor: str | None, limit: int) -> RawResult[PageT]:
+    async def page(
+        self, listing: Listing[PageT, Any], cursor: str | None, limit: int, customer: str | None = None
+    ) -> RawResult[PageT]:
         """Return the rows that come after a cursor.
 
         Args:
             listing: the table.
             cursor: `next_cursor` of the page before, None for the first page.
             limit: most rows.
+            customer: to whom the caller is bound; there are no rows of others then, and no notes of the staff.
 
         Raises:
             InvalidArguments: the cursor is damaged or of another table.
         """
         after = _beginning(listing) if cursor is None else _read_cursor(listing, cursor)
-        found = await self._database.reads.fetch_json(_PAGES[listing.name], after=after, limit=limit)
+        statement = _PAGES[listing.name].of(customer)
+        found = await self._database.reads.fetch_json(statement, after=after, limit=limit, customer=customer)
         assert found is not None
         return RawResult(found)
 
-    async def row(self, listing: Listing[Any, RowT], row_id: int | str) -> RawResult[RowT]:
-        """Return one row.
+    async def row(self, listing: Listing[Any, RowT], row_id: int | str, customer: str | None = None) -> RawResult[RowT]:
+        """Return one row, of the customer to whom the caller is bound if it is bound to one.
 
         Raises:
             NotFound: there is none with the id.
         """
-        found = await self._database.reads.fetch_json(_ROWS[listing.name], id=row_id)
+        found = await self._database.reads.fetch_json(_ROWS[listing.name].of(customer), id=row_id, customer=customer)
         if found is None:
             kind = next(name for name in listing.row.model_fields if name != "success").replace("_", " ")
             raise NotFound(f"There is no {kind} {row_id!r}; check the id")
@@ -161,7 +179,20 @@ def _read_cursor(listing: Listing[Any, Any], cursor: str) -> int | str:
     raise InvalidArguments.of("cursor", "is no next_cursor of this resource; leave it out to begin again")
 
 
-def _page(listing: Listing[Any, Any]) -> Statement:
+def _restricted(
+    rows: Select[*tuple[Any, ...]], listing: Listing[Any, Any], *, of_one: bool
+) -> Select[*tuple[Any, ...]]:
+    """Return a select without the rows that nobody may see, or of one customer's the ones that it may."""
+    if listing.condition is not None:
+        rows = rows.where(listing.condition)
+    if of_one and listing.owner is not None:
+        rows = rows.where(listing.owner == of_customer())
+        if listing.shown_to_customers is not None:
+            rows = rows.where(listing.shown_to_customers)
+    return rows
+
+
+def _page(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
     """Select one row more than asked for, which tells whether there is a next page and is not shown."""
     columns = columns_of(listing.table, listing.record)
     key = listing.table.__table__.c.id
@@ -174,9 +205,7 @@ def _page(listing: Listing[Any, Any]) -> Statement:
         .order_by(order)
         .limit(limit + literal(1))
     )
-    if listing.condition is not None:
-        rows = rows.where(listing.condition)
-    fetched = rows.subquery("fetched")
+    fetched = _restricted(rows, listing, of_one=of_one).subquery("fetched")
     order = fetched.c.id.desc() if listing.newest_first else fetched.c.id.asc()
     numbered = select(
         json_row(fetched).label("row"),
@@ -193,19 +222,17 @@ def _page(listing: Listing[Any, Any]) -> Statement:
         listing.name: func.coalesce(shown, func.json_build_array()),
         "next_cursor": case((func.count() > limit, cursor)),
     }
-    return Statement(select(json_object(**pairs)).select_from(numbered))
+    return select(json_object(**pairs)).select_from(numbered)
 
 
-def _row(listing: Listing[Any, Any]) -> Statement:
+def _row(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
     key = listing.table.__table__.c.id
     one = select(*columns_of(listing.table, listing.record)).where(key == bindparam("id", type_=key.type))
-    if listing.condition is not None:
-        one = one.where(listing.condition)
-    source = one.subquery("one")
+    source = _restricted(one, listing, of_one=of_one).subquery("one")
     name = next(name for name in listing.row.model_fields if name != "success")
-    return Statement(select(json_object(**{"success": literal(True), name: json_row(source)})))
+    return select(json_object(**{"success": literal(True), name: json_row(source)}))
 
 
 _LISTINGS: tuple[Listing[Any, Any], ...] = (CUSTOMERS, TICKETS, ARTICLES, INTERACTIONS)
-_PAGES: Mapping[str, Statement] = {listing.name: _page(listing) for listing in _LISTINGS}
-_ROWS: Mapping[str, Statement] = {listing.name: _row(listing) for listing in _LISTINGS}
+_PAGES: Mapping[str, Reach] = {listing.name: Reach(partial(_page, listing)) for listing in _LISTINGS}
+_ROWS: Mapping[str, Reach] = {listing.name: Reach(partial(_row, listing)) for listing in _LISTINGS}

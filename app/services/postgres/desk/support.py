@@ -7,14 +7,27 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy import ColumnElement, RowMapping, bindparam, case, func, not_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    RowMapping,
+    Select,
+    Update,
+    bindparam,
+    case,
+    func,
+    not_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import Conflict, NotFound
+from app.errors import ArgumentRefused, Conflict, NotFound
 from app.exact_json import NotExact, NotJson, read
 from app.models import Channel, Customer, Direction, Interaction, Ticket, TicketStatus
 from app.results import RawResult, Result
+from app.services.postgres.connections.confined import CUSTOMER, confined, of_customer
 from app.services.postgres.connections.pools import Database, Statement
 from app.services.postgres.desk.records import (
     CustomerRecord,
@@ -188,7 +201,7 @@ class SupportDesk:
         self._database = database
 
     async def customer_context(
-        self, customer_id: str, ticket_limit: int, interaction_limit: int
+        self, customer_id: str, ticket_limit: int, interaction_limit: int, *, notes: bool = True
     ) -> RawResult[CustomerContext]:
         """Return a customer with the latest tickets, interactions and notes, in one round trip.
 
@@ -196,13 +209,14 @@ class SupportDesk:
             customer_id: whom.
             ticket_limit: most tickets to list.
             interaction_limit: most public interactions to list, and most notes.
+            notes: whether the staff's notes are shown, and counted; else it is as if there were none.
 
         Raises:
             NotFound: there is no such customer.
         """
         found = await self._database.reads.fetch_json(
-            CUSTOMER_CONTEXT,
-            customer_id=customer_id,
+            CUSTOMER_CONTEXT if notes else _WITHOUT_NOTES,
+            customer=customer_id,
             ticket_limit=ticket_limit,
             interaction_limit=interaction_limit,
         )
@@ -210,21 +224,30 @@ class SupportDesk:
             raise unknown_customer(customer_id)
         return RawResult(found)
 
-    async def save_interaction(self, new: NewInteraction) -> SavedInteraction:
+    async def save_interaction(self, new: NewInteraction, customer: str | None = None) -> SavedInteraction:
         """Store an interaction; a public reply also counts as the first response of its ticket.
 
+        Args:
+            new: what is stored.
+            customer: to whom the caller is bound, whose interaction it is then.
+
         Raises:
-            NotFound: there is no such customer or ticket.
+            NotFound: there is no such customer or ticket, to a caller who is bound also one of somebody else.
             Conflict: the ticket is another customer's, or the key was used with other data.
+            ArgumentRefused: it is a note of the staff, and the caller is bound to a customer.
         """
+        assert customer in (None, new.customer_id)
+        if customer is not None and new.internal:
+            raise ArgumentRefused("internal: only the staff writes notes, and this session is a customer's.")
 
         async def save(session: AsyncSession) -> RowMapping:
-            await _check_belonging(session, new)
+            await _check_belonging(session, new, customer)
             row = await _insert(session, new)
             if row is None:
-                return await _first_result(session, new)
+                return await _first_result(session, new, customer)
             if new.ticket_id is not None:
-                await _touch_ticket(session, new.ticket_id, is_reply=new.is_reply)
+                about = {CUSTOMER: new.customer_id, "ticket": new.ticket_id}
+                await session.execute(_TOUCH[new.is_reply], about)
             return row
 
         return SavedInteraction(interaction=InteractionRecord.model_validate(await self._database.write(save)))
@@ -234,11 +257,9 @@ def unknown_customer(customer_id: str) -> NotFound:
     return NotFound(f"There is no customer {customer_id!r}; check the id")
 
 
-async def _check_belonging(session: AsyncSession, new: NewInteraction) -> None:
-    owner = select(Ticket.customer_id).where(Ticket.id == new.ticket_id).scalar_subquery()
-    row = (
-        await session.execute(select(Customer.id, owner.label("owner")).where(Customer.id == new.customer_id))
-    ).first()
+async def _check_belonging(session: AsyncSession, new: NewInteraction, customer: str | None) -> None:
+    about = {CUSTOMER: new.customer_id, "ticket": new.ticket_id}
+    row = (await session.execute(_BELONGING if customer is None else _OWN_BELONGING, about)).first()
     if row is None:
         raise unknown_customer(new.customer_id)
     if new.ticket_id is not None and row.owner is None:
@@ -260,12 +281,11 @@ async def _insert(session: AsyncSession, new: NewInteraction) -> RowMapping | No
     return (await session.execute(statement)).mappings().first()
 
 
-async def _first_result(session: AsyncSession, new: NewInteraction) -> RowMapping:
-    statement = select(*columns_of(Interaction, InteractionRecord))
-    found = await session.execute(statement.where(Interaction.idempotency_key == new.idempotency_key))
-    row = found.mappings().one()
+async def _first_result(session: AsyncSession, new: NewInteraction, customer: str | None) -> RowMapping:
+    about = {CUSTOMER: new.customer_id, "key": new.idempotency_key}
+    row = (await session.execute(_FIRST if customer is None else _OWN_FIRST, about)).mappings().first()
     data = new.model_dump(exclude={"idempotency_key"})
-    if any(_comparable(row[name]) != _comparable(value) for name, value in data.items()):
+    if row is None or any(_comparable(row[name]) != _comparable(value) for name, value in data.items()):
         raise Conflict("idempotency_key was used with other data; choose a new key for a new interaction")
     return row
 
@@ -285,15 +305,38 @@ def _comparable(value: Any) -> Any:
             return value
 
 
-async def _touch_ticket(session: AsyncSession, ticket_id: int, *, is_reply: bool) -> None:
-    values: dict[Any, Any] = {Ticket.updated_at: func.now()}
+def _belonging(*, of_one: bool) -> Select[*tuple[Any, ...]]:
+    """Select a customer, with whose ticket a ticket is; of somebody else's it says nothing if it is about one."""
+    ticket = select(Ticket.customer_id).where(Ticket.id == bindparam("ticket", type_=Ticket.id.type))
+    if of_one:
+        ticket = ticket.where(Ticket.customer_id == of_customer())
+    return select(Customer.id, ticket.scalar_subquery().label("owner")).where(Customer.id == of_customer())
+
+
+def _first(*, of_one: bool) -> Select[*tuple[Any, ...]]:
+    """Select what was stored with an idempotency key."""
+    first = select(*columns_of(Interaction, InteractionRecord)).where(Interaction.idempotency_key == bindparam("key"))
+    return first.where(Interaction.customer_id == of_customer()) if of_one else first
+
+
+def _touch(*, is_reply: bool) -> Update:
+    """Note on a ticket that something was said about it."""
+    changed = update(Ticket).where(
+        Ticket.id == bindparam("ticket", type_=Ticket.id.type), Ticket.customer_id == of_customer()
+    )
     if is_reply:
-        values[Ticket.first_response_at] = func.coalesce(Ticket.first_response_at, func.now())
-    await session.execute(update(Ticket).where(Ticket.id == ticket_id).values(values))
+        changed = changed.values(first_response_at=func.coalesce(Ticket.first_response_at, func.now()))
+    return changed.values(updated_at=func.now()).execution_options(synchronize_session=False)
 
 
-def _customer_context() -> Statement:
-    customer_id = bindparam("customer_id", type_=Customer.id.type)
+_BELONGING, _OWN_BELONGING = _belonging(of_one=False), confined(_belonging(of_one=True))
+_FIRST, _OWN_FIRST = _first(of_one=False), confined(_first(of_one=True))
+"""For the staff, and for whoever is bound to a customer."""
+_TOUCH = {is_reply: confined(_touch(is_reply=is_reply)) for is_reply in (False, True)}
+
+
+def _customer_context(*, notes: bool) -> Statement:
+    customer_id = of_customer()
     customer = select(*columns_of(Customer, CustomerRecord)).where(Customer.id == customer_id).subquery("customer")
     solved = Ticket.status.in_((literal(TicketStatus.RESOLVED), literal(TicketStatus.CLOSED)))
     tickets = (
@@ -320,6 +363,7 @@ def _customer_context() -> Statement:
         .subquery("ticket_figures")
     )
     public = not_(Interaction.internal)
+    shown = true() if notes else public
     interaction_figures = (
         select(
             func.count().filter(public).label("public"),
@@ -328,7 +372,7 @@ def _customer_context() -> Statement:
             func.min(Interaction.created_at).label("first_at"),
             func.max(case((public, Interaction.created_at))).label("last_at"),
         )
-        .where(Interaction.customer_id == customer_id)
+        .where(Interaction.customer_id == customer_id, shown)
         .subquery("interaction_figures")
     )
     figures = json_object(
@@ -344,12 +388,13 @@ def _customer_context() -> Statement:
         customer=json_row(customer),
         tickets=json_rows(tickets, "ticket"),
         interactions=json_rows(interactions.where(public), "interaction"),
-        internal_notes=json_rows(interactions.where(Interaction.internal), "note"),
+        internal_notes=json_rows(interactions.where(Interaction.internal, shown), "note"),
         figures=figures,
     )
     sources = customer.join(ticket_figures, true()).join(interaction_figures, true())
     return Statement(select(answer).select_from(sources))
 
 
-CUSTOMER_CONTEXT = _customer_context()
+CUSTOMER_CONTEXT = _customer_context(notes=True)
 """What `customer_context` runs (`$1` customer, `$2` tickets, `$3` interactions); the benchmark gives it to pgbench."""
+_WITHOUT_NOTES = _customer_context(notes=False)

@@ -1,0 +1,47 @@
+"""How what a server offers is kept to one customer, for callers that are bound to one. Undeclared, it refuses them."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What is declared of a tool, a resource, a route or a watch. Nothing of it means that it is for everybody."""
+
+    argument: str | None = None
+    """An argument that names a customer: it is filled in with the caller's own, which sees no such argument."""
+    by_service: bool = False
+    """The method is told who calls, and what it runs reaches nothing of other customers."""
+    rule_on: str | None = None
+    """An argument that the policy must have a rule on, or nobody who is bound may call."""
+
+    @property
+    def rule_names_customer(self) -> bool:
+        """Whether nothing but that rule confines it, so that it has to say `{customer}`."""
+        return self.argument is None and not self.by_service
+
+    @classmethod
+    def declared(
+        cls,
+        name: str,
+        *,
+        confined_by: str | None,
+        confined: Literal["service"] | None,
+        public: bool,
+        needs_rule: str | None,
+    ) -> Self | None:
+        """Return what a declaration says; None if it says nothing.
+
+        Raises:
+            TypeError: it says two things of which one would be void.
+        """
+        said = [confined_by is not None, confined is not None, public]
+        if sum(said) > 1 or (public and needs_rule is not None):
+            raise TypeError(f"{name}: say one of confined_by=, confined=, public=; needs_rule= goes with the first two")
+        if not any(said) and needs_rule is None:
+            return None
+        return cls(confined_by, confined is not None, needs_rule)
+
+
+PUBLIC = Confinement()
+"""Of what is the same for everybody."""

@@ -48,12 +48,16 @@ class RowWriter:
     Args:
         attributes: the query's columns.
         is_select: it can be a subquery; EXPLAIN can't.
+        has_long_numbers: it may make numbers that are short in memory and long as text.
     """
 
-    def __init__(self, attributes: Sequence[asyncpg.Attribute], *, is_select: bool) -> None:
+    def __init__(
+        self, attributes: Sequence[asyncpg.Attribute], *, is_select: bool, has_long_numbers: bool = False
+    ) -> None:
         self.names = unique_names([attribute.name for attribute in attributes])
         self._attributes = attributes
         self._is_select = is_select
+        self._has_long_numbers = has_long_numbers
         self._keys = [f"{json.dumps(name, ensure_ascii=False)}:" for name in self.names]
         self._writers = [json_writer(attribute.type) for attribute in attributes]
 
@@ -69,7 +73,8 @@ class RowWriter:
         names = [f"c{number}" for number in range(1, len(self._attributes) + 1)]
         typed = [(name, attribute.type) for name, attribute in zip(names, self._attributes, strict=True)]
         cells = f"ARRAY[{', '.join(json_expression(*of) for of in typed)}]::pg_catalog.text[]"
-        if sizes := [size for of in typed if (size := size_expression(*of))]:
+        sizes = [size_expression(*of, MAX_ROW_BYTES, as_text=self._has_long_numbers) for of in typed]
+        if sizes := [size for size in sizes if size]:
             cells = f"CASE WHEN {' + '.join(sizes)} <= {MAX_ROW_BYTES} THEN {cells} END"
         aliases = f"({', '.join(names)})" if names else ""
         # Keys, commas, braces, and the quotes that a number gets here.

@@ -24,11 +24,16 @@ from app.services.postgres.sql.functions import (
     GROWING_AGGREGATES,
     KEY_SORTED,
     KEYED,
+    LONGER,
+    LONGER_ARRAY,
+    MAKES_LONG_NUMBERS,
+    MOST_DIGITS,
     NUMBER_DIGITS,
     NUMERIC,
     OPERATORS,
     PAIRS_OF_A_PATH,
     PATHS,
+    ROUNDED,
     SLOW_TO_READ,
     SORTED,
     TEMPLATES,
@@ -53,6 +58,9 @@ MAX_GATHERED = 2**30
 
 MAX_GROWN = 16 * 2**20
 """Bytes of the largest text that `repeat`, `lpad` and `rpad` may make."""
+
+MAX_SHOWN = 256 * 1024
+"""Most bytes of constants in a statement of which a plan is shown, since the plan repeats them."""
 
 MAX_STEPS = 10_000
 """Most expressions that are appraised for a statement: it holds the event loop, about 3 µs for each."""
@@ -104,6 +112,29 @@ _SHORT_TYPES = frozenset(
     """.split()  # noqa: SIM905 - as the tables of functions
 )
 
+TIMES = frozenset({"date", "time", "timetz", "timestamp", "timestamptz", "tstzrange", "tstzmultirange"})
+"""Types whose text may hold a time zone."""
+
+_ZONES: Mapping[str, int] = {
+    "date_add": 2,
+    "date_subtract": 2,
+    "date_trunc": 2,
+    "generate_series": 3,
+    "make_timestamptz": 6,
+    "timezone": 0,
+    **dict.fromkeys(TIMES, 0),
+}
+"""Functions with the place of the argument that is, or may hold, a time zone."""
+
+_NO_TEXT = frozenset(
+    """
+    + - * / % ^ age clock_timestamp count date date_add date_bin date_part date_subtract date_trunc extract
+    generate_series make_date make_interval make_time make_timestamp make_timestamptz now statement_timestamp time
+    timestamp timestamptz timetz timezone to_date to_timestamp transaction_timestamp
+    """.split()  # noqa: SIM905 - as the tables of functions
+)
+"""What returns no text, as far as its result is cast to times."""
+
 _QUERIES = frozenset({"phraseto_tsquery", "plainto_tsquery", "to_tsquery", "websearch_to_tsquery"})
 _WORD = re.compile(r"\w+")
 _WIDTH = re.compile(r"[0-9]{4}|\\*")
@@ -121,6 +152,10 @@ class Bound(NamedTuple):
     """Nanoseconds at most, where it is evaluated."""
     is_number: bool = False
     """It is a number or a time, so that arithmetic on it is arithmetic."""
+    may_be_text: bool = True
+    """Unlike `is_number`, this is certain of what is short, too."""
+    is_gathered: bool = False
+    """Its parts stand in an order that the statement chose."""
 
 
 class Argument(NamedTuple):
@@ -138,14 +173,20 @@ class Argument(NamedTuple):
     """It holds a number that no double has."""
 
 
-_NOTHING = Bound(0.0, 0.0, True)
-_TRUTH = Bound(16.0, _NODE, True)
+_NOTHING = Bound(0.0, 0.0, True, False)
+_TRUTH = Bound(16.0, _NODE, True, False)
 
 
 def _largest(bounds: Sequence[Bound]) -> Bound:
     if not bounds:
         return _NOTHING
-    return Bound(max(b.size for b in bounds), max(b.work for b in bounds), all(b.is_number for b in bounds))
+    return Bound(
+        max(b.size for b in bounds),
+        max(b.work for b in bounds),
+        all(b.is_number for b in bounds),
+        any(b.may_be_text for b in bounds),
+        any(b.is_gathered for b in bounds),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,15 +296,31 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """A part of a statement whose text PostgreSQL reads as numbers, JSON or times, so that it is looked at before."""
+
+    function: str
+    """Of `switchboard_sql`: what looks at it."""
+    node: _Fields
+    """The part."""
+    argument: int | None = None
+    """Which argument of the call it is; None for the operand of a cast."""
+
+
+@dataclass(frozen=True, slots=True)
 class Needed:
     """The checks that a statement needs, by where its parts start in the text that was parsed."""
 
     operands: Mapping[int, Operand]
     counted: frozenset[int]
     """Calls of `repeat` and its like."""
+    readings: Mapping[tuple[int, str], Reading]
+    """By where the cast or call stands, and the function."""
+    long_numbers: bool = False
+    """There may be numbers that are short in memory and long as text."""
 
     def __bool__(self) -> bool:
-        return bool(self.operands or self.counted)
+        return bool(self.operands or self.counted or self.readings or self.long_numbers)
 
 
 class TooMuch(Exception):
@@ -288,6 +345,10 @@ class TooMuchGathered(Exception):
     def __init__(self, aggregate: str) -> None:
         super().__init__(aggregate)
         self.aggregate = aggregate
+
+
+class TooMuchShown(Exception):
+    """The plan of a statement would repeat more of its constants than an answer may have."""
 
 
 class UnknownRelation(Exception):
@@ -324,7 +385,9 @@ def needed_checks(
     *,
     pairs: bool = False,
     huge: bool = False,
+    makes_numbers: bool = False,
     of_view: bool = False,
+    is_shown: bool = False,
 ) -> Needed:
     """Return the checks that keep a statement within its budget.
 
@@ -334,21 +397,32 @@ def needed_checks(
         arguments: of `$1`, `$2` …
         pairs: a jsonpath in it compares paths with each other.
         huge: a literal or a parameter holds a number that no double has.
+        makes_numbers: a jsonpath in it may find numbers that are longer than what it looks at.
+        is_shown: its plan is the answer.
         of_view: it is what stands behind a view, which may read what callers may not.
 
     Raises:
         TooMuch: there are none.
         TooMuchGathered: an aggregate would hold too much.
+        TooMuchShown: its plan would be too long.
         TooComplex: that can't be told in time.
         UnknownRelation: it reads what is not there, or not for it.
     """
+    asked = {"pairs": pairs, "huge": huge, "makes_numbers": makes_numbers, "of_view": of_view}
     dearest = ""
     steps = 0
+    if is_shown:
+        shown = _Appraisal(relations, arguments, _SHARES[0] * 1e9, steps, is_shown=True, **asked)
+        shown.query(select, None)
+        if shown.memory > MAX_SHOWN:
+            raise TooMuchShown
     for share in _SHARES:
-        appraisal = _Appraisal(relations, arguments, share * 1e9, steps, pairs=pairs, huge=huge, of_view=of_view)
+        appraisal = _Appraisal(relations, arguments, share * 1e9, steps, **asked)
         appraisal.query(select, None)
         if appraisal.work <= MAX_SECONDS * 1e9 and appraisal.memory <= MAX_MEMORY:
-            return Needed(appraisal.operands, frozenset(appraisal.counted))
+            return Needed(
+                appraisal.operands, frozenset(appraisal.counted), appraisal.readings, appraisal.has_long_numbers
+            )
         dearest, steps = appraisal.dearest, appraisal.steps
     raise TooMuch(dearest)
 
@@ -365,10 +439,15 @@ class _Appraisal:
         *,
         pairs: bool = False,
         huge: bool = False,
+        makes_numbers: bool = False,
         of_view: bool = False,
+        is_shown: bool = False,
     ) -> None:
         self.steps = steps
         self._huge = huge
+        self._is_shown = is_shown
+        self._makes_numbers = makes_numbers
+        self.has_long_numbers = makes_numbers
         self._of_view = of_view
         self._relations = relations
         self._arguments = arguments
@@ -388,6 +467,7 @@ class _Appraisal:
         self.dearest = ""
         self.operands: dict[int, Operand] = {}
         self.counted: set[int] = set()
+        self.readings: dict[tuple[int, str], Reading] = {}
 
     # Queries
 
@@ -490,6 +570,9 @@ class _Appraisal:
         added = once - probe
         if numbers > 1.5 * digits or twice - once > 1.25 * probe:
             found = Source.of_any(Bound(GIGABYTE), start.width)
+        elif self.has_long_numbers:
+            # What is copied is short, and what it comes to as text is not.
+            found = _grown(start, GIGABYTE, digits)
         else:
             found = _grown(start, min(GIGABYTE, max(size + added, (_RECURSION * max(added, 0.0)) ** 0.5)), digits)
         self._round(name, select["rarg"], inner, found)
@@ -541,10 +624,11 @@ class _Appraisal:
             source = self.query(fields["subquery"]["SelectStmt"], scope)
         else:
             made = self._parts({key: value for key, value in fields.items() if key != "alias"}, scope)
+            self._read_context(fields, scope)
             self.work += made.work + (self._of_pairs * made.size**2 if kind == "JsonTable" else 0.0)
             if kind == "RangeFunction" and "coldeflist" not in fields:
                 # A row of what a function returns is a part of it.
-                source = Source.of_any(Bound(made.size + 64, _NODE, made.is_number), 1)
+                source = Source.of_any(Bound(made.size + 64, _NODE, made.is_number, made.may_be_text), 1)
                 source = replace(source, rows=self._series(fields))
             else:
                 source = Source.of_any(Bound(min(GIGABYTE, _FROM_TEXT * made.size + 64)), 100)
@@ -624,7 +708,7 @@ class _Appraisal:
 
     def _parts(self, value: Any, scope: _Scope) -> Bound:
         """Return the bound of what is made of expressions: no larger than all of them together."""
-        size, work, is_number = 32.0, _NODE, True
+        size, work, is_number, may_be_text, is_gathered = 32.0, _NODE, True, False, False
         stack = [value]
         while stack:
             part = stack.pop()
@@ -638,18 +722,21 @@ class _Appraisal:
                 elif first not in _NO_VALUES:
                     bound = self.expression(node, scope)
                     size, work, is_number = size + bound.size, work + bound.work, is_number and bound.is_number
-        return Bound(min(size, GIGABYTE), work, is_number)
+                    may_be_text = may_be_text or bound.may_be_text
+                    is_gathered = is_gathered or bound.is_gathered
+        return Bound(min(size, GIGABYTE), work, is_number, may_be_text, is_gathered)
 
     def constant(self, fields: _Fields, scope: _Scope) -> Bound:
-        """A literal. What is written as 1e9999 is a long number."""
+        """A literal."""
         del scope
         if "sval" in fields:
+            self.memory += len(fields["sval"].get("sval", "")) if self._is_shown else 0
             return Bound(len(fields["sval"].get("sval", "").encode()) + 1.0)
         if "bsval" in fields:
             return Bound(len(fields["bsval"].get("bsval", "")) + 8.0)
         if "fval" in fields:
-            digits = fields["fval"]["fval"]
-            return Bound(NUMBER_DIGITS if "e" in digits.lower() else len(digits) + 16.0, _NODE, True)
+            mantissa, _, exponent = fields["fval"]["fval"].lower().partition("e")
+            return Bound(len(mantissa) + 16.0 + abs(int(exponent or "0")), _NODE, True, False)
         return _TRUTH
 
     def parameter(self, fields: _Fields, scope: _Scope) -> Bound:
@@ -659,11 +746,14 @@ class _Appraisal:
         if not 0 < number <= len(self._arguments):
             return _NOTHING  # PostgreSQL refuses the call for it.
         argument = self._arguments[number - 1]
+        self.memory += argument.size if self._is_shown else 0
         return Bound(argument.size + 1.0, _NODE + _READING * argument.size, argument.value is not None)
 
     def column(self, fields: _Fields, scope: _Scope) -> Bound:
         """A column, a whole row, a field of a composite, or a function: `t.f` may be `f(t)`."""
         bound = self._resolved(fields, scope)
+        if self._is_shown and self._is_stored(fields, scope):
+            bound = _TRUTH  # A plan has its name.
         names = _strings(fields["fields"])
         cost = FUNCTIONS.get(names[-1]) if len(names) > 1 else None
         if cost is not None:
@@ -716,6 +806,26 @@ class _Appraisal:
                 found.extend(source.any_column for source in level.sources.values())
         return _largest(found) if found else Bound(STORED)
 
+    def _is_stored(self, fields: _Fields, scope: _Scope) -> bool:
+        """Tell whether a name is that of a table's column for certain."""
+        *of, name = _strings(fields["fields"]) or [""]
+        for level in scope.levels():
+            if of:
+                if of[-1] in level.sources:
+                    return level.sources[of[-1]].is_stored
+            elif found := [source for source in level.sources.values() if source.others or source.knows(name)]:
+                return all(source.is_stored for source in found)
+        return False
+
+    def _read(self, function: str, node: _Fields, place: int, argument: int | None = None) -> None:
+        """Have a part looked at before it is read, unless it is written out, and so has been looked at."""
+        core, at = node, place
+        while "TypeCast" in core:
+            core, at = core["TypeCast"]["arg"], core["TypeCast"]["location"]
+        if not _is_written_out(core):
+            place = at if argument is None else place
+            self.readings[place, function] = Reading(function, core, argument)
+
     def _held(self, bound: Bound, kind: str, fields: _Fields) -> Bound:
         """Hold a part of a dear call's operand to what the call can bear."""
         if self._cap is None or bound.size <= self._cap:
@@ -728,6 +838,7 @@ class _Appraisal:
     def call(self, fields: _Fields, scope: _Scope) -> Bound:
         """A function, an aggregate or a window function."""
         name, arguments = fields["funcname"][-1]["String"]["sval"], fields.get("args", [])
+        self._read_zone(name, fields, arguments, scope)
         if name in GROWING_AGGREGATES or name in AGGREGATES:
             return self._aggregate(name, fields, scope)
         if name in COUNTED:
@@ -743,26 +854,43 @@ class _Appraisal:
         if limit is not None:
             made = self._parts(arguments, scope)
             return Bound(min(made.size, limit), made.work + _NODE + 3 * limit)
-        return self._priced(name, lambda _: cost, arguments, scope)
+        return self._priced(name, lambda bounds: self._with_sorts(name, cost, bounds), arguments, scope)
+
+    def _read_zone(self, name: str, fields: _Fields, arguments: Sequence[_Fields], scope: _Scope) -> None:
+        """Have an argument looked at that is, or may hold, a time zone. AT LOCAL has none."""
+        place = _ZONES.get(name, len(arguments))
+        if place >= len(arguments) or (name == "timezone" and len(arguments) == 1):
+            return
+        if self.expression(arguments[place], scope).may_be_text:
+            function = "few_zones_of_dates" if name in TIMES else "few_zones"
+            self._read(function, arguments[place], fields["location"], place)
 
     def _cost_of_call(self, name: str, arguments: Sequence[_Fields]) -> Cost | None:
         """Return what a function costs, given what is known of its arguments' texts and of the parameters."""
         cost = FUNCTIONS.get(name)
+        if name in ("round", "trunc") and len(arguments) > 1:
+            places = self._integer(arguments[1])
+            cost = cost if places is not None and places <= MOST_DIGITS / 2 else ROUNDED
+        elif name in PATHS and self._makes_numbers:
+            cost = LONGER_ARRAY if name.startswith("jsonb_path_query_array") else LONGER
         if name == "ts_rank":
             cost = ranking(next((words for node in arguments if (words := self._words(node)) is not None), None))
         elif name == "ts_headline" and self._chooses_fragments(arguments):
             cost = replace(FUNCTIONS[name], work=headline_in_fragments)
-        return cost and self._with_sorts(name, cost)
+        return cost
 
-    def _with_sorts(self, name: str, cost: Cost) -> Cost:
+    def _with_sorts(self, name: str, cost: Cost, operands: Sequence[Bound]) -> Cost:
         """Add what a function or operator takes if it sorts, or goes through pairs."""
-        more = SORTED.get(name, 0.0) * self._given**2
+        each = SORTED.get(name, 0.0)
+        is_gathered = any(operand.is_gathered for operand in operands)
+        more = each * self._given**2
         pairs = self._of_pairs if name in PATHS or name in ("@?", "@@") else 0.0
-        if not more and not pairs:
+        if not more and not pairs and not (each and is_gathered):
             return cost
 
         def work(sizes: Sequence[float]) -> float:
-            return cost.work(sizes) + more + pairs * sizes[0] ** 2
+            made = each * max(sizes) ** 2 if is_gathered else 0.0
+            return cost.work(sizes) + max(more, made) + pairs * sizes[0] ** 2
 
         return replace(cost, work=work)
 
@@ -853,6 +981,14 @@ class _Appraisal:
             return min((known for known in map(self._integer, fields["args"]) if known is not None), default=None)
         return None
 
+    def _is_dear(self, cost: Cost, operands: Sequence[Bound]) -> bool:
+        """Tell whether a call has to have its operands held to a size."""
+        work, size = _price(cost, operands)
+        if cost.may_be_huge:
+            # PostgreSQL gives up where the result gets too large, but not before it has written a long number.
+            size = max(operand.size for operand in operands) if self.has_long_numbers else 0.0
+        return work > self._share or size > _UNCHECKED_RESULT
+
     def _priced(
         self,
         name: str,
@@ -862,37 +998,45 @@ class _Appraisal:
     ) -> Bound:
         """Return the bound of a call; its operands are held to a size if it would be too dear without."""
         bounds = [self.expression(argument, scope) for argument in arguments]
-        work, size = _price(cost_of(bounds), bounds)
         cost = cost_of(bounds)
-        longest = GIGABYTE if cost.may_be_huge else _UNCHECKED_RESULT
-        if self._cap is None and (work > self._share or size > longest):
+        work, size = _price(cost, bounds)
+        if self._cap is None and self._is_dear(cost, bounds):
             for cap in _CAPS:
                 bounds: list[Bound] = []
                 for place, argument in enumerate(arguments):
                     self._cap = min(cap, _SHORT) if cost.short_second and place == 1 else cap
                     bounds.append(self.expression(argument, scope))
-                work, size = _price(cost_of(bounds), bounds)
-                if work <= self._share and size <= longest:
+                cost = cost_of(bounds)
+                work, size = _price(cost, bounds)
+                if not self._is_dear(cost, bounds):
                     break
             self._cap = None
         if work > self._highest:
             self._highest, self.dearest = work, name
         self.memory += size
         is_number = size <= _HARMLESS or all(bound.is_number for bound in bounds)
-        return Bound(size, sum(bound.work for bound in bounds) + work + _NODE, is_number)
+        if name in MAKES_LONG_NUMBERS or (is_number and size > MOST_DIGITS):
+            self.has_long_numbers = True
+        work += sum(bound.work for bound in bounds) + _NODE
+        return Bound(size, work, is_number, name not in _NO_TEXT, any(bound.is_gathered for bound in bounds))
 
     def _aggregate(self, name: str, fields: _Fields, scope: _Scope) -> Bound:
         cap, self._cap = self._cap, None if name in GROWING_AGGREGATES else self._cap
         given = self._parts([fields.get(key) for key in ("args", "agg_order", "agg_filter", "over")], scope)
         self._cap, self._aggregates = cap, True
+        if self._is_shown:
+            return _TRUTH
         if name not in GROWING_AGGREGATES:
-            return Bound(given.size + 64, given.work, given.is_number or name == "count")
+            may_be_text = given.may_be_text and name != "count"
+            return Bound(
+                given.size + 64, given.work, given.is_number or name == "count", may_be_text, given.is_gathered
+            )
         given = given._replace(work=given.work + SORTED.get(name, 0.0) * self._given**2)
         if self._rows * given.size > MAX_GATHERED:
             raise TooMuchGathered(name)
         if fields.get("funcformat") != "COERCE_EXPLICIT_CALL":
-            return Bound(GIGABYTE, given.work)
-        return self._held(Bound(GIGABYTE, given.work), "FuncCall", fields)
+            return Bound(GIGABYTE, given.work, is_gathered=True)
+        return self._held(Bound(GIGABYTE, given.work, is_gathered=True), "FuncCall", fields)
 
     def choice(self, fields: _Fields, scope: _Scope) -> Bound:
         """CASE x WHEN, GREATEST or LEAST: values that are compared with each other."""
@@ -911,7 +1055,9 @@ class _Appraisal:
             raise TooMuchGathered("JSON_ARRAYAGG or JSON_OBJECTAGG")
         work = given.work + SORTED["jsonb_object_agg"] * self._given**2
         self._cap, self._aggregates = cap, True
-        return self._held(Bound(GIGABYTE, work), "FuncCall", fields["constructor"])
+        if self._is_shown:
+            return _TRUTH
+        return self._held(Bound(GIGABYTE, work, is_gathered=True), "FuncCall", fields["constructor"])
 
     def operation(self, fields: _Fields, scope: _Scope) -> Bound:
         """An operator. A chain of them goes deep on its left side, so that is appraised from its end."""
@@ -943,12 +1089,33 @@ class _Appraisal:
         if kind == "AEXPR_NULLIF":
             return self._parts(operands, scope)
         return self._priced(
-            name[0], lambda bounds: self._with_sorts(name[0], _operator(name[0], bounds)), operands, scope
+            name[0], lambda bounds: self._with_sorts(name[0], _operator(name[0], bounds), bounds), operands, scope
         )
 
     def cast(self, fields: _Fields, scope: _Scope) -> Bound:
         """A cast."""
-        return self._as_type(self.expression(fields["arg"], scope), fields["typeName"])
+        inner, of = self.expression(fields["arg"], scope), fields["typeName"]
+        name = of["names"][-1]["String"]["sval"].removeprefix("_")
+        is_many = "arrayBounds" in of or of["names"][-1]["String"]["sval"] != name
+        if name in ("json", "jsonb"):
+            self._read("plain_json", fields["arg"], fields["location"])
+        elif name in NUMERIC and inner.may_be_text and (is_many or name != "numeric"):
+            self._read("plain_numbers", fields["arg"], fields["location"])
+        elif name in TIMES and inner.may_be_text:
+            self._read("few_zones_of_dates", fields["arg"], fields["location"])
+        elif name == "numeric":
+            return self._as_number(inner, fields["arg"], of)
+        return self._as_type(inner, of)._replace(is_gathered=inner.is_gathered)
+
+    def _as_number(self, inner: Bound, arg: _Fields, type_name: _Fields) -> Bound:
+        bound = self._as_type(inner, type_name)
+        modifiers = [part.get("A_Const", {}).get("ival", {}).get("ival", 0) for part in type_name.get("typmods", ())]
+        if modifiers and max(modifiers) <= MOST_DIGITS / 2 and all("A_Const" in part for part in type_name["typmods"]):
+            return bound._replace(size=MOST_DIGITS)
+        if "A_Const" in arg or "ParamRef" in arg:
+            return bound._replace(size=inner.size + MOST_DIGITS / 2)
+        self.has_long_numbers = True
+        return bound
 
     def _as_type(self, inner: Bound, type_name: _Fields) -> Bound:
         name, size, work = type_name["names"][-1]["String"]["sval"], inner.size, inner.work + _NODE
@@ -958,14 +1125,14 @@ class _Appraisal:
         if slow is not None:
             return Bound(min(GIGABYTE, 16 * size + 64), work + 300 * size + slow * size**2)
         if name.removeprefix("_") in KEYED:
-            work += KEY_SORTED * min(size / 8, self._keys) ** 2
+            work += KEY_SORTED * self._most_keys(inner) ** 2
         if "arrayBounds" in type_name:
             return Bound(min(GIGABYTE, _FROM_TEXT * size + 64), work + 60 * size)
         if name in _SHORT_TYPES:
-            return Bound(64.0, work + 3 * size, True)
+            return Bound(64.0, work + 3 * size, True, name == "name")
         declared = _declared_length(type_name)
         if name == "numeric":
-            return Bound(4096.0 if declared else max(size, NUMBER_DIGITS), work + 5 * size, True)
+            return Bound(4096.0 if declared else max(size, NUMBER_DIGITS), work + 5 * size, True, False)
         if name in ("varchar", "bpchar", "bit", "varbit"):
             longest = size if declared is None else 4.0 * declared
             self.memory += longest
@@ -983,26 +1150,49 @@ class _Appraisal:
             name = _strings(fields.get("operName", []))[-1:] or ["="]
             pair = [left, inner]
             work += left.work + _price(_operator(name[0], pair), pair)[0]
+        if self._is_shown:
+            return _TRUTH
         if kind == "ARRAY_SUBLINK":
-            return self._held(Bound(GIGABYTE, work), "SubLink", fields)
+            return self._held(Bound(GIGABYTE, work, is_gathered=True), "SubLink", fields)
         if kind in ("EXPR_SUBLINK", "MULTIEXPR_SUBLINK"):
-            return self._held(Bound(inner.size, work, inner.is_number), "SubLink", fields)
+            return self._held(inner._replace(work=work), "SubLink", fields)
         return _TRUTH._replace(work=work)
 
     def rows(self, fields: _Fields, scope: _Scope) -> Bound:
         """A query whose rows become one value: JSON_ARRAY(SELECT …)."""
         self.query(fields, scope)
-        return Bound(GIGABYTE)
+        return Bound(GIGABYTE, is_gathered=True)
 
     def converted(self, fields: _Fields, scope: _Scope) -> Bound:
         """What JSON and XML constructs make of their parts."""
         made = self._parts(fields, scope)
-        size = min(GIGABYTE, _FROM_TEXT * made.size + 64)
+        self._read_context(fields, scope)
+        longer = GIGABYTE if self._makes_numbers and "pathspec" in fields else 64
+        size = min(GIGABYTE, _FROM_TEXT * made.size + longer)
         self.memory += size
         pairs = self._of_pairs * made.size**2 if "pathspec" in fields else 0.0
         if fields.get("op") in ("IS_XMLPARSE", "IS_DOCUMENT") or "indent" in fields:
             pairs = XML_READ * made.size**2
-        return Bound(size, made.work + 60 * made.size + KEY_SORTED * min(made.size / 8, self._keys) ** 2 + pairs)
+        work = made.work + 60 * made.size + KEY_SORTED * self._most_keys(made) ** 2 + pairs
+        return Bound(size, work, is_gathered=made.is_gathered)
+
+    def _most_keys(self, text: Bound) -> float:
+        """Return how many keys the largest object in a text of JSON or hstore may have."""
+        return text.size / 10 if text.is_gathered else min(text.size / 8, self._keys)
+
+    def _read_context(self, fields: _Fields, scope: _Scope) -> None:
+        """Have a text looked at that JSON_VALUE(x, …) or JSON_TABLE(x, …) reads as JSON."""
+        item = fields.get("context_item") or fields.get("expr")
+        if not isinstance(item, dict) or "raw_expr" not in item:
+            return
+        context = cast("_Fields", item["raw_expr"])
+        [(kind, value)] = context.items()
+        is_json = kind in ("JsonFuncExpr", "JsonParseExpr", "JsonObjectConstructor", "JsonArrayConstructor") or (
+            (kind == "A_Expr" and _strings(value.get("name", []))[-1:] in (["->"], ["#>"]))
+            or (kind == "TypeCast" and _strings(value["typeName"]["names"])[-1:] in (["json"], ["jsonb"]))
+        )
+        if not is_json and not (kind == "ColumnRef" and self._is_stored(value, scope)):
+            self._read("plain_json", context, fields["location"], 0)
 
 
 _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
@@ -1048,9 +1238,10 @@ def _operator(name: str, operands: Sequence[Bound]) -> Cost:
 def _grown(start: Source, size: float, digits: float) -> Source:
     """Return what a recursive query offers: numbers of some digits, and anything else of a size."""
     if not start.columns:
-        return Source.of_any(Bound(size), start.width)
+        return Source.of_any(Bound(size, is_gathered=True), start.width)
     is_number = [bound.is_number and bound.size <= _HARMLESS for bound in start.columns]
-    return Source.of(start.names, [Bound(digits, is_number=True) if number else Bound(size) for number in is_number])
+    made = [Bound(digits, is_number=True) if number else Bound(size, is_gathered=True) for number in is_number]
+    return Source.of(start.names, made)
 
 
 def _united(left: Source, right: Source) -> Source:
@@ -1059,12 +1250,23 @@ def _united(left: Source, right: Source) -> Source:
     return Source.of(left.names, [_largest(pair) for pair in zip(left.columns, right.columns, strict=True)])
 
 
+def _is_written_out(node: _Fields) -> bool:
+    """Tell whether a value is a literal or a parameter, or an array of them."""
+    [(kind, fields)] = node.items()
+    if kind == "TypeCast":
+        return _is_written_out(fields["arg"])
+    return kind in ("A_Const", "ParamRef") or (
+        kind == "A_ArrayExpr" and all(_is_written_out(element) for element in fields.get("elements", ()))
+    )
+
+
 def _row_of(sources: Sequence[Source]) -> Bound:
     """Return what a whole row may be, with the names that JSON gives it."""
     size = sum(
         64.0 * source.width + source.any_column.size * (1 if source.is_stored else source.width) for source in sources
     )
-    return Bound(min(GIGABYTE, size), sum(source.any_column.work * source.width for source in sources) + _NODE)
+    work = sum(source.any_column.work * source.width for source in sources) + _NODE
+    return Bound(min(GIGABYTE, size), work, may_be_text=any(source.any_column.may_be_text for source in sources))
 
 
 def _name_of_call(fields: _Fields) -> str | None:

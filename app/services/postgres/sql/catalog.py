@@ -135,7 +135,7 @@ _COLUMNS = """
 
 _HAS_CHECKS = """
     SELECT has_schema_privilege(n.oid, 'USAGE') AND to_regclass('switchboard_sql.schemata') IS NOT NULL
-        AND to_regprocedure('switchboard_sql.bounded(anyelement, integer)') IS NOT NULL
+        AND to_regprocedure('switchboard_sql.few_zones_of_dates(anyelement)') IS NOT NULL
     FROM pg_namespace n WHERE n.nspname = 'switchboard_sql'
 """
 

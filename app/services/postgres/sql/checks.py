@@ -5,10 +5,10 @@ nothing depends on how well this reads SQL.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-from app.services.postgres.sql.bounds import Needed
+from app.services.postgres.sql.bounds import Needed, Reading
 
 GUARD_SCHEMA = "switchboard_sql"
 """Our migration's schema of what statements are given in place of PostgreSQL's own."""
@@ -25,6 +25,13 @@ _WORD = re.compile(
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
+
+
+_AFTER_JSON = frozenset({",", "FORMAT", "WITH", "WITHOUT", "RETURNING", "PASSING"})
+"""What ends the first argument of JSON_VALUE and its like."""
+
+_LOOKS = frozenset({"bounded", "bounded_numbers", "few_zones", "few_zones_of_dates", "plain_json", "plain_numbers"})
+"""Functions of ours that return their first argument."""
 
 
 class _Reader:
@@ -70,6 +77,18 @@ class _Reader:
                 if not depth:
                     return
 
+    def until(self, words: Collection[str]) -> int:
+        """Go to the first of some words, or to the end of the parenthesis, and return where what is before it ends."""
+        depth = 0
+        while True:
+            before = self.end
+            kind, word = self.next()
+            if not depth and (word.upper() in words or (kind == "sign" and word in ")]")):
+                self.end = before
+                return before
+            if kind == "sign":
+                depth += (word in "([") - (word in ")]")
+
     def clause(self, words: int) -> None:
         """Go over a clause of some words and what stands in its parentheses."""
         for _ in range(words):
@@ -94,24 +113,88 @@ def with_checks(text: str, needed: Needed, schemata: set[int], offset: int) -> s
     """
     # A character a byte, as the parser counts.
     text = text.encode().decode("latin-1")
-    edits: list[tuple[int, int, str]] = []
+    edits: list[tuple[tuple[int, ...], int, str]] = []
+
+    def wrap(start: int, end: int, function: str, more: str, depth: int) -> None:
+        # At one place what ends comes before what starts, the inner one ends first and the outer one starts first.
+        edits.append(((start, 1, -end, depth), start, f"{GUARD_SCHEMA}.{function}("))
+        edits.append(((end, 0, -start, -depth), end, f"{more})"))
+
+    bounded = "bounded_numbers" if needed.long_numbers else "bounded"
     for place, operand in needed.operands.items():
         start = place - offset
-        edits.append((start, start, f"{GUARD_SCHEMA}.bounded("))
-        end = _end(text, start, operand.kind, operand.fields)
-        edits.append((end, end, f", {operand.limit})"))
+        wrap(start, _end(text, start, operand.kind, operand.fields), bounded, f", {operand.limit}", 2)
+    for place, function in needed.readings:
+        wrap(*_part(text, place - offset, needed.readings[place, function], offset), function, "", 1)
     for place in needed.counted:
         reader = _Reader(text, place - offset)
         reader.name()
         called = text[place - offset : reader.end].rpartition(".")[2].strip().strip('"').lower()
-        edits.append((place - offset, reader.end, f"{GUARD_SCHEMA}.bounded_{called}"))
+        edits.append(((place - offset, 2), reader.end, f"{GUARD_SCHEMA}.bounded_{called}"))
     for place in schemata:
         reader = _Reader(text, place - offset)
         reader.name()
-        edits.append((place - offset, reader.end, f"{GUARD_SCHEMA}.schemata"))
-    for start, end, written in sorted(edits, key=lambda edit: (edit[0], edit[1]), reverse=True):
-        text = text[:start] + written + text[end:]
+        edits.append(((place - offset, 2), reader.end, f"{GUARD_SCHEMA}.schemata"))
+    for key, end, written in sorted(edits, reverse=True):
+        text = text[: key[0]] + written + text[end:]
     return text.encode("latin-1").decode()
+
+
+def _part(text: str, place: int, reading: Reading, offset: int) -> tuple[int, int]:
+    """Return where the part starts and ends that is to be looked at: a cast's operand, or a call's argument."""
+    reader = _Reader(text, place)
+    kind, word = reader.next()
+    if word.upper() == "AT":
+        reader.next()
+        reader.next()
+        return _operand(reader)
+    if kind == "name" and word.upper() == "CAST" and reading.argument is None:
+        reader.next()
+        return reader.end, reader.until({"AS"})
+    if reading.argument is None:
+        return _before(text, place, reading.node, offset)
+    reader = _Reader(text, place)
+    reader.name()
+    reader.next()
+    start = reader.end
+    for _ in range(reading.argument):
+        start = reader.until({","})
+        reader.next()
+        start = reader.end
+    return start, reader.until(_AFTER_JSON if reading.function == "plain_json" else {","})
+
+
+def _operand(reader: _Reader) -> tuple[int, int]:
+    """Return where the next parenthesis, call or name starts and ends, subscripts included."""
+    kind, word = reader.next()
+    start = reader.end = reader.end - len(word)
+    if word != "(":
+        if kind != "name":
+            raise ValueError
+        reader.name()
+    while reader.peek() in ("(", "["):
+        reader.parenthesis()
+    return start, reader.end
+
+
+def _before(text: str, place: int, node: _Fields, offset: int) -> tuple[int, int]:
+    """Return where the operand of a cast starts that `::` at the place ends."""
+    [(kind, fields)] = node.items()
+    if kind in ("ColumnRef", "FuncCall", "SubLink") and fields.get("funcformat") != "COERCE_SQL_SYNTAX":
+        start = fields["location"] - offset
+        return start, _end(text, start, kind, fields)
+    opened: list[int] = []
+    start, last = -1, ""
+    reader = _Reader(text, 0)
+    while reader.end < place:
+        word_kind, last = reader.next()
+        if word_kind == "sign" and last in "([":
+            opened.append(reader.end - 1)
+        elif word_kind == "sign" and last in ")]":
+            start = opened.pop()
+    if last != ")":
+        raise ValueError
+    return start, place
 
 
 def _end(text: str, start: int, kind: str, fields: _Fields) -> int:
@@ -143,7 +226,7 @@ def without_checks(value: Any) -> Any:
     if "FuncCall" in node:
         call = cast("Mapping[str, Any]", node["FuncCall"])
         names = [part["String"]["sval"] for part in call["funcname"]]
-        if names == [GUARD_SCHEMA, "bounded"]:
+        if names[0] == GUARD_SCHEMA and names[1] in _LOOKS:
             return without_checks(call["args"][0])
         if names[0] == GUARD_SCHEMA:
             restored = {"String": {"sval": names[1].removeprefix("bounded_")}}

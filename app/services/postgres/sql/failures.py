@@ -27,6 +27,14 @@ TOO_LARGE = "SB001"
 TOO_LONG = "SB002"
 """State of a text that our `repeat` and its like refuse to make; its message is the function's name."""
 
+_OUR_REFUSALS: Mapping[str, str] = {
+    TOO_LONG: "repeat, lpad or rpad would make a text of more than 16 MB",
+    "SB003": "a record is too large to be written in a query that may make numbers of many digits; select its columns",
+    "SB004": "a text that is read as numbers or JSON holds a number with an exponent of 400 or more",
+    "SB005": "makes up too many time zones; use those that PostgreSQL knows by name",
+}
+"""What functions of ours in the database refuse (`alembic/versions`), by state."""
+
 _SHOWN = 300
 
 _WHILE_IT_RUNS: Mapping[str, str] = {
@@ -159,8 +167,8 @@ def _failure(error: asyncpg.PostgresError, types: Collection[str]) -> GatewayErr
             f"a value is larger than {int(message):,} bytes, which is too much for what the query does with it in one "
             "go; take less of it: left(column, 1000)",
         )
-    if state == TOO_LONG:
-        return InvalidArguments.of("query", "repeat, lpad or rpad would make a text of more than 16 MB")
+    if state in _OUR_REFUSALS:
+        return InvalidArguments.of("query", _OUR_REFUSALS[state])
     if state[:2] in ("28", "3D"):
         return BackendNotConfigured("PostgreSQL refuses the login or database of DATABASE_READER_URL; check it")
     words = next((_WHILE_IT_RUNS[key] for key in (state, state[:4], state[:2]) if key in _WHILE_IT_RUNS), None)

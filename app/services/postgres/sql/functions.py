@@ -22,6 +22,14 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 NUMERIC = frozenset({"numeric", "jsonb", "numrange", "nummultirange"})
 """Types that keep `1e131000` in ten bytes and write it as 131,001 characters."""
 
+MAKES_LONG_NUMBERS = frozenset(
+    {"^", "exp", "factorial", "numeric", "pow", "power", "to_number", "hstore_to_json_loose", "hstore_to_jsonb_loose"}
+)
+"""What may make a number of ten bytes and 131,001 characters of short ones, or of text."""
+
+MOST_DIGITS = 1000.0
+"""Characters up to which a number is none of those."""
+
 
 def has_huge_number(text: str, *, as_json: bool = False) -> bool:
     """Tell whether a text holds a number with an exponent of 400 or more, which no double has.
@@ -127,6 +135,11 @@ _JSON = Cost(_times(8), _linear(40))
 _SLOW = Cost(_times(4), _linear(40))
 _ARRAY = Cost(_times(16), _linear(60))
 _NUMBER = Cost(_times(1), _digits)
+ROUNDED = Cost(lambda sizes: sum(sizes) + 16_500, _digits)
+"""`round` and `trunc` to a number of places that is not known."""
+LONGER = Cost(lambda sizes: sizes[0] + NUMBER_DIGITS, _linear(60), may_be_huge=True)
+LONGER_ARRAY = Cost(lambda _: GIGABYTE, _linear(60), may_be_huge=True)
+"""Where a jsonpath makes one number, and where it may make many."""
 _ANY_NUMBER = Cost(lambda sizes: max(NUMBER_DIGITS, sum(sizes)), _linear(10))
 _VECTOR = Cost(lambda sizes: min(2 * sum(sizes) + 64, 1.2e6), _linear(300))
 """PostgreSQL refuses a tsvector of more than a megabyte."""
@@ -183,11 +196,11 @@ FUNCTIONS: Mapping[str, Cost] = {
             """,
         ),
         (Cost(lambda _: 4096.0, _linear(3)), "current_schemas"),
-        (_NUMBER, "abs ceil ceiling div floor gcd lcm mod round sign trim_scale trunc width_bucket numeric"),
+        (_NUMBER, "abs ceil ceiling div floor gcd lcm mod round sign trim_scale trunc width_bucket"),
         # of a base that is nearly one
         (Cost(_ANY_NUMBER.size, lambda sizes: 10 * min(sizes[0], 17_000.0) ** 2 + 10 * sum(sizes)), "log"),
         (Cost(_fixed, lambda sizes: 400_000 + 3 * sum(sizes)), "levenshtein levenshtein_less_equal"),
-        (_ANY_NUMBER, "exp factorial ln log10 pow power sqrt to_number pg_size_bytes"),
+        (_ANY_NUMBER, "exp factorial ln log10 numeric pow power sqrt to_number pg_size_bytes"),
         # Each place of the format measures the text anew.
         (Cost(_fixed, lambda sizes: 0.15 * _pairs(sizes) + 10 * sum(sizes), short_second=True), "to_date to_timestamp"),
         # every character is looked at and written anew
@@ -205,8 +218,8 @@ FUNCTIONS: Mapping[str, Cost] = {
         (
             _JSON,
             """
-            array_to_json hstore hstore_to_array hstore_to_json hstore_to_json_loose hstore_to_jsonb
-            hstore_to_jsonb_loose json_array_elements_text json_build_array json_build_object json_each json_each_text
+            array_to_json hstore hstore_to_array hstore_to_json hstore_to_jsonb json_array_elements_text
+            json_build_array json_build_object json_each json_each_text
             json_extract_path_text json_object json_object_field_text json_populate_record json_populate_recordset
             json_strip_nulls json_to_record json_to_recordset jsonb_array_element_text jsonb_array_elements_text
             jsonb_build_array jsonb_build_object jsonb_concat jsonb_delete jsonb_delete_path jsonb_each
@@ -215,6 +228,8 @@ FUNCTIONS: Mapping[str, Cost] = {
             jsonb_strip_nulls jsonb_to_record jsonb_to_recordset populate_record row_to_json to_json to_jsonb
             """,
         ),
+        # A text such as 1e131000 becomes a number.
+        (Cost(_times(NUMBER_DIGITS / 8), _linear(40), may_be_huge=True), "hstore_to_json_loose hstore_to_jsonb_loose"),
         (
             Cost(_times(8), lambda sizes: XML_READ * sum(sizes) ** 2 + 40 * sum(sizes)),
             "xml xml_is_well_formed xml_is_well_formed_content xml_is_well_formed_document",

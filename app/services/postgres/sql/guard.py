@@ -14,6 +14,7 @@ import pgparse
 from app.errors import BackendUnavailable, Forbidden, InvalidArguments
 from app.services.postgres.sql.bounds import (
     MAX_SECONDS,
+    MAX_SHOWN,
     STORED,
     Argument,
     Bound,
@@ -23,6 +24,7 @@ from app.services.postgres.sql.bounds import (
     TooComplex,
     TooMuch,
     TooMuchGathered,
+    TooMuchShown,
     UnknownRelation,
     needed_checks,
 )
@@ -40,7 +42,7 @@ from app.services.postgres.sql.functions import (
     TEMPLATES,
     has_huge_number,
 )
-from app.services.postgres.sql.paths import read_path
+from app.services.postgres.sql.paths import Path, read_path
 
 MAX_BYTES = 32 * 1024
 """Longest statement. The parser ends the whole process on much longer ones."""
@@ -59,7 +61,7 @@ MAX_COMMENTS = 128
 
 # The same for `+++…`, which the parser reads anew from every sign.
 _LONG_RUN_OF_SIGNS = re.compile(r"[+-]{256}")
-_NO = re.compile(r"'(?:false|off)'|: 0\b|: false\b|'integer': {}")
+_NO = re.compile(r"'(?:false|off|none)'|: 0\b|: false\b|'integer': {}")
 """How the parser writes an option of EXPLAIN that is turned off."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -146,6 +148,9 @@ _INFORMATION_SCHEMA = _set(
 _KNOWN_FUNCTIONS = FUNCTIONS.keys() | AGGREGATES | GROWING_AGGREGATES | COUNTED.keys() | FILLING.keys() | TEMPLATES
 
 _BETWEEN = frozenset({"BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"})
+_READ_BY_CASTS = frozenset({"jsonpath", "numrange", "nummultirange"})
+"""Types of which only the text of a cast or a parameter is looked at before it is read."""
+
 _COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
 """Operators that BETWEEN, CASE, USING and NATURAL JOIN call without naming them."""
 
@@ -173,6 +178,8 @@ class ReadingStatement:
     """The text that runs: with checks of sizes, if it needs some."""
     is_generic: bool = False
     """Whether it is EXPLAIN of a plan for any values (`GENERIC_PLAN`)."""
+    has_long_numbers: bool = False
+    """There may be numbers in its answer that are short in memory and long as text."""
 
     @property
     def runs(self) -> str:
@@ -213,6 +220,8 @@ class _Judged:
     """It goes where a jsonpath leads."""
     relations: int = 0
     """How many items its FROMs have."""
+    serializes: bool = False
+    """EXPLAIN is to write the rows, too."""
 
 
 class UnknownName(InvalidArguments):
@@ -267,7 +276,17 @@ class SqlGuard:
         if self._objection:
             raise BackendUnavailable(self._objection)
         huge = any(argument.is_huge for argument in arguments) or any(map(has_huge_number, judged.texts))
-        needed = self._needed_checks(judged.select, arguments, pairs=_compares_paths(judged, arguments), huge=huge)
+        paths = _paths(judged, arguments)
+        needed = self._needed_checks(
+            judged.select,
+            arguments,
+            pairs=any(path.compares_paths for path in paths),
+            huge=huge,
+            makes_numbers=any(path.makes_numbers for path in paths),
+            is_shown=judged.is_explain,
+        )
+        if needed.long_numbers and judged.serializes:
+            raise _forbidden("EXPLAIN option serialize", "the query may make numbers of many digits")
         if not needed and not judged.schemata:
             return ReadingStatement(
                 judged.text, not judged.is_explain, tuple(judged.parameters), is_generic=judged.is_generic
@@ -278,12 +297,13 @@ class SqlGuard:
         kind, fields, text, offset = _parse(sql)
         is_explain = kind == "ExplainStmt"
         is_generic = is_explain and _is_on(fields, "generic_plan")
+        serializes = is_explain and _is_on(fields, "serialize")
         if is_explain:
             _check_explain_options(fields)
             [(kind, fields)] = fields["query"].items()
         if kind != "SelectStmt":
             raise _forbidden(_in_words(kind), "only SELECT, VALUES, TABLE, WITH and EXPLAIN of them are")
-        judged = _Judged(fields, text, offset, is_explain, is_generic)
+        judged = _Judged(fields, text, offset, is_explain, is_generic, serializes=serializes)
         if fields.get("op") == "SETOP_NONE":
             judged.excused.update(
                 id(target["ResTarget"]["val"].get("FuncCall")) for target in fields.get("targetList", ())
@@ -305,6 +325,9 @@ class SqlGuard:
                     _check_result_type(content)
             elif node == "TypeCast":
                 self._note_cast(content, judged)
+            elif node == "JsonValueExpr" and content.get("format", {}).get("format_type") == "JS_FORMAT_JSON":
+                if not _is_written_out(content["raw_expr"]):
+                    raise _forbidden("FORMAT JSON of what the query makes", "cast it: (…)::jsonb")
             elif node == "A_Const" and has_huge_number(content.get("fval", {}).get("fval", "")):
                 raise InvalidArguments.of("query", "holds a number with an exponent of 400 or more")
             elif node == "A_Const" and "sval" in content:
@@ -340,10 +363,21 @@ class SqlGuard:
         *,
         pairs: bool = False,
         huge: bool = False,
+        makes_numbers: bool = False,
         of_view: bool = False,
+        is_shown: bool = False,
     ) -> Needed:
         try:
-            return needed_checks(select, self._relations, arguments, pairs=pairs, huge=huge, of_view=of_view)
+            return needed_checks(
+                select,
+                self._relations,
+                arguments,
+                pairs=pairs,
+                huge=huge,
+                makes_numbers=makes_numbers,
+                of_view=of_view,
+                is_shown=is_shown,
+            )
         except UnknownRelation as unknown:
             message = f'relation "{unknown.name}" does not exist, or may not be read'
             raise UnknownName.of("query", message) from None
@@ -356,6 +390,9 @@ class SqlGuard:
             raise InvalidArguments.of("query", message) from None
         except TooMuchGathered as much:
             message = f"has {much.aggregate} gather more than a gigabyte; aggregate less, or with a LIMIT in a subquery"
+            raise InvalidArguments.of("query", message) from None
+        except TooMuchShown:
+            message = f"has constants of more than {MAX_SHOWN:,} bytes, which a plan would repeat; explain it with less"
             raise InvalidArguments.of("query", message) from None
         except TooComplex:
             raise InvalidArguments.of("query", "has too many calls and queries within each other") from None
@@ -380,7 +417,9 @@ class SqlGuard:
             for node, content in _walk(kind, fields)
             if node == "ParamRef"
         ]
-        return ReadingStatement(judged.text, not judged.is_explain, tuple(parameters), text, judged.is_generic)
+        return ReadingStatement(
+            judged.text, not judged.is_explain, tuple(parameters), text, judged.is_generic, needed.long_numbers
+        )
 
     def _object_to_hidden_sql(self) -> str:
         """Return why no statement at all may run; empty if nothing speaks against it."""
@@ -551,7 +590,9 @@ def _parsed_type(text: str) -> _Fields | None:
 
 
 def _bound_of(is_number: bool, longest: int | None) -> Bound:
-    return Bound(64.0 if is_number else float(min(longest or STORED, STORED)), is_number=is_number)
+    return Bound(
+        64.0 if is_number else float(min(longest or STORED, STORED)), is_number=is_number, may_be_text=not is_number
+    )
 
 
 def _check_explain_options(explain: _Fields) -> None:
@@ -598,7 +639,9 @@ def _check_result_type(call: _Fields) -> None:
 
 def _check_place_of_type(type_name: _Fields) -> None:
     name = "".join(_names(type_name.get("names", []))[-1:])
-    if name.removeprefix("_") in SLOW_TO_READ or name.removeprefix("_") == "jsonpath":
+    base = name.removeprefix("_")
+    is_many = "arrayBounds" in type_name or base != name
+    if base in _READ_BY_CASTS or base in SLOW_TO_READ or (base == "numeric" and is_many):
         raise _forbidden(f"type {name} as the type of a column or of JSON", "read text, and cast it")
 
 
@@ -616,14 +659,15 @@ def _is_written_out(value: _Fields) -> bool:
     return "A_Const" in value or "ParamRef" in value
 
 
-def _compares_paths(judged: _Judged, arguments: Sequence[Argument]) -> bool:
-    """Tell whether a jsonpath compares paths with each other; refuse one that would fill the memory."""
+def _paths(judged: _Judged, arguments: Sequence[Argument]) -> list[Path]:
+    """Return what may be a jsonpath in a statement that follows one; refuse one that would fill the memory."""
     if not judged.follows_paths:
-        return False
-    paths = [read_path(text) for text in (*judged.texts, *(a.text for a in arguments if a.text is not None))]
+        return []
+    texts = [*judged.texts, *(argument.text for argument in arguments if argument.text is not None)]
+    paths = [read_path(text) for text in texts]
     if not all(path.is_bounded for path in paths):
         raise too_many_found()
-    return any(path.compares_paths for path in paths)
+    return paths
 
 
 def too_many_found() -> InvalidArguments:

@@ -76,9 +76,19 @@ def _range(expression: str) -> str:
     )
 
 
-def size_expression(column: str, of: Type) -> str | None:
-    """Return the SQL that tells how many bytes a value takes, None where that is always few."""
-    return None if of.name in _FIXED_SIZE else f"coalesce(pg_catalog.pg_column_size({column}), 0)::pg_catalog.int8"
+def size_expression(column: str, of: Type, most: int, *, as_text: bool = False) -> str | None:
+    """Return the SQL that tells how many bytes a value takes, None where that is always few.
+
+    Args:
+        column: its name.
+        of: its type.
+        most: bytes beyond which it need not be exact.
+        as_text: count the characters, of which numbers may have 13,000 times as many as bytes in memory.
+    """
+    if of.name in _FIXED_SIZE:
+        return None
+    size = f"switchboard_sql.text_size({column}, {most})" if as_text else f"pg_catalog.pg_column_size({column})"
+    return f"coalesce({size}, 0)::pg_catalog.int8"
 
 
 def json_writer(of: Type) -> Callable[[str], str]:

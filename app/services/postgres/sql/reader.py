@@ -20,7 +20,7 @@ from app.results import RawResult, Result
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.answers import RowWriter, Written
-from app.services.postgres.sql.bounds import MAX_SECONDS, Argument
+from app.services.postgres.sql.bounds import MAX_SECONDS, TIMES, Argument
 from app.services.postgres.sql.catalog import Catalog
 from app.services.postgres.sql.described import describe, explain_generically
 from app.services.postgres.sql.failures import while_it_is_parsed, while_it_runs
@@ -39,6 +39,10 @@ _GRACE_SECONDS = 0.1
 """By how much PostgreSQL's own limit comes before ours."""
 _PROBE_MS = 1500
 """How long a probe's query may take, the time to connect and to read the catalogs included."""
+_ZONE = re.compile(r"[A-Za-z][-+:/._A-Za-z0-9]*[0-9][-+:/._A-Za-z0-9]*")
+_NO_ZONE = re.compile(r"T[0-9:.]+(?:Z|[-+][0-9:]+)?")
+_MOST_ZONES = 100
+"""Most time zones that the text of a parameter may make up."""
 _SHORT_TEXT = 4096
 """Characters up to which the text of a parameter is looked at."""
 _MANY_KEYS = 10_000
@@ -311,7 +315,7 @@ async def _run(
                 for number, (word, of) in enumerate(zip(parameter_words, parameter_types, strict=True), 1)
             }
         )
-    writer = RowWriter(attributes, is_select=statement.is_select)
+    writer = RowWriter(attributes, is_select=statement.is_select, has_long_numbers=statement.has_long_numbers)
     prepared: Statement = await connection.prepare(writer.wrap(sql, max_rows + 1), name="")
     written = await writer.write(prepared, texts, max_rows)
     return [Column(name=name, type=word) for name, word in zip(writer.names, type_words, strict=True)], written
@@ -347,8 +351,15 @@ def _check_texts(texts: Sequence[str | None], types: Sequence[asyncpg.Type], use
         is_unread = name == "jsonpath" and (of.name != name or len(text or "") > _SHORT_TEXT)
         if name in NUMERIC and text is not None and has_huge_number(text, as_json=name == "jsonb"):
             raise InvalidArguments.of(f"params.{index}", "holds a number with an exponent of 400 or more")
+        if name in TIMES and len(text or "") > _SHORT_TEXT and _count_zones(text or "") > _MOST_ZONES:
+            raise InvalidArguments.of(f"params.{index}", f"names more than {_MOST_ZONES} time zones")
         if work > MAX_SECONDS * 1e9 / 3 or is_unread:
             raise InvalidArguments.of(f"params.{index}", f"is too long for a {of.name}")
+
+
+def _count_zones(text: str) -> int:
+    """Return how many time zones a text of dates may make up: PostgreSQL remembers each, in 24 KB."""
+    return len({word for word in _ZONE.findall(text.upper()) if not _NO_ZONE.fullmatch(word)})
 
 
 async def _check_parameters(connection: "Connection", texts: Sequence[str | None], types: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ Many are refused or fail; that is as good as an answer, as long as it comes in t
 
 import argparse
 import asyncio
+import os
 import random
 import re
 import sys
@@ -16,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -74,7 +76,16 @@ _LITERALS = {
     "integer": ("0", "1", "7", "1000", "30000", "1000000", "-1", "i"),
     "bigint": ("0", "1::bigint", "id", "1000000000::bigint"),
     "smallint": ("1::smallint", "30000::smallint"),
-    "numeric": ("1.5", "1e399", "9" * 60, "id::numeric", "0.001"),
+    "numeric": (
+        *("1.5", "1e399", "9" * 60, "id::numeric", "0.001"),
+        *("10::numeric ^ 131000", "round(1.5, 16000)", "('1e' || 131000)::numeric", "factorial(i * 1000)"),
+    ),
+    "numeric[]": (
+        "ARRAY(SELECT 10::numeric ^ 131000 FROM tickets)",
+        "array_fill(10::numeric ^ 131000, ARRAY[1000])",
+        "('{' || repeat('1e' || 131000 || ',', 9999) || '1}')::numeric[]",
+    ),
+    "numrange": ("numrange(1, 10::numeric ^ 131000)",),
     "double precision": ("0.5::float8", "1e10::float8", "i::float8"),
     "real": ("0.5::real",),
     "json": ("'[1,[2]]'::json", "to_json(description)"),
@@ -83,12 +94,17 @@ _LITERALS = {
         "to_jsonb(t)",
         '\'{"a": {"b": [1]}}\'::jsonb',
         "to_jsonb(string_to_array(description, ' '))",
+        "to_jsonb(ARRAY(SELECT 10::numeric ^ 131000 FROM tickets))",
+        "('[' || repeat('1e' || 131000 || ',', 9999) || '1]')::jsonb",
+        "to_jsonb(string_to_array(repeat('1e' || 131000 || ',', 9999), ','))",
     ),
     "jsonpath": (
         "'$.**'::jsonpath",
         "'$[*] ? (@ > 0)'::jsonpath",
         "'$ ? (@.** == $[*])'::jsonpath",
         "'$.keyvalue().keyvalue()[0,0,0]'::jsonpath",
+        "'$[*].number()'::jsonpath",
+        "'$[0] * 1e300 * 1e300 * 1e300'::jsonpath",
         "'strict $.** ? (@.type() == \"array\" && exists(@[*] ? (@ >= $.a)))'::jsonpath",
     ),
     "text[]": ("ARRAY['a', 'b']", "string_to_array(description, ' ')", "ARRAY(SELECT subject FROM tickets)"),
@@ -97,7 +113,7 @@ _LITERALS = {
     "boolean": ("true", "id > 5"),
     "date": ("current_date", "created_at::date"),
     "timestamp without time zone": ("created_at::timestamp", "localtimestamp"),
-    "timestamp with time zone": ("created_at", "now()"),
+    "timestamp with time zone": ("created_at", "now()", "('2020-01-01 X' || i || ':' || id || 'Y5')::timestamptz"),
     "time without time zone": ("'10:00'::time",),
     "time with time zone": ("'10:00+01'::timetz",),
     "interval": ("interval '1 day'", "now() - created_at"),
@@ -309,7 +325,10 @@ class Generator:
         return self._random.choice(known) if known else f"NULL::{kind}"
 
     def _text(self) -> str:
-        if self._random.random() < 0.5:
+        pick = self._random.random()
+        if pick < 0.05:
+            return "('X' || i || ':' || id || 'Y5')"
+        if pick < 0.5:
             return self._random.choice(("t.subject", "description", "t.status", "t.channel"))
         unit = self._random.choice(_UNITS)
         return f"repeat({unit}, {self._random.choice((10, 1000, 20_000, 100_000, 3_000_000))})"
@@ -344,22 +363,31 @@ async def search(reader: SqlReader, administrator: Any, seconds: float, seed: in
     generator = Generator(signatures, types, seed)
     found = Found()
     ends = time.monotonic() + seconds
-    while time.monotonic() < ends and not any(problem.startswith("busy") for problem in found.problems):
+    while time.monotonic() < ends and not any(problem.startswith(("busy", "ended")) for problem in found.problems):
         sql, values = generator.statement()
         started = time.monotonic()
+        used = {pid: _cpu_seconds(pid) for pid in await _backends(administrator)}
+        spent = 0.0
         failed = True
         try:
             told = (await reader.query(sql, values, timeout_ms=LIMIT_MS)).json.decode()
             outcome, failed = "answered", False
         except GatewayError as error:
             told, outcome = error.detail, type(error).__name__
-        while await administrator.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'switchboard_reader_login' AND state = 'active'"
-        ):
+        try:
+            await administrator.execute("SELECT")
+        except asyncpg.PostgresConnectionError:
+            found.problems.append(f"ended the server: {sql} {str(values)[:500]}")
+            break
+        while busy := await _backends(administrator, "active"):
+            spent = max(spent, *(_cpu_seconds(pid) - used.get(pid, 0.0) for pid in busy))
             if time.monotonic() - started > 60:
                 found.problems.append(f"busy for more than a minute: {sql} {str(values)[:500]}")
                 break
         late = time.monotonic() - started - LIMIT_MS / 1000
+        if late > GRACE_SECONDS and spent:
+            # Others may have had the machine: what counts is the time that the backend had.
+            late = min(late, spent - LIMIT_MS / 1000)
         found.statements += 1
         found.outcomes[outcome] += 1
         if late > found.longest:
@@ -372,6 +400,24 @@ async def search(reader: SqlReader, administrator: Any, seconds: float, seed: in
                 sys.stdout.write(f"{problem}\n")
         found.problems += problems
     return found
+
+
+async def _backends(administrator: Any, *states: str) -> list[int]:
+    rows = await administrator.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE usename = 'switchboard_reader_login' "
+        "AND ($1::text[] = '{}' OR state = ANY ($1))",
+        states,
+    )
+    return [row["pid"] for row in rows]
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return how long a process has had a core; nothing where that can't be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def plant(database: TestDatabase) -> None:

@@ -46,6 +46,12 @@ async def reader(equipped: TestDatabase) -> AsyncGenerator[AnsweringReader]:
         yield opened
 
 
+@pytest.fixture
+async def desk_reader(desk: TestDatabase) -> AsyncGenerator[AnsweringReader]:
+    async with open_answering_reader(desk.settings) as opened:
+        yield opened
+
+
 @pytest.fixture(scope="session")
 async def guard(equipped: TestDatabase) -> SqlGuard:
     connection = await asyncpg.connect(equipped.reader_url)
@@ -217,6 +223,7 @@ async def test_places_that_name_a_parameter_count(reader: AnsweringReader) -> No
         "strict $.** ? (exists(@.**))",
         "$" + "[0,0]" * 7,
         "$" + ".keyvalue()" * 4,
+        "$" + ".k\\u0065yv\\x61lue()" * 4,
         "$[0 to 1, 0 to 1][0, 0, 0, 0][*, *, *, *, *][1,1]",
     ],
 )
@@ -261,6 +268,195 @@ async def test_a_number_that_is_short_to_say_and_long_to_write_is_refused(
     """Ten bytes of memory become 131,001 characters, all at once for a whole array or document."""
     with pytest.raises(InvalidArguments, match="exponent of 4"):
         await reader.query(sql, params)
+
+
+_LONG = "array_agg(10::numeric ^ 131000)"
+_ROWS = "FROM generate_series(1, (SELECT 9000)) AS i"
+"""As many rows as nobody knows before."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _LONG,
+        "array_agg(power(10::numeric, 131000))",
+        "array_agg(exp(5000::numeric))",
+        "array_agg(factorial(9000))",
+        "array_agg(round(1.5, 16000))",
+        "array_agg(trunc(i::numeric, 16000 + i))",
+        "array_agg(x) FILTER (WHERE x > 1) OVER ()",
+        "array_agg(('1e' || 131000)::numeric)",
+        "array_agg((1 || repeat('0', 100000))::numeric)",
+        "array_agg(to_number('9' || repeat('0', 9000), repeat('9', 9001)))",
+        "array_agg(numrange(1, 10::numeric ^ 131000))",
+        "array_agg(nummultirange(numrange(1, 10::numeric ^ 131000)))",
+        "jsonb_agg(10::numeric ^ 131000)",
+        "jsonb_object_agg(i, 10::numeric ^ 131000)",
+        "json_arrayagg(10::numeric ^ 131000 RETURNING jsonb)",
+        f"row({_LONG})",
+        f"{_LONG}::text",
+        f"to_jsonb({_LONG})",
+        f"to_json({_LONG})",
+        f"concat({_LONG})",
+        f"format('%s', {_LONG})",
+        f"quote_literal({_LONG})",
+        f"array_to_string({_LONG}, ',')",
+        f"jsonb_build_object('a', {_LONG})::text",
+        f"row_to_json(row({_LONG}))",
+        f"xmlforest({_LONG} AS a)",
+        "jsonb_pretty(jsonb_agg(10::numeric ^ 131000))",
+        "('{' || string_agg('1e' || 131000, ',') || '}')::numeric[]",
+        "CAST('{' || string_agg('1e' || 131000, ',') || '}' AS numeric[])::text",
+        "('[' || string_agg('1e' || 131000, ',') || ']')::jsonb",
+        "CAST(CAST('[' || string_agg('1e' || 131000, ',') || ']' AS json) AS jsonb)::text",
+        "('{' || string_agg('[1,1e' || 131000 || ')', ',') || '}')::nummultirange",
+        "JSON_QUERY('[' || string_agg('1e' || 131000, ',') || ']', '$')::text",
+        "jsonb_path_query_array(to_jsonb(array_agg('1e' || 131000)), '$[*].number()')",
+        "jsonb_path_query_array(to_jsonb(array_agg('1e' || 131000)), '$[*].n\\u0075mber()')::text",
+        "JSON_QUERY(to_jsonb(array_agg('1e' || 131000)), '$[*].number()' WITH WRAPPER)",
+    ],
+)
+async def test_what_short_numbers_come_to_as_text_is_known_before_it_is_written(
+    reader: AnsweringReader, value: str
+) -> None:
+    """Each of them would be a gigabyte, and take seconds in which PostgreSQL hears nothing."""
+    rows = "FROM (SELECT 10::numeric ^ 131000 AS x FROM generate_series(1, 9000)) AS s" if "(x)" in value else _ROWS
+    with pytest.raises(
+        InvalidArguments,
+        match=r"larger than .* bytes|could keep PostgreSQL|exponent of 400|record is too large|more than a gigabyte",
+    ):
+        await reader.query(f"SELECT {value} {rows}", timeout_ms=20_000)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT array_agg(10::numeric ^ i), jsonb_agg(power(2, i)), row(2 ^ i) FROM generate_series(1, 9) i GROUP BY i",
+        "SELECT round(avg(id), 2), array_agg(round(id / 3.0, 4)), jsonb_agg(id * 1.5e3) FROM tickets GROUP BY status",
+        "SELECT t, to_jsonb(t), exp(1.0) FROM tickets AS t",
+        "SELECT ('{\"a\": ' || id || '}')::jsonb -> 'a', ('{' || id || '}')::numeric[] FROM tickets",
+        "SELECT CAST('[' || id || ']' AS json) FROM tickets",
+        "SELECT JSON_VALUE('{\"a\": ' || id || '}', '$.a'), JSON_QUERY(to_jsonb(t), '$.id') FROM tickets AS t",
+        "SELECT ARRAY[id, 2]::numeric[], ARRAY['1', '2']::numeric[] FROM tickets",
+    ],
+)
+async def test_numbers_that_people_make_are_answered(desk_reader: AnsweringReader, sql: str) -> None:
+    assert (await desk_reader.query(sql)).row_count
+
+
+@pytest.mark.parametrize("place", ["", " WHERE subject = {0}", " ORDER BY {0}"])
+@pytest.mark.parametrize(
+    "value", ["repeat('x', 16000000)", "lpad('x', 9000000)", "$1", "array_fill(1, ARRAY[90000])::text"]
+)
+async def test_a_plan_shows_no_constants_beyond_an_answer(guard: SqlGuard, place: str, value: str) -> None:
+    sql = f"EXPLAIN (VERBOSE) SELECT {value} FROM tickets{place.format(value)}"
+    with pytest.raises(InvalidArguments, match="which a plan would repeat"):
+        guard.check(sql, [Argument(1_000_000)])
+    assert guard.check(
+        "EXPLAIN (VERBOSE) SELECT upper(description), string_agg(subject, $1) FROM tickets", [Argument(9)]
+    )
+
+
+async def test_a_plan_writes_no_long_numbers(guard: SqlGuard) -> None:
+    sql = "EXPLAIN (ANALYZE, SERIALIZE {}) SELECT array_agg(id::numeric ^ 131000) FROM tickets"
+    with pytest.raises(Forbidden, match="EXPLAIN option serialize"):
+        guard.check(sql.format("TEXT"))
+    assert guard.check(sql.format("NONE"))
+
+
+@pytest.mark.parametrize("kind", ["numeric[]", "_numeric", "numrange", "nummultirange", "numrange[]"])
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM jsonb_to_recordset($1) AS t(a {})", "SELECT JSON_VALUE($1, '$' RETURNING {})"]
+)
+async def test_json_makes_no_numbers_that_nobody_looks_at(guard: SqlGuard, sql: str, kind: str) -> None:
+    with pytest.raises(Forbidden, match="cast it"):
+        guard.check(sql.format(kind), [Argument(9)])
+
+
+async def test_text_that_the_query_makes_is_read_as_json_by_a_cast_alone(guard: SqlGuard) -> None:
+    with pytest.raises(Forbidden, match="FORMAT JSON of what the query makes"):
+        guard.check("SELECT JSON_ARRAY(description FORMAT JSON RETURNING jsonb) FROM tickets")
+    assert guard.check("SELECT JSON_ARRAY('[1]' FORMAT JSON RETURNING jsonb)")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "now() AT TIME ZONE ({})",
+        "now() AT TIME ZONE (ARRAY[{}])[1]",
+        "now() AT TIME ZONE (SELECT {})",
+        "now() AT TIME ZONE lower({})",
+        "timezone({}, now())",
+        "localtimestamp AT TIME ZONE ({})::text",
+        "date_trunc('day', now(), {})",
+        "make_timestamptz(2026, 1, 1, 1, 1, 1, {})",
+        "date_add(now(), '1 day', {})",
+        "('2026-01-01 10:00 ' || {})::timestamptz",
+        "CAST('2026-01-01 10:00 ' || {} AS timestamp with time zone)",
+        "('2026-01-01 ' || {})::date",
+        "timestamptz('2026-01-01 10:00 ' || {})",
+        "('[2026-01-01 10:00 ' || {} || ',)')::tstzrange",
+    ],
+)
+@pytest.mark.parametrize("zone", ["'X' || i || 'Y5'", "'<' || i || '>5'"], ids=["letters", "brackets"])
+async def test_a_query_makes_up_few_time_zones(reader: AnsweringReader, made: str, zone: str) -> None:
+    """PostgreSQL remembers each for good, which takes 24 KB. In a text of dates no zone stands in brackets."""
+    zone = zone if "10:00" not in made and "01 '" not in made else "'X' || i || 'Y5'"
+    sql = f"SELECT count({made.format(zone)}) FROM generate_series(1, {{}}) AS i"
+    with pytest.raises(InvalidArguments, match="too many time zones"):
+        await reader.query(sql.format(160))
+
+
+async def test_a_parameter_makes_up_few_time_zones(reader: AnsweringReader) -> None:
+    sql, made = "SELECT cardinality($1::timestamptz[])", "2026-01-01 10:00 X{}Y5"
+    assert (await reader.query(sql, [["2026-01-01T10:00:59.5Z"] * 3000])).rows == [{"cardinality": 3000}]
+    with pytest.raises(InvalidArguments, match=r"params\.0: names more than 100 time zones"):
+        await reader.query(sql, [[made.format(number) for number in range(3000)]])
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT now() AT TIME ZONE zone FROM (VALUES ('Europe/Berlin'), ('EST5EDT'), ('Etc/GMT+5')) AS z(zone)",
+        "SELECT ('2026-01-01T10:00:' || i || '.5Z')::timestamptz FROM generate_series(10, 59) AS i",
+        "SELECT (created_at || '')::timestamptz, (created_at::date || ' 09:00')::timestamp FROM tickets",
+        "SELECT ('Jan-' || i || '-2026')::date, ('3 January ' || 2000 + i)::date FROM generate_series(1, 31) AS i",
+    ],
+)
+async def test_dates_and_zones_that_people_write_are_read(desk_reader: AnsweringReader, sql: str) -> None:
+    assert (await desk_reader.query(sql)).row_count
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT created_at::date, date_trunc('day', now())::date, (created_at + '1 day')::timestamptz FROM tickets",
+        "SELECT created_at AT TIME ZONE 'Asia/Tokyo', timezone($1, now()), max(id) FROM tickets GROUP BY 1",
+        "SELECT d::date FROM generate_series(now(), now(), '1 day') AS d",
+        "SELECT $1::timestamptz, '2026-01-01'::date, metadata -> 'a' FROM customers",
+        "SELECT round(avg(id), 2), sum(id) * 1.5 FROM tickets",
+    ],
+)
+async def test_what_needs_no_look_is_left_as_it_is(guard: SqlGuard, sql: str) -> None:
+    statement = guard.check(sql, [Argument(9)])
+    assert (statement.checked_sql, statement.has_long_numbers) == ("", False)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT to_tsvector('simple', string_agg(i::text, ' ')) FROM generate_series(1, (SELECT 90000)) AS i",
+        "SELECT array_to_tsvector(array_agg(i::text)) FROM generate_series(1, (SELECT 90000)) AS i",
+        "SELECT hstore(array_agg(i::text), array_agg('a'::text)) FROM generate_series(1, (SELECT 90000)) AS i",
+        "SELECT jsonb_object(a, a) FROM (SELECT ARRAY(SELECT i::text FROM generate_series(1, 90000) AS i) AS a) AS t",
+        "SELECT sort(ARRAY(SELECT i FROM generate_series(1, 900000) AS i))",
+        "SELECT left(string_agg(i::text, ' '), 800000)::tsvector FROM generate_series(1, (SELECT 200000)) AS i",
+    ],
+)
+async def test_an_order_that_a_query_makes_is_short_where_it_is_sorted(reader: AnsweringReader, sql: str) -> None:
+    """It may be one that was made against quicksort."""
+    with pytest.raises(InvalidArguments, match=r"larger than .* bytes|could keep PostgreSQL"):
+        await reader.query(sql, timeout_ms=20_000)
 
 
 async def test_what_looks_like_a_huge_number_in_a_text_is_a_text(reader: AnsweringReader) -> None:

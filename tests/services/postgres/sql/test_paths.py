@@ -15,6 +15,7 @@ from app.services.postgres.sql.paths import read_path
         ('$."a**b"[0] /* .** , */ ? (@.c == "[1,2]")', 1, 0),
         ("$.a.decimal(5, 2)", 1, 0),
         ("$.KeyValue()", 3, 0),
+        (r"$.\KEYV\u0061lu\u{65}()", 3, 0),
         ("is no path ] ) , [", 1, 0),
     ],
 )
@@ -40,3 +41,19 @@ def test_steps_that_repeat_are_counted(text: str, repeats: int, descents: int) -
 )
 def test_comparisons_of_paths_with_paths_are_found(text: str, compares: bool) -> None:
     assert read_path(text).compares_paths == compares
+
+
+@pytest.mark.parametrize(
+    ("text", "makes"),
+    [
+        ("$.a[*].*.b ? (@ > 1e5)", False),
+        ('$."a * b" ? (@.number == 1)', True),
+        ("$[*].number()", True),
+        (r"$[*].n\x75mber()", True),
+        ("$.a.decimal(9, 2)", True),
+        ("$.a * 10", True),
+        ("$[*] / 10", True),
+    ],
+)
+def test_numbers_that_a_path_makes_are_told_from_those_that_it_finds(text: str, makes: bool) -> None:
+    assert read_path(text).makes_numbers == makes

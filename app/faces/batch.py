@@ -42,7 +42,7 @@ from app.faces.http import (
     call_context,
     read_json,
     send_bytes,
-    send_problem,
+    send_refusal,
     start_answer,
 )
 from app.faces.openapi import answered_by, problem_responses, takes
@@ -182,7 +182,7 @@ class BatchEndpoint:
         except CallerGone:
             return
         except GatewayError as error:
-            await send_problem(send, error, context.request_id)
+            await send_refusal(scope, send, error)
             return
         run = self._in_order if batch.mode == "sequential" else self._side_by_side
         with self._gateway.results.share() as share:

@@ -1,6 +1,7 @@
 """What every HTTP face shares: who calls, the body, the caller who goes away, failures on the wire."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -10,6 +11,7 @@ from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.catalogue import quoted
 from app.errors import (
     CallerGone,
     GatewayError,
@@ -23,6 +25,7 @@ from app.gateway import Gateway
 from app.lookout import Interruptible, Lookout
 from app.servers.calls import CallContext, Face
 
+_log = logging.getLogger(__name__)
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 
@@ -225,6 +228,33 @@ async def send_problem(
     """Answer with a failure, as RFC 9457 wants it."""
     body = error.problem(request_id).model_dump_json(exclude_none=True).encode()
     await send_bytes(send, error.status, PROBLEM_JSON, body, request_id, {**problem_headers(error), **(headers or {})})
+
+
+async def send_refusal(scope: Scope, send: Send, error: GatewayError, headers: Mapping[str, str] | None = None) -> None:
+    """Answer what comes to no call, a WebSocket's handshake too, and write the line that its call would have had."""
+    note_refusal(scope, error)
+    answer = send if scope["type"] == "http" else _before_the_handshake(send)
+    await send_problem(answer, error, scope["state"]["request_id"], headers)
+
+
+def note_refusal(scope: Scope, error: GatewayError) -> None:
+    """Write the line of a request that comes to no call. What its query says may be about customers, or a secret."""
+    state = scope["state"]
+    _log.info(
+        "refused: method=%s path=%s status=%d code=%s client=%s address=%s request_id=%s",
+        scope.get("method", "WEBSOCKET"),
+        quoted(scope["path"]),
+        error.status,
+        error.code,
+        state["client"],
+        state["address"],
+        state["request_id"],
+    )
+
+
+def _before_the_handshake(send: Send) -> Send:
+    """Return a `send` that answers a WebSocket's handshake by HTTP."""
+    return lambda message: send({**message, "type": f"websocket.{message['type']}"})
 
 
 def problem_headers(error: GatewayError) -> dict[str, str]:

@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import GatewayError, MalformedRequest, MisdirectedRequest, OriginRefused
-from app.faces.http import Naming, send_problem
+from app.faces.http import Naming, send_refusal
 from app.faces.proxies import Proxies
 from app.guard.principal import ANONYMOUS
 from app.servers.calls import new_request_id
@@ -87,7 +87,7 @@ class Perimeter:
         if refusal is None:
             app = self._app_for_browsers if origin else self._app
             return app(scope, receive, send)
-        return send_problem(send if scope["type"] == "http" else _before_the_handshake(send), refusal, request_id)
+        return send_refusal(scope, send, refusal)
 
     def _refusal(self, scope: Scope, host: bytes, origin: bytes | None) -> GatewayError | None:
         if not self._is_our_host(host) and scope["path"].removesuffix("/") not in _ANY_HOST:
@@ -111,11 +111,6 @@ def _repeated(scope: Scope, headers: dict[bytes, bytes]) -> GatewayError | None:
                 f"{name.decode().capitalize()}: given twice, and one of them may be believed. Send one."
             )
     return None
-
-
-def _before_the_handshake(send: Send) -> Send:
-    """Return a `send` that answers a WebSocket's handshake by HTTP."""
-    return lambda message: send({**message, "type": f"websocket.{message['type']}"})
 
 
 def _sane_request_id(value: bytes) -> str | None:

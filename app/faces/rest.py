@@ -46,10 +46,12 @@ from app.faces.http import (
     PROBLEM_JSON,
     Naming,
     call_context,
+    note_refusal,
     problem_headers,
     read_json,
     send_bytes,
     send_problem,
+    send_refusal,
     send_result,
 )
 from app.faces.listing import describe_resources, describe_server, describe_tool
@@ -110,6 +112,12 @@ class ToolEndpoint:
         context = call_context(scope, "rest", receive)
         try:
             body = await read_json(scope, receive, self._gateway)
+        except CallerGone:
+            return
+        except GatewayError as error:
+            await send_refusal(scope, send, error)
+            return
+        try:
             result = await self._gateway.call(self._server_id, self._name, body, context)
         except CallerGone:
             return
@@ -366,6 +374,7 @@ def speak_problem_json(app: FastAPI) -> None:
     """Make the failures that Starlette and FastAPI find themselves look like everybody's."""
 
     async def answer(request: Request, error: Exception) -> Response:
+        recorded = isinstance(error, GatewayError)  # by the gateway, whichever call it was
         if isinstance(error, RequestValidationError):
             error = InvalidArguments.from_validation(error.errors(), skip=1)
         headers: Mapping[str, str] = {}
@@ -374,6 +383,8 @@ def speak_problem_json(app: FastAPI) -> None:
             error = _from_http_exception(error, request)
         if not isinstance(error, GatewayError):
             error = InternalError()
+        if not recorded:
+            note_refusal(request.scope, error)
         request_id = cast("str | None", request.scope.get("state", {}).get("request_id"))
         content = error.problem(request_id).model_dump_json(exclude_none=True)
         return Response(content, error.status, {**headers, **problem_headers(error)}, media_type=PROBLEM_JSON)

@@ -13,10 +13,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import CallerGone, GatewayError, InsufficientScope, MethodNotAllowed, NotAcceptable
+from app.errors import CallerGone, GatewayError, InsufficientScope, MalformedRequest, MethodNotAllowed, NotAcceptable
 from app.faces.accept import accepted
 from app.faces.holding import Holding
-from app.faces.http import JSON, Naming, call_context, read_json, replay, run_cancellably, send_bytes, send_problem
+from app.faces.http import (
+    JSON,
+    Naming,
+    call_context,
+    note_refusal,
+    read_json,
+    replay,
+    run_cancellably,
+    send_bytes,
+    send_problem,
+    send_refusal,
+)
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
 from app.faces.protocol import ProtocolServer, wanted_by
@@ -74,7 +85,7 @@ class StreamableHTTP:
             return
         if scope["method"] != "POST":
             refusal = MethodNotAllowed("This MCP endpoint is stateless: it takes POST, and GET for the JSON listing.")
-            await send_problem(send, refusal, request_id, {"allow": "POST, GET"})
+            await send_refusal(scope, send, refusal, {"allow": "POST, GET"})
             return
         assert self._json is not None
         assert self._events is not None
@@ -85,7 +96,7 @@ class StreamableHTTP:
         except CallerGone:
             return
         except GatewayError as error:
-            await send_problem(send, error, request_id)
+            await send_refusal(scope, send, error)
             return
         if not takes.json:
             send = _as_events(send)
@@ -98,13 +109,14 @@ class StreamableHTTP:
             _check_version(headers, message)
             scope["state"]["message"] = body
         except NotAMessage as error:
+            note_refusal(scope, MalformedRequest())
             await send_bytes(send, 400, JSON, error.answer, request_id)
             return
         if isinstance(message, types.JSONRPCRequest) and (refused := self._lacks_scope(scope, message)):
             await send_problem(send, refused, request_id)
             return
         if not takes.events and isinstance(message, types.JSONRPCRequest) and message.method == _LISTEN:
-            await send_problem(send, NotAcceptable(f"{_LISTEN} is answered as text/event-stream alone."), request_id)
+            await send_refusal(scope, send, NotAcceptable(f"{_LISTEN} is answered as text/event-stream alone."))
             return
         scope["headers"] = _as_the_sdk_wants_them(scope["headers"])
         holding = scope["state"]["holding"] = Holding(self._gateway)

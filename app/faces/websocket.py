@@ -11,8 +11,10 @@ import anyio
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.errors import UnknownServer
+from app.catalogue import quoted
+from app.errors import NotFound, UnknownServer
 from app.faces.duplex import Backlog, Duplex, Write
+from app.faces.http import send_refusal
 from app.gateway import Gateway
 from app.servers.calls import Peer
 
@@ -22,7 +24,7 @@ _FAREWELL = 1.0
 
 _CLOSED = (WebSocketDisconnect, RuntimeError)
 """What Starlette and uvicorn raise when a closed socket is to send."""
-_POLICY_VIOLATION, _UNSUPPORTED_DATA, _TOO_BIG, _GOING_AWAY = 1008, 1003, 1009, 1001
+_UNSUPPORTED_DATA, _TOO_BIG, _GOING_AWAY = 1003, 1009, 1001
 
 
 class WebSocketFace:
@@ -41,7 +43,16 @@ class WebSocketFace:
         ]
         if self._root_server is not None:
             routes.append(WebSocketRoute("/", self._serve_root))
-        return routes
+        return [*routes, WebSocketRoute("/{path:path}", self._serve_nothing)]
+
+    async def _serve_nothing(self, socket: WebSocket) -> None:
+        scope = socket.scope
+        root, servers = scope.get("root_path", ""), self._gateway.offered_to(scope["state"]["principal"]).servers
+        missing = NotFound(
+            f"No WebSocket is at {quoted(scope['path'])}. {root}/mcp/ws serves all servers, "
+            f"{root}/mcp/<server>/ws one: {', '.join(servers)}."
+        )
+        await send_refusal(scope, socket.send, missing)
 
     async def _serve_all(self, socket: WebSocket) -> None:
         await self._serve(socket, None)
@@ -57,7 +68,7 @@ class WebSocketFace:
         try:
             server = self._gateway.offered_to(socket.scope["state"]["principal"]).server(name).server_id
         except UnknownServer as error:
-            await socket.close(_POLICY_VIOLATION, error.title)
+            await send_refusal(socket.scope, socket.send, error)
             return
         await self._serve(socket, server)
 

@@ -4,6 +4,7 @@
 # pyright: reportUnnecessaryComparison=false
 
 import asyncio
+import logging
 from typing import Any, cast
 
 import httptools
@@ -19,6 +20,7 @@ from app.main import GatewayApp
 from app.servers.calls import new_request_id
 from app.serving.connections import Awaited, Connection, Connections, Wait
 
+_log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 * 1024
 """Largest head of a request; a chunked body's trailers, and a chunk's extension, have as much."""
 MAX_PIPELINED = 16
@@ -340,7 +342,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._answer(error)
         elif self.pipeline and self.pipeline[0][0] is cycle:
             cycle.keep_alive = False
-            self.pipeline[0] = cycle, _answering(error)
+            self.pipeline[0] = cycle, _answering(error, self.client)
         elif cycle.response_complete:
             self.transport.close()
         else:
@@ -368,7 +370,7 @@ class HttpProtocol(HttpToolsProtocol):
             keep_alive=False,
             on_response=self.on_response_complete,
         )
-        app = _answering(error)
+        app = _answering(error, self.client)
         if before is None or before.response_complete or before.disconnected:
             self._running = self.cycle
             self._start_asgi_task(self.cycle, app)
@@ -395,10 +397,13 @@ def _head_too_large() -> HeadTooLarge:
     return HeadTooLarge(f"The head of a request, or the trailers of its body, have at most {MAX_HEAD_BYTES} bytes.")
 
 
-def _answering(error: GatewayError) -> Any:
-    """Return an application that answers with a failure and closes the connection."""
+def _answering(error: GatewayError, client: tuple[str, int] | None) -> Any:
+    """Return an application that answers with a failure, says so in the log, and closes the connection."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await send_problem(send, error, new_request_id(), {"connection": "close"})
+        request_id, address = new_request_id(), client[0] if client else "-"
+        line = "refused unread: status=%d code=%s address=%s request_id=%s"
+        _log.info(line, error.status, error.code, address, request_id)
+        await send_problem(send, error, request_id, {"connection": "close"})
 
     return answer

@@ -67,7 +67,11 @@ def failures_of(error: ValidationError) -> list[Any]:
     """Return what pydantic refused, each with its `loc`, `msg` and `type`; all in one, where it is very much."""
     if (count := error.error_count()) > _MOST_EXPLAINED:
         return [{"loc": (), "msg": f"{count} things in it are refused: compare it with the schema", "type": "too_many"}]
-    return list(error.errors(include_url=False, include_input=False, include_context=False))
+    failures: list[Any] = list(error.errors(include_url=False, include_input=False, include_context=False))
+    for failure in failures:
+        if failure["type"] == "model_type":  # whose message names a class of ours
+            failure["msg"] = "Input should be an object"
+    return failures
 
 
 class FieldError(BaseModel):

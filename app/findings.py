@@ -23,6 +23,11 @@ class Finding:
     """How things are and, where they are not well, the remedy. No secret."""
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words: `1 bucket`, `2 buckets`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 async def checked(work: Awaitable[str], *, subject: str = "", otherwise: State = "broken") -> Finding:
     """Return what a check says if it succeeds, and else its failure, whose message says what to do.
 

@@ -343,8 +343,18 @@ def set_up_logging(level: str, form: Literal["text", "json"], levels: Mapping[st
     logging.basicConfig(level=max(logging.INFO, logging.getLevelNamesMapping()[level]), handlers=[handler], force=True)
     for ours in OURS:
         logging.getLogger(ours).setLevel(level)
-    # A line for every connection and every query of a driver drowns the one line a call.
-    for chatty in ("uvicorn.access", "httpx", "httpcore", "aiokafka", "botocore", "mcp", "sse_starlette"):
+    # A line for every connection and every query of a driver drowns the one line a call, and what uvicorn says of its
+    # start and end our own line says.
+    for chatty in (
+        "uvicorn.access",
+        "uvicorn.error",
+        "httpx",
+        "httpcore",
+        "aiokafka",
+        "botocore",
+        "mcp",
+        "sse_starlette",
+    ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Each attempt of its producer to find a broker; `Outages` tells of the first.
     logging.getLogger("aiokafka.client").setLevel(logging.CRITICAL)

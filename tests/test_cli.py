@@ -26,7 +26,7 @@ from websockets.asyncio.client import connect
 from app.catalogue import SERVERS, load_servers
 from app.cli.commands import COMMANDS
 from app.cli.commands import switchboard as group
-from app.cli.running import run
+from app.cli.running import misspelt, run
 from app.errors import BackendUnavailable
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import StartFailed, free_port
@@ -266,6 +266,38 @@ async def test_a_mistyped_setting_is_named_before_anything_is_opened(
     assert "hunter2" not in output
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("PORT", "abc", "PORT: expected a whole number"),
+        ("TOOL_TIMEOUT", "soon", "TOOL_TIMEOUT: expected a number"),
+        ("HIDE_UNCONFIGURED", "perhaps", "HIDE_UNCONFIGURED: expected true or false"),
+    ],
+)
+async def test_a_mistyped_setting_is_told_in_words_of_those_who_set_it(variable: str, value: str, said: str) -> None:
+    _, output = await invoke("serve", **{variable: value})
+    assert output.splitlines()[-1].strip() == said
+
+
+def test_names_in_a_file_that_are_nearly_settings_are_told_and_others_pass(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    known = ["PORT", "DATABASE_URL", "AWS_DEFAULT_REGION", "GATEWAY_TOKEN", "KAFKA_MCP_PORT", "SWITCHBOARD_SECRET"]
+    others = ["POSTGRES_PASSWORD", "NODE_ENV", "COMPOSE_PROJECT_NAME", "EDITOR"]
+    nearly = {
+        "KAFKA_BOOTSTRAP_SERVER": "KAFKA_BOOTSTRAP_SERVERS",
+        "DATABASE_ULR": "DATABASE_URL",
+        "ALOWED_HOSTS": "ALLOWED_HOSTS",
+        "AWS_ALLOWED_BUCKET": "AWS_ALLOWED_BUCKETS",
+        "DB_MCP_PROT": "DB_MCP_PORT",
+    }
+    file.write_text("".join(f"{name}=hunter2\n" for name in (*known, *others, *nearly)))
+    lines = misspelt(file, load_servers())
+    assert lines == [
+        f"{name} of {file} is no setting, and has no effect; did you mean {meant}?" for name, meant in nearly.items()
+    ]
+    assert misspelt(None, load_servers()) == []
+
+
 # Commands by dotted name
 
 
@@ -447,7 +479,11 @@ async def test_the_start_is_one_line_and_an_outage_another(postgres_directory: P
         url = backend.url()
         await migrate(url)
         variables = {"DATABASE_URL": url, "AWS_EC2_METADATA_DISABLED": "true", "BACKEND_CHECK_INTERVAL": "0.2"}
+        (tmp_path / ".env").write_text("DATABASE_STATEMENT_TIMEOT=3\n")
         async with running(tmp_path, "serve", "--port", str(port), **variables) as process:
+            warning = await told(process, "DATABASE_STATEMENT_TIMEOT of")
+            assert "WARNING" in warning
+            assert "did you mean DATABASE_STATEMENT_TIMEOUT?" in warning
             start = await told(process, "Switchboard ")
             assert f" on http://127.0.0.1:{port}: database ready" in start
             assert "kafka not configured: KAFKA_BOOTSTRAP_SERVERS" in start
@@ -463,6 +499,7 @@ async def test_the_start_is_one_line_and_an_outage_another(postgres_directory: P
                 output = await stop(process, signal.SIGTERM)
     assert process.returncode == 0, output
     assert " is down: " not in output
+    assert "uvicorn" not in output
 
 
 async def told(process: Process, words: str) -> str:
@@ -619,6 +656,10 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
             environment = (postgres_directory / "env").read_text().splitlines()
             addresses.append({line for line in environment if not line.startswith("GATEWAY_URL=")})
             assert psutil.Process(process.pid).children(), "the stack runs in processes of its own"
+            status, refused = await switchboard(tmp_path, *command)
+            assert (status, len(refused.strip().splitlines())) == (1, 2), refused
+            assert f"a local stack runs on {postgres_directory} already" in refused
+            assert "choose another --data-dir" in refused
             output = await stop(process, signal.SIGINT)
         assert process.returncode == 0, output
         assert "Traceback" not in welcome + output

@@ -48,7 +48,7 @@ async def test_all_is_well(demo_database: TestDatabase, kafka_broker: LocalKafka
     database = "\n".join(found["ok", "database"])
     for said in ("PostgreSQL 18", "login postgres", "version 0", "switchboard_reader_", "be heard", "there is room"):
         assert said in database
-    assert "1 brokers answer: 127.0.0.1" in found["ok", "kafka"][0]
+    assert "1 broker answered: 127.0.0.1" in found["ok", "kafka"][0]
     assert {text.partition(":")[0] for text in found["ok", "aws"][1:]} == {
         "bucket switchboard-demo",
         "function process-customer-feedback",
@@ -137,6 +137,13 @@ async def test_another_program_on_the_port_is_told(kafka_broker: LocalKafka) -> 
 
 
 async def test_it_runs_as_a_command_and_names_the_file_that_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "misspelt").write_text("KAFKA_BOOTSTRAP_SERVER=127.0.0.1:1\n")
+    _, output = await switchboard(tmp_path, "doctor", "--env-file", "misspelt")
+    assert re.search(
+        r"^warning +settings +KAFKA_BOOTSTRAP_SERVER of .* did you mean KAFKA_BOOTSTRAP_SERVERS\?$",
+        output,
+        re.MULTILINE,
+    )
     (tmp_path / "variables").write_text("LOG_LEVEL=loud\n")
     status, output = await switchboard(tmp_path, "doctor", "--env-file", "variables")
     file, wrong = output.splitlines()

@@ -10,8 +10,16 @@ import httpx
 from mcp import Client
 from pydantic_settings import BaseSettings
 
-from app.cli.running import LOCAL_STACK, UnusableSettings, chosen_servers, gateway_address, read_settings, run
-from app.findings import Finding, checked
+from app.cli.running import (
+    LOCAL_STACK,
+    UnusableSettings,
+    chosen_servers,
+    gateway_address,
+    misspelt,
+    read_settings,
+    run,
+)
+from app.findings import Finding, checked, counted
 from app.gateway import Gateway
 from app.guard.secret import SecretSettings
 from app.logs import set_up_logging
@@ -54,6 +62,8 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
         for finding in _of_settings(error):
             yield "settings", finding
         return
+    for line in misspelt(env_file, kinds):
+        yield "settings", Finding("warning", line)
     readable: list[ServerKind] = []
     service_settings: list[BaseSettings] = []
     for kind in kinds:
@@ -117,6 +127,6 @@ async def _clients_view(settings: Settings) -> Finding:
         async with Client(f"{url}/mcp") as client:
             tools = (await client.list_tools()).tools
         other = "" if version == VERSION else f", by a gateway of version {version} where this is {VERSION}"
-        return f"MCP clients are shown {len(tools)} tools at {url}/mcp{other}"
+        return f"MCP clients are shown {counted(len(tools), 'tool')} at {url}/mcp{other}"
 
     return await checked(shown())

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import indent
 from typing import TypeVar, cast
@@ -28,8 +29,10 @@ from app.guard.policy import (
     servers_named,
     vocabulary_of,
 )
+from app.guard.secret import SecretSettings
 from app.logs import OURS, set_up_logging
 from app.servers.base import CLIENT_PREFIX, ServerKind
+from app.serving.addresses import address_class
 from app.settings import Settings
 from app.signals import stopping_by
 
@@ -38,6 +41,12 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 _UNUSABLE = "A setting can't be used; nothing was started."
 
 
+_REASONS = {
+    "int_parsing": "expected a whole number",
+    "float_parsing": "expected a number",
+    "bool_parsing": "expected true or false",
+}
+"""Of pydantic's refusals that speak of parsers, in words of those who set variables."""
 _POLICY = Path("switchboard.toml")
 LOCAL_STACK = Path(".switchboard/env")
 """Where `switchboard dev` leaves the addresses of its backends, and its own."""
@@ -129,12 +138,39 @@ def read_guard(settings: Settings, kinds: Sequence[ServerKind]) -> Guard:
         raise UnusableSettings(f"The policy can't be used; nothing was started.\n{indent(str(error), '  ')}") from None
 
 
+_OTHER_VARIABLES = {
+    *("AWS_DEFAULT_REGION", "DATABASE_READER_PASSWORD", "GATEWAY_TOKEN", "GATEWAY_URL"),
+    *("ANSWER_MODEL", "ANSWER_MODEL_KEY", "ANSWER_MODEL_URL"),
+}
+"""Variables that are read by other commands than `serve`, or by libraries."""
+_ALIKE = 0.85
+
+
+def misspelt(env_file: Path | None, servers: Iterable[ServerKind]) -> list[str]:
+    """Return a line for each variable of a file that no setting has the name of, but nearly.
+
+    Other names pass: other programs may read the same file.
+    """
+    given = dotenv_values(env_file) if env_file is not None else {}
+    kinds: list[type[BaseSettings]] = [Settings, SecretSettings, *map(address_class, SERVERS)]
+    kinds += [server.settings_class for server in servers if server.settings_class is not None]
+    known = _OTHER_VARIABLES | {
+        f"{kind.model_config.get('env_prefix', '')}{name}".upper() for kind in kinds for name in kind.model_fields
+    }
+    return [
+        f"{name} of {env_file} is no setting, and has no effect; did you mean {nearest[0]}?"
+        for name in given
+        if name.upper() not in known and (nearest := get_close_matches(name.upper(), known, 1, _ALIKE))
+    ]
+
+
 def start_log(settings: Settings, servers: Iterable[ServerKind]) -> None:
-    """Set logging up as `LOG_LEVEL`, `LOG_FORMAT` and `LOG_LEVELS` say.
+    """Set logging up as `LOG_LEVEL`, `LOG_FORMAT` and `LOG_LEVELS` say; warn of what is nearly a setting.
 
     Raises:
         UnusableSettings: `LOG_LEVELS` names a logger that is neither a server's nor another one of ours.
     """
+    servers = list(servers)
     loggers = {server.server_id: f"MCP.{server.name}" for server in servers}
     known = {*OURS, *loggers.values()}
     levels: dict[str, str] = {}
@@ -145,6 +181,9 @@ def start_log(settings: Settings, servers: Iterable[ServerKind]) -> None:
             raise UnusableSettings(f"{_UNUSABLE}\n  LOG_LEVELS: there is no logger {name!r}. Loggers: {offered}.")
         levels[logger] = level
     set_up_logging(settings.log_level, settings.log_format, levels)
+    if (env_file := click.get_current_context().meta.get("env_file")) is not None:
+        for line in misspelt(env_file, servers):
+            _log.warning("%s", line)
 
 
 def run(task: Callable[[], Awaitable[None]], *expected: type[Exception], serves: bool = False) -> None:
@@ -200,6 +239,7 @@ def _explained(kind: type[BaseSettings], error: ValidationError) -> str:
         name = str(failure["loc"][0]).upper() if failure["loc"] else ""
         prefix = kind.model_config.get("env_prefix", "").upper()
         variable = name if name.startswith(prefix) else prefix + name
-        reason = failure["msg"].removeprefix("Value error, ").removeprefix(f"{variable}: ")
+        reason = _REASONS.get(failure["type"]) or failure["msg"].removeprefix("Value error, ")
+        reason = reason.removeprefix(f"{variable}: ")
         lines.append(f"  {variable}: {reason}" if variable else f"  {reason}")
     return "\n".join([_UNUSABLE, *lines])

@@ -49,6 +49,7 @@ from app.faces.openapi import answered_by, problem_responses, takes
 from app.gateway import Gateway
 from app.servers.calls import CallContext
 
+_EXPECTED = 'expected an object: {"calls": [{"server": "…", "tool": "…", "arguments": {…}}, …]}'
 _AT_ONCE = 16
 """Calls of one batch that run at the same time: enough to keep a backend busy, too few to take it from others."""
 _MOST_ANSWERED = 16 * 1024 * 1024
@@ -204,6 +205,8 @@ class BatchEndpoint:
             if outside := [defect for defect in error.defects if not _in_arguments(defect[0])]:
                 raise InvalidArguments.at(outside) from None
             parsed = from_json(body)
+        if not isinstance(parsed, dict):
+            raise InvalidArguments.at([((), _EXPECTED)])
         try:
             batch = self._request_model.model_validate(parsed, strict=True)
         except ValidationError as error:

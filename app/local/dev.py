@@ -1,6 +1,7 @@
 """`switchboard dev`: the local stack, migrated and filled, with the gateway in front of it."""
 
 import asyncio
+import fcntl
 import hashlib
 import hmac
 import logging
@@ -8,14 +9,15 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 import asyncpg
 import click
+from dotenv import dotenv_values
 from pydantic_settings import BaseSettings
 
 from app.client_configs import call_by_curl, client_configs, own_command
@@ -24,7 +26,7 @@ from app.guard.guard import Guard
 from app.local.aws import run_aws
 from app.local.kafka import run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
-from app.local.process import steady_port
+from app.local.process import StartFailed, steady_port
 from app.main import create_app
 from app.services.aws.demo.seeding import DEMO_BUCKET, DEMO_FUNCTION
 from app.services.kafka.demo import DEMO_TOPICS
@@ -60,13 +62,12 @@ async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard) ->
     """
     require_free_port(settings)
     data_dir = data_dir.resolve()
-    for chatty in ("alembic", "uvicorn.error"):
-        # The lines below say it shorter.
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the lines below say it shorter
     click.echo(f"Starting the local stack on {data_dir}", err=True)
     # For our own services, and for processes that read `env`: each accepts what another has signed.
     os.environ.setdefault(_SECRET, kept_secret(data_dir / "secret"))
     async with AsyncExitStack() as stack:
+        stack.enter_context(_alone(data_dir))
         async with asyncio.TaskGroup() as group:
             starting = [group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()]
         backends = [task.result() for task in starting]
@@ -80,6 +81,27 @@ async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard) ->
         await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
         click.echo("Stopping the local stack …", err=True)
     click.echo("Stopped. The data stays where it is.", err=True)
+
+
+@contextmanager
+def _alone(data_dir: Path) -> Generator[None]:
+    """Keep the data to this process.
+
+    Raises:
+        StartFailed: another one works on it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            env = data_dir / "env"
+            address = dotenv_values(env).get("GATEWAY_URL") if env.is_file() else None
+            where = f", with the gateway at {address}" if address else ""
+            raise StartFailed(
+                f"a local stack runs on {data_dir} already{where}; use that one, stop it, or choose another --data-dir"
+            ) from None
+        yield
 
 
 async def _start(stack: AsyncExitStack, name: str, backend: AbstractAsyncContextManager[Backend]) -> Backend:

@@ -189,3 +189,15 @@ async def test_a_batch_begins_no_further_call_when_its_answer_is_large(mode: str
     assert ends == [None] * 4 + ["not_run"] * 17
     assert answer["failed"] == 17
     assert {len(result["result"]["zone"]) for result in answer["results"][:4]} == {4 * 2**20}
+
+
+@pytest.mark.parametrize("body", ["[]", '[{"server": "clock", "tool": "get_time"}]', '"x"', "5", "null"])
+async def test_a_batch_that_is_no_object_is_told_what_one_looks_like(http: httpx.AsyncClient, body: str) -> None:
+    answer = await http.post("/mcp/batch", content=body, headers={"content-type": "application/json"})
+    expected = 'arguments: expected an object: {"calls": [{"server": "…", "tool": "…", "arguments": {…}}, …]}'
+    assert (answer.status_code, answer.json()["detail"]) == (422, expected)
+
+
+async def test_a_refusal_names_no_class_of_ours(http: httpx.AsyncClient) -> None:
+    detail = (await http.post("/mcp/batch", json={"calls": [5]})).json()["detail"]
+    assert detail == "calls.0: Input should be an object"

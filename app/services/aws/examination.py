@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.findings import Finding, checked
+from app.findings import Finding, checked, counted
 from app.services.aws.service import AwsService
 from app.services.aws.settings import AwsSettings
 
@@ -20,7 +20,8 @@ async def examine(aws: AwsService, settings: AwsSettings) -> Sequence[Finding]:
 
     async def buckets() -> str:
         found = await aws.objects.list_buckets(None, 50)
-        return f"{len(found.buckets)} buckets can be listed; all may be used, since AWS_ALLOWED_BUCKETS names none"
+        listed = counted(len(found.buckets), "bucket")
+        return f"{listed} can be listed; all may be used, since AWS_ALLOWED_BUCKETS names none"
 
     async def bucket(entry: str) -> str:
         name, _, prefix = entry.partition("/")
@@ -29,7 +30,7 @@ async def examine(aws: AwsService, settings: AwsSettings) -> Sequence[Finding]:
 
     async def functions() -> str:
         found = await aws.functions.list(None, 50)
-        return f"{len(found.functions)} functions can be listed"
+        return f"{counted(len(found.functions), 'function')} can be listed"
 
     async def function(name: str) -> str:
         await aws.functions.describe(name, None, 1)
@@ -37,7 +38,7 @@ async def examine(aws: AwsService, settings: AwsSettings) -> Sequence[Finding]:
 
     async def parameters() -> str:
         found = await aws.parameters.list(None, 50)
-        return f"{len(found.parameters)} parameters can be listed"
+        return f"{counted(len(found.parameters), 'parameter')} can be listed"
 
     async def path(name: str) -> str:
         page = await aws.parameters.get_by_path(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.findings import Finding, checked
+from app.findings import Finding, checked, counted
 from app.services.kafka.service import KafkaService
 
 _LOOKED_AT = 20
@@ -15,17 +15,17 @@ async def examine(kafka: KafkaService) -> Sequence[Finding]:
     async def brokers() -> str:
         found = await kafka.brokers()
         hosts = ", ".join(f"{broker.host}:{broker.port}" for broker in found.brokers)
-        return f"{len(found.brokers)} brokers answer: {hosts}"
+        return f"{counted(len(found.brokers), 'broker')} answered: {hosts}"
 
     async def topic(name: str) -> str:
         found = await kafka.topic(name)
         leaderless = [part.partition for part in found.partitions if part.leader is None]
-        return f"{found.partition_count} partitions can be read" + (
+        return f"{counted(found.partition_count, 'partition')} can be read" + (
             f", but {leaderless} have no leader now" if leaderless else ""
         )
 
     async def groups() -> str:
-        return f"{len((await kafka.groups()).groups)} consumer groups can be described"
+        return f"{counted(len((await kafka.groups()).groups), 'consumer group')} can be described"
 
     findings = [await checked(brokers())]
     if findings[0].state != "ok":
@@ -35,7 +35,7 @@ async def examine(kafka: KafkaService) -> Sequence[Finding]:
     async def topics() -> str:
         found = await kafka.topics()
         names.extend(summary.name for summary in found.topics[:_LOOKED_AT])
-        return f"{found.total} topics can be described" + ("" if found.total else "; create_topic makes one")
+        return f"{counted(found.total, 'topic')} can be described" + ("" if found.total else "; create_topic makes one")
 
     findings.append(await checked(topics()))
     looked_at = [await checked(topic(name), subject=f"topic {name}", otherwise="warning") for name in names]

@@ -61,7 +61,7 @@ def migrate(
             )
             for warning in login.warnings:
                 click.echo(f"Warning: {warning}", err=True)
-        elif settings.reader_url is None and version == newest_version():
+        elif settings.queries and settings.reader_url is None and version == newest_version():
             try:
                 await make_derived_login(settings)
                 click.echo(f"query_database reads with a login of its own, {reader_login_name(settings)}.")

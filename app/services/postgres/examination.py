@@ -49,6 +49,8 @@ async def examine(settings: PostgresSettings, database: Database, reader: SqlRea
         return f"the tables are of version {newest_version()}, and may be read and written"
 
     async def queries() -> str:
+        if not settings.queries:
+            return "turned off by DATABASE_QUERIES=false"
         if (objection := await reader.objection()) is not None:
             raise objection
         return f"reads with the login {reader_login_name(settings)}"

@@ -46,8 +46,9 @@ async def shortages(settings: PostgresSettings, outages: Outages | None = None) 
         GatewayError: the database is not configured or can't be reached.
     """
     login = ""
-    with suppress(BackendNotConfigured):
-        login = reader_login_name(settings)
+    if settings.queries:
+        with suppress(BackendNotConfigured):
+            login = reader_login_name(settings)
     connector = Connector(
         lambda: settings.address,
         connect_timeout=settings.connect_timeout,

@@ -48,6 +48,10 @@ class PostgresSettings(BaseSettings):
         description="DATABASE_READER_URL: the same database with a login that is a member of switchboard_reader;"
         " without it one is made whose password follows from DATABASE_URL's.",
     )
+    queries: bool = Field(
+        default=True,
+        description="DATABASE_QUERIES: false turns query_database off, and no login is made for it.",
+    )
     direct_url: PostgresUrl | None = Field(
         default=None,
         description="DATABASE_DIRECT_URL: DATABASE_URL past a pooler, for migrations and for hearing of changes.",
@@ -104,6 +108,10 @@ class PostgresSettings(BaseSettings):
             "DATABASE_READER_URL",
             "a login of the same database that is a member of switchboard_reader",
         )
+
+    def query_objection(self) -> BackendNotConfigured | None:
+        """Return why `query_database` is off by a setting; None if it is not."""
+        return None if self.queries else BackendNotConfigured("query_database is turned off: DATABASE_QUERIES is false")
 
     @cached_property
     def direct_address(self) -> Address:

@@ -156,9 +156,11 @@ class SqlReader:
             InvalidArguments: SQL or parameters are wrong, or ask for more than a limit allows.
             BackendTimeout: it took too long and was ended.
             TooManyRequests: no connection became free in time.
-            BackendNotConfigured: there is no `DATABASE_READER_URL`, and no login can be made in its place.
+            BackendNotConfigured: it is turned off; or there is no `DATABASE_READER_URL`, nor can a login be made.
             BackendUnavailable: PostgreSQL is down, or holds something that the guard can't answer for.
         """
+        if (objection := self._settings.query_objection()) is not None:
+            raise objection
         started = time.perf_counter()
         usual = await self._sessions.usual_timeout()
         limit = timeout_ms / 1000 if timeout_ms else min(usual, LONGEST_SECONDS)

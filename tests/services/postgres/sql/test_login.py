@@ -119,6 +119,21 @@ async def test_a_login_that_may_make_it_does_and_one_that_may_not_says_what_to_d
         await is_read()
 
 
+async def test_where_queries_are_turned_off_no_login_is_made(database: TestDatabase) -> None:
+    async with login_of(database, "no_queries_wanted", "CREATEROLE") as url, database.connect() as administrator:
+        await administrator.execute("GRANT switchboard_reader TO no_queries_wanted WITH ADMIN OPTION")
+        off = settings_for(url, queries=False)
+        async with open_sql_reader(off) as reader:
+            with pytest.raises(BackendNotConfigured, match="DATABASE_QUERIES is false"):
+                await reader.query("SELECT 1")
+            assert "DATABASE_QUERIES" in str(await reader.objection())
+        made = "SELECT count(*) FROM pg_roles WHERE rolname = $1"
+        assert await administrator.fetchval(made, reader_login_name(off)) == 0
+        async with open_sql_reader(settings_for(url)) as reader:
+            await reader.query("SELECT 1")
+        assert await administrator.fetchval(made, reader_login_name(off)) == 1
+
+
 async def test_with_the_password_of_database_url_changes_that_of_the_login(database: TestDatabase) -> None:
     async with login_of(database, "owner_rotating", "CREATEROLE") as url, database.connect() as connection:
         await connection.execute("GRANT switchboard_reader TO owner_rotating WITH ADMIN OPTION")

@@ -18,6 +18,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "limits.md"
 NO_BOUNDS = {
     "PORT": "an address",
     "app.faces.jsonrpc._LONGEST_INTEGER": "a form of numbers",
+    "app.guard.confinement._LONGEST_ID": "a form of ids",
     "app.services.kafka.reading._LARGEST": "the largest offset that Kafka knows",
     "app.services.postgres.sql.json_forms.MAX_SAFE_INTEGER": "a form of numbers",
     "app.services.postgres.knowledge.synonyms.MAX_PHRASE": "what the list of synonyms holds",

@@ -20,6 +20,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.findings import Finding
+from app.guard.principal import Principal
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import resource, route, tool
@@ -194,6 +195,7 @@ class AWSMCPServer(BaseMCPServer):
     @tool(
         destructive=True,
         open_world=True,
+        needs_rule="key",
         example={"bucket": "switchboard-demo", "key": "customers/12345/notes/call.txt", "content": "Asked for SSO."},
         errors=[NotFound, Conflict, Forbidden, TooManyRequests],
     )
@@ -235,11 +237,13 @@ class AWSMCPServer(BaseMCPServer):
     @tool(
         read_only=True,
         open_world=True,
+        needs_rule="key",
         example={"bucket": "switchboard-demo", "key": "customers/12345/contract.md"},
         errors=[NotFound, Forbidden, RangeNotSatisfiable, TooManyRequests],
     )
     async def s3_download_file(
         self,
+        principal: Principal,
         bucket: BucketName,
         key: ObjectKey,
         version_id: VersionId | None = None,
@@ -255,11 +259,19 @@ class AWSMCPServer(BaseMCPServer):
 
         Beyond the gateway's limit (1 MiB unless configured) a presigned `url` comes instead; ask for a `range`.
         """
-        return await self._aws.objects.download(bucket, key, version_id=version_id, byte_range=range, encoding=encoding)
+        return await self._aws.objects.download(
+            bucket,
+            key,
+            version_id=version_id,
+            byte_range=range,
+            encoding=encoding,
+            short_link=principal.customer is not None,
+        )
 
     @tool(
         read_only=True,
         open_world=True,
+        needs_rule="prefix",
         example={"bucket": "switchboard-demo", "prefix": "customers/12345/", "delimiter": "/"},
         errors=[NotFound, Forbidden, TooManyRequests],
     )
@@ -286,6 +298,7 @@ class AWSMCPServer(BaseMCPServer):
         destructive=True,
         idempotent=True,
         open_world=True,
+        needs_rule="key",
         example={"bucket": "switchboard-demo", "key": "customers/12345/notes/call.txt"},
         errors=[NotFound, Forbidden, TooManyRequests],
     )
@@ -304,11 +317,13 @@ class AWSMCPServer(BaseMCPServer):
         destructive=True,
         idempotent=True,
         open_world=True,
+        needs_rule="key",
         example={"bucket": "switchboard-demo", "key": "customers/12345/contract.md", "expires_in": 300},
         errors=[Forbidden],
     )
     async def s3_presign_url(
         self,
+        principal: Principal,
         bucket: BucketName,
         key: ObjectKey,
         method: Annotated[PresignedMethod, Field(description="What the address allows: PUT writes.")] = "GET",
@@ -326,13 +341,15 @@ class AWSMCPServer(BaseMCPServer):
         For what is too large for a result, or for a person to download. Show it only to those who may see, or for PUT
         overwrite, the object, which need not exist.
         """
-        return await self._aws.objects.presign(bucket, key, method, expires_in)
+        bound = principal.customer is not None
+        return await self._aws.objects.presign(bucket, key, method, expires_in, short_link=bound)
 
     # Lambda
 
     @tool(
         destructive=True,
         open_world=True,
+        confined="service",
         timeout=_LAMBDA_MAXIMUM,
         max_in_flight=MOST_INVOCATIONS,
         example={
@@ -343,6 +360,7 @@ class AWSMCPServer(BaseMCPServer):
     )
     async def lambda_invoke(
         self,
+        principal: Principal,
         function_name: FunctionName,
         payload: Annotated[JsonValue, Field(description="The event, any JSON.")] = {},  # noqa: B006 - never changed
         invocation_type: Annotated[
@@ -359,7 +377,12 @@ class AWSMCPServer(BaseMCPServer):
         If the function itself failed, the call still succeeds: `function_error` is set and `payload` has its error.
         """
         return await self._aws.functions.invoke(
-            function_name, payload, invocation_type=invocation_type, log_type=log_type, qualifier=qualifier
+            function_name,
+            payload,
+            invocation_type=invocation_type,
+            log_type=log_type,
+            qualifier=qualifier,
+            customer=principal.customer,
         )
 
     # SSM

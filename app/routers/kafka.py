@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from app.errors import AckExpired, BackendNotConfigured, Conflict, GatewayError, InvalidArguments, NotFound
 from app.findings import Finding
+from app.guard.principal import Principal
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import Update, resource, route, tool, watch
@@ -176,10 +177,12 @@ class KafkaMCPServer(BaseMCPServer):
 
     @tool(
         timeout=45,
+        confined="service",
+        needs_rule="topic",
         errors=[NotFound, Conflict],
         example={"topic": "customer-queries", "message": {"ticket": 42, "event": "opened"}, "key": "customer-7"},
     )
-    async def publish_message(self, arguments: PublishMessage) -> PublishedMessage:
+    async def publish_message(self, arguments: PublishMessage, principal: Principal) -> PublishedMessage:
         """Store a message in a topic and return its exact offset, once all in-sync replicas have it.
 
         After a time-out it may be stored nevertheless: give an `idempotency_key` and repeat the call to be safe.
@@ -194,6 +197,7 @@ class KafkaMCPServer(BaseMCPServer):
             partition=arguments.partition,
             timestamp_ms=arguments.timestamp,
             idempotency_key=arguments.idempotency_key,
+            customer=principal.customer,
         )
 
     @tool(

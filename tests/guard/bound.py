@@ -12,6 +12,9 @@ CALLER = b"x-test-customer"
 """The header by which a test says to whom a caller is bound; without it the caller is bound to whom `bound` says."""
 
 
+ROLES = frozenset({"customer_bot"})
+
+
 class _Known:
     def __init__(self, app: ASGIApp, customer: str | None) -> None:
         self._app = app
@@ -20,7 +23,7 @@ class _Known:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         named = scope["state"]["headers"].get(CALLER)
         customer = named.decode() if named is not None else self._customer
-        scope["state"]["principal"] = Principal(f"bot-{customer}", customer=customer)
+        scope["state"]["principal"] = Principal(f"bot-{customer}", ROLES, customer=customer)
         return self._app(scope, receive, send)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from app.errors import InvalidArguments
+from app.errors import ArgumentRefused, InvalidArguments
 from app.exact_json import NotExact, NotJson, read
 from app.results import Result
 from app.services.aws.clients import Connection
@@ -86,15 +86,24 @@ class Functions:
         invocation_type: InvocationType = "RequestResponse",
         log_type: LogType = "None",
         qualifier: str | None = None,
+        customer: str | None = None,
     ) -> Invocation:
         """Invoke a function, once: only a dry run is repeated after a failure of the network.
 
+        Args:
+            customer: to whom the caller is bound: the payload's `customer_id`, whatever it was.
+
         Raises:
+            ArgumentRefused: the caller is bound, and the payload is no object that could say to whom.
             NotFound: the function, its version or alias does not exist.
             TooManyRequests: the function runs as often as it may.
             BackendTimeout: no answer within AWS_LAMBDA_TIMEOUT; the function may still run.
         """
         self._allowed.check(function_name)
+        if customer is not None:
+            if not isinstance(payload, dict):
+                raise ArgumentRefused("payload: send an object; this session's customer_id is written into it.")
+            payload = {**payload, "customer_id": customer}
         if qualifier and has_qualifier(function_name):
             raise InvalidArguments.of("qualifier", "function_name has a version or alias already; give one of them")
         if log_type == "Tail" and invocation_type != "RequestResponse":

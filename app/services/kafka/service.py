@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from aiokafka import errors
 from pydantic import JsonValue
 
-from app.errors import Conflict, Forbidden, InvalidArguments, NotFound
+from app.errors import ArgumentRefused, Conflict, Forbidden, InvalidArguments, NotFound
 from app.outages import Outages
 from app.services.kafka.cluster import LATEST, Allowance, Cluster, Topic
 from app.services.kafka.connections import Connections
@@ -55,6 +55,30 @@ _SHORTEST_BOUND = 5.0
 _MOST_GROUPS_DESCRIBED = 200
 _MOST_TOPICS_LISTED = 1000
 _GROUPS_AT_A_TIME = 16
+
+
+CUSTOMER_HEADER = "switchboard-customer"
+"""Says to whom the session was bound that has sent a message."""
+
+
+def _key_of(customer: str, given: str | None) -> str:
+    """Return the key of a customer's messages: the customer's id if a rule of the policy has set it to that."""
+    return customer if given == customer else f"customer-{customer}"
+
+
+def _refuse_pretence(headers: Mapping[str, str] | None, partition: int | None) -> None:
+    """Refuse what would let a bound caller's message pass for another customer's.
+
+    Raises:
+        ArgumentRefused: there is such a thing.
+    """
+    # Some readers don't tell capitals apart, or take the first of two headers.
+    if any(name.strip().casefold() == CUSTOMER_HEADER for name in headers or ()):
+        raise ArgumentRefused(
+            f"headers: {CUSTOMER_HEADER} is written by the gateway, for the customer of this session."
+        )
+    if partition is not None:
+        raise ArgumentRefused("partition: the messages of this session go where its customer's key leads.")
 
 
 class KafkaService:
@@ -110,14 +134,26 @@ class KafkaService:
         partition: int | None = None,
         timestamp_ms: int | None = None,
         idempotency_key: str | None = None,
+        customer: str | None = None,
     ) -> PublishedMessage:
         """Store a message and return its place, once all in-sync replicas have it.
 
+        Args:
+            customer: to whom the caller is bound. The message has that customer's key, and a header that tells of it;
+                idempotency keys are the customer's own.
+
         Raises:
+            ArgumentRefused: who is bound to a customer may not say that.
             NotFound: the topic is unknown.
             InvalidArguments: an argument is not for Kafka; the message names it.
             BackendTimeout: no acknowledgement in time: the message may be stored now or later.
         """
+        if customer is not None:
+            _refuse_pretence(headers, partition)
+            headers = {**(headers or {}), CUSTOMER_HEADER: customer}
+            key, key_encoding = _key_of(customer, key), None
+            # Readers drop what has the key of an earlier message, whoever sent that.
+            idempotency_key = idempotency_key and f"customer-{customer}:{idempotency_key}"
         value, raw_key = encode_value(message, encoding), encode_key(key, key_encoding)
         if value is None and raw_key is None:
             raise InvalidArguments.of("key", "a null message deletes a key: say which")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import BucketTypeDef
 
+MOST_SHORT_LINK_SECONDS = 300
+"""Seconds that an address is good for that is given to a session of one customer."""
 _LINK_SECONDS = 900
 """How long an address is good for, unless it is asked for longer."""
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
@@ -108,10 +110,12 @@ class ObjectStore:
         version_id: str | None = None,
         byte_range: str | None = None,
         encoding: ContentEncoding | None = None,
+        short_link: bool = False,
     ) -> DownloadedObject:
         """Return an object's content, or an address for it if it is too large.
 
         Args:
+            short_link: as for `presign`.
             byte_range: one range as in HTTP, `bytes=0-99`, `bytes=100-` or `bytes=-100`.
             encoding: how to write the content; text where it is text if left out.
 
@@ -134,7 +138,7 @@ class ObjectStore:
             else:
                 content, written = _written(await stream.read(), encoding)
         if reason is not None:
-            url = (await self.presign(bucket, key, "GET", version_id=version_id)).url
+            url = (await self.presign(bucket, key, "GET", version_id=version_id, short_link=short_link)).url
         return DownloadedObject(
             bucket=bucket,
             key=key,
@@ -178,22 +182,23 @@ class ObjectStore:
         expires_in: int | None = None,
         *,
         version_id: str | None = None,
+        short_link: bool = False,
     ) -> PresignedUrl:
         """Sign an address for one request. Nothing is asked of S3, so the object need not exist.
 
         Args:
             expires_in: seconds, at most AWS_S3_PRESIGN_MAX_SECONDS; 900, or that if it is less, if left out.
+            short_link: at most 300 seconds: the address is a customer's, and outlives the key of its session.
 
         Raises:
             InvalidArguments: the address would be good for longer than the operator allows.
         """
         self._allowed.check(bucket, key)
+        longest = min(MOST_SHORT_LINK_SECONDS, self._longest_link) if short_link else self._longest_link
         if expires_in is None:
-            expires_in = min(_LINK_SECONDS, self._longest_link)
-        if expires_in > self._longest_link:
-            raise InvalidArguments.of(
-                "expires_in", f"at most {self._longest_link:,} seconds here (AWS_S3_PRESIGN_MAX_SECONDS)"
-            )
+            expires_in = min(_LINK_SECONDS, longest)
+        if expires_in > longest:
+            raise InvalidArguments.of("expires_in", f"at most {longest:,} seconds here (AWS_S3_PRESIGN_MAX_SECONDS)")
         clients = await self._connection.clients()
         operation = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object"}[method]
         with aws_failures(f"s3:{operation}", bucket=bucket):

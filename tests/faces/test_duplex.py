@@ -116,17 +116,43 @@ async def test_another_connection_is_not_held_up(gateway: Served, patient: Patie
         assert "result" in await other.ask(request("2026-07-28", "tools/list"))
 
 
+@pytest.mark.parametrize("how", ["close", "abort"])
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_client_that_leaves_with_calls_under_way_is_no_event(
-    gateway: Served, patient: PatientMCPServer, caplog: pytest.LogCaptureFixture, era: str, plain: bool
+    patient: PatientMCPServer, caplog: pytest.LogCaptureFixture, era: str, plain: bool, how: str
 ) -> None:
-    async with all_places_taken(gateway, patient, era, plain=plain) as messages:
-        messages.socket.transport.abort()
-    async with asyncio.timeout(WITHIN), client_of(gateway) as http:
-        while patient.waiting:
-            await http.get("/health")
+    async with serve(create_app([patient, ClockMCPServer()], Settings())) as served:
+        async with all_places_taken(served, patient, era, plain=plain) as messages:
+            await leave(messages, how)
+        async with asyncio.timeout(WITHIN), client_of(served) as http:
+            while patient.waiting:
+                await http.get("/health")
+    # Only now has everything ended that could have something to say.
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_that_leaves_while_its_requests_are_read_is_no_event(
+    patient: PatientMCPServer, caplog: pytest.LogCaptureFixture, era: str, how: str
+) -> None:
+    async with serve(create_app([patient], Settings())) as served:
+        async with websocket(served, era, "/mcp/ws") as messages:
+            for number in range(MAX_UNANSWERED):
+                await messages.send(request(era, "tools/call", WAIT, number=number))
+            await leave(messages, how)
+        async with client_of(served) as http:
+            await http.get("/health")
+    # asyncio itself may tell of bytes that it had no more use for.
+    assert not [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name != "asyncio"]
+
+
+async def leave(messages: Messages, how: str) -> None:
+    if how == "abort":
+        messages.socket.transport.abort()
+    else:
+        await messages.socket.close()
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -380,6 +380,8 @@ async def search(reader: SqlReader, administrator: Any, seconds: float, seed: in
             await administrator.execute("SELECT")
         except asyncpg.PostgresConnectionError:
             found.problems.append(f"ended the server: {sql} {str(values)[:500]}")
+            if report:
+                sys.stdout.write(f"{found.problems[-1]}\n")
             break
         while busy := await _backends(administrator, "active"):
             spent = max(spent, *(_cpu_seconds(pid) - used.get(pid, 0.0) for pid in busy))

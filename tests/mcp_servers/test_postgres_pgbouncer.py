@@ -1,14 +1,16 @@
 """The database server behind a real PgBouncer, which lends connections by the session or by the transaction."""
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
+from app.local.process import free_port
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.settings import Settings
@@ -55,6 +57,56 @@ async def test_six_hundred_calls_at_once_all_succeed(demo_database: TestDatabase
         assert Counter(outcomes) == {"ok": 600}
         ready = (await http.get("/ready")).json()["servers"]["database"]
         assert ready["ready"], ready
+
+
+async def test_a_pooler_that_is_killed_under_load_is_an_outage_until_it_is_back(
+    demo_database: TestDatabase, mode: Any
+) -> None:
+    port = free_port()
+    urls = demo_database.url, demo_database.reader_url
+    reads = [tool for tool in CALLS if tool != "save_interaction"]
+    answered = asyncio.Event()
+    outcomes = Counter[str]()
+
+    async def ask(http: httpx.AsyncClient, tool: str) -> bool:
+        answer = await call(http, tool)
+        outcomes["ok" if answer["success"] else f"{answer['status']} {answer['code']}"] += 1
+        if outcomes["ok"] >= 60:
+            answered.set()
+        return bool(answer["success"])
+
+    async def keep_asking(http: httpx.AsyncClient, tool: str) -> None:
+        while not over.is_set():
+            await ask(http, tool)
+
+    over = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        pooler = await stack.enter_async_context(AsyncExitStack())
+        through = await pooler.enter_async_context(
+            run_pgbouncer(*urls, mode=mode, port=port, stop_signal=signal.SIGKILL)
+        )
+        app = create_app([DatabaseMCPServer], Settings(), [settings_for(*through, pool_wait=10)])
+        served = await stack.enter_async_context(serve(app))
+        http = await stack.enter_async_context(client_of(served))
+        async with asyncio.TaskGroup() as asking:
+            for _ in range(6):
+                for tool in reads:
+                    asking.create_task(keep_asking(http, tool))
+            async with asyncio.timeout(HEARD_WITHIN):
+                await answered.wait()
+            await pooler.aclose()
+            over.set()
+        assert not await ask(http, "get_customer_context")
+        assert (await http.get("/ready")).status_code == 503
+        assert set(outcomes) - {"ok"} <= {"503 backend_unavailable", "504 backend_timeout"}, outcomes
+        await stack.enter_async_context(run_pgbouncer(*urls, mode=mode, port=port))
+        async with asyncio.timeout(HEARD_WITHIN):
+            for tool in reads:
+                while not await ask(http, tool):
+                    pass
+        answers = await asyncio.gather(*(call(http, tool) for _ in range(20) for tool in CALLS))
+        assert all(answer["success"] for answer in answers)
+        assert (await http.get("/ready")).json()["servers"]["database"]["ready"]
 
 
 async def test_what_the_guard_relies_on_holds_in_each_query(demo_database: TestDatabase, mode: str) -> None:

@@ -121,7 +121,7 @@ class PublishMessage(_Arguments):
         None,
         min_length=1,
         max_length=255,
-        description="A repeat with the same key stores nothing more.",
+        description="A repeat with the same key stores nothing.",
     )
 
 
@@ -130,7 +130,7 @@ class ConsumeMessages(_Arguments):
 
     topic: TopicName
     max_messages: int = Field(10, ge=0, le=MAX_MESSAGES, description="0 with `ack`: only acknowledge.")
-    timeout_ms: int = Field(1000, ge=0, le=LONGEST_WAIT_MS, description="To wait for a first message if none is there.")
+    timeout_ms: int = Field(1000, ge=0, le=LONGEST_WAIT_MS, description="To wait for a first message.")
     group_id: GroupId | None = Field(None, description="Work in this group; browse if left out.")
     start: Start | None = Field(
         None,

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 from sqlalchemy import (
     ColumnElement,
     RowMapping,
@@ -57,6 +57,9 @@ def _not_blank(text: str) -> str:
 
 
 def _small_json(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    # What certainly is too large is not written by the exact writer, which takes ten times as long.
+    if len(to_json(metadata)) > MAX_METADATA_BYTES:
+        raise PydanticCustomError("too_large", "must not be larger than 16 KiB as JSON")
     try:
         written = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
     except ValueError:

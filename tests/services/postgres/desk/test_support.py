@@ -279,3 +279,10 @@ def test_the_advertised_schema_is_flat():
         "customer_id", "query_text", "agent_response", "channel", "ticket_id", "agent_id", "direction", "internal",
         "satisfaction", "metadata", "idempotency_key",
     }  # fmt: skip
+
+
+def test_metadata_that_is_far_too_large_is_not_written_to_find_that_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({"customer_id": "12345", "query_text": "?", "metadata": {f"k{n}": n for n in range(50_000)}})
+    monkeypatch.setattr("app.services.postgres.desk.support.json.dumps", None)
+    with pytest.raises(ValidationError, match="16 KiB"):
+        NewInteraction.model_validate_json(text, strict=True)

@@ -72,6 +72,7 @@ _WHILE_IT_RUNS: Mapping[str, str] = {
     "2B": "it depends on something else",
     "38": "a function failed",
     "39": "a function failed",
+    "3F": "it names a schema that does not exist",
     "42": "its types, names or functions do not fit",
     "53400": "it needs more temporary space than is allowed",
     "53200": "it needs more memory than PostgreSQL may take",

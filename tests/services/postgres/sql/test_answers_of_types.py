@@ -86,6 +86,8 @@ async def test_functions_that_only_read_may_be_random(reader: AnsweringReader) -
         "SELECT 'a' COLLATE nope",
         "SELECT '1'::nope.nope",
         "SELECT to_tsvector('nope.english', 'a')",
+        "SELECT ts_parse('nope.' || i, 'a') FROM generate_series(1, 2) AS i",
+        "SELECT ts_lexize(('nope.' || i)::regdictionary, 'a') FROM generate_series(1, 2) AS i",
         "SELECT nope.customers.id FROM customers",
         "SELECT 1 ORDER BY 1 USING OPERATOR(nope.<)",
         "SELECT (-1)::positive",

@@ -5,7 +5,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from agents.a2a import RemoteAgent, serve_agents
 from agents.base import A2AAgent, Answering
 from agents.client import ServerConfig
+from agents.confined import VICTIM, run_confined_demo
 from agents.coordinator import CoordinatorAgent, Role
 from agents.demo import CUSTOMER, QUESTION, run_demo
 from agents.knowledge import KnowledgeAgent
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"GATEWAY_URL: {error}")
     gateway = {"gateway": {"uri": addresses or [_GATEWAY], "token": os.environ.get("GATEWAY_TOKEN")}}
     if options.command == "demo":
-        return _show_demo(gateway, " ".join(options.question) or QUESTION, options.customer)
+        return _show(run_demo(gateway, " ".join(options.question) or QUESTION, options.customer))
+    if options.command == "confined":
+        return _show(run_confined_demo(gateway, options.other))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # One line for each request of the client would drown the agents' own.
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -75,12 +78,12 @@ def _load_variables(given: Path | None) -> None:
             os.environ[name] = value
 
 
-def _show_demo(gateway: Mapping[str, Any], question: str, customer_id: str) -> int:
+def _show(film: Coroutine[Any, Any, int]) -> int:
     output: Any = sys.stdout
     # A terminal without Unicode sees question marks, not a traceback.
     output.reconfigure(errors="replace")
     try:
-        return asyncio.run(run_demo(gateway, question, customer_id))
+        return asyncio.run(film)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -141,6 +144,10 @@ def command_line() -> argparse.ArgumentParser:
     _add_gateway(demo)
     demo.add_argument("question", nargs="*", help=f"the customer's question ({QUESTION})")
     demo.add_argument("--customer", default=CUSTOMER, metavar="ID", help="who asks (%(default)s)")
+    about = "Watch the session of GATEWAY_TOKEN, bound to one customer, being talked into reading another."
+    confined = commands.add_parser("confined", help="watch a bound session fail to read another", description=about)
+    _add_gateway(confined)
+    confined.add_argument("--other", default=VICTIM, metavar="ID", help="whom it is told to read (%(default)s)")
     return parser
 
 

@@ -25,6 +25,7 @@ ENV PATH=/opt/switchboard/bin:$PATH \
     HOST=0.0.0.0 \
     PORT=8000 \
     LOG_FORMAT=json
+# On 0.0.0.0 `serve` asks for keys, so it wants one: SWITCHBOARD_FIRST_KEY, or [auth] in switchboard.toml.
 USER 10001
 EXPOSE 8000
 # Liveness: the process answers. /ready tells which backends do.

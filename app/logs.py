@@ -20,6 +20,7 @@ from app.telemetry.recorder import EndedCall, StartedCall
 
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]{0,256}:)[^\s@]{1,1024}@")
 """Bounded everywhere, so that the time to look for them grows no faster than the text."""
+_KEY = re.compile(r"(sb_[a-z0-9]{12}_)[A-Za-z0-9_-]{16,128}")
 MOST_WAITING = 4 * 1024 * 1024
 """Characters of the log that wait to be written; what comes beyond is dropped and counted."""
 LONGEST_LINE = 64 * 1024
@@ -313,7 +314,9 @@ def _time(seconds: float) -> str:
 
 
 def hide_passwords(text: str) -> str:
-    """Return a text without the passwords of addresses that it quotes."""
+    """Return a text without the passwords of addresses, and the keys of callers, that it quotes."""
+    if "sb_" in text:  # somebody may have put it where it does not belong, such as a path
+        text = _KEY.sub(r"\1***", text)
     return _PASSWORD_IN_URL.sub(r"\1***@", text) if "://" in text else text
 
 

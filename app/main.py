@@ -12,6 +12,7 @@ from app.catalogue import load_servers
 from app.faces.batch import add_batch_route
 from app.faces.console import Console, LaunchedByClients
 from app.faces.holding import Holding
+from app.faces.identity import Identity
 from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
 from app.faces.proxies import Proxies
@@ -46,7 +47,7 @@ class GatewayApp(FastAPI):
     front: ASGIApp
     """What answers requests; the application itself only adds the lifespan to it, at the cost of a coroutine."""
 
-    def put_in_front(self, app: ASGIApp, settings: Settings) -> None:
+    def put_in_front(self, app: ASGIApp, settings: Settings, identity: Identity | None = None) -> None:
         """Let an application see every request first; what it does not answer it hands to `documented`."""
         proxied = settings.root_path or settings.trusted_proxies
         self.front = Perimeter(
@@ -54,6 +55,7 @@ class GatewayApp(FastAPI):
             allowed_hosts=settings.allowed_hosts,
             allowed_origins=settings.allowed_origins,
             proxies=Proxies(settings.trusted_proxies, settings.root_path) if proxied else None,
+            identity=identity,
         )
 
     async def documented(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,6 +85,7 @@ def create_app(
     root_server: str | None = None,
     launched: LaunchedByClients | None = None,
     guard: Guard | None = None,
+    identity: Identity | None = None,
 ) -> GatewayApp:
     """Return the gateway as one ASGI application.
 
@@ -93,6 +96,7 @@ def create_app(
         root_server: the server whose WebSocket also answers at `/`, where it has the process to itself.
         launched: what the home page tells clients that launch a process of their own.
         guard: says who may do what; without one everybody may do everything.
+        identity: who may call; everybody if left out.
     """
     settings = settings or Settings()
     gateway = Gateway(load_servers() if servers is None else servers, settings, guard=guard)
@@ -104,6 +108,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         async with gateway.open(service_settings), AsyncExitStack() as stack:
+            if identity is not None:
+                await stack.enter_async_context(identity.open())
             for endpoint in mcp.values():
                 await stack.enter_async_context(endpoint.run())
             yield
@@ -138,5 +144,5 @@ def create_app(
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app, gateway)
     front = FastLane(app.documented, endpoints={**endpoints, **mcp}, free_paths=free_paths(gateway))
-    app.put_in_front(front, settings)
+    app.put_in_front(front, settings, identity)
     return app

@@ -252,3 +252,22 @@ class Interaction(Base):
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class ApiKey(Base):
+    """A key by which somebody calls: its hash, and what it stands for."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        CheckConstraint("id ~ '^[a-z0-9]{12}$'", name="id_form"),
+        CheckConstraint("hash ~ '^[0-9a-f]{64}$'", name="hash_form"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[str]
+    roles: Mapped[list[str]]
+    tenant: Mapped[str | None]
+    customer: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]

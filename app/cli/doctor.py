@@ -22,6 +22,7 @@ from app.cli.running import (
 from app.findings import Finding, checked, counted
 from app.gateway import Gateway
 from app.guard.secret import SecretSettings
+from app.guard.settings import IdentitySettings
 from app.logs import set_up_logging
 from app.servers.base import ServerKind
 from app.settings import Settings
@@ -56,6 +57,7 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
         yield "settings", Finding("ok", f"variables of {env_file} are read; those of the environment go before them")
     try:
         read_settings(SecretSettings)
+        read_settings(IdentitySettings)
         settings = read_settings(Settings)
         kinds = chosen_servers([], settings)
     except UnusableSettings as error:
@@ -120,6 +122,10 @@ async def _clients_view(settings: Settings) -> Finding:
     if status == HTTPStatus.MISDIRECTED_REQUEST:
         names = ", ".join(settings.allowed_hosts)
         return Finding("warning", f"the gateway at {url} answers for other names only: {names} (ALLOWED_HOSTS)")
+    if status == HTTPStatus.UNAUTHORIZED:
+        return Finding(
+            "ok", f"the gateway at {url} asks callers for a key; `switchboard keys list` shows those there are"
+        )
     if status != HTTPStatus.OK:
         return Finding("broken", f"the gateway at {url} answers {status} to MCP clients; its log says why")
 

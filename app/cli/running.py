@@ -113,6 +113,13 @@ CONFIG = click.option(
 )
 
 
+def policy_file(settings: Settings) -> Path | None:
+    """Return the policy's file; None where there is none."""
+    if settings.switchboard_config is None and _POLICY.is_file():
+        return _POLICY
+    return settings.switchboard_config
+
+
 def read_guard(settings: Settings, kinds: Sequence[ServerKind]) -> Guard:
     """Return what callers are held to: the policy's file, or without one that developers may do everything.
 
@@ -123,9 +130,7 @@ def read_guard(settings: Settings, kinds: Sequence[ServerKind]) -> Guard:
     Raises:
         UnusableSettings: the file can't be used; a line for each mistake, which begins with the file's own line.
     """
-    path = settings.switchboard_config
-    if path is None and _POLICY.is_file():
-        path = _POLICY
+    path = policy_file(settings)
     if path is None:
         return Guard(Policy.without_file(vocabulary_of(Catalogue(kinds))))
     try:

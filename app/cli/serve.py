@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from app.cli.identity import identity_for
 from app.cli.running import CONFIG, chosen_servers, read_guard, read_service_settings, read_settings, run, start_log
 from app.guard.secret import SecretSettings
 from app.main import create_app
@@ -19,8 +20,17 @@ from app.settings import Settings
     "--server", default=None, help="Offer this server only, on <NAME>_MCP_HOST and <NAME>_MCP_PORT (8001, 8002, 8003)."
 )
 @click.option("--all-ports", is_flag=True, help="Offer each server on its own port, as --server does one.")
+@click.option("--allow-anonymous", is_flag=True, help="Ask nobody for a key; SWITCHBOARD_ALLOW_ANONYMOUS.")
 @CONFIG
-def serve(host: str | None, port: int | None, server: str | None, config: Path | None, *, all_ports: bool) -> None:
+def serve(
+    host: str | None,
+    port: int | None,
+    server: str | None,
+    config: Path | None,
+    *,
+    all_ports: bool,
+    allow_anonymous: bool,
+) -> None:
     """Serve on the backends that the environment names. Starts none itself."""
     if all_ports and (port is not None or server is not None):
         raise click.UsageError("--all-ports takes the ports from <NAME>_MCP_PORT, and offers every server of SERVERS.")
@@ -33,9 +43,16 @@ def serve(host: str | None, port: int | None, server: str | None, config: Path |
         for kind in (kinds if all_ports or server else ())
     }
     guard = read_guard(settings, kinds)
+    hosts = [address.host for address in addresses.values()] or [settings.host]
+    identities = [
+        identity_for(hosts, guard.policy, allow_anonymous=allow_anonymous) for _ in (kinds if addresses else [None])
+    ]
     start_log(settings, kinds)
     if addresses:
-        sites = [own_site(kind, addresses[kind.server_id], settings, service_settings, guard) for kind in kinds]
+        sites = [
+            own_site(kind, addresses[kind.server_id], settings, service_settings, guard, identity)
+            for kind, identity in zip(kinds, identities, strict=True)
+        ]
     else:
-        sites = [Site(create_app(kinds, settings, service_settings, guard=guard), settings)]
+        sites = [Site(create_app(kinds, settings, service_settings, guard=guard, identity=identities[0]), settings)]
     run(lambda: serve_sites(sites), PortInUse, serves=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from app.cli.launcher import launcher_of
 from app.cli.running import CONFIG, chosen_servers, read_guard, read_service_settings, read_settings, run, start_log
 from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
@@ -21,13 +22,14 @@ def stdio(servers: tuple[str, ...], config: Path | None) -> None:
     kinds = chosen_servers(servers, settings)
     service_settings = read_service_settings(kinds)
     guard = read_guard(settings, kinds)
+    launcher = launcher_of(guard.policy)
     start_log(settings, kinds)
 
     async def speak() -> None:
         gateway = Gateway(kinds, settings, guard=guard)
         only = kinds[0].server_id if len(kinds) == 1 else None
-        async with gateway.open(service_settings):
-            await serve_stdio(gateway, only)
+        async with gateway.open(service_settings), launcher() as (principal, credential):
+            await serve_stdio(gateway, only, principal, credential)
 
     # The SDK reads its input in a thread that only the end of the process ends.
     run(speak, serves=True)

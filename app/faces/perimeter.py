@@ -1,4 +1,4 @@
-"""The outermost layer: names each request, and refuses hosts and origins that are not ours."""
+"""The outermost layer: names each request, refuses hosts and origins that are not ours, and finds out who calls."""
 
 import re
 from collections.abc import Awaitable, Sequence
@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import GatewayError, MalformedRequest, MisdirectedRequest, OriginRefused
 from app.faces.http import Naming, send_refusal
+from app.faces.identity import Identified, Identity
 from app.faces.proxies import Proxies
 from app.guard.principal import ANONYMOUS
 from app.servers.calls import new_request_id
@@ -29,6 +30,7 @@ class Perimeter:
       `send_bytes` and `Naming` write it.
     - Answers 421 to a Host that is not ours (DNS rebinding), 403 to an Origin that is not allowed and 400 to two of
       either, on WebSockets too, to which browsers apply no CORS.
+    - Lets nobody pass of whom `identity` does not say who it is, preflights of browsers apart.
     - Undoes what proxies in front of the gateway did to a request.
 
     It hands coroutines on instead of awaiting them, so that a call pays for no frame of ours in between.
@@ -41,7 +43,9 @@ class Perimeter:
         allowed_hosts: Sequence[str],
         allowed_origins: Sequence[str],
         proxies: Proxies | None = None,
+        identity: Identity | None = None,
     ) -> None:
+        app = app if identity is None else Identified(app, identity)
         self._app = app
         self._proxies = proxies
         # Only pages of browsers send an Origin, so only they pay for CORS.
@@ -105,7 +109,7 @@ def _repeated(scope: Scope, headers: dict[bytes, bytes]) -> GatewayError | None:
     headers.clear()
     for name, value in scope["headers"]:
         headers[name] = headers[name] + b", " + value if name in headers else value
-    for name in (b"host", b"origin"):
+    for name in (b"host", b"origin", b"authorization"):
         if sum(name == field for field, _ in scope["headers"]) > 1:
             return MalformedRequest(
                 f"{name.decode().capitalize()}: given twice, and one of them may be believed. Send one."

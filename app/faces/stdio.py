@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,10 +14,11 @@ from typing import BinaryIO
 
 import anyio
 
-from app.errors import INVALID_REQUEST
+from app.errors import INVALID_REQUEST, GatewayError
 from app.faces.duplex import Backlog, Duplex
 from app.faces.jsonrpc import NotAMessage
 from app.gateway import Gateway
+from app.guard.credentials import Credential
 from app.guard.principal import ANONYMOUS, Principal
 from app.servers.calls import Peer
 from app.signals import stopping_by
@@ -29,10 +30,12 @@ _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 """A backend may have written its JSON in lines, which end between two words."""
 
 
-async def serve_stdio(gateway: Gateway, server: str | None, principal: Principal = ANONYMOUS) -> None:
+async def serve_stdio(
+    gateway: Gateway, server: str | None, principal: Principal = ANONYMOUS, credential: Credential | None = None
+) -> None:
     """Serve one server, or all, until the client closes our input and has its answers. The gateway must be open.
 
-    Whoever launches the process is `principal` for as long as it runs.
+    Whoever launches the process is `principal` for as long as it runs, which is as long as the `credential` is good.
 
     While it serves, standard input is empty and standard output is standard error: what a library prints or a child
     reads stays off the wire.
@@ -52,7 +55,16 @@ async def serve_stdio(gateway: Gateway, server: str | None, principal: Principal
         lines, writer = _Lines(from_client, limit + _LINE_END + 1), _Writer(to_client)
         backlog = Backlog(gateway.settings.max_unsent_bytes)
         connection = Duplex(gateway, server, "stdio", writer.write, backlog, Peer(principal), patient=True)
-        await connection.serve(_read(lines, connection, limit))
+        ended: list[GatewayError] = []
+
+        def end(reason: GatewayError) -> None:
+            ended.append(reason)
+            connection.give_up()
+
+        with nullcontext() if credential is None else credential.holding(end):
+            await connection.serve(_read(lines, connection, limit))
+    if ended:
+        raise ended[0]
 
 
 async def _read(lines: "_Lines", connection: Duplex, limit: int) -> None:

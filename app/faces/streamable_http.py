@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
+import anyio
 import mcp_types as types
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
@@ -28,6 +29,7 @@ from app.faces.http import (
     send_problem,
     send_refusal,
 )
+from app.faces.identity import held
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
 from app.faces.protocol import ProtocolServer, wanted_by
@@ -122,10 +124,13 @@ class StreamableHTTP:
         holding = scope["state"]["holding"] = Holding(self._gateway)
         send = holding.completing(send)
         try:
-            if takes.events and (any(word in body for word in _WANTS_NOTIFICATIONS) or self._may_log(scope, message)):
-                await self._events(scope, replay(body, receive), send)
-            else:
-                await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
+            async with _while_the_key_is_good(scope, send) as send:
+                if takes.events and (
+                    any(word in body for word in _WANTS_NOTIFICATIONS) or self._may_log(scope, message)
+                ):
+                    await self._events(scope, replay(body, receive), send)
+                else:
+                    await run_cancellably(self._json, scope, receive, send, body=body, lookout=self._gateway.lookout)
         finally:
             holding.release()
 
@@ -155,6 +160,36 @@ class StreamableHTTP:
         )
         async with manager.run():
             yield Naming(manager.handle_request)
+
+
+@asynccontextmanager
+async def _while_the_key_is_good(scope: Scope, send: Send) -> AsyncGenerator[Send]:
+    """Yield a `send` for what may last, and end both it and the answer in order once the caller's key has ended."""
+    if "credential" not in scope["state"]:
+        yield send
+        return
+    begun = over = False
+    reason: GatewayError | None = None
+
+    def end(error: GatewayError) -> None:
+        nonlocal reason
+        reason = error
+        lasting.cancel()
+
+    async def send_noted(message: Message) -> None:
+        nonlocal begun, over
+        begun = True
+        over = message["type"] == "http.response.body" and not message.get("more_body")
+        await send(message)
+
+    with anyio.CancelScope() as lasting, held(scope, end):
+        yield send_noted
+    if reason is None or over:
+        return
+    if begun:
+        await send({"type": "http.response.body", "body": b""})
+    else:
+        await send_refusal(scope, send, reason)
 
 
 def mcp_route(path: str, endpoint: StreamableHTTP) -> Route:

@@ -12,9 +12,10 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.catalogue import quoted
-from app.errors import NotFound, UnknownServer
+from app.errors import GatewayError, IdentityUnavailable, NotFound, UnknownServer
 from app.faces.duplex import Backlog, Duplex, Write
 from app.faces.http import send_refusal
+from app.faces.identity import held
 from app.gateway import Gateway
 from app.servers.calls import Peer
 
@@ -24,7 +25,7 @@ _FAREWELL = 1.0
 
 _CLOSED = (WebSocketDisconnect, RuntimeError)
 """What Starlette and uvicorn raise when a closed socket is to send."""
-_UNSUPPORTED_DATA, _TOO_BIG, _GOING_AWAY = 1003, 1009, 1001
+_POLICY_VIOLATION, _UNSUPPORTED_DATA, _TOO_BIG, _GOING_AWAY, _TRY_AGAIN_LATER = 1008, 1003, 1009, 1001, 1013
 
 
 class WebSocketFace:
@@ -78,8 +79,19 @@ class WebSocketFace:
         state = socket.scope["state"]
         peer = Peer(state["principal"], state["client"], state["address"])
         connection = Duplex(self._gateway, server, "websocket", _writer(socket), self._backlog, peer)
-        await connection.serve(self._read(socket, connection))
-        await _close(socket, _GOING_AWAY)
+        ended: list[GatewayError] = []
+
+        def end(reason: GatewayError) -> None:
+            ended.append(reason)
+            connection.give_up()
+
+        with held(socket.scope, end):
+            await connection.serve(self._read(socket, connection))
+        if ended:
+            code = _TRY_AGAIN_LATER if isinstance(ended[0], IdentityUnavailable) else _POLICY_VIOLATION
+            await _close(socket, code, ended[0].title)
+        else:
+            await _close(socket, _GOING_AWAY)
 
     async def _read(self, socket: WebSocket, connection: Duplex) -> None:
         limit = self._gateway.settings.max_request_bytes

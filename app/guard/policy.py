@@ -15,11 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from app.catalogue import Catalogue
 from app.guard.limits import Rate
+from app.guard.principal import DEVELOPER
 from app.guard.rules import PLACEHOLDER, Rule, RuleAsWritten, unknown_placeholders
-
-DEVELOPER = "developer"
-"""The role that may do everything. It is there without a file, and a file may define it anew."""
-
 
 PROMPTS = "prompt/*"
 """What a server does itself for methods of the protocol, prompts before all; which there are it says at run time."""
@@ -52,6 +49,10 @@ class AuthAsWritten(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     public_url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = None
+    public_pages: bool = False
+    """Whether the pages and `/openapi.json` are shown to those without a key."""
+    local_role: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] | None = None
+    """The role of whoever launches `switchboard stdio` without a key."""
 
 
 class FileAsWritten(BaseModel):
@@ -133,6 +134,8 @@ class Policy:
         self.public_url = written.auth.public_url if written.auth else None
         self.has_auth = written.auth is not None
         """Whether callers have to show who they are."""
+        self.public_pages = written.auth is not None and written.auth.public_pages
+        self.local_role = written.auth.local_role if written.auth else None
         everything = RoleAsWritten(allow=[f"{server}:write" for server in vocabulary])
         self.roles: Mapping[str, RoleAsWritten] = {DEVELOPER: everything, **written.role}
         self._vocabulary = vocabulary

@@ -19,3 +19,8 @@ class Principal:
 
 ANONYMOUS = Principal("anonymous")
 """Whoever shows no credential."""
+
+DEVELOPER = "developer"
+"""The role that there is without a file, too: it may do everything."""
+EVERYBODY = Principal(ANONYMOUS.id, frozenset({DEVELOPER}))
+"""Whoever shows no credential where none is asked for."""

@@ -22,7 +22,14 @@ from pydantic_settings import BaseSettings
 
 from app.client_configs import call_by_curl, client_configs, own_command
 from app.faces.console import LaunchedByClients
+from app.faces.identity import Identity
+from app.guard.credentials import Keyring, StoredKey, hash_of, token_of
 from app.guard.guard import Guard
+from app.guard.limits import Rate
+from app.guard.principal import EVERYBODY
+from app.guard.secret import Secret, SecretSettings
+from app.guard.settings import IdentitySettings
+from app.key_stores import every_key
 from app.local.aws import run_aws
 from app.local.kafka import run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
@@ -72,13 +79,15 @@ async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard) ->
             starting = [group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()]
         backends = [task.result() for task in starting]
         _write_environment(data_dir / "env", settings, backends)
+        token, own = _own_key()
         app = create_app(
             settings=settings,
             service_settings=[backend.settings for backend in backends],
             launched=LaunchedByClients(own_command(), data_dir / "env"),
             guard=guard,
+            identity=Identity(_keyring(backends, own), anonymous=EVERYBODY, public_pages=True),
         )
-        await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir), err=True))
+        await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir, token), err=True))
         click.echo("Stopping the local stack …", err=True)
     click.echo("Stopped. The data stays where it is.", err=True)
 
@@ -196,7 +205,21 @@ def _write_environment(path: Path, settings: Settings, backends: list[Backend]) 
         file.writelines(lines)
 
 
-def _welcome(port: int, data_dir: Path) -> str:
+def _own_key() -> tuple[str, StoredKey]:
+    """Return the key that is printed for trying: the same for each run on the same data."""
+    key_id = "developer000"
+    token = token_of(key_id, Secret.of(SecretSettings()).keys("the key of switchboard dev")[0])
+    return token, StoredKey(key_id, hash_of(token.encode()), EVERYBODY.roles)
+
+
+def _keyring(backends: list[Backend], own: StoredKey) -> Keyring:
+    """Return who is known beside callers without a key: who has ours, or one that `switchboard keys` made."""
+    given = IdentitySettings()
+    database = next(backend.settings for backend in backends if isinstance(backend.settings, PostgresSettings))
+    return Keyring(every_key(given, database, [own]), Rate.read(given.failed_keys))
+
+
+def _welcome(port: int, data_dir: Path, token: str) -> str:
     url = f"http://127.0.0.1:{port}"
     configs = {config.client: config.text for config in client_configs(url, own_command(), data_dir / "env")}
     call = call_by_curl(url, "database", "search_knowledge_base", {"search_term": "how do i reset my pasword"})
@@ -208,6 +231,8 @@ Switchboard is ready.
   Claude Code     {configs["claude-code"]}
   Claude Desktop  {_indented(configs["claude-desktop"])}
                   (Cursor, VS Code: {own_command()[0]} config cursor|vscode)
+  A key           {token}
+                  (for trying: callers without one may do everything here)
   Data            {data_dir}
   In other shells set -a; . {shlex.quote(str(data_dir / "env"))}; set +a   (addresses of the backends)
   Stop            Ctrl-C; the data stays

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from app.errors import GatewayError
@@ -47,17 +48,27 @@ def health_router(
         return Health(version=version)
 
     @router.get(
-        "/ready", responses={503: {"model": Readiness, "description": "No backend answers, or the gateway stops."}}
+        "/ready",
+        response_model=Readiness,
+        responses={503: {"model": Readiness, "description": "No backend answers, or the gateway stops."}},
     )
-    async def ready(response: Response) -> Readiness:
-        """Ask every backend, each for at most two seconds. 503 if no tool of any server could work, or we stop."""
+    async def ready(request: Request, response: Response) -> Readiness | JSONResponse:
+        """Ask every backend, each for at most two seconds. 503 if no tool of any server could work, or we stop.
+
+        Where keys are asked for, those without one are told the status alone.
+        """
+        readiness, status_code = await _readiness()
+        if request.scope["state"].get("one_word"):
+            return JSONResponse({"status": readiness.status}, status_code)
+        response.status_code = status_code
+        return readiness
+
+    async def _readiness() -> tuple[Readiness, int]:
         if is_stopping():
-            response.status_code = 503
-            return Readiness(status="stopping", servers={})
+            return Readiness(status="stopping", servers={}), 503
         states = await readiness_of_all(servers(), turned_off)
-        if states and not any(state.ready or state.tools_off for state in states.values()):
-            response.status_code = 503
+        none_works = states and not any(state.ready or state.tools_off for state in states.values())
         all_ready = all(state.ready for state in states.values())
-        return Readiness(status="ready" if all_ready else "degraded", servers=states)
+        return Readiness(status="ready" if all_ready else "degraded", servers=states), 503 if none_works else 200
 
     return router

@@ -62,4 +62,4 @@ class CallContext(msgspec.Struct, frozen=True):
     @property
     def caller(self) -> str:
         """Whose share of what there is a call takes: before it is known who calls, its address is all that tells."""
-        return self.address if self.principal is ANONYMOUS else f"principal {self.principal.id}"
+        return self.address if self.principal.id == ANONYMOUS.id else f"principal {self.principal.id}"

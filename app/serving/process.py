@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from pydantic_settings import BaseSettings
 
 from app.catalogue import load_servers
+from app.faces.identity import Identity
 from app.gateway import Gateway
 from app.guard.guard import Guard
 from app.keep_alive import keep_alive
@@ -294,10 +295,11 @@ def own_site(
     settings: Settings,
     service_settings: Sequence[BaseSettings] = (),
     guard: Guard | None = None,
+    identity: Identity | None = None,
 ) -> Site:
     """Return a server alone, at an address of its own and, for WebSockets, at the root of that."""
     settings = settings.model_copy(update=address.model_dump())
-    app = create_app([kind], settings, service_settings, root_server=kind.server_id, guard=guard)
+    app = create_app([kind], settings, service_settings, root_server=kind.server_id, guard=guard, identity=identity)
     return Site(app, settings, f"{address.model_config.get('env_prefix', '')}PORT")
 
 

@@ -1,6 +1,7 @@
 """WebSockets on a socket: uvicorn's protocol, with what it leaves open to callers closed."""
 
 import asyncio
+import logging
 from typing import Any
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -9,6 +10,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from app.budget import Budget
 from app.errors import ProcessFull
 from app.serving.connections import Awaited, Connection, Wait
+
+_log = logging.getLogger(f"{__name__}.uvicorn")
+# At INFO it writes the address of each connection, query and all, in which somebody may have put a secret.
+_log.setLevel(logging.WARNING)
 
 _PIECE = 8 * 1024
 """Bytes that are read into messages before the application has them: thousands of tiny ones would hold the loop."""
@@ -27,6 +32,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, unfinished: Budget, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
+        self.logger = _log
         self._connection: Connection
         self._share = unfinished.share()
         self._received = 0
@@ -128,6 +134,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # All who wait are woken together, and the first may fill the buffer again.
             await self.writable.wait()
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            # It is all that there will be: uvicorn would log the missing handshake as an error.
+            self.handshake_complete = True
 
     def _fail(self, code: int, reason: str) -> None:
         self.conn.fail(code, reason)

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings
 
 from app.catalogue import SERVERS, load_servers
 from app.guard.secret import SecretSettings
+from app.guard.settings import IdentitySettings
 from app.serving.addresses import address_class
 from app.settings import Settings
 from tests.documents.blocks import ROOT
@@ -24,6 +25,7 @@ def kinds() -> Iterator[type[BaseSettings]]:
     """Yield every class that `serve` reads variables into."""
     yield Settings
     yield SecretSettings
+    yield IdentitySettings
     yield from map(address_class, SERVERS)
     for server in load_servers(SERVERS):
         if server.settings_class is not None:

@@ -1,0 +1,206 @@
+"""`switchboard keys`: who may call."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import click
+
+from app.cli.running import UnusableSettings, policy_file, read_settings, run
+from app.guard.credentials import KeyAdministration, StoredKey, mint
+from app.guard.key_file import as_first_key
+from app.guard.policy import PolicyMistake, read_policy
+from app.guard.principal import DEVELOPER
+from app.guard.settings import IdentitySettings
+from app.key_stores import NoKeyStore, administered
+from app.services.postgres.connections.settings import PostgresSettings
+from app.settings import Settings
+
+_UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
+T = TypeVar("T")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TEXT = re.compile(r"[^\s\x00-\x1f\x7f/\\]{1,64}")
+
+
+def _seconds(context: click.Context, option: click.Parameter, given: str | None) -> float | None:
+    """Return how many seconds a time such as `90m` has."""
+    if given is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", given)
+    if found is None:
+        raise click.BadParameter("expected a time such as 90m, 12h or 30d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _name(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
+    """Return the name of a customer or a tenant."""
+    if given is not None and not _TEXT.fullmatch(given):
+        raise click.BadParameter("expected 1 to 64 characters without spaces and slashes")
+    return given
+
+
+@click.group
+def keys() -> None:
+    """Make, list, replace and revoke the keys that callers show."""
+
+
+@keys.command
+@click.option("--role", "roles", multiple=True, required=True, help="What the key may do; several add up.")
+@click.option("--customer", callback=_name, default=None, help="The one customer to whom the key is bound.")
+@click.option("--tenant", callback=_name, default=None, help="Whose key it is, for limits and idempotency.")
+@click.option(
+    "--expires", callback=_seconds, default=None, help="Time after which it ends, such as 30d; never if left out."
+)
+@click.option(
+    "--as-variable", is_flag=True, help="Keep it nowhere: print the variable by which a gateway takes it all the same."
+)
+def create(
+    roles: tuple[str, ...], customer: str | None, tenant: str | None, expires: float | None, *, as_variable: bool
+) -> None:
+    """Make a key and print it, this once."""
+    _check_roles(roles, customer)
+    expires_at = None if expires is None else time.time() + expires
+    token, key = mint(frozenset(roles), tenant=tenant, customer=customer, expires_at=expires_at)
+    if as_variable:
+        if customer or tenant or expires:
+            raise click.UsageError(
+                "A key in a variable has roles only: --customer, --tenant and --expires want a store."
+            )
+        click.echo(f"SWITCHBOARD_TOKEN={token}\nSWITCHBOARD_FIRST_KEY={as_first_key(key)}")
+        return
+    _in_store(lambda store: store.add(key))
+    _show(token, key)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the keys that there are, the oldest first."""
+
+    async def print_all(store: KeyAdministration) -> None:
+        rows = [("id", "roles", "tenant", "customer", "made", "ends", "")]
+        rows += [_row(key, time.time()) for key in await store.all()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    _in_store(print_all)
+
+
+@keys.command
+@click.argument("key_id", metavar="ID")
+def revoke(key_id: str) -> None:
+    """Revoke a key: every process refuses it within two seconds, and ends what it holds open."""
+
+    async def end(store: KeyAdministration) -> None:
+        key = await _existing(store, key_id)
+        await store.end(key.id, time.time())
+
+    _in_store(end)
+    click.echo(f"{_plain(key_id)} is revoked.", err=True)
+
+
+@keys.command
+@click.argument("key_id", metavar="ID")
+@click.option(
+    "--overlap", callback=_seconds, default=None, help="Time for which the old one is taken as well, such as 12h."
+)
+@click.option(
+    "--expires", callback=_seconds, default=None, help="Time after which the new one ends; as long as the old one."
+)
+def rotate(key_id: str, overlap: float | None, expires: float | None) -> None:
+    """Replace a key by a new one of the same roles, and print that."""
+
+    async def replace(store: KeyAdministration) -> tuple[str, StoredKey]:
+        old, now = await _existing(store, key_id), time.time()
+        if complaint := old.complaint(now):
+            raise click.ClickException(f"{complaint} Make one: `switchboard keys create`.")
+        lasts = expires if expires is not None or old.expires_at is None else old.expires_at - old.created_at
+        token, new = mint(
+            old.roles, tenant=old.tenant, customer=old.customer, expires_at=None if lasts is None else now + lasts
+        )
+        await store.add(new)
+        await store.end(old.id, now + (overlap or 0.0))
+        return token, new
+
+    _show(*_in_store(replace))
+
+
+def _show(token: str, key: StoredKey) -> None:
+    click.echo(token)
+    until = "" if key.expires_at is None else f" until {_date(key.expires_at)}"
+    click.echo(
+        f"Key {key.id} for {', '.join(sorted(key.roles))}{until}. It is not shown again: only its hash is kept.",
+        err=True,
+    )
+
+
+def _check_roles(roles: tuple[str, ...], customer: str | None) -> None:
+    """Refuse roles that the policy's file does not have, if there is one."""
+    path = policy_file(read_settings(Settings))
+    try:
+        file = None if path is None else read_policy(path)[0]
+    except PolicyMistake as error:
+        raise UnusableSettings(str(error)) from None
+    for role in roles:
+        if not _NAME.fullmatch(role):
+            raise click.BadParameter(
+                f"{role!r} can't be the name of a role: small letters, digits and _.", param_hint="--role"
+            )
+        if file is None or (role == DEVELOPER and role not in file.role):
+            continue
+        if role not in file.role:
+            known = ", ".join(sorted({*file.role, DEVELOPER}))
+            raise click.BadParameter(f"switchboard.toml has no role {role!r}. Roles: {known}.", param_hint="--role")
+        if file.role[role].bound and customer is None:
+            raise click.BadParameter(f"the role {role} is for one customer: add --customer ID.", param_hint="--role")
+
+
+def _plain(key_id: str) -> str:
+    """Return the id of a key; whoever gives the key itself meant its id."""
+    return key_id.split("_")[1] if key_id.startswith("sb_") else key_id
+
+
+async def _existing(store: KeyAdministration, key_id: str) -> StoredKey:
+    found = await store.find([_plain(key_id)])
+    if not found:
+        raise click.ClickException("There is no key of that id. `switchboard keys list` shows those there are.")
+    return found[_plain(key_id)]
+
+
+def _row(key: StoredKey, now: float) -> tuple[str, ...]:
+    ends = [at for at in (key.expires_at, key.revoked_at) if at is not None]
+    state = ""
+    if key.complaint(now):
+        state = "revoked" if key.revoked_at is not None and key.revoked_at <= now else "expired"
+    return (
+        key.id,
+        ",".join(sorted(key.roles)),
+        key.tenant or "-",
+        key.customer or "-",
+        _date(key.created_at),
+        _date(min(ends)) if ends else "never",
+        state,
+    )
+
+
+def _date(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
+
+
+def _in_store(work: Callable[[KeyAdministration], Awaitable[T]]) -> T:
+    """Do something with the keys, and return what comes of it."""
+    given = read_settings(IdentitySettings)
+    try:
+        administer = administered(given, read_settings(PostgresSettings))
+    except NoKeyStore as error:
+        raise UnusableSettings(str(error)) from None
+    results: list[T] = []
+
+    async def open_and_work() -> None:
+        async with administer() as store:
+            results.append(await work(store))
+
+    run(open_and_work)
+    return results[0]

@@ -1,0 +1,193 @@
+"""Who calls: read from what a request carries, and held against the keys, before anything is done for it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import Forbidden, GatewayError, MalformedRequest, Unauthenticated
+from app.faces.http import send_refusal
+from app.guard.credentials import NO_KEY, Keyring
+from app.guard.principal import EVERYBODY, Principal
+
+_log = logging.getLogger("MCP")
+_REMINDED_EVERY = 60.0
+
+_SCHEME = b"Bearer "
+LONGEST_CREDENTIAL = 4096
+"""Bytes of an `Authorization` header that are looked at."""
+_OPEN = ("/health",)
+_ONE_WORD = "/ready"
+_PAGES = ("/", "/docs", "/redoc", "/openapi.json", "/favicon.ico")
+_BELOW = ("/console/", "/redoc/", "/guides/")
+_OF_PROXIES = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via")
+"""Headers that tell that a request came through a proxy, and so from anywhere."""
+_IN_ADDRESS = (b"access_token=", b"sb_")
+
+
+class Identity:
+    """The rule by which callers of a gateway are told apart.
+
+    Args:
+        keyring: knows the keys; None where there are none, and so nobody but `anonymous`.
+        anonymous: whom a caller without a key is taken for; None refuses them.
+        through_proxies: whether callers without a key may come through a proxy, behind which anybody may be. Operators
+            are reminded of it every minute.
+        public_pages: whether the pages and `/openapi.json` are shown to those without a key.
+    """
+
+    def __init__(
+        self,
+        keyring: Keyring | None,
+        *,
+        anonymous: Principal | None = None,
+        through_proxies: bool = False,
+        public_pages: bool = False,
+    ) -> None:
+        self.keyring = keyring
+        self.anonymous = anonymous
+        self.through_proxies = through_proxies
+        self.public_pages = public_pages
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None]:
+        """Keep an eye on the keys, or remind the operator that there are none, for as long as the block runs."""
+        async with AsyncExitStack() as stack:
+            if self.keyring is not None:
+                await stack.enter_async_context(self.keyring.open())
+            elif not self.through_proxies:
+                _log.info(
+                    "nobody is asked for a key: who reaches this address may do everything, except through a proxy;"
+                    " [auth] in switchboard.toml asks for keys"
+                )
+            if self.through_proxies:
+                reminding = asyncio.create_task(_remind(), name="reminder that everybody may call")
+                stack.callback(reminding.cancel)
+            yield
+
+
+async def _remind() -> None:
+    while True:
+        _log.warning(
+            "Everybody who reaches this gateway may call it, without a key (SWITCHBOARD_ALLOW_ANONYMOUS)."
+            " [auth] in switchboard.toml asks for keys."
+        )
+        await asyncio.sleep(_REMINDED_EVERY)
+
+
+class Identified:
+    """ASGI middleware that finds out who calls, and refuses who may not.
+
+    What is known already is found at once, and the coroutine handed on; only what the store has to be asked is awaited.
+
+    Args:
+        app: sees only requests of those who may call, with `state["principal"]`.
+        identity: the rule.
+    """
+
+    def __init__(self, app: ASGIApp, identity: Identity) -> None:
+        self._app = app
+        self._identity = identity
+        self._keyring = identity.keyring
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        state = scope["state"]
+        given: bytes | None = state["headers"].get(b"authorization")
+        if given is not None and self._keyring is not None:
+            if given[:7] == _SCHEME and (credential := self._keyring.recall(given[7:])) is not None:
+                state["principal"] = credential.principal
+                state["credential"] = credential
+                return self._app(scope, receive, send)
+            if not _is_at(scope, _OPEN):
+                return self._ask(given, scope, receive, send)
+        refusal = self._without_a_key(scope)
+        return self._app(scope, receive, send) if refusal is None else send_refusal(scope, send, refusal)
+
+    async def _ask(self, given: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._keyring is not None
+        state = scope["state"]
+        try:
+            credential = await self._keyring.accept(_key_in(given), state["address"])
+        except GatewayError as error:
+            await send_refusal(scope, send, error)
+            return
+        state["principal"] = credential.principal
+        state["credential"] = credential
+        await self._app(scope, receive, send)
+
+    def _without_a_key(self, scope: Scope) -> GatewayError | None:
+        """Return why a request without a key is refused; None if it is not."""
+        state, identity = scope["state"], self._identity
+        if _is_at(scope, _OPEN):
+            return None
+        if identity.anonymous is not None:
+            headers: Mapping[bytes, bytes] = state["headers"]
+            if identity.through_proxies or not any(name in headers for name in _OF_PROXIES):
+                state["principal"] = identity.anonymous
+                return None
+            if self._keyring is not None:
+                return Unauthenticated(f"This came through a proxy, where a key is wanted. {NO_KEY}")
+            return Forbidden(
+                "This came through a proxy (Forwarded, X-Forwarded-For), and so from anywhere, and this gateway asks"
+                " nobody for a key. Operators add [auth] to switchboard.toml, or let everybody call who can reach the"
+                " proxy: SWITCHBOARD_ALLOW_ANONYMOUS=true."
+            )
+        if _is_at(scope, (_ONE_WORD,)):
+            state["one_word"] = True
+            return None
+        if identity.public_pages and _is_page(scope):
+            state["principal"] = EVERYBODY  # who calls nothing here: pages show what there is
+            return None
+        query: bytes = scope.get("query_string", b"")
+        if any(sign in query for sign in _IN_ADDRESS):
+            return Unauthenticated(f"A key in the address is not read, since logs keep it: make a new one. {NO_KEY}")
+        return Unauthenticated(NO_KEY)
+
+
+def held(scope: Scope, end: Callable[[GatewayError], object]) -> AbstractContextManager[None]:
+    """Have what lasts ended once the key ends that it was opened with.
+
+    Args:
+        scope: of the request that opens it.
+        end: called with the reason.
+    """
+    credential = scope["state"].get("credential")
+    return nullcontext() if credential is None else credential.holding(end)
+
+
+def _key_in(header: bytes) -> bytes:
+    """Return what stands in an `Authorization` header as a key.
+
+    Raises:
+        MalformedRequest: it is too long for one.
+        Unauthenticated: it is of another scheme.
+    """
+    if len(header) > LONGEST_CREDENTIAL:
+        raise MalformedRequest(f"Authorization: at most {LONGEST_CREDENTIAL} bytes are read. {NO_KEY}")
+    scheme, _, key = header.strip().partition(b" ")
+    if scheme.lower() != b"bearer":
+        raise Unauthenticated(f"Authorization is of another scheme than Bearer. {NO_KEY}")
+    return key.strip()
+
+
+def _path(scope: Scope) -> str:
+    """Return a request's path, by which a slash at its end means nothing."""
+    path: str = scope["path"]
+    return path[:-1] or "/" if path[-1:] == "/" else path
+
+
+def _is_at(scope: Scope, paths: tuple[str, ...]) -> bool:
+    return scope["path"].removesuffix("/") in paths and _only_reads(scope)
+
+
+def _is_page(scope: Scope) -> bool:
+    if not _only_reads(scope):
+        return False
+    path = _path(scope)
+    return path in _PAGES or any(path.startswith(folder) for folder in _BELOW)
+
+
+def _only_reads(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] in ("GET", "HEAD")

@@ -1,0 +1,465 @@
+"""Keys: what callers show, what is kept of it, and whom the gateway takes them for.
+
+A key is `sb_<id>_<secret>`. The id names it to people; the secret is 256 random bits, so that its SHA-256 is safe to
+keep and takes a microsecond to compare: what slows guessers of passwords down would slow down every caller here.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Annotated, Protocol, Self
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from app.errors import GatewayError, IdentityUnavailable, RateLimited, Unauthenticated
+from app.guard.limits import Rate, RateLimiter
+from app.guard.principal import Principal
+
+_log = logging.getLogger(__name__)
+
+_ID = r"^[a-z0-9]{12}$"
+_TOKEN = re.compile(rb"sb_([a-z0-9]{12})_[A-Za-z0-9_-]{43}")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+_INTERVAL = 1.0
+"""Seconds between two looks at the keys in use."""
+_FRESH = 1.9
+"""Seconds for which the store's word is taken: with what a look takes, a key that is revoked is refused in two."""
+OUTAGE = 60.0
+"""Seconds for which a key goes on to be taken that the store has confirmed before it went away."""
+_ANSWER_WITHIN = 1.0
+"""Seconds that the store has for an answer."""
+MOST_REMEMBERED = 10_000
+"""Keys that are known without asking the store."""
+
+_numbers = itertools.count()
+
+NO_KEY = "Send a key: `Authorization: Bearer sb_…`. Operators make one with `switchboard keys create`."
+_BAD_KEY = "This key is not known here, or is not whole. Operators make one with `switchboard keys create`."
+_AWAY = "Where keys are kept can't be reached, so whose this one is can't be told. Repeat in a moment."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """What is kept of a key. Times are in seconds since 1970."""
+
+    id: Annotated[str, Field(pattern=_ID)]
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the whole key, in hexadecimal digits."""
+    roles: frozenset[str]
+    tenant: str | None = None
+    customer: str | None = None
+    created_at: float = 0.0
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+    @property
+    def principal(self) -> Principal:
+        """Whom its bearer is taken for."""
+        return Principal(self.id, self.roles, self.tenant, self.customer, self.expires_at)
+
+    def complaint(self, now: float) -> str | None:
+        """Return why it is good for nothing at a time; None if it is good."""
+        if self.revoked_at is not None and self.revoked_at <= now:
+            return "This key was revoked. Use the one that took its place, or ask the operators."
+        if self.expires_at is not None and self.expires_at <= now:
+            return "This key has expired. Operators replace it with `switchboard keys rotate`."
+        return None
+
+
+STORED_KEYS = TypeAdapter(list[StoredKey])
+"""Reads keys from JSON, and writes them."""
+
+
+class KeyStore(Protocol):
+    """Where keys are kept."""
+
+    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        """Return the keys of these ids that there are, those that are good for nothing included.
+
+        Raises:
+            GatewayError: nobody can tell.
+        """
+        ...
+
+
+class KeyAdministration(KeyStore, Protocol):
+    """Where keys can be made and revoked."""
+
+    async def all(self) -> Sequence[StoredKey]:
+        """Return every key, the oldest first."""
+        ...
+
+    async def add(self, key: StoredKey) -> None:
+        """Keep a key."""
+        ...
+
+    async def end(self, key_id: str, at: float) -> None:
+        """Make a key good for nothing from a time on, unless it is so earlier."""
+        ...
+
+
+def mint(
+    roles: frozenset[str],
+    *,
+    tenant: str | None = None,
+    customer: str | None = None,
+    expires_at: float | None = None,
+) -> tuple[str, StoredKey]:
+    """Return a new key, which is never to be had again, and what is kept of it."""
+    key_id = "".join(secrets.choice(_LETTERS) for _ in range(12))
+    token = f"sb_{key_id}_{secrets.token_urlsafe(32)}"
+    return token, StoredKey(key_id, hash_of(token.encode()), roles, tenant, customer, time.time(), expires_at)
+
+
+def token_of(key_id: str, secret: bytes) -> str:
+    """Return the key of an id and of 32 bytes that are known already."""
+    return f"sb_{key_id}_{base64.urlsafe_b64encode(secret).rstrip(b'=').decode()}"
+
+
+def hash_of(token: bytes) -> str:
+    """Return what is kept in place of a key."""
+    return hashlib.sha256(token).hexdigest()
+
+
+def id_of(token: bytes) -> str | None:
+    """Return the id in a key; None for what is no key."""
+    found = _TOKEN.fullmatch(token)
+    return found[1].decode() if found else None
+
+
+class FirstOf:
+    """Several stores as one: each is asked for the keys that those before it don't have."""
+
+    def __init__(self, stores: Sequence[KeyStore]) -> None:
+        self._stores = stores
+
+    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        """Return the keys of these ids that there are."""
+        found: dict[str, StoredKey] = {}
+        for store in self._stores:
+            if missing := [key_id for key_id in ids if key_id not in found]:
+                found.update(await store.find(missing))
+        return found
+
+
+class KnownKeys:
+    """Keys that are given when the process starts, and hold until its end."""
+
+    def __init__(self, keys: Sequence[StoredKey]) -> None:
+        self._keys = {key.id: key for key in keys}
+
+    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        """Return the keys of these ids that there are."""
+        return {key_id: self._keys[key_id] for key_id in ids if key_id in self._keys}
+
+
+class Credential:
+    """A key that somebody has shown, and that was good when the store was asked last."""
+
+    __slots__ = ("_ends", "_ring", "confirmed_at", "digest", "ended", "good_until", "principal")
+
+    def __init__(self, digest: bytes, principal: Principal, ring: "Keyring") -> None:
+        self.digest = digest
+        self.principal = principal
+        self.confirmed_at = self.good_until = 0.0
+        """By the monotonic clock."""
+        self.ended: GatewayError | None = None
+        """Why it is good for nothing any more."""
+        self._ring = ring
+        self._ends: dict[int, Callable[[GatewayError], object]] = {}
+
+    @contextmanager
+    def holding(self, end: Callable[[GatewayError], object]) -> Generator[None]:
+        """Have something ended that lasts, within two seconds after the key has ended.
+
+        Args:
+            end: called once with the reason, from the event loop.
+        """
+        if self.ended is not None:
+            end(self.ended)
+            yield
+            return
+        with self._ring.kept(self).ending(end):
+            yield
+
+    @contextmanager
+    def ending(self, end: Callable[[GatewayError], object]) -> Generator[None]:
+        """Do the work of `holding`."""
+        number = next(_numbers)
+        self._ends[number] = end
+        self._ring.holders.add(self)
+        try:
+            yield
+        finally:
+            self._ends.pop(number, None)
+            if not self._ends:
+                self._ring.holders.discard(self)
+
+    def end(self, reason: GatewayError) -> None:
+        """End all that it holds."""
+        self.ended = reason
+        ends, self._ends = self._ends, {}
+        for end in ends.values():
+            end(reason)
+
+
+class Keyring:
+    """Tells by a key who calls: by memory where it can, by the store where it has to.
+
+    Once a second one look at the store confirms the keys that were used since, and those that hold something open; so
+    nearly every call costs a hash and a dictionary, and yet each process knows in two seconds that a key was revoked.
+
+    Args:
+        store: opens where keys are kept; called when the keyring is opened.
+        failures: how many bad keys an address may show.
+    """
+
+    def __init__(self, store: Callable[[], AbstractAsyncContextManager[KeyStore]], failures: Rate) -> None:
+        self._open_store = store
+        self._store: KeyStore
+        self._rate = failures
+        self._failures = RateLimiter()
+        self._remembered: dict[bytes, Credential] = {}
+        self._used: set[Credential] = set()
+        self.holders: set[Credential] = set()
+        """Those that hold something open."""
+        self._asking: dict[bytes, asyncio.Task[Credential]] = {}
+        self._away: GatewayError | None = None
+        """Why the store could not be asked the last time."""
+        self._looking: asyncio.Task[None] | None = None
+        self._open = False
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Self]:
+        """Watch the keys that are in use, for as long as the block runs."""
+        async with self._open_store() as self._store:
+            self._open = True
+            self._watch()
+            try:
+                yield self
+            finally:
+                self._open = False
+                tasks = [task for task in (self._looking, *self._asking.values()) if task is not None]
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    await asyncio.wait(tasks)
+
+    @property
+    def away(self) -> GatewayError | None:
+        """Why the store can't be asked now; None if it can."""
+        return self._away
+
+    def recall(self, token: bytes) -> Credential | None:
+        """Return whose key this is if that is known for certain; None if `accept` has to find out."""
+        credential = self._remembered.get(hashlib.sha256(token).digest())
+        if credential is None or credential.good_until < time.monotonic():
+            return None
+        self._used.add(credential)
+        return credential
+
+    def kept(self, credential: Credential) -> Credential:
+        """Return what is remembered of a credential's key; if that was dropped to make room, it is remembered again."""
+        return self._remembered.setdefault(credential.digest, credential)
+
+    async def accept(self, token: bytes, address: str) -> Credential:
+        """Return whose key this is.
+
+        Args:
+            token: what was shown as a key.
+            address: of whoever shows it. One that has shown too many bad ones is not listened to for a while.
+
+        Raises:
+            Unauthenticated: it is no good key.
+            RateLimited: too many bad ones came from the address.
+            IdentityUnavailable: the store can't be reached, and has not confirmed the key lately.
+        """
+        if (credential := self.recall(token)) is not None:
+            return credential
+        digest = hashlib.sha256(token).digest()
+        known = self._remembered.get(digest)
+        if known is not None:
+            # Whoever has shown it before knows the secret, and guesses nothing.
+            return await self._ask(digest, known.principal.id)
+        whose = _network_of(address)
+        if wait := self._failures.take(whose, self._rate):
+            raise RateLimited(
+                "Too many keys that are none came from this address. Wait before you show another.", retry_after=wait
+            )
+        # Paid in advance, so that no more are looked up at a time than may fail, and given back to who is no guesser.
+        key_id = id_of(token)
+        if key_id is None:
+            raise Unauthenticated(_BAD_KEY)
+        failed = False
+        try:
+            return await self._ask(digest, key_id)
+        except Unauthenticated:
+            failed = True
+            raise
+        finally:
+            if not failed:
+                self._failures.take(whose, self._rate, -1)
+
+    async def _ask(self, digest: bytes, key_id: str) -> Credential:
+        """Ask the store for a key, once for all who show it at the same time."""
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = self._asking[digest] = asyncio.create_task(self._find(digest, key_id))
+            asking.add_done_callback(lambda task: self._asked(digest, task))
+        return await asyncio.shield(asking)
+
+    def _asked(self, digest: bytes, task: "asyncio.Task[Credential]") -> None:
+        del self._asking[digest]
+        if not task.cancelled():
+            task.exception()  # nobody may be left to hear of it
+
+    async def _find(self, digest: bytes, key_id: str) -> Credential:
+        at = time.monotonic()
+        if self._away is None:
+            try:
+                found = await self._look_up([key_id])
+            except IdentityUnavailable:
+                self._stretch(at)
+            else:
+                self._judge(digest, found.get(key_id), at)
+        credential = self._remembered.get(digest)
+        if credential is None or credential.good_until < time.monotonic():
+            raise IdentityUnavailable(_AWAY, retry_after=1)
+        self._used.add(credential)
+        return credential
+
+    async def _look_up(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        """Ask the store.
+
+        Raises:
+            IdentityUnavailable: it does not answer, or with what can't be read; the log says so, once.
+        """
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                found = await self._store.find(ids)
+        except (GatewayError, TimeoutError, ValidationError) as error:
+            if isinstance(error, GatewayError):
+                reason = error
+            else:
+                what = f"no answer in {_ANSWER_WITHIN:g} s" if isinstance(error, TimeoutError) else "unreadable keys"
+                reason = IdentityUnavailable(what)
+            if self._away is None:
+                _log.warning(
+                    "keys can't be looked up: %s. Those confirmed in the last %d s are taken, others answered 503",
+                    reason.detail,
+                    OUTAGE,
+                )
+            self._away = reason
+            raise IdentityUnavailable(_AWAY, retry_after=1) from error
+        if self._away is not None:
+            _log.info("keys can be looked up again")
+            self._away = None
+        return found
+
+    def _judge(self, digest: bytes, key: StoredKey | None, at: float) -> None:
+        """Take the store's word on what was shown, given at a time by the monotonic clock.
+
+        Raises:
+            Unauthenticated: it is no good key. What it held has ended.
+        """
+        credential = self._remembered.get(digest)
+        reason: str | None = _BAD_KEY
+        if key is not None and hmac.compare_digest(key.hash, digest.hex()):
+            reason = key.complaint(time.time())
+        if key is None or reason is not None:
+            error = Unauthenticated(reason or _BAD_KEY)
+            if credential is not None:
+                self._forget(credential, error)
+            raise error
+        if credential is not None and credential.principal != key.principal:
+            self._forget(credential, Unauthenticated("What this key stands for has changed. Connect again."))
+            credential = None
+        if credential is None:
+            if len(self._remembered) >= MOST_REMEMBERED:
+                # Those that hold something stay: they are to be looked at.
+                oldest = next((known for known, its in self._remembered.items() if its not in self.holders), None)
+                if oldest is not None:
+                    del self._remembered[oldest]
+            credential = self._remembered[digest] = Credential(digest, key.principal, self)
+        self._confirm(credential, at)
+
+    def _confirm(self, credential: Credential, at: float, seconds: float = _FRESH) -> None:
+        credential.confirmed_at = max(credential.confirmed_at, at)
+        credential.good_until = credential.confirmed_at + seconds
+        if (expires := credential.principal.expires_at) is not None:
+            credential.good_until = min(credential.good_until, time.monotonic() + expires - time.time())
+
+    def _forget(self, credential: Credential, reason: GatewayError) -> None:
+        if self._remembered.get(credential.digest) is credential:
+            del self._remembered[credential.digest]
+        self.holders.discard(credential)
+        credential.good_until = 0.0
+        credential.end(reason)
+
+    def _stretch(self, now: float) -> None:
+        """Let the keys that were confirmed lately go on, since the store can't be asked; end what can't."""
+        for credential in [*self._remembered.values(), *self.holders]:
+            expires = credential.principal.expires_at
+            if expires is not None and expires <= time.time():
+                self._forget(credential, Unauthenticated("This key has expired."))
+            elif credential.confirmed_at + OUTAGE <= now:
+                self._forget(credential, IdentityUnavailable(_AWAY, retry_after=1))
+            else:
+                self._confirm(credential, credential.confirmed_at, OUTAGE)
+
+    # The look at what is in use, once a second
+
+    def _watch(self) -> None:
+        self._looking = asyncio.create_task(self._look_for_ever(), name="look at the keys in use")
+        self._looking.add_done_callback(self._watch_again)
+
+    def _watch_again(self, looking: "asyncio.Task[None]") -> None:
+        """Go on after what nobody foresaw: revoked keys would hold on to what they have."""
+        if not self._open or looking.cancelled():
+            return
+        _log.error("the look at the keys in use failed, and begins anew", exc_info=looking.exception())
+        self._watch()
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            await self.look()
+
+    async def look(self) -> None:
+        """Ask the store about the keys that were used since the last time, and those that hold something open."""
+        used, self._used = self._used, set()
+        asked = {credential.digest: credential.principal.id for credential in used | self.holders}
+        if not asked and self._away is None:
+            return
+        at = time.monotonic()
+        try:
+            found = await self._look_up(list(asked.values()))
+        except IdentityUnavailable:
+            self._used |= used
+            self._stretch(at)
+            return
+        for digest, key_id in asked.items():
+            with suppress(Unauthenticated):
+                self._judge(digest, found.get(key_id), at)
+
+
+def _network_of(address: str) -> object:
+    """Return what an address has to itself: of IPv6 the half that networks hand out."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address):
+        return parsed.ipv4_mapped or int(parsed) >> 64
+    return parsed

@@ -1,0 +1,199 @@
+"""`switchboard keys`, and what `serve` and `stdio` do with and without them: processes of their own."""
+
+import asyncio
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.local.process import free_port
+from tests.faces.raw import STARTS_WITHIN, WITHIN, launched
+from tests.fixtures.postgres import TestDatabase
+from tests.test_cli import SWITCHBOARD, environment
+
+AUTH = """
+[auth]
+[role.support_agent]
+allow = ["database:read"]
+[role.bot]
+bound = "customer"
+allow = ["database:read"]
+"""
+
+
+async def run(directory: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Run a command to its end; return its status and what it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        SWITCHBOARD, *arguments, stdout=PIPE, stderr=PIPE, cwd=directory, env=clean(**variables)
+    )
+    async with asyncio.timeout(STARTS_WITHIN):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def clean(**variables: str) -> dict[str, str]:
+    return {
+        name: value for name, value in environment(**variables).items() if not name.startswith("SWITCHBOARD_")
+    } | variables
+
+
+@asynccontextmanager
+async def served(directory: Path, *arguments: str, **variables: str) -> AsyncGenerator[httpx.AsyncClient]:
+    """Run `switchboard serve` until the block ends."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        SWITCHBOARD, "serve", "--port", str(port), *arguments, stderr=DEVNULL, cwd=directory, env=clean(**variables)
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            ended = asyncio.ensure_future(process.wait())
+            async with asyncio.timeout(STARTS_WITHIN):
+                while not await answers(http):
+                    await asyncio.wait({ended}, timeout=0.05)
+                    assert process.returncode is None
+            yield http
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+async def answers(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/health")).status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+async def status(http: httpx.AsyncClient, token: str = "") -> int:
+    fields = {"authorization": f"Bearer {token}"} if token else {}
+    return (await http.get("/mcp", headers=fields)).status_code
+
+
+async def refused(http: httpx.AsyncClient, token: str) -> None:
+    """Return once a key is refused, which is asked again and again."""
+    while await status(http, token) != 401:
+        pass
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "gateway.example"])
+async def test_another_address_without_keys_is_refused_with_the_three_ways_out(tmp_path: Path, host: str) -> None:
+    code, _, err = await run(tmp_path, "serve", "--host", host)
+    assert code == 2
+    for way in ("[auth]", "loopback", "--allow-anonymous"):
+        assert way in err
+
+
+async def test_a_server_with_an_address_of_its_own_is_no_way_around(tmp_path: Path) -> None:
+    code, _, err = await run(tmp_path, "serve", "--server", "kafka", KAFKA_MCP_HOST="0.0.0.0")
+    assert (code, "--allow-anonymous" in err) == (2, True)
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+async def test_everybody_is_let_in_where_the_operator_says_so(tmp_path: Path, way: str) -> None:
+    arguments = ["--allow-anonymous"] if way == "option" else []
+    variables = {} if way == "option" else {"SWITCHBOARD_ALLOW_ANONYMOUS": "true"}
+    async with served(tmp_path, "--host", "0.0.0.0", *arguments, **variables) as http:
+        assert await status(http) == 200
+
+
+async def test_keys_and_everybody_are_not_asked_for_together(tmp_path: Path) -> None:
+    (tmp_path / "switchboard.toml").write_text("[auth]\n")
+    code, _, err = await run(tmp_path, "serve", "--allow-anonymous", SWITCHBOARD_KEY_FILE="keys.json")
+    assert (code, "Take one of them out" in err) == (2, True)
+
+
+async def test_auth_without_any_place_for_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "switchboard.toml").write_text("[auth]\n")
+    code, _, err = await run(tmp_path, "serve")
+    assert (code, "SWITCHBOARD_KEY_FILE" in err) == (2, True)
+
+
+async def test_a_container_runs_from_the_environment_alone(tmp_path: Path) -> None:
+    code, out, _ = await run(tmp_path, "keys", "create", "--role", "developer", "--as-variable")
+    assert code == 0
+    variables = dict(line.split("=", 1) for line in out.splitlines())
+    first = {"SWITCHBOARD_FIRST_KEY": variables["SWITCHBOARD_FIRST_KEY"]}
+    async with served(tmp_path, "--host", "0.0.0.0", **first) as http:
+        assert await status(http) == 401
+        assert await status(http, variables["SWITCHBOARD_TOKEN"]) == 200
+
+
+@pytest.mark.parametrize("store", ["database", "file"])
+async def test_keys_are_made_listed_replaced_and_revoked_while_two_gateways_run(
+    tmp_path: Path, database: TestDatabase, store: str
+) -> None:
+    (tmp_path / "switchboard.toml").write_text(AUTH)
+    variables = {"DATABASE_URL": database.url, "DATABASE_READER_URL": database.reader_url}
+    if store == "file":
+        variables["SWITCHBOARD_KEY_FILE"] = str(tmp_path / "keys.json")
+    code, out, err = await run(tmp_path, "keys", "create", "--role", "support_agent", "--expires", "30d", **variables)
+    assert code == 0, err
+    token = out.strip()
+    key_id = token.split("_")[1]
+    assert token not in err
+    async with served(tmp_path, **variables) as one, served(tmp_path, **variables) as two:
+        assert [await status(http, token) for http in (one, two)] == [200, 200]
+        _, listing, _ = await run(tmp_path, "keys", "list", **variables)
+        assert key_id in listing
+        assert token.rpartition("_")[2] not in listing
+        _, out, _ = await run(tmp_path, "keys", "rotate", key_id, **variables)
+        renewed = out.strip()
+        async with asyncio.timeout(WITHIN):
+            for http in (one, two):
+                assert await status(http, renewed) == 200
+                await refused(http, token)
+        code, _, _ = await run(tmp_path, "keys", "revoke", renewed.split("_")[1], **variables)
+        assert code == 0
+        async with asyncio.timeout(WITHIN):
+            for http in (one, two):
+                await refused(http, renewed)
+    _, listing, _ = await run(tmp_path, "keys", "list", **variables)
+    assert listing.count("revoked") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--role", "suport_agent"), "has no role"),
+        (("--role", "bot"), "--customer"),
+        (("--role", "support_agent", "--expires", "soon"), "30d"),
+        (("--role", "support_agent", "--customer", "a/b"), "slashes"),
+        ((), "--role"),
+    ],
+)
+async def test_mistakes_are_explained_and_nothing_is_made(
+    tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    (tmp_path / "switchboard.toml").write_text(AUTH)
+    file = tmp_path / "keys.json"
+    code, _, err = await run(tmp_path, "keys", "create", *arguments, SWITCHBOARD_KEY_FILE=str(file))
+    assert (code, reason in err) == (2, True), err
+    assert not file.exists()
+
+
+async def test_who_launches_a_process_shows_a_key_or_has_the_files_role(tmp_path: Path) -> None:
+    keys = {"SWITCHBOARD_KEY_FILE": str(tmp_path / "keys.json")}
+    code, out, _ = await run(tmp_path, "keys", "create", "--role", "developer", **keys)
+    assert code == 0
+    token = out.strip()
+    code, _, err = await run(tmp_path, "stdio", "kafka", **keys)
+    assert (code, "SWITCHBOARD_TOKEN" in err) == (2, True)
+    code, _, err = await run(tmp_path, "stdio", "kafka", **keys, SWITCHBOARD_TOKEN=f"{token[:-1]}!")
+    assert (code, token[:-1] in err) == (1, False)
+    variables = clean(**keys, SWITCHBOARD_TOKEN=token, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    command = (SWITCHBOARD, "stdio", "kafka")
+    async with launched("2025-11-25", command, cwd=tmp_path, env=variables) as pipe:
+        listing = await pipe.ask({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}})
+        assert listing["result"]["tools"]
+        await run(tmp_path, "keys", "revoke", token.split("_")[1], **keys)
+        async with asyncio.timeout(WITHIN):
+            assert await pipe.process.wait() == 1
+    (tmp_path / "switchboard.toml").write_text('[auth]\nlocal_role = "developer"\n')
+    async with launched("2025-11-25", command, cwd=tmp_path, env=clean(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")) as pipe:
+        listing = await pipe.ask({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}})
+        assert listing["result"]["tools"]

@@ -7,7 +7,7 @@ may want it.
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 from pydantic_core import to_jsonable_python
 
 from app.catalogue import Catalogue, Offer
@@ -19,6 +19,8 @@ from app.guard.principal import ANONYMOUS, Principal
 from app.guard.rules import Refused, Rule
 from app.servers.operations import Operation
 
+_IDEMPOTENCY_KEY = "idempotency_key"
+"""What the argument is called in each tool that has one."""
 _DEVELOPERS = frozenset({DEVELOPER})
 
 
@@ -132,8 +134,14 @@ class Guard:
             ruled = tuple(each.rules for each in granting if keeps_to_customer(each.rules, confinement))
             if not ruled:
                 raise not_confined(operation.name)
-        if ruled is None:
-            return arguments
+        if ruled is not None:
+            arguments = self._ruled(ruled, operation, principal, arguments)
+        return arguments if operation.read_only else _with_own_key(arguments, principal)
+
+    def _ruled(
+        self, ruled: Sequence[Sequence[Rule]], operation: Operation, principal: Principal, arguments: Any
+    ) -> Any:
+        """Return arguments as the first of the roles has them whose rules they pass."""
         refusals: list[str] = []
         for rules in ruled:
             try:
@@ -150,6 +158,14 @@ class Guard:
     def _roles(self, principal: Principal) -> frozenset[str]:
         """Return the roles of a principal; where nobody is asked who he is, everybody develops."""
         return _DEVELOPERS if principal is ANONYMOUS and not self.policy.has_auth else principal.roles
+
+
+def _with_own_key(arguments: Any, principal: Principal) -> Any:
+    """Let an idempotency key be the principal's own. Tools that are known at run time have keys of their servers."""
+    if not isinstance(arguments, BaseModel) or (key := arguments.__dict__.get(_IDEMPOTENCY_KEY)) is None:
+        return arguments
+    own = principal.own_key(key)
+    return arguments if own == key else arguments.model_copy(update={_IDEMPOTENCY_KEY: own})
 
 
 def _changes(rules: Sequence[Rule], arguments: Any, principal: Principal) -> Mapping[str, JsonValue]:

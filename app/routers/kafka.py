@@ -214,7 +214,7 @@ class KafkaMCPServer(BaseMCPServer):
         call again with the answer's `ack`. `ack_expired` means that you were too late: call again without `ack`.
         """
         if arguments.group_id is not None:
-            return await self._work(arguments, arguments.group_id, context.client)
+            return await self._work(arguments, arguments.group_id, context)
         for field in ("ack", "lease_ms"):
             if field in arguments.model_fields_set:
                 raise InvalidArguments.of(field, "is for work in a group; give group_id, too")
@@ -234,7 +234,7 @@ class KafkaMCPServer(BaseMCPServer):
             value_contains=arguments.value_contains,
         )
 
-    async def _work(self, arguments: ConsumeMessages, group_id: str, caller: str) -> ConsumedMessages:
+    async def _work(self, arguments: ConsumeMessages, group_id: str, context: CallContext) -> ConsumedMessages:
         for field in ("start", "cursor", "partition", "key_contains", "value_contains"):
             if getattr(arguments, field) is not None:
                 raise InvalidArguments.of(field, "is for browsing; a group reads on from its committed offsets")
@@ -248,7 +248,8 @@ class KafkaMCPServer(BaseMCPServer):
             max_bytes=arguments.max_bytes,
             lease_ms=arguments.lease_ms,
             ack=arguments.ack,
-            caller=caller,
+            caller=context.caller,
+            owner=context.principal.owner,
         )
 
     @tool(read_only=True, errors=[NotFound], example={"topic": "customer-queries"})

@@ -31,6 +31,8 @@ class Ack(BaseModel):
     lease: str = Field(alias="i")
     expires: float = Field(alias="x")
     """Seconds since 1970. Another gateway than the member's own does not commit after this."""
+    owner: str = Field(default="", alias="p")
+    """Whose it is: of the caller's tenant and customer."""
     offsets: dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = Field(alias="o")
     """Offset after the last message, by partition."""
 
@@ -50,11 +52,11 @@ class AckSigner:
         payload = to_json(ack, by_alias=True)
         return base64.urlsafe_b64encode(_signature(self._keys[0], payload) + payload).rstrip(b"=").decode()
 
-    def read(self, token: str, *, group_id: str, topic: str) -> Ack:
+    def read(self, token: str, *, group_id: str, topic: str, owner: str = "") -> Ack:
         """Return what a token says.
 
         Raises:
-            InvalidArguments: it is not ours, or is for another group or topic.
+            InvalidArguments: it is not ours or not its owner's, or is for another group or topic.
         """
         try:
             raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
@@ -62,6 +64,8 @@ class AckSigner:
             if not any(hmac.compare_digest(signature, _signature(key, payload)) for key in self._keys):
                 raise ValueError("forged")
             ack = Ack.model_validate_json(payload)
+            if ack.owner != owner:
+                raise ValueError("another's")
         except (ValidationError, binascii.Error, ValueError):
             raise InvalidArguments.of(
                 "ack",

@@ -60,7 +60,15 @@ class GroupWork:
         await asyncio.gather(*(member.leave() for member in list(self._members.values())), *self._leaving)
 
     async def consume(
-        self, topic: str, group_id: str, limits: Limits, *, deadline: float, lease_seconds: float, caller: str
+        self,
+        topic: str,
+        group_id: str,
+        limits: Limits,
+        *,
+        deadline: float,
+        lease_seconds: float,
+        caller: str,
+        owner: str = "",
     ) -> Work:
         """Lease messages of the group's partitions that are not out with another caller.
 
@@ -71,6 +79,7 @@ class GroupWork:
             deadline: by time.monotonic(), until when a first message is waited for.
             lease_seconds: how long the caller has to acknowledge.
             caller: who may have a share of the places, and no more.
+            owner: whose the acknowledgement is.
 
         Raises:
             TooManyRequests: the caller, or all of them together, work for as many groups as they may.
@@ -85,7 +94,7 @@ class GroupWork:
                     seen = member.version
                     if member.failure is not None:
                         raise _failed(member) from member.failure
-                    work = await self._lease(member, limits, deadline, lease_seconds)
+                    work = await self._lease(member, limits, deadline, lease_seconds, owner)
                     if work.page.records or time.monotonic() >= deadline:
                         break
                     if tail is None and work.partitions:
@@ -93,7 +102,7 @@ class GroupWork:
                     await self._until_there_may_be_more(member, seen, tail, work.page, deadline)
         return work
 
-    async def acknowledge(self, topic: str, group_id: str, token: str) -> None:
+    async def acknowledge(self, topic: str, group_id: str, token: str, owner: str = "") -> None:
         """Commit what a token stands for, whichever gateway gave it out. A repeat changes nothing.
 
         Raises:
@@ -101,7 +110,7 @@ class GroupWork:
             InvalidArguments: it is no token for this.
             KafkaError: Kafka does not answer.
         """
-        ack = self._signer.read(token, group_id=group_id, topic=topic)
+        ack = self._signer.read(token, group_id=group_id, topic=topic, owner=owner)
         member = self._members.get((group_id, topic))
         if member is not None and member.id == ack.member:
             async with member.reading:
@@ -180,7 +189,7 @@ class GroupWork:
         if self._members.get(key) is member:
             del self._members[key]
 
-    async def _lease(self, member: Member, limits: Limits, deadline: float, lease_seconds: float) -> Work:
+    async def _lease(self, member: Member, limits: Limits, deadline: float, lease_seconds: float, owner: str) -> Work:
         """Take what is stored now in the partitions that nobody works on."""
         async with member.reading:
             epoch = member.epoch
@@ -222,6 +231,7 @@ class GroupWork:
                 n=member.generation,
                 i=lease_id,
                 x=time.time() + lease_seconds,
+                p=owner,
                 o=page.spans,
             )
             return Work(page, self._signer.write(ack), sorted(assigned))

@@ -249,8 +249,11 @@ class KafkaService:
         lease_ms: int,
         ack: str | None = None,
         caller: str = "",
+        owner: str = "",
     ) -> ConsumedMessages:
         """Acknowledge what was dealt with, if anything, and lease further messages of a group.
+
+        The caller has a share of the places; an acknowledgement is its owner's, and nobody else's.
 
         Raises:
             AckExpired: the acknowledged messages come again. Nothing was read.
@@ -261,7 +264,7 @@ class KafkaService:
         async with answers(max(timeout_ms / 1000, _SHORTEST_BOUND), topic=topic, group_id=group_id):
             await self._cluster.topic(topic)
             if ack is not None:
-                await self._groups.acknowledge(topic, group_id, ack)
+                await self._groups.acknowledge(topic, group_id, ack, owner)
         if max_messages == 0:
             return await _consumed(Page({}), partitions=[])
         async with answers(timeout_ms / 1000 + 60, topic=topic, group_id=group_id):
@@ -272,6 +275,7 @@ class KafkaService:
                 deadline=deadline,
                 lease_seconds=lease_ms / 1000,
                 caller=caller,
+                owner=owner,
             )
         return await _consumed(work.page, ack=work.ack, partitions=work.partitions)
 

@@ -21,6 +21,8 @@ from app.servers.operations import Operation
 
 _IDEMPOTENCY_KEY = "idempotency_key"
 """What the argument is called in each tool that has one."""
+_AS_IT_IS = (None, "text")
+"""What an argument says that tells how another is encoded, where that is not encoded at all."""
 _DEVELOPERS = frozenset({DEVELOPER})
 
 
@@ -176,6 +178,8 @@ def _changes(rules: Sequence[Rule], arguments: Any, principal: Principal) -> Map
     """
     changes: dict[str, JsonValue] = {}
     for rule in rules:
+        if rule.encoding is not None and _value(arguments, rule.encoding) not in _AS_IT_IS:
+            raise Refused(rule.encoding, f"must be left out here, for a rule holds for {rule.argument}")
         given = changes.get(rule.argument, _value(arguments, rule.argument))
         if (judged := rule.judge(given, principal.customer)) is not given:
             changes[rule.argument] = judged

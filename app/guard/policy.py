@@ -73,11 +73,13 @@ class Known:
         read_only: whether it changes nothing.
         arguments: the names of a tool's arguments, None where they are known later.
         tool: whether it is a tool; else it is a resource's template or `prompt/<name>`.
+        encodings: the arguments that say how other ones are encoded, by these.
     """
 
     read_only: bool = True
     arguments: frozenset[str] | None = frozenset()
     tool: bool = False
+    encodings: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 Vocabulary = Mapping[str, Mapping[str, Known]]
@@ -151,7 +153,7 @@ class Policy:
         }
         """Restrictions that don't fit what a server has come up with, by server and tool. Such a tool is turned off."""
         self._everywhere = {
-            key: tuple(rule.compiled(argument) for argument, rule in rules.items())
+            key: self._compiled_rules(key, rules)
             for tool, rules in written.tool.items()
             if (key := _tool(tool, vocabulary))
         }
@@ -202,6 +204,10 @@ class Policy:
         entries = ((role, entry) for role in sorted(roles & self.roles.keys()) for entry in self.roles[role].deny)
         return next((role for role, entry in entries if (server, name) in _expanded(entry, self._vocabulary)), None)
 
+    def _compiled_rules(self, tool: tuple[str, str], rules: Mapping[str, RuleAsWritten]) -> tuple[Rule, ...]:
+        encodings = self._vocabulary[tool[0]][tool[1]].encodings
+        return tuple(rule.compiled(argument, encodings.get(argument)) for argument, rule in rules.items())
+
     def _compile(self, roles: frozenset[str], *, bound: bool) -> Rights:
         held = {name: self.roles[name] for name in sorted(roles) if name in self.roles}
         held = {name: role for name, role in held.items() if bound or role.bound is None}
@@ -209,7 +215,7 @@ class Policy:
         grants: dict[tuple[str, str], tuple[Grant, ...]] = {}
         for name, role in held.items():
             rules = {
-                key: tuple(rule.compiled(argument) for argument, rule in written.items())
+                key: self._compiled_rules(key, written)
                 for tool, written in role.tool.items()
                 if (key := _tool(tool, self._vocabulary))
             }
@@ -273,7 +279,7 @@ def vocabulary_of(catalogue: Catalogue) -> Vocabulary:
     vocabulary: dict[str, dict[str, Known]] = {server: {} for server in catalogue.servers}
     for offer in catalogue.tools():
         tool = offer.declared
-        known = Known(read_only=tool.read_only, arguments=tool.argument_names, tool=True)
+        known = Known(read_only=tool.read_only, arguments=tool.argument_names, tool=True, encodings=tool.encodings)
         vocabulary[offer.kind.server_id][tool.name] = known
     for offer in catalogue.resources():
         vocabulary[offer.kind.server_id][offer.declared.template] = Known()

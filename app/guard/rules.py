@@ -41,14 +41,14 @@ class RuleAsWritten(BaseModel):
         """All in which a placeholder may stand."""
         return [text for text in (self.prefix, self.set_to, *(self.one_of or ())) if isinstance(text, str)]
 
-    def compiled(self, argument: str) -> "Rule":
-        """Return the rule for an argument."""
+    def compiled(self, argument: str, encoding: str | None = None) -> "Rule":
+        """Return the rule for an argument, and for the one that says how it is encoded, if there is such."""
         if self.one_of is not None:
-            return Rule(argument, "in", tuple(self.one_of))
+            return Rule(argument, "in", tuple(self.one_of), encoding)
         if self.prefix is not None:
-            return Rule(argument, "prefix", (self.prefix,))
+            return Rule(argument, "prefix", (self.prefix,), encoding)
         assert self.set_to is not None
-        return Rule(argument, "set", (self.set_to,))
+        return Rule(argument, "set", (self.set_to,), encoding)
 
 
 class Refused(Exception):
@@ -72,11 +72,14 @@ class Rule:
         argument: its canonical name.
         kind: `in` one of the values; with the `prefix`; `set` to the value, whatever was given.
         values: as the file has them, with placeholders.
+        encoding: the argument that says how it is encoded. What is encoded is not what the backend sees, so it has to
+            be left out.
     """
 
     argument: str
     kind: Literal["in", "prefix", "set"]
     values: tuple[str | int, ...]
+    encoding: str | None = None
 
     @property
     def names_customer(self) -> bool:

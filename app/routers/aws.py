@@ -23,7 +23,7 @@ from app.findings import Finding
 from app.guard.principal import Principal
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import resource, route, tool
+from app.servers.declaring import Encoded, resource, route, tool
 from app.services.aws.examination import examine
 from app.services.aws.functions import FunctionList, FunctionVersions, Invocation, InvocationType, LogType
 from app.services.aws.names import BucketName, FunctionName, ObjectKey, ParameterName, ParameterPath, Qualifier
@@ -203,7 +203,9 @@ class AWSMCPServer(BaseMCPServer):
         self,
         bucket: BucketName,
         key: ObjectKey,
-        content: Annotated[str, Field(description="As `encoding` says; base64 is for what is no text.")],
+        content: Annotated[
+            str, Encoded(by="encoding"), Field(description="As `encoding` says; base64 is for what is no text.")
+        ],
         encoding: ContentEncoding = "text",
         content_type: Annotated[
             str | None, Field(max_length=256, description="Guessed from the key if left out.")

@@ -19,7 +19,7 @@ from app.findings import Finding
 from app.guard.principal import Principal
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Update, resource, route, tool, watch
+from app.servers.declaring import Encoded, Update, resource, route, tool, watch
 from app.services.kafka import KafkaService
 from app.services.kafka.examination import examine
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage
@@ -106,11 +106,13 @@ class PublishMessage(_Arguments):
     """Arguments of publish_message."""
 
     topic: TopicName
-    message: JsonValue = Field(
+    message: Annotated[JsonValue, Encoded(by="encoding")] = Field(
         description="A string is stored as it is, null as a tombstone (needs a key). Also accepted: `value`."
     )
     encoding: Literal["base64"] | None = Field(None, description="If `message` is base64 of bytes.")
-    key: str | None = Field(None, description="Messages of one key stay in order.")
+    key: Annotated[str | None, Encoded(by="key_encoding")] = Field(
+        None, description="Messages of one key stay in order."
+    )
     key_encoding: Literal["base64"] | None = Field(None, description="If `key` is base64 of bytes.")
     headers: dict[str, str] | None = None
     partition: int | None = Field(None, ge=0, description="By the key if left out.")

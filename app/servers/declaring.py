@@ -48,6 +48,13 @@ _LONGEST_EXAMPLE = 100
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Marks an argument that another one says the encoding of: `Annotated[str, Encoded(by="key_encoding")]`."""
+
+    by: str
+
+
 class CallsTools(Protocol):
     """Runs tools and reads resources that have no declared method, as `BaseMCPServer` does."""
 
@@ -271,6 +278,12 @@ class Tool:
             self.timeout,
             self.confinement,
         )
+
+    @cached_property
+    def encodings(self) -> Mapping[str, str]:
+        """The arguments that say how other ones are encoded, by these."""
+        fields = self.arguments.model_fields.items() if self.arguments is not None else ()
+        return {name: mark.by for name, about in fields for mark in about.metadata if isinstance(mark, Encoded)}
 
     @cached_property
     def argument_names(self) -> frozenset[str] | None:

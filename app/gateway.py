@@ -554,18 +554,52 @@ class Gateway:
                 operation, write = _telling(stages, operation, write)
             if changes and self.results.held:
                 self._refuse_beyond(0, held)
-            arguments = operation.parse(given)
-            context = admission.context
-            if context.principal.customer is not None:
-                arguments = confine(operation, context.principal.customer, arguments, ruled=self.guard is not None)
-            if (guard := self.guard) is not None:
-                arguments = guard.judge(admission.serving.kind.server_id, operation, context.principal, arguments)
-                if context.principal.customer is not None:  # no rule puts another in its place
-                    arguments = confine(operation, context.principal.customer, arguments, ruled=True)
+            principal = admission.context.principal
+            arguments = self._judged(admission.serving.kind.server_id, operation, principal, operation.parse(given))
             written = write(await operation.run(server, arguments, admission.context))
             if not changes and (size := _size(written)) > LARGE:
                 self._refuse_beyond(size, held)
             return written
+
+    def _judged(self, server: str, operation: Operation, principal: Principal, arguments: Any) -> Any:
+        """Return the arguments with which an operation is run, of those that were given."""
+        customer = principal.customer
+        if customer is not None:
+            arguments = confine(operation, customer, arguments, ruled=self.guard is not None)
+        if self.guard is not None:
+            arguments = self.guard.judge(server, operation, principal, arguments)
+            if customer is not None:  # no rule puts another in its place
+                arguments = confine(operation, customer, arguments, ruled=True)
+        return arguments
+
+    def foretell(
+        self, server: str | None, wanted: str, principal: Principal, given: bytes | None
+    ) -> GatewayError | None:
+        """Return what a call would be refused with before it runs; None if it would run. No limit is asked.
+
+        Args:
+            server: the server's name, None for a resource.
+            wanted: a tool's name, or a resource's URI.
+            principal: who would call.
+            given: the tool's arguments; None leaves out what is judged of them.
+        """
+        find: Callable[[Catalogue, Any, str], Any] = Catalogue.resource if server is None else Catalogue.tool
+        try:
+            found = find(self.offered_to(principal), server, wanted)
+        except (UnknownServer, UnknownTool, UnknownResource) as error:
+            return self._why_not(find, server, wanted, principal) or error
+        try:
+            if server is None:
+                offer, variables = cast("tuple[Offer[Resource], Mapping[str, str]]", found)
+                operation = offer.declared.reading(wanted)
+                self._judged(offer.kind.server_id, operation, principal, operation.parse(variables))
+            elif given is not None:
+                tool = cast("Offer[Tool]", found)
+                operation = tool.declared.operation
+                self._judged(tool.kind.server_id, operation, principal, operation.parse(given))
+        except GatewayError as error:
+            return error
+        return None
 
 
 def _telling(stages: Stages, operation: Operation, write: Callable[[Any], T]) -> tuple[Operation, Callable[[Any], T]]:

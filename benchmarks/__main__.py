@@ -210,6 +210,7 @@ async def main() -> None:
         product, process = await stack.enter_async_context(_gateway("product", environment, scratch))
         constant, _ = await stack.enter_async_context(_gateway("constant", {}, scratch))
         trivial, _ = await stack.enter_async_context(_gateway("trivial", {}, scratch))
+        guarded, _ = await stack.enter_async_context(_gateway("guarded", {}, scratch))
         crowd, _ = await stack.enter_async_context(_gateway("crowd", {}, scratch))
         tools = "/mcp/database/tools/get_customer_context"
 
@@ -228,6 +229,7 @@ async def main() -> None:
         spine_cases: dict[str, Measure] = {
             "a constant ASGI app": post(constant, "/", _rest_body),
             "trivial tool, REST": post(trivial, "/mcp/trivial/tools/echo", _rest_body),
+            "trivial tool, guard on (role, limit)": post(guarded, "/mcp/trivial/tools/echo", _rest_body),
             "trivial tool among 200 others, REST": post(crowd, "/mcp/trivial/tools/echo", _rest_body),
         }
         samples = await _interleaved({**database_cases, **spine_cases}, options.rounds, options.seconds)

@@ -3,6 +3,8 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
 
 import uvloop
@@ -10,6 +12,9 @@ from fastapi import FastAPI
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
+from app.catalogue import Catalogue
+from app.guard.guard import Guard
+from app.guard.policy import Policy, vocabulary_of
 from app.logs import set_up_logging
 from app.main import create_app
 from app.results import Result
@@ -74,9 +79,26 @@ def constant_app() -> FastAPI:
     return app
 
 
+_POLICY = """
+[role.developer]
+allow = ["trivial:read"]
+limit = "999999999/s burst 999999999"
+"""
+
+
+def guarded_app() -> FastAPI:
+    """Return the trivial tool behind a guard that has to look at everything: a role and its limit."""
+    with NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(_POLICY)
+        file.flush()
+        policy = Policy.load(Path(file.name), vocabulary_of(Catalogue([TrivialMCPServer])))
+    return create_app([TrivialMCPServer], guard=Guard(policy))
+
+
 APPS = {
     "constant": constant_app,
     "trivial": lambda: create_app([TrivialMCPServer]),
+    "guarded": guarded_app,
     "crowd": lambda: create_app([TrivialMCPServer, crowd(200)]),
     "product": create_app,
 }

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, _Row] = {
     "seed": _Row("app.cli.seed:seed", "Load the demo data into an empty database, Kafka or an AWS emulator."),
     "keys": _Row("app.cli.keys:keys", "Make, list, replace and revoke the keys that callers show."),
     "doctor": _Row("app.cli.doctor:doctor", "Check settings and backends, and say what to do."),
+    "policy": _Row("app.cli.policy:policy", "Check switchboard.toml, and explain what it decides."),
     "config": _Row("app.cli.config:config", "Print the configuration of an MCP client."),
 }
 

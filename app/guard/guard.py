@@ -4,7 +4,7 @@ It knows no face and no service. A gateway without one lets everybody do everyth
 may want it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel, JsonValue
@@ -23,6 +23,7 @@ _IDEMPOTENCY_KEY = "idempotency_key"
 """What the argument is called in each tool that has one."""
 _AS_IT_IS = (None, "text")
 """What an argument says that tells how another is encoded, where that is not encoded at all."""
+_READ = {"in": "is one of", "prefix": "begins with", "set": "is set to"}
 _DEVELOPERS = frozenset({DEVELOPER})
 
 
@@ -78,8 +79,8 @@ class Guard:
         what = self.policy.scope_of(server, name)
         if name is not None and (server, name) in self.policy.misfits:
             return self.turned_off(server)[name]
-        if name is not None and (role := self.policy.denied_by(self._roles(principal), server, name)):
-            return InsufficientScope(f"{what} is denied to the role {role}, whatever other roles allow.")
+        if name is not None and (denied := self._denied(principal, server, name)):
+            return InsufficientScope(f"{what} is denied to the role {denied[0]}, whatever other roles allow.")
         scopes = self.policy.scopes_for(server, name)
         return InsufficientScope(
             f"{what} is not allowed to this caller. It takes one of {', '.join(scopes)}.", scopes=scopes
@@ -108,10 +109,17 @@ class Guard:
         if operation.obeys is None:
             return
         rights = self._rights(principal)
-        if (server, operation.obeys) not in rights.grants:
+        key = server, operation.obeys
+        if key not in rights.grants:
             raise self.why_not(principal, server, operation.obeys)
-        if rights.rate is not None and (wait := self._limiter.take(principal.id, rights.rate)):
-            raise RateLimited(f"This caller may make {rights.rate} calls. Repeat in {wait:.3g} s.", retry_after=wait)
+        if (rate := rights.rate) is not None and (wait := self._limiter.take(principal.id, rate)):
+            raise RateLimited(f"This caller may make {rate} calls. Repeat in {wait:.3g} s.", retry_after=wait)
+        for limit in rights.narrow.get(key, ()) if rights.narrow else ():
+            bucket = ("all" if limit.shared else principal.id, limit.scope, limit.shared)
+            if wait := self._limiter.take(bucket, limit.rate):
+                who = "All callers together" if limit.shared else "This caller"
+                told = f"{who} may make {limit.rate} calls of {limit.scope}. Repeat in {wait:.3g} s."
+                raise RateLimited(told, retry_after=wait)
 
     def judge(self, server: str, operation: Operation, principal: Principal, arguments: Any) -> Any:
         """Hold parsed arguments against the rules on them; return those with which the operation is run.
@@ -153,6 +161,39 @@ class Guard:
             else:
                 return operation.with_arguments(arguments, changes) if changes else arguments
         raise ArgumentRefused("; or ".join(dict.fromkeys(refusals)))
+
+    def explain(self, principal: Principal, server: str, operation: Operation, arguments: Any = None) -> Iterator[str]:
+        """Iterate over what decides whether a principal may do something: a line each, with the file's own.
+
+        Args:
+            principal: who would do it.
+            server: the id of the operation's server.
+            operation: what it would do.
+            arguments: parsed ones; None leaves the rules out that hold for some of them.
+        """
+        name, roles = operation.obeys or "", self._roles(principal)
+        if denied := self._denied(principal, server, name):
+            yield f"the role {denied[0]} denies it ({denied[1]})"
+        if principal.customer is None:
+            for role, place in self.policy.unbound(roles):
+                yield f"the role {role} is for callers who are bound to a customer ({place})"
+        for role in sorted(roles - self.policy.roles.keys()):
+            yield f"there is no role {role}"
+        for grant in self._rights(principal).grants.get((server, name), ()):
+            yield f"the role {grant.role} allows {grant.scope} ({grant.place})"
+            for rule in grant.rules:
+                values = ", ".join(map(repr, rule.values))
+                try:
+                    if arguments is not None:
+                        _changes([rule], arguments, principal)
+                except Refused as error:
+                    yield f"  but {error} ({rule.place})"
+                else:
+                    yield f"  where {rule.argument} {_READ[rule.kind]} {values} ({rule.place})"
+
+    def _denied(self, principal: Principal, server: str, name: str) -> tuple[str, str] | None:
+        bound = principal.customer is not None
+        return self.policy.denied_by(self._roles(principal), server, name, bound=bound)
 
     def _rights(self, principal: Principal) -> Rights:
         return self.policy.rights(self._roles(principal), bound=principal.customer is not None)

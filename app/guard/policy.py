@@ -31,6 +31,9 @@ def _rate(text: str) -> str:
     return text
 
 
+RateAsWritten = Annotated[str, AfterValidator(_rate)]
+
+
 class RoleAsWritten(BaseModel):
     """`[role.<name>]`."""
 
@@ -38,7 +41,8 @@ class RoleAsWritten(BaseModel):
 
     allow: list[str] = []
     deny: list[str] = []
-    limit: Annotated[str, AfterValidator(_rate)] | None = None
+    limit: RateAsWritten | None = None
+    limits: dict[str, RateAsWritten] = {}
     bound: Literal["customer"] | None = None
     tool: dict[str, dict[str, RuleAsWritten]] = {}
 
@@ -63,6 +67,7 @@ class FileAsWritten(BaseModel):
     auth: AuthAsWritten | None = None
     role: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], RoleAsWritten] = {}
     tool: dict[str, dict[str, RuleAsWritten]] = {}
+    limits: dict[str, RateAsWritten] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,28 @@ class Grant:
         role: its name.
         scope: the entry of `allow` that grants it.
         rules: the rules that its arguments have to pass, all of them.
+        place: the line of the file that grants it.
     """
 
     role: str
     scope: str
     rules: tuple[Rule, ...]
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowLimit:
+    """A limit for a server or a tool.
+
+    Args:
+        scope: which, as the file names it.
+        rate: how often.
+        shared: whether all callers have it together, else each has it alone.
+    """
+
+    scope: str
+    rate: Rate
+    shared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +137,10 @@ class Rights:
     """What of it is allowed with some arguments only: the rules of each grant."""
     rate: Rate | None = None
     """The highest limit of the roles; None where one of them has none."""
+    narrow: Mapping[tuple[str, str], tuple["NarrowLimit", ...]] = field(
+        default_factory=dict[tuple[str, str], tuple["NarrowLimit", ...]]
+    )
+    """Limits of what has some of its own."""
 
 
 class Policy:
@@ -140,7 +166,9 @@ class Policy:
         self.local_role = written.auth.local_role if written.auth else None
         everything = RoleAsWritten(allow=[f"{server}:write" for server in vocabulary])
         self.roles: Mapping[str, RoleAsWritten] = {DEVELOPER: everything, **written.role}
+        self._written = written
         self._vocabulary = vocabulary
+        self._places = places
         self._compiled: dict[tuple[frozenset[str], bool], Rights] = {}
         mistakes = list(_mistakes(written, vocabulary, places))
         fatal = [f"{mistake.place}: {mistake.reason}" for mistake in mistakes if mistake.server not in later]
@@ -153,7 +181,7 @@ class Policy:
         }
         """Restrictions that don't fit what a server has come up with, by server and tool. Such a tool is turned off."""
         self._everywhere = {
-            key: self._compiled_rules(key, rules)
+            key: self._compiled_rules(key, rules, "tool", tool)
             for tool, rules in written.tool.items()
             if (key := _tool(tool, vocabulary))
         }
@@ -180,9 +208,10 @@ class Policy:
             roles: unknown ones, of a key that is older than the file, grant nothing.
             bound: whether the principal is bound to a customer; roles that want that are none without it.
         """
-        found = self._compiled.get((roles, bound))
+        key = roles, bound
+        found = self._compiled.get(key)
         if found is None:
-            found = self._compiled[roles, bound] = self._compile(roles, bound=bound)
+            found = self._compiled[key] = self._compile(roles, bound=bound)
         return found
 
     def scope_of(self, server: str, name: str | None) -> str:
@@ -199,14 +228,31 @@ class Policy:
         wide = [f"{server}:read", f"{server}:write"] if known.read_only else [f"{server}:write"]
         return wide if name is None else [self.scope_of(server, name), *wide]
 
-    def denied_by(self, roles: frozenset[str], server: str, name: str) -> str | None:
-        """Return the role, of some, that denies something; None if none does."""
-        entries = ((role, entry) for role in sorted(roles & self.roles.keys()) for entry in self.roles[role].deny)
-        return next((role for role, entry in entries if (server, name) in _expanded(entry, self._vocabulary)), None)
+    def denied_by(self, roles: frozenset[str], server: str, name: str, *, bound: bool) -> tuple[str, str] | None:
+        """Return the role, of some, that denies something, and the line where it does; None if none does."""
+        held = (role for role in sorted(roles & self.roles.keys()) if bound or self.roles[role].bound is None)
+        entries = ((role, entry) for role in held for entry in self.roles[role].deny)
+        for role, entry in entries:
+            if (server, name) in _expanded(entry, self._vocabulary):
+                return role, self._place(role, "deny", entry)
+        return None
 
-    def _compiled_rules(self, tool: tuple[str, str], rules: Mapping[str, RuleAsWritten]) -> tuple[Rule, ...]:
+    def unbound(self, roles: frozenset[str]) -> list[tuple[str, str]]:
+        """Return the roles that hold only for callers who are bound to a customer, each with the line that says so."""
+        wanting = (role for role in sorted(roles & self.roles.keys()) if self.roles[role].bound)
+        return [(role, self._place(role, "bound")) for role in wanting]
+
+    def _compiled_rules(
+        self, tool: tuple[str, str], rules: Mapping[str, RuleAsWritten], *place: str
+    ) -> tuple[Rule, ...]:
         encodings = self._vocabulary[tool[0]][tool[1]].encodings
-        return tuple(rule.compiled(argument, encodings.get(argument)) for argument, rule in rules.items())
+        return tuple(
+            rule.compiled(argument, encodings.get(argument), self._places.of(*place, argument))
+            for argument, rule in rules.items()
+        )
+
+    def _place(self, role: str, *keys: str) -> str:
+        return self._places.of("role", role, *keys) if role in self._written.role else f"the built-in role {role}"
 
     def _compile(self, roles: frozenset[str], *, bound: bool) -> Rights:
         held = {name: self.roles[name] for name in sorted(roles) if name in self.roles}
@@ -215,21 +261,36 @@ class Policy:
         grants: dict[tuple[str, str], tuple[Grant, ...]] = {}
         for name, role in held.items():
             rules = {
-                key: self._compiled_rules(key, written)
+                key: self._compiled_rules(key, written, "role", name, "tool", tool)
                 for tool, written in role.tool.items()
                 if (key := _tool(tool, self._vocabulary))
             }
             allowed = {key: entry for entry in reversed(role.allow) for key in _expanded(entry, self._vocabulary)}
             for key, entry in allowed.items():
                 if key not in denied and key not in self.misfits:
-                    grant = Grant(name, entry, (*self._everywhere.get(key, ()), *rules.get(key, ())))
+                    held_to = (*self._everywhere.get(key, ()), *rules.get(key, ()))
+                    grant = Grant(name, entry, held_to, self._place(name, "allow", entry))
                     grants[key] = (*grants.get(key, ()), grant)
         limits = [role.limit for role in held.values()]
         rates = [Rate.read(limit) for limit in limits if limit is not None]
         highest = max(rates, key=lambda rate: (rate.per_second, rate.burst), default=None)
         ruled = {key: tuple(grant.rules for grant in found) for key, found in grants.items()}
         ruled = {key: rules for key, rules in ruled.items() if all(rules)}
-        return Rights(grants, ruled, None if None in limits else highest)
+        narrow = {key: own for key, found in grants.items() if (own := self._narrow(key, found))}
+        return Rights(grants, ruled, None if None in limits else highest, narrow)
+
+    def _narrow(self, key: tuple[str, str], grants: Sequence[Grant]) -> tuple[NarrowLimit, ...]:
+        """Return the limits of a server or tool: everybody's, and the highest of all roles that allow it."""
+        found: list[NarrowLimit] = []
+        for scope in (key[0], ":".join(key)):
+            if (shared := self._written.limits.get(scope)) is not None:
+                found.append(NarrowLimit(scope, Rate.read(shared), shared=True))
+            own = [self.roles[grant.role].limits.get(scope) for grant in grants]
+            rates = [Rate.read(limit) for limit in own if limit is not None]
+            if len(rates) == len(own):
+                highest = max(rates, key=lambda rate: (rate.per_second, rate.burst))
+                found.append(NarrowLimit(scope, highest, shared=False))
+        return tuple(found)
 
 
 def read_policy(path: Path) -> "tuple[FileAsWritten, Places]":
@@ -259,8 +320,9 @@ def read_policy(path: Path) -> "tuple[FileAsWritten, Places]":
 
 def servers_named(written: FileAsWritten) -> set[str]:
     """Return the servers that a file names by their names; not those of resources' addresses."""
-    entries = [entry for role in written.role.values() for entry in (*role.allow, *role.deny, *role.tool)]
-    return {entry.partition(":")[0] for entry in (*entries, *written.tool) if "://" not in entry}
+    roles = written.role.values()
+    entries = [entry for role in roles for entry in (*role.allow, *role.deny, *role.tool, *role.limits)]
+    return {entry.partition(":")[0] for entry in (*entries, *written.tool, *written.limits) if "://" not in entry}
 
 
 def names_resources(written: FileAsWritten) -> bool:
@@ -340,6 +402,15 @@ def _mistakes(written: FileAsWritten, vocabulary: Vocabulary, places: "Places") 
         for tool, rules in role.tool.items():
             where = ("role", name, "tool", tool)
             yield from _rule_mistakes(tool, rules, vocabulary, places, where, bound=role.bound is not None)
+    limited = [(("role", name, "limits"), role.limits) for name, role in written.role.items()]
+    for place, limits in (*limited, (("limits",), written.limits)):
+        for scope in limits:
+            if scope in vocabulary or _tool(scope, vocabulary) is not None:
+                continue
+            if reason := _unknown(scope, vocabulary, scopes=False):
+                yield _Mistake(
+                    places.of(*place, scope), reason, server=scope.partition(":")[0], name=scope.partition(":")[2]
+                )
     for tool, rules in written.tool.items():
         # Nobody is bound for certain where a rule holds for every role.
         yield from _rule_mistakes(tool, rules, vocabulary, places, ("tool", tool), bound=False)

@@ -7,7 +7,7 @@ nested `interaction_data` are other spellings, and a rule on the raw JSON would 
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote
 
@@ -41,14 +41,14 @@ class RuleAsWritten(BaseModel):
         """All in which a placeholder may stand."""
         return [text for text in (self.prefix, self.set_to, *(self.one_of or ())) if isinstance(text, str)]
 
-    def compiled(self, argument: str, encoding: str | None = None) -> "Rule":
+    def compiled(self, argument: str, encoding: str | None = None, place: str = "") -> "Rule":
         """Return the rule for an argument, and for the one that says how it is encoded, if there is such."""
         if self.one_of is not None:
-            return Rule(argument, "in", tuple(self.one_of), encoding)
+            return Rule(argument, "in", tuple(self.one_of), encoding, place)
         if self.prefix is not None:
-            return Rule(argument, "prefix", (self.prefix,), encoding)
+            return Rule(argument, "prefix", (self.prefix,), encoding, place)
         assert self.set_to is not None
-        return Rule(argument, "set", (self.set_to,), encoding)
+        return Rule(argument, "set", (self.set_to,), encoding, place)
 
 
 class Refused(Exception):
@@ -74,12 +74,20 @@ class Rule:
         values: as the file has them, with placeholders.
         encoding: the argument that says how it is encoded. What is encoded is not what the backend sees, so it has to
             be left out.
+        place: the line of the file that it is.
     """
 
     argument: str
     kind: Literal["in", "prefix", "set"]
     values: tuple[str | int, ...]
     encoding: str | None = None
+    place: str = ""
+
+    has_placeholder: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        filled = any(isinstance(value, str) and PLACEHOLDER in value for value in self.values)
+        object.__setattr__(self, "has_placeholder", filled)  # frozen, and known once and for all
 
     @property
     def names_customer(self) -> bool:
@@ -97,7 +105,7 @@ class Rule:
         Raises:
             Refused: the value breaks the rule, or the customer's id can't be filled in without changing its meaning.
         """
-        wanted = [self._filled(value, customer) for value in self.values]
+        wanted = [self._filled(value, customer) for value in self.values] if self.has_placeholder else self.values
         if self.kind == "set":
             return wanted[0]
         if self.kind == "in":

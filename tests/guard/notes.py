@@ -51,6 +51,17 @@ name = { prefix = "filed/" }
 [role.archivist]
 allow = ["notes:write", "notes:read_note"]
 
+[role.slow]
+allow = ["notes:read"]
+limits = { "notes:list_notes" = "1/h burst 2" }
+
+[limits]
+"clock:get_time" = "1/h burst 3"
+
+[role.timekeeper]
+allow = ["clock:read"]
+limits = { clock = "1/h burst 2" }
+
 [tool."notes:delete_note"]
 name = { prefix = "old/" }
 """
@@ -66,6 +77,10 @@ PRINCIPALS = (
     Principal("both", frozenset({"archivist", "customer_bot"}), customer=CUSTOMER),
     Principal("filing archivist", frozenset({"filer", "archivist"})),
     Principal("developer", frozenset({"developer"})),
+    Principal("slow", frozenset({"slow"})),
+    Principal("slow too", frozenset({"slow"})),
+    Principal("timekeeper", frozenset({"timekeeper"})),
+    Principal("timekeeper too", frozenset({"timekeeper"})),
 )
 
 

@@ -142,3 +142,34 @@ async def test_who_calls_more_than_its_limit_waits(http: httpx.AsyncClient) -> N
     assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
     assert 0 < int(answer.headers["retry-after"]) <= 3600
     assert (await call(http, "archivist", "read_note", name="n"))["success"]
+
+
+async def test_a_tool_has_a_limit_of_its_own_for_each_caller(http: httpx.AsyncClient) -> None:
+    for caller in ("slow", "slow too"):
+        codes = [(await call(http, caller, "list_notes")).get("code") for _ in range(3)]
+        assert codes == [None, None, "rate_limited"]
+        assert (await call(http, caller, "read_note", name="n"))["success"]
+
+
+async def test_a_limit_for_everybody_is_shared_and_a_servers_holds_for_all_of_it(http: httpx.AsyncClient) -> None:
+    async def told(caller: str, tool: str) -> str | None:
+        answer = await http.post(f"/mcp/clock/tools/{tool}", headers={"x-test-caller": caller})
+        return answer.json().get("code")
+
+    assert [await told("timekeeper", tool) for tool in ("get_time", "get_raw_time", "get_raw_time")] == [
+        None,
+        None,
+        "rate_limited",
+    ]
+    assert [await told("developer", "get_time") for _ in range(3)] == [None, None, "rate_limited"]
+    assert await told("timekeeper too", "get_time") == "rate_limited"
+    # That cost one of the server's two.
+    assert [await told("timekeeper too", "get_raw_time") for _ in range(2)] == [None, "rate_limited"]
+
+
+async def test_each_call_of_a_batch_costs_one(http: httpx.AsyncClient) -> None:
+    calls = [{"server": "notes", "tool": "read_note", "arguments": {"name": "n"}}] * 5
+    answer = await http.post("/mcp/batch", json={"calls": calls}, headers={"x-test-caller": "clerk"})
+    codes = [result.get("error", {}).get("code") for result in answer.json()["results"]]
+    assert sorted(map(str, codes)) == ["None"] * 3 + ["rate_limited"] * 2
+    assert (await call(http, "clerk", "read_note", name="n"))["code"] == "rate_limited"

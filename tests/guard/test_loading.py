@@ -58,6 +58,7 @@ bucket = { in = ["{customer}"] }
             ],
         ),
         ('[role.a]\n\nlimit = "fast"\n', ["switchboard.toml:3: role.a.limit: expected a limit such as"]),
+        ('[limits]\naws = "5/s"\n"aws:s3" = "5/s"\n', ["switchboard.toml:3: aws has no tool 's3'"]),
         ("[role.a]\nalow = []\n", ["switchboard.toml:2: role.a.alow: nothing of that name is known here"]),
         ("[role.a]\nallow = [\n", ["switchboard.toml:2: Invalid value"]),
         ('[tool."kafka:create_topic"]\ntopic = { prefix = "" }\n', ["switchboard.toml:2: "]),

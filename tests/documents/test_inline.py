@@ -32,6 +32,7 @@ NOT_RUN: Mapping[str, str] = {
     "curl --path-as-is": "an option of curl's; tests/mcp_servers/test_aws_mcp.py sends such paths",
     "alembic upgrade head && alembic check": "`make check` runs it",
     "make": "the program itself",
+    "switchboard keys create | list | revoke | rotate": "four commands; tests/test_keys.py runs each",
     "KAFKA_BROKER=apache pytest tests/services/kafka tests/mcp_servers/test_kafka_*.py": "`make test-kafka` runs it",
 }
 NOT_OURS: Mapping[str, str] = {
@@ -43,11 +44,13 @@ NOT_OURS: Mapping[str, str] = {
     "/apple": "as above",
     "/gw/gw/mcp/kafka/": "behind the proxy of docs/proxies.md",
     "/gw/mcp/kafka/": "as above",
+    **dict.fromkeys(("/s", "/min", "/h"), "units of a limit"),
     "/query": "of the agents: tests/agents/test_a2a.py",
     "/knowledge": "as above",
     "/response": "as above",
     "/.well-known/agent-card.json": "as above",
     "app/routers/parcel.py": "the reader writes it",
+    "switchboard.toml": "the operator writes it",
     "mcp_parcel": "as above",
     "admit_stream": "what it was called before that decision",
     # Settings and words of others.
@@ -154,6 +157,10 @@ def _check_switchboard(arguments: list[str]) -> None:
         found = switchboard.get_command(context, arguments.pop(0))
         assert found is not None, "there is no such command"
         command = found
+    while isinstance(command, click.Group) and command is not switchboard and arguments and arguments[0][0] != "-":
+        found = command.get_command(context, arguments.pop(0))
+        assert found is not None, f"`switchboard {command.name}` has no such command"
+        command = found
     options = {name: option for option in command.get_params(context) for name in option.opts}
     choices = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
     while arguments:
@@ -233,7 +240,7 @@ def _check_file(text: str) -> None:
 @cache
 def _routes() -> tuple[Any, ...]:
     app = create_app(load_servers())
-    return tuple(app.routes)
+    return tuple(route for route in app.routes if getattr(route, "path", "") != "/{path:path}")  # tells of a wrong path
 
 
 def _check_route(text: str) -> None:

@@ -25,6 +25,7 @@ from app.services.postgres.connections.pools import open_database
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.desk.support import CUSTOMER_CONTEXT
 from app.services.postgres.knowledge.search import KnowledgeSearch
+from benchmarks.apps import KEY
 from benchmarks.data import CUSTOMERS, load_articles, load_desk
 from benchmarks.load import JSON_HEADERS, Request, Sample, http_load, websocket_load
 from benchmarks.start_up import print_start_ups, start_up_times
@@ -229,7 +230,9 @@ async def main() -> None:
         spine_cases: dict[str, Measure] = {
             "a constant ASGI app": post(constant, "/", _rest_body),
             "trivial tool, REST": post(trivial, "/mcp/trivial/tools/echo", _rest_body),
-            "trivial tool, guard on (role, limit)": post(guarded, "/mcp/trivial/tools/echo", _rest_body),
+            "trivial tool, guard on (key, role, limit)": post(
+                guarded, "/mcp/trivial/tools/echo", _rest_body, {**JSON_HEADERS, "authorization": f"Bearer {KEY}"}
+            ),
             "trivial tool among 200 others, REST": post(crowd, "/mcp/trivial/tools/echo", _rest_body),
         }
         samples = await _interleaved({**database_cases, **spine_cases}, options.rounds, options.seconds)

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
@@ -13,7 +14,10 @@ from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from app.catalogue import Catalogue
+from app.faces.identity import Identity
+from app.guard.credentials import Keyring, KnownKeys, StoredKey, hash_of, token_of
 from app.guard.guard import Guard
+from app.guard.limits import Rate
 from app.guard.policy import Policy, vocabulary_of
 from app.logs import set_up_logging
 from app.main import create_app
@@ -80,19 +84,25 @@ def constant_app() -> FastAPI:
 
 
 _POLICY = """
-[role.developer]
+[auth]
+[role.caller]
 allow = ["trivial:read"]
 limit = "999999999/s burst 999999999"
 """
+_KEY_ID = "benchmarkkey"
+KEY = token_of(_KEY_ID, bytes(32))
+"""Of whoever calls the guarded app."""
 
 
 def guarded_app() -> FastAPI:
-    """Return the trivial tool behind a guard that has to look at everything: a role and its limit."""
+    """Return the trivial tool behind a guard that has to look at everything: a key, its role and the role's limit."""
     with NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(_POLICY)
         file.flush()
         policy = Policy.load(Path(file.name), vocabulary_of(Catalogue([TrivialMCPServer])))
-    return create_app([TrivialMCPServer], guard=Guard(policy))
+    keys = KnownKeys([StoredKey(_KEY_ID, hash_of(KEY.encode()), frozenset({"caller"}))])
+    identity = Identity(Keyring(lambda: nullcontext(keys), Rate.read("60/min")))
+    return create_app([TrivialMCPServer], guard=Guard(policy), identity=identity)
 
 
 APPS = {

@@ -49,7 +49,7 @@ from app.errors import (
     UnknownServer,
     UnknownTool,
 )
-from app.guard.confinement import confine, not_confined
+from app.guard.confinement import confine, not_confined, with_own_key
 from app.guard.guard import Guard
 from app.guard.policy import PROMPTS
 from app.guard.principal import Principal
@@ -570,7 +570,7 @@ class Gateway:
             arguments = self.guard.judge(server, operation, principal, arguments)
             if customer is not None:  # no rule puts another in its place
                 arguments = confine(operation, customer, arguments, ruled=True)
-        return arguments
+        return arguments if operation.read_only else with_own_key(arguments, principal)
 
     def foretell(
         self, server: str | None, wanted: str, principal: Principal, given: bytes | None

@@ -142,7 +142,7 @@ def create_app(
     app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.catalogue.servers)
     app.router.routes.extend(Console(gateway, launched).routes())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
-    document(app, gateway)
+    document(app, gateway, identity)
     front = FastLane(app.documented, endpoints={**endpoints, **mcp}, free_paths=free_paths(gateway))
     app.put_in_front(front, settings, identity)
     return app

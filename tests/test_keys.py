@@ -163,6 +163,11 @@ async def test_keys_are_made_listed_replaced_and_revoked_while_two_gateways_run(
         (("--role", "bot"), "--customer"),
         (("--role", "support_agent", "--expires", "soon"), "30d"),
         (("--role", "support_agent", "--customer", "a/b"), "slashes"),
+        *(
+            (("--role", "support_agent", option, name), "hidden characters")
+            for option in ("--customer", "--tenant")
+            for name in ("..", "a\u202eb", "a%2fb", "a\uff0fb", "a\udcffb", "a b", "")
+        ),
         ((), "--role"),
     ],
 )

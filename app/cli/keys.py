@@ -3,25 +3,28 @@
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import click
 
 from app.cli.running import UnusableSettings, policy_file, read_settings, run
-from app.guard.credentials import KeyAdministration, StoredKey, mint
+from app.guard.credentials import KeyAdministration, KeyStore, StoredKey, mint
 from app.guard.key_file import as_first_key
 from app.guard.policy import PolicyMistake, read_policy
 from app.guard.principal import DEVELOPER
+from app.guard.rules import fits_anywhere
 from app.guard.settings import IdentitySettings
-from app.key_stores import NoKeyStore, administered
+from app.key_stores import NoKeyStore, administered, every_key
 from app.services.postgres.connections.settings import PostgresSettings
 from app.settings import Settings
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 T = TypeVar("T")
+StoreT = TypeVar("StoreT")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_TEXT = re.compile(r"[^\s\x00-\x1f\x7f/\\]{1,64}")
+_TEXT = re.compile(r"\S{1,64}")
 
 
 def _seconds(context: click.Context, option: click.Parameter, given: str | None) -> float | None:
@@ -35,9 +38,9 @@ def _seconds(context: click.Context, option: click.Parameter, given: str | None)
 
 
 def _name(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
-    """Return the name of a customer or a tenant."""
-    if given is not None and not _TEXT.fullmatch(given):
-        raise click.BadParameter("expected 1 to 64 characters without spaces and slashes")
+    """Return the name of a customer or a tenant: one that rules can fill in, and that lists show as it is."""
+    if given is not None and not (_TEXT.fullmatch(given) and fits_anywhere(given)):
+        raise click.BadParameter("expected 1 to 64 characters; no spaces, slashes, `..`, encoded or hidden characters")
     return given
 
 
@@ -162,7 +165,7 @@ def _plain(key_id: str) -> str:
     return key_id.split("_")[1] if key_id.startswith("sb_") else key_id
 
 
-async def _existing(store: KeyAdministration, key_id: str) -> StoredKey:
+async def _existing(store: KeyStore, key_id: str) -> StoredKey:
     found = await store.find([_plain(key_id)])
     if not found:
         raise click.ClickException("There is no key of that id. `switchboard keys list` shows those there are.")
@@ -189,17 +192,32 @@ def _date(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
 
 
+def find_key(key_id: str) -> StoredKey:
+    """Return what is kept of a key, wherever this installation keeps it.
+
+    Raises:
+        click.ClickException: there is none of that id, or nobody can tell.
+    """
+    return _in(every_key, lambda store: _existing(store, key_id))
+
+
 def _in_store(work: Callable[[KeyAdministration], Awaitable[T]]) -> T:
-    """Do something with the keys, and return what comes of it."""
-    given = read_settings(IdentitySettings)
+    """Do something with the keys that can be changed, and return what comes of it."""
+    return _in(administered, work)
+
+
+def _in(
+    stores: Callable[[IdentitySettings, PostgresSettings], Callable[[], AbstractAsyncContextManager[StoreT]]],
+    work: Callable[[StoreT], Awaitable[T]],
+) -> T:
     try:
-        administer = administered(given, read_settings(PostgresSettings))
+        opened = stores(read_settings(IdentitySettings), read_settings(PostgresSettings))
     except NoKeyStore as error:
         raise UnusableSettings(str(error)) from None
     results: list[T] = []
 
     async def open_and_work() -> None:
-        async with administer() as store:
+        async with opened() as store:
             results.append(await work(store))
 
     run(open_and_work)

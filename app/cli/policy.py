@@ -1,13 +1,15 @@
 """`switchboard policy`: what `switchboard.toml` says, before anybody is held to it."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from app.catalogue import Catalogue, load_servers
+from app.cli.keys import find_key
 from app.cli.running import CONFIG, policy_file, read_guard, read_settings
-from app.errors import GatewayError, NotFound
+from app.errors import GatewayError, NotFound, Unauthenticated
 from app.gateway import Gateway
 from app.guard.policy import DEVELOPER
 from app.guard.principal import Principal
@@ -46,12 +48,14 @@ def check(config: Path | None) -> None:
 
 @policy.command
 @CONFIG
-@click.option("--role", "roles", multiple=True, required=True, help="A role of the caller; may be given again.")
+@click.option("--key", "key_id", metavar="ID", default=None, help="The id of the caller's key.")
+@click.option("--role", "roles", multiple=True, help="Instead: a role of the caller; may be given again.")
 @click.option("--customer", default=None, help="The customer to whom the caller is bound.")
 @click.argument("what")
 @click.argument("arguments", required=False)
 def explain(
     config: Path | None,
+    key_id: str | None,
     roles: tuple[str, ...],
     customer: str | None,
     what: str,
@@ -61,21 +65,28 @@ def explain(
 
     Nothing is called.
     """
+    if (key_id is None) == (not roles) or (key_id is not None and customer is not None):
+        raise click.UsageError("Say who calls: --key ID, or --role NAME with or without --customer ID.")
+    given = None if arguments is None else arguments.encode(errors="surrogateescape")  # bytes, as they were typed
     settings, kinds = read_settings(Settings, switchboard_config=config), load_servers()
     guard = read_guard(settings, kinds)
     gateway = Gateway(kinds, settings, guard=guard)
-    principal = Principal("-", frozenset(roles), customer=customer)
+    key = None if key_id is None else find_key(key_id)
+    principal = Principal("-", frozenset(roles), customer=customer) if key is None else key.principal
     server, _, name = (None, "", what) if "://" in what else what.partition(":")
-    given = None if arguments is None else arguments.encode()
     try:
         owner, operation, parsed = _wanted(gateway.catalogue, server, name, given)
     except NotFound as error:
         raise click.UsageError(error.detail) from None
-    refusal = gateway.foretell(server, name, principal, given)
+    complaint = None if key is None else key.complaint(time.time())
+    refusal = gateway.foretell(server, name, principal, given) if complaint is None else Unauthenticated(complaint)
     if refusal is None:
         click.echo("allowed")
     else:
         click.echo(f"refused ({refusal.status} {refusal.code}): {refusal.detail}")
+    if key is not None:
+        bound = "" if key.customer is None else f", bound to the customer {key.customer}"
+        click.echo(f"  the key {key.id} has {', '.join(sorted(key.roles))}{bound}")
     for line in guard.explain(principal, owner, operation, parsed):
         click.echo(f"  {line}")
 

@@ -18,8 +18,10 @@ _REMINDED_EVERY = 60.0
 _SCHEME = b"Bearer "
 LONGEST_CREDENTIAL = 4096
 """Bytes of an `Authorization` header that are looked at."""
-_OPEN = ("/health",)
-_ONE_WORD = "/ready"
+OPEN = ("/health",)
+"""Paths that are served to everybody."""
+ONE_WORD = "/ready"
+"""The path that is answered with one word to who shows no key."""
 _PAGES = ("/", "/docs", "/redoc", "/openapi.json", "/favicon.ico")
 _BELOW = ("/console/", "/redoc/", "/guides/")
 _OF_PROXIES = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via")
@@ -100,7 +102,7 @@ class Identified:
                 state["principal"] = credential.principal
                 state["credential"] = credential
                 return self._app(scope, receive, send)
-            if not _is_at(scope, _OPEN):
+            if not _is_at(scope, OPEN):
                 return self._ask(given, scope, receive, send)
         refusal = self._without_a_key(scope)
         return self._app(scope, receive, send) if refusal is None else send_refusal(scope, send, refusal)
@@ -120,7 +122,7 @@ class Identified:
     def _without_a_key(self, scope: Scope) -> GatewayError | None:
         """Return why a request without a key is refused; None if it is not."""
         state, identity = scope["state"], self._identity
-        if _is_at(scope, _OPEN):
+        if _is_at(scope, OPEN):
             return None
         if identity.anonymous is not None:
             headers: Mapping[bytes, bytes] = state["headers"]
@@ -134,7 +136,7 @@ class Identified:
                 " nobody for a key. Operators add [auth] to switchboard.toml, or let everybody call who can reach the"
                 " proxy: SWITCHBOARD_ALLOW_ANONYMOUS=true."
             )
-        if _is_at(scope, (_ONE_WORD,)):
+        if _is_at(scope, (ONE_WORD,)):
             state["one_word"] = True
             return None
         if identity.public_pages and _is_page(scope):

@@ -15,8 +15,9 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from app.catalogue import Catalogue, Offer
-from app.errors import GatewayError, InvalidArguments, Problem
+from app.errors import GatewayError, InvalidArguments, Problem, Unauthenticated
 from app.faces.http import JSON, PROBLEM_JSON, call_context
+from app.faces.identity import ONE_WORD, OPEN, Identity
 from app.gateway import Gateway
 from app.servers.calls import JsonObject
 from app.servers.declaring import Tool
@@ -83,8 +84,14 @@ def problem_responses(*errors: type[GatewayError]) -> dict[int | str, dict[str, 
     }
 
 
-def document(app: FastAPI, gateway: Gateway) -> None:
-    """Add `/openapi.json`: what the caller may see. Every failure is a `Problem` under its own media type."""
+def document(app: FastAPI, gateway: Gateway, identity: Identity | None = None) -> None:
+    """Add `/openapi.json`: what the caller may see. Every failure is a `Problem` under its own media type.
+
+    Args:
+        app: whose routes are documented.
+        gateway: says what callers may see.
+        identity: says whether callers need a key; they need none if left out.
+    """
     documents: WeakKeyDictionary[Catalogue, dict[str, Any]] = WeakKeyDictionary()
 
     def documented(offered: Catalogue) -> dict[str, Any]:
@@ -112,6 +119,8 @@ def document(app: FastAPI, gateway: Gateway) -> None:
                     operation["requestBody"] = body  # of the tool as the caller sees it
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     operation["responses"]["422"] = refused
+        if identity is not None and identity.keyring is not None:
+            _ask_for_keys(schema, optional=identity.anonymous is not None)
         return schema
 
     async def answer(request: Request) -> JSONResponse:
@@ -121,6 +130,24 @@ def document(app: FastAPI, gateway: Gateway) -> None:
 
     app.openapi = lambda: documented(gateway.catalogue)
     app.add_route("/openapi.json", answer, include_in_schema=False)
+
+
+def _ask_for_keys(schema: dict[str, Any], *, optional: bool) -> None:
+    """Document that callers show a key, where they have to or may."""
+    schema["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A key that `switchboard keys create` has made."}
+    }
+    key: dict[str, list[str]] = {"key": []}
+    schema["security"] = [{}, key] if optional else [key]
+    refused = problem_responses(Unauthenticated)[Unauthenticated.status]
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if path in OPEN:
+                operation["security"] = []
+            else:
+                operation["responses"][str(Unauthenticated.status)] = refused
+                if path == ONE_WORD:
+                    operation["security"] = [{}, key]
 
 
 def _is_shown(route: BaseRoute, offered: Catalogue) -> bool:

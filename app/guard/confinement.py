@@ -10,12 +10,15 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from app.errors import NotConfined, NotFound
+from app.guard.principal import Principal
 from app.guard.rules import Rule
 from app.servers.confining import Confinement
 from app.servers.operations import Operation
 
 _LONGEST_ID = 64
 """Characters of a customer's id, as the database has it."""
+_IDEMPOTENCY_KEY = "idempotency_key"
+"""What the argument is called in each tool that has one."""
 
 
 def confine(operation: Operation, customer: str, arguments: Any, *, ruled: bool) -> Any:
@@ -52,6 +55,14 @@ def keeps_to_customer(rules: Sequence[Rule], confinement: Confinement | None) ->
 def not_confined(name: str) -> NotConfined:
     """Return the refusal of what can't be confined to one customer."""
     return NotConfined(f"{name} can't be confined to one customer, and this session is for one. Use what is listed.")
+
+
+def with_own_key(arguments: Any, principal: Principal) -> Any:
+    """Let an idempotency key be the principal's own. Tools that are known at run time have keys of their servers."""
+    if not isinstance(arguments, BaseModel) or (key := arguments.__dict__.get(_IDEMPOTENCY_KEY)) is None:
+        return arguments
+    own = principal.own_key(key)
+    return arguments if own == key else arguments.model_copy(update={_IDEMPOTENCY_KEY: own})
 
 
 def _fill_in(name: str, customer: str, arguments: Any) -> None:

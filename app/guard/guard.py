@@ -7,7 +7,7 @@ may want it.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
 from app.catalogue import Catalogue, Offer
@@ -19,8 +19,6 @@ from app.guard.principal import ANONYMOUS, Principal
 from app.guard.rules import Refused, Rule
 from app.servers.operations import Operation
 
-_IDEMPOTENCY_KEY = "idempotency_key"
-"""What the argument is called in each tool that has one."""
 _AS_IT_IS = (None, "text")
 """What an argument says that tells how another is encoded, where that is not encoded at all."""
 _READ = {"in": "is one of", "prefix": "begins with", "set": "is set to"}
@@ -146,7 +144,7 @@ class Guard:
                 raise not_confined(operation.name)
         if ruled is not None:
             arguments = self._ruled(ruled, operation, principal, arguments)
-        return arguments if operation.read_only else _with_own_key(arguments, principal)
+        return arguments
 
     def _ruled(
         self, ruled: Sequence[Sequence[Rule]], operation: Operation, principal: Principal, arguments: Any
@@ -201,14 +199,6 @@ class Guard:
     def _roles(self, principal: Principal) -> frozenset[str]:
         """Return the roles of a principal; where nobody is asked who he is, everybody develops."""
         return _DEVELOPERS if principal is ANONYMOUS and not self.policy.has_auth else principal.roles
-
-
-def _with_own_key(arguments: Any, principal: Principal) -> Any:
-    """Let an idempotency key be the principal's own. Tools that are known at run time have keys of their servers."""
-    if not isinstance(arguments, BaseModel) or (key := arguments.__dict__.get(_IDEMPOTENCY_KEY)) is None:
-        return arguments
-    own = principal.own_key(key)
-    return arguments if own == key else arguments.model_copy(update={_IDEMPOTENCY_KEY: own})
 
 
 def _changes(rules: Sequence[Rule], arguments: Any, principal: Principal) -> Mapping[str, JsonValue]:

@@ -105,6 +105,8 @@ class KeyFile:
             with suppress(FileNotFoundError):
                 written.unlink()
             with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                with suppress(FileNotFoundError):
+                    _hand_over(file.fileno(), self._path.stat())
                 content = {"keys": STORED_KEYS.dump_python(list(keys.values()), mode="json")}
                 file.write(json.dumps(content, indent=2).encode() + b"\n")
                 file.flush()
@@ -112,3 +114,10 @@ class KeyFile:
             written.replace(self._path)
         finally:
             os.close(lock)
+
+
+def _hand_over(file: int, before: os.stat_result) -> None:
+    """Let a file belong to whom the one before it did: a gateway under another user than the operator's reads it."""
+    os.fchmod(file, before.st_mode & 0o644)
+    with suppress(PermissionError):  # not root, and so whoever makes it has it
+        os.fchown(file, before.st_uid, before.st_gid)

@@ -310,6 +310,8 @@ def read_policy(path: Path) -> "tuple[FileAsWritten, Places]":
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         raise PolicyMistake(f"{path}:{line[1] if line else len(text.splitlines())}: {error}") from None
+    except RecursionError:
+        raise PolicyMistake(f"{path}: lists or tables stand in each other too deeply") from None
     places = Places(path, text)
     try:
         return FileAsWritten.model_validate(content), places

@@ -124,7 +124,7 @@ class Rule:
     def _filled(self, value: str | int, customer: str | None) -> str | int:
         if not isinstance(value, str) or PLACEHOLDER not in value:
             return value
-        if customer is None or not _fits_anywhere(customer):
+        if customer is None or not fits_anywhere(customer):
             raise Refused(self.argument, "can't be told for whom this session is")
         return value.replace(PLACEHOLDER, customer)
 
@@ -139,7 +139,7 @@ def _leaves(rest: str) -> bool:
     )
 
 
-def _fits_anywhere(name: str) -> bool:
+def fits_anywhere(name: str) -> bool:
     """Whether a name is one segment of a path and nothing else, however it is decoded."""
     return all(
         reading not in (None, "", ".", "..")

@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 from app.faces.identity import Identity
 from app.guard.credentials import KeyAdministration, Keyring, mint
 from app.guard.limits import Rate
-from app.guard.principal import EVERYBODY
+from app.guard.principal import EVERYBODY, Principal
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext
@@ -370,6 +370,38 @@ async def test_dev_takes_callers_without_a_key_and_no_bad_ones(database: TestDat
         assert await who(**bearer("garbage")) == 401
         assert await who(**{"x-forwarded-for": "1.2.3.4"}) == 401
         assert await who(**bearer(token), **{"x-forwarded-for": "1.2.3.4"}) == key.id
+
+
+@pytest.mark.parametrize("anonymous", [None, EVERYBODY])
+async def test_the_openapi_document_says_where_a_key_is_wanted(
+    database: TestDatabase, token: str, anonymous: Principal | None
+) -> None:
+    identity = door(database, anonymous=anonymous)
+    async with (
+        serve(create_app([ClockMCPServer()], Settings(), identity=identity)) as served,
+        client_of(served) as http,
+    ):
+        document = (await http.get("/openapi.json", headers=bearer(token))).json()
+    assert [scheme["scheme"] for scheme in document["components"]["securitySchemes"].values()] == ["bearer"]
+    (name,) = document["components"]["securitySchemes"]
+    assert document["security"] == ([{name: []}] if anonymous is None else [{}, {name: []}])
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path == "/health":
+                assert (operation["security"], "401" in operation["responses"]) == ([], False)
+            else:
+                assert "unauthenticated" in operation["responses"]["401"]["description"]
+                assert operation.get("security") == ([{}, {name: []}] if path == "/ready" else None)
+
+
+async def test_the_openapi_document_asks_for_no_key_where_none_is_looked_at() -> None:
+    async with (
+        serve(create_app([ClockMCPServer()], Settings(), identity=Identity(None, anonymous=EVERYBODY))) as served,
+        client_of(served) as http,
+    ):
+        document = (await http.get("/openapi.json")).json()
+    assert "security" not in document
+    assert "securitySchemes" not in document["components"]
 
 
 async def test_pages_are_public_only_where_the_file_says_so(database: TestDatabase) -> None:

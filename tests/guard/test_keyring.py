@@ -1,6 +1,7 @@
 """Keys are known by memory where that is certain, else by the store, whose word holds for two seconds."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -269,6 +270,19 @@ async def test_keys_through_a_pooler_that_lends_connections_by_the_transaction(d
         open_keys(settings_for(url)) as keys,
     ):
         await lifecycle(keys)
+
+
+async def test_a_changed_file_is_still_its_readers(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    store = KeyFile(path)
+    await store.add(mint(frozenset({"developer"}))[1])
+    assert path.stat().st_mode & 0o777 == 0o600
+    owner = 65_534 if os.geteuid() == 0 else os.geteuid()
+    os.chown(path, owner, -1)
+    for given, kept in ((0o640, 0o640), (0o666, 0o644)):
+        path.chmod(given)
+        await store.add(mint(frozenset({"developer"}))[1])
+        assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (kept, owner)
 
 
 async def test_keys_in_a_file_that_another_process_changes(tmp_path: Path) -> None:

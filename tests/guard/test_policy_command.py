@@ -1,11 +1,14 @@
 """`switchboard policy`: what the file comes to, and which line decides."""
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from app.cli.commands import switchboard
+from app.guard.credentials import STORED_KEYS, mint
+from app.guard.key_file import as_first_key
 
 POLICY = """\
 [role.agent]
@@ -73,6 +76,65 @@ def test_the_lines_that_decide_are_named(tmp_path: Path, arguments: list[str], l
     for line in lines:
         assert line in said
     assert ("denies it" in said) is any("denies it" in line for line in lines)
+
+
+@pytest.fixture
+def key_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Keys in a file, by what they are for."""
+    monkeypatch.setenv("SWITCHBOARD_KEY_FILE", str(tmp_path / "keys.json"))
+    first = mint(frozenset({"agent"}))[1]
+    monkeypatch.setenv("SWITCHBOARD_FIRST_KEY", as_first_key(first))
+    made = {
+        "agent": mint(frozenset({"agent"}))[1],
+        "bot": mint(frozenset({"bot"}), customer="12345")[1],
+        "expired": mint(frozenset({"agent"}), expires_at=1.0)[1],
+    }
+    content = {"keys": STORED_KEYS.dump_python(list(made.values()), mode="json")}
+    (tmp_path / "keys.json").write_text(json.dumps(content))
+    return {name: key.id for name, key in made.items()} | {"first": first.id}
+
+
+@pytest.mark.parametrize(
+    ("key", "what", "lines"),
+    [
+        ("agent", ["db://tickets/5"], ["allowed", " has agent", "database:read (switchboard.toml:2)"]),
+        ("first", ["db://tickets/5"], ["allowed", " has agent"]),
+        ("bot", ["database:get_customer_context", "{}"], ["allowed", "bound to the customer 12345"]),
+        ("bot", ["database:get_customer_context", '{"customer_id": "1"}'], ["refused (404 not_found)"]),
+        ("bot", ["db://tickets/5"], ["refused (403 insufficient_scope)"]),
+        ("expired", ["db://tickets/5"], ["refused (401 unauthenticated)", "expired"]),
+    ],
+)
+def test_what_a_key_may_do_is_explained(
+    tmp_path: Path, key_ids: dict[str, str], key: str, what: list[str], lines: list[str]
+) -> None:
+    status, said = policy(tmp_path, "explain", "--key", key_ids[key], *what)
+    assert status == 0, said
+    for line in lines:
+        assert line in said
+
+
+@pytest.mark.parametrize(
+    "who", [[], ["--key", "abcdefghijkl", "--role", "agent"], ["--key", "abcdefghijkl", "--customer", "1"]]
+)
+def test_who_calls_is_said_in_one_way(tmp_path: Path, who: list[str]) -> None:
+    status, said = policy(tmp_path, "explain", *who, "db://tickets/5")
+    assert (status, "--key ID, or --role NAME" in said) == (2, True)
+
+
+def test_a_key_that_nobody_has_made_is_told(tmp_path: Path, key_ids: dict[str, str]) -> None:
+    status, said = policy(tmp_path, "explain", "--key", "abcdefghijkl", "db://tickets/5")
+    assert (status, "There is no key of that id" in said) == (1, True)
+
+
+def test_arguments_that_are_no_text_are_refused_as_the_call_would_be(tmp_path: Path) -> None:
+    status, said = policy(tmp_path, "explain", "--role", "agent", "aws:s3_upload_file", '{"bucket": "\udcff"}')
+    assert (status, "refused (400 malformed_request)" in said) == (0, True)
+
+
+def test_a_file_that_nests_without_end_is_a_mistake_of_the_file(tmp_path: Path) -> None:
+    status, said = policy(tmp_path, "check", text=f"a = {'[' * 5000}{']' * 5000}")
+    assert (status, "too deeply" in said) == (2, True)
 
 
 def test_what_does_not_exist_is_told(tmp_path: Path) -> None:

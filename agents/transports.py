@@ -117,14 +117,7 @@ class HttpTransport:
             raise MalformedAnswer(f"The answer of {self._url} is damaged.") from error
         if response.status_code == 200:
             return response.headers, answered
-        retry_after = seconds_to_wait(response.headers.get("retry-after"))
-        try:
-            problem = _parsed(answered)
-        except ValueError:
-            problem = None
-        if isinstance(problem, dict) and "code" in problem:
-            raise failure_of_problem(cast("JsonObject", problem), retry_after)
-        raise failure_of_status(response.status_code, self._url, retry_after)
+        raise _refusal(response.status_code, response.headers, answered, self._url)
 
     async def _read(self, response: httpx.Response) -> bytes:
         """Return a body, unless it is larger than anybody asked for, be it compressed or without an end."""
@@ -214,7 +207,8 @@ class WebSocketTransport:
                 max_size=_LARGEST_MESSAGE,
             )
         except InvalidStatus as error:
-            raise failure_of_status(error.response.status_code, self._url) from error
+            answer = error.response
+            raise _refusal(answer.status_code, answer.headers, bytes(answer.body or b""), self._url) from error
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
             raise ConnectionFailed(f"No WebSocket answers at {self._url}.") from error
 
@@ -354,6 +348,18 @@ def _json(value: Mapping[str, Any]) -> bytes:
         return to_json(value, inf_nan_mode="constants")
     except ValueError as error:
         raise InvalidArguments(f"The arguments can't be written as JSON: {error}.") from error
+
+
+def _refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> CallFailed:
+    """Return the exception for an HTTP answer that is no success, a refused handshake's included."""
+    retry_after = seconds_to_wait(headers.get("retry-after"))
+    try:
+        problem = _parsed(body)
+    except ValueError:
+        problem = None
+    if isinstance(problem, dict) and "code" in problem:
+        return failure_of_problem(cast("JsonObject", problem), retry_after)
+    return failure_of_status(status, where, retry_after)
 
 
 def _parsed(content: bytes | str) -> Any:

@@ -24,7 +24,6 @@ from agents.errors import (
     Conflict,
     ConnectionFailed,
     ConnectionLost,
-    Forbidden,
     GatewayFailed,
     InvalidArguments,
     MalformedAnswer,
@@ -168,7 +167,7 @@ async def test_an_unknown_server_is_named(gateway: Served) -> None:
         assert isinstance(outcomes[0], ServerNotFound)
         assert isinstance(outcomes[1], dict)
     async with MCPClient(gateway.websocket_url) as client:
-        with pytest.raises(Forbidden):
+        with pytest.raises(ServerNotFound, match="sundial"):
             await client.call_tool("mcp_sundial", "get_time")
     async with MCPClient({"servers": {"clock": {"uri": gateway.url}}}) as client:
         with pytest.raises(ServerNotFound, match="mcp_sundial"):

@@ -30,8 +30,9 @@ SECRET = "demo-crm-key-7f3a91"
 
 @asynccontextmanager
 async def served_with(**settings: Any) -> AsyncGenerator[Served]:
-    """Serve a gateway that offers AWS alone, under the given settings of it."""
-    app = create_app([AWSMCPServer], Settings(), [settings_for_aws(settings.pop("stack", None), **settings)])
+    """Serve a gateway that offers AWS alone, under the given settings of it, and lets one caller have all streams."""
+    service_settings = settings_for_aws(settings.pop("stack", None), **settings)
+    app = create_app([AWSMCPServer], Settings(max_streams_per_caller=128), [service_settings])
     async with serve(app) as served:
         yield served
 

@@ -24,7 +24,33 @@ ONE_WORD = "/ready"
 """The path that is answered with one word to who shows no key."""
 _PAGES = ("/", "/docs", "/redoc", "/openapi.json", "/favicon.ico")
 _BELOW = ("/console/", "/redoc/", "/guides/")
-_OF_PROXIES = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via")
+_OF_PROXIES = frozenset(
+    {
+        b"forwarded",
+        b"via",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-server",
+        b"x-forwarded-client-cert",
+        b"x-forwarded-user",
+        b"x-forwarded-email",
+        b"x-original-forwarded-for",
+        b"x-envoy-external-address",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-real-ip",
+        b"true-client-ip",
+        b"cf-connecting-ip",
+        b"cf-ray",
+        b"fastly-client-ip",
+        b"fly-client-ip",
+        b"x-azure-clientip",
+        b"tailscale-user-login",
+    }
+)
 """Headers that tell that a request came through a proxy, and so from anywhere."""
 _IN_ADDRESS = (b"access_token=", b"sb_")
 
@@ -126,7 +152,7 @@ class Identified:
             return None
         if identity.anonymous is not None:
             headers: Mapping[bytes, bytes] = state["headers"]
-            if identity.through_proxies or not any(name in headers for name in _OF_PROXIES):
+            if identity.through_proxies or _OF_PROXIES.isdisjoint(headers):
                 state["principal"] = identity.anonymous
                 return None
             if self._keyring is not None:

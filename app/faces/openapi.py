@@ -15,12 +15,25 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from app.catalogue import Catalogue, Offer
-from app.errors import GatewayError, InvalidArguments, Problem, Unauthenticated
+from app.errors import (
+    ArgumentRefused,
+    GatewayError,
+    IdentityUnavailable,
+    InsufficientScope,
+    InvalidArguments,
+    NotConfined,
+    Problem,
+    RateLimited,
+    Unauthenticated,
+)
 from app.faces.http import JSON, PROBLEM_JSON, call_context
 from app.faces.identity import ONE_WORD, OPEN, Identity
 from app.gateway import Gateway
 from app.servers.calls import JsonObject
 from app.servers.declaring import Tool
+
+_OF_GUARD = (Unauthenticated, InsufficientScope, ArgumentRefused, NotConfined, RateLimited, IdentityUnavailable)
+"""What any call may be answered where callers are told apart."""
 
 
 async def documented_by_others() -> None:
@@ -139,14 +152,19 @@ def _ask_for_keys(schema: dict[str, Any], *, optional: bool) -> None:
     }
     key: dict[str, list[str]] = {"key": []}
     schema["security"] = [{}, key] if optional else [key]
-    refused = problem_responses(Unauthenticated)[Unauthenticated.status]
+    refused = problem_responses(*_OF_GUARD)
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             if path in OPEN:
                 operation["security"] = []
             else:
-                operation["responses"][str(Unauthenticated.status)] = refused
+                responses = operation["responses"]
+                for status, response in refused.items():
+                    known = responses.get(str(status))
+                    others = f"{known['description']} or " if known is not None else ""
+                    responses[str(status)] = {**response, "description": others + response["description"]}
                 if path == ONE_WORD:
+                    del responses[str(InsufficientScope.status)]  # whoever has a key is told
                     operation["security"] = [{}, key]
 
 

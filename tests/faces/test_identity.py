@@ -343,7 +343,8 @@ async def test_on_loopback_everybody_may_call_except_through_a_proxy() -> None:
         client_of(served) as http,
     ):
         assert (await http.post("/mcp/clock/tools/get_time", json={}, headers=bearer("anything"))).status_code == 200
-        for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "X-Forwarded-Host", "Via"):
+        names = "Forwarded X-Forwarded-For X-Forwarded-Port X-Forwarded-Host X-Real-IP X-Client-IP CF-Connecting-IP Via"
+        for name in names.split():
             for method, path in (("POST", "/mcp/clock/tools/get_time"), ("GET", "/docs"), ("GET", "/ready")):
                 answer = await http.request(method, path, headers={name: "1.2.3.4"})
                 assert answer.status_code == 403
@@ -385,12 +386,18 @@ async def test_the_openapi_document_says_where_a_key_is_wanted(
     assert [scheme["scheme"] for scheme in document["components"]["securitySchemes"].values()] == ["bearer"]
     (name,) = document["components"]["securitySchemes"]
     assert document["security"] == ([{name: []}] if anonymous is None else [{}, {name: []}])
+    called = document["paths"]["/mcp/clock/tools/get_time"]["post"]["responses"]
+    for status, codes in (("403", ("origin_refused", "insufficient_scope")), ("429", ("too_many_requests",))):
+        assert all(code in called[status]["description"] for code in codes)
     for path, operations in document["paths"].items():
         for operation in operations.values():
             if path == "/health":
                 assert (operation["security"], "401" in operation["responses"]) == ([], False)
             else:
-                assert "unauthenticated" in operation["responses"]["401"]["description"]
+                said = {status: operation["responses"][status]["description"] for status in ("401", "429", "503")}
+                for status, code in (("401", "unauthenticated"), ("429", "rate_limited"), ("503", "identity_")):
+                    assert code in said[status]
+                assert ("403" in operation["responses"]) is (path != "/ready")
                 assert operation.get("security") == ([{}, {name: []}] if path == "/ready" else None)
 
 

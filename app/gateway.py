@@ -216,6 +216,22 @@ class Gateway:
         self._record_refusal(refusal, server, name, context)
         return refusal
 
+    def server_for(self, name: str, principal: Principal) -> str:
+        """Return the id of a server that a principal may use something of.
+
+        Args:
+            name: as clients say it.
+            principal: who would use it.
+
+        Raises:
+            UnknownServer: there is no such server.
+            InsufficientScope, NotConfined: there is, and nothing of it is for this principal.
+        """
+        try:
+            return _server(self.offered_to(principal), name, "").server_id
+        except UnknownServer as error:
+            raise self._why_not(_server, name, "", principal) or error from None
+
     def may_see_prompts(self, server: str, principal: Principal) -> bool:
         """Tell whether a principal may use what a server does itself for methods of the protocol.
 

@@ -87,11 +87,9 @@ class BatchCall(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    server: str = Field(min_length=1, description="The server's name.", examples=["database"])
-    tool: str = Field(min_length=1, description="The tool's name.", examples=["search_knowledge_base"])
-    arguments: dict[str, JsonValue] = Field(
-        default_factory=dict, description="The tool's arguments object.", examples=[{"search_term": "refund"}]
-    )
+    server: str = Field(min_length=1, description="The server's name.")
+    tool: str = Field(min_length=1, description="The tool's name.")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="The tool's arguments object.")
     id: str | int | None = Field(default=None, description="A name of your choice for the call; its answer repeats it.")
 
 
@@ -109,12 +107,6 @@ _sent = msgspec.json.Decoder(_SentBatch)
 def _in_arguments(place: Place) -> bool:
     """Tell whether a place of a batch is within the arguments of one of its calls."""
     return len(place) > 3 and place[0] == "calls" and place[2] == "arguments"
-
-
-_EXAMPLE = [
-    {"server": "database", "tool": "search_knowledge_base", "arguments": {"search_term": "refund"}},
-    {"server": "database", "tool": "get_customer_context", "arguments": {"customer_id": "12345"}},
-]
 
 
 class BatchRequest(BaseModel):
@@ -260,7 +252,7 @@ def add_batch_route(router: APIRouter, gateway: Gateway) -> None:
     """
     most = gateway.settings.max_batch_calls
     about = f"At most {most} calls."
-    calls = Annotated[list[BatchCall], Field(min_length=1, max_length=most, description=about, examples=[_EXAMPLE])]
+    calls = Annotated[list[BatchCall], Field(min_length=1, max_length=most, description=about)]
     request_model = create_model("BatchRequest", __base__=BatchRequest, calls=(calls, ...))
     endpoint = BatchEndpoint(gateway, request_model)
 

@@ -134,6 +134,7 @@ def document(app: FastAPI, gateway: Gateway, identity: Identity | None = None) -
                     operation["responses"]["422"] = refused
         if identity is not None and identity.keyring is not None:
             _ask_for_keys(schema, optional=identity.anonymous is not None)
+        _show_by_example(schema, offered)
         return schema
 
     async def answer(request: Request) -> JSONResponse:
@@ -171,3 +172,23 @@ def _ask_for_keys(schema: dict[str, Any], *, optional: bool) -> None:
 def _is_shown(route: BaseRoute, offered: Catalogue) -> bool:
     tool: Offer[Tool] | None = getattr(route, "documents", None)
     return tool is None or offered.find_tool(tool.kind.server_id, tool.declared.name) is not None
+
+
+def _show_by_example(schema: dict[str, Any], offered: Catalogue) -> None:
+    """Put examples where any server, tool or resource may stand: of what the caller may use, and of nothing else."""
+    calls = [
+        {"server": offer.kind.server_id, "tool": offer.declared.name, "arguments": offer.declared.example}
+        for offer in offered.tools()
+        if offer.declared.read_only and offer.declared.example is not None
+    ]
+    whole = (offer for offer in offered.resources() if "{" not in offer.declared.template.partition("{?")[0])
+    resource = next(whole, None)
+    server = resource.kind.server_id if resource else next(iter(offered.servers), None)
+    examples = {"server": server, "uri": resource.declared.template.partition("{?")[0] if resource else None}
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()) if "servers" in operation.get("tags", ()) else ():
+                if (example := examples.get(parameter["name"])) is not None:
+                    parameter["schema"]["examples"] = [example]
+    if calls and (batch := schema["components"]["schemas"].get("BatchRequest")):
+        batch["properties"]["calls"]["examples"] = [calls[:2]]

@@ -74,7 +74,7 @@ _EVERY_TOOL_MAY_ANSWER: tuple[type[GatewayError], ...] = (
     BackendUnavailable,
     BackendTimeout,
 )
-ServerName = Annotated[str, Path(description="The server's name.", examples=["database"])]
+ServerName = Annotated[str, Path(description="The server's name.")]
 _LISTING_MAY_ANSWER: tuple[type[GatewayError], ...] = (NotFound, TooManyRequests, InternalError)
 _READING_MAY_ANSWER: tuple[type[GatewayError], ...] = (NotFound, *_EVERY_TOOL_MAY_ANSWER)
 
@@ -325,7 +325,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
     )
     async def read_resource(
         server: ServerName,
-        uri: Annotated[str, Query(description="The resource's URI.", examples=["db://customers?limit=2"])],
+        uri: Annotated[str, Query(description="The resource's URI.")],
         request: Request,
     ) -> Response:
         """Return a resource's content."""

@@ -12,7 +12,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.catalogue import quoted
-from app.errors import GatewayError, IdentityUnavailable, NotFound, UnknownServer
+from app.errors import GatewayError, IdentityUnavailable, NotFound
 from app.faces.duplex import Backlog, Duplex, Write
 from app.faces.http import send_refusal
 from app.faces.identity import held
@@ -67,8 +67,8 @@ class WebSocketFace:
 
     async def _serve_one(self, socket: WebSocket, name: str) -> None:
         try:
-            server = self._gateway.offered_to(socket.scope["state"]["principal"]).server(name).server_id
-        except UnknownServer as error:
+            server = self._gateway.server_for(name, socket.scope["state"]["principal"])
+        except GatewayError as error:
             await send_refusal(socket.scope, socket.send, error)
             return
         await self._serve(socket, server)

@@ -34,6 +34,8 @@ class RuleAsWritten(BaseModel):
     def _one_form(self) -> Self:
         if len(self.model_fields_set) != 1:
             raise ValueError('write one of in = […], prefix = "…", set = …')
+        if any(_leaves(text) for text in self.texts if text == self.prefix or PLACEHOLDER in text):
+            raise ValueError("nothing stays below what has `.` or `..`, or encoded or hidden characters")
         return self
 
     @property

@@ -132,6 +132,29 @@ def test_arguments_that_are_no_text_are_refused_as_the_call_would_be(tmp_path: P
     assert (status, "refused (400 malformed_request)" in said) == (0, True)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'prefix = "customers/{customer}/../"',
+        'prefix = "letters/%2e%2e/"',
+        'prefix = "./letters/"',
+        'prefix = "letters\u200b/"',
+        'set = "customers/{customer}/../1"',
+        'in = ["customers/{customer}/..%2f1"]',
+    ],
+)
+def test_a_rule_that_leads_out_of_what_it_says_is_a_mistake(tmp_path: Path, rule: str) -> None:
+    text = POLICY + f'[role.bot.tool."aws:s3_delete_object"]\nkey = {{ {rule} }}\n'
+    status, said = policy(tmp_path, "check", text=text)
+    assert (status, "switchboard.toml:12" in said, "stays below" in said) == (2, True, True), said
+
+
+@pytest.mark.parametrize("rule", ['prefix = "100%/a..b/"', 'set = "../1"', 'in = ["a%2fb"]'])
+def test_what_leads_nowhere_else_may_be_said(tmp_path: Path, rule: str) -> None:
+    status, said = policy(tmp_path, "check", text=POLICY.replace('prefix = "letters/"', rule))
+    assert status == 0, said
+
+
 def test_a_file_that_nests_without_end_is_a_mistake_of_the_file(tmp_path: Path) -> None:
     status, said = policy(tmp_path, "check", text=f"a = {'[' * 5000}{']' * 5000}")
     assert (status, "too deeply" in said) == (2, True)

@@ -132,11 +132,11 @@ def rotate(key_id: str, overlap: float | None, expires: float | None) -> None:
 
 def _show(token: str, key: StoredKey) -> None:
     click.echo(token)
-    until = "" if key.expires_at is None else f" until {_date(key.expires_at)}"
-    click.echo(
-        f"Key {key.id} for {', '.join(sorted(key.roles))}{until}. It is not shown again: only its hash is kept.",
-        err=True,
-    )
+    holds = f"of {', '.join(sorted(key.roles))}"
+    holds += "" if key.customer is None else f", bound to the customer {key.customer}"
+    holds += "" if key.tenant is None else f", of the tenant {key.tenant}"
+    holds += "" if key.expires_at is None else f", until {_date(key.expires_at)}"
+    click.echo(f"Key {key.id} {holds}. It is not shown again: only its hash is kept.", err=True)
 
 
 def _check_roles(roles: tuple[str, ...], customer: str | None) -> None:

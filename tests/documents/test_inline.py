@@ -181,12 +181,20 @@ def _check_switchboard(arguments: list[str]) -> None:
                 assert word in kind.choices
 
 
+def _below(group: click.Group, context: click.Context) -> Iterator[click.Command]:
+    """Yield the commands of a group, and of the groups in it."""
+    for name in group.list_commands(context):
+        if (command := group.get_command(context, name)) is not None:
+            yield command
+            if isinstance(command, click.Group):
+                yield from _below(command, context)
+
+
 def _check_option(text: str) -> None:
     found = _OPTION.fullmatch(text)
     assert found is not None
     context = click.Context(switchboard, resilient_parsing=True)
-    commands = [switchboard.get_command(context, name) for name in switchboard.list_commands(context)]
-    options = {name for command in commands if command for parameter in command.params for name in parameter.opts}
+    options = {name for command in _below(switchboard, context) for each in command.params for name in each.opts}
     options |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / "agents" / "__main__.py").read_text()))
     assert found[1] in options, f"no command has an option {found[1]}"
 

@@ -78,7 +78,7 @@ class Admission(Interruptible):
     time is up, `InternalError` for anything unforeseen, whose trace is logged under the request id.
     """
 
-    __slots__ = ("_around", "_call", "_narrow", "_timer", "context", "log", "operation", "serving")
+    __slots__ = ("_around", "_narrow", "_timer", "call", "context", "log", "operation", "serving")
 
     def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
         self._around = around
@@ -86,14 +86,14 @@ class Admission(Interruptible):
         self.operation = operation
         self.context = context
         self.log = serving.log
-        self._call = StartedCall(serving.kind.server_id, operation.name, context, time.perf_counter())
+        self.call = StartedCall(serving.kind.server_id, operation.name, context, time.perf_counter())
         self._narrow: Narrow | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> BaseMCPServer:
         around, server = self._around, self.serving.server
         assert server is not None, "the gateway is not open"
-        around.recorder.started(self._call)
+        around.recorder.started(self.call)
         try:
             if around.guard is not None:
                 around.guard.admit(self.serving.kind.server_id, self.operation, self.context.principal)
@@ -150,11 +150,11 @@ class Admission(Interruptible):
     def _set_clock(self) -> None:
         seconds = self.operation.timeout or self._around.settings.tool_timeout
         reason = BackendTimeout(f"{self.operation.name} took longer than {seconds:g} s and was stopped.")
-        left = self._call.at + seconds - time.perf_counter()
+        left = self.call.at + seconds - time.perf_counter()
         self._timer = self._lookout.loop.call_later(left, self.interrupt, reason)
 
     def _ended(self, outcome: str) -> None:
-        call = self._call
+        call = self.call
         self._around.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3))
 
 

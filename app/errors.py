@@ -22,6 +22,7 @@
     │   └── UnknownResource     404  unknown_resource
     ├── Conflict                409  conflict
     │   ├── AckExpired          409  ack_expired
+    │   ├── Interrupted         409  interrupted
     │   └── NotRun              409  not_run
     ├── InvalidArguments        422  invalid_arguments
     │   └── RangeNotSatisfiable 416  range_not_satisfiable
@@ -256,6 +257,15 @@ class AckExpired(Conflict):
     """Messages were not acknowledged in time and are delivered again."""
 
     code, title = "ack_expired", "Acknowledgement expired"
+
+
+class Interrupted(Conflict):
+    """An operator has ended the call while it ran. To repeat it would be to run what somebody did not want to run."""
+
+    code, title = "interrupted", "Interrupted"
+
+    def __init__(self) -> None:
+        super().__init__("An operator has ended this call. What it was about to change may have been changed.")
 
 
 class NotRun(Conflict):

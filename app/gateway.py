@@ -171,6 +171,15 @@ class Gateway:
         """Interrupts what takes too long or has lost its caller, while the gateway is open."""
         return self._around.lookout
 
+    @property
+    def late(self) -> Mapping[StartedCall, Admission]:
+        """What has run for longer than most calls do, and may be interrupted."""
+        return {each.call: each for each in self._around.lookout.late if isinstance(each, Admission)}
+
+    def in_flight(self, server: str) -> int:
+        """Return how many calls a server works on now."""
+        return self._serving[self.catalogue.server(server)].in_flight
+
     def streams(self, server: str) -> Set[StreamAdmission]:
         """Return the streams that a server carries now."""
         return self._serving[self.catalogue.server(server)].streams

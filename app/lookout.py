@@ -22,6 +22,8 @@ class Lookout:
         """Kept, since asking for the running loop is a system call on Python 3.11."""
         self.under_way: set[Interruptible] = set()
         """What is looked after: a block puts itself in and takes itself out. What was called is not in it any more."""
+        self.late: set[Interruptible] = set()
+        """What was called, and is still under way."""
         self.watching = False
         """Whether the timer runs."""
         self._seen: set[Interruptible] = set()
@@ -34,6 +36,7 @@ class Lookout:
     def _tick(self) -> None:
         overdue = self._seen & self.under_way
         self.under_way -= overdue
+        self.late |= overdue
         self._seen = self.under_way.copy()
         self.watching = False
         if self._seen:
@@ -85,7 +88,11 @@ class Interruptible:
 
     def end(self, error: BaseException | None) -> GatewayError | None:
         """Leave the block; return the reason if it was interrupted and that is how it ended."""
-        self._lookout.under_way.discard(self)
+        lookout = self._lookout
+        if self in lookout.under_way:
+            lookout.under_way.remove(self)
+        else:
+            lookout.late.discard(self)
         if self._watcher is not None:
             self._watcher.cancel()
         if self._reason is None:

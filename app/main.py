@@ -32,6 +32,7 @@ from app.guard.guard import Guard
 from app.routers.health import health_router
 from app.servers.base import ServerKind
 from app.settings import Settings
+from app.telemetry.activity import Activity
 from app.version import VERSION
 
 _ABOUT = """
@@ -99,7 +100,9 @@ def create_app(
         identity: who may call; everybody if left out.
     """
     settings = settings or Settings()
-    gateway = Gateway(load_servers() if servers is None else servers, settings, guard=guard)
+    kinds = load_servers() if servers is None else servers
+    activity = Activity([kind.server_id for kind in kinds])
+    gateway = Gateway(kinds, settings, [activity], guard)
     endpoints = tool_endpoints(gateway)
     mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}
     for server_id in gateway.catalogue.servers:
@@ -134,6 +137,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.gateway = gateway
+    app.state.activity = activity
     speak_problem_json(app)
     app.include_router(health_router(lambda: gateway.servers, gateway.turned_off, lambda: gateway.stopping, VERSION))
     add_rest_routes(app.router, gateway, endpoints)

@@ -1,0 +1,386 @@
+"""What calls do now and what became of them lately, for the console and for Prometheus."""
+
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
+from typing import Any
+
+import msgspec
+
+from app.telemetry.recorder import EndedCall, StartedCall
+
+MOST_REMEMBERED = 2000
+"""Calls that have ended and are remembered one by one."""
+MOST_SERIES = 1000
+"""Combinations of server, operation, face and outcome that are counted apart."""
+OTHERS = "others"
+"""The server, operation, face and outcome of what goes beyond these."""
+UNKNOWN = "unknown"
+"""The operation, or server, of calls for what does not exist: callers make its names up."""
+QUICK = 0.02
+"""Seconds within which most calls end, so that nobody need look at them while they run."""
+STEP = 10
+"""Seconds of a point of the charts."""
+POINTS = 90
+"""Points of the charts: a quarter of an hour."""
+_STEPS_A_WINDOW = 6
+_WINDOWS = POINTS // _STEPS_A_WINDOW
+"""Windows in which the last quarter of an hour is kept by operation."""
+_NAMED = 5
+"""Operations that are named as the slowest, or as those that fail most."""
+_NO_FAILURES = frozenset({"ok", "cancelled"})
+
+BOUNDS: tuple[float, ...] = tuple(
+    round(step * 10.0**power, 3) for power in range(-2, 6) for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+)
+"""Upper bounds of a histogram's buckets, in milliseconds: from 10 µs, each at most a third above the one before."""
+
+Key = tuple[str, str, str, str]
+"""Server, operation, face, outcome."""
+
+
+class Histogram:
+    """How long calls took, by `BOUNDS`; what took longer than the last is counted after it."""
+
+    __slots__ = ("counts", "ms")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.ms = 0.0
+        """Of all of them together."""
+
+    @property
+    def count(self) -> int:
+        """How many calls there were."""
+        return sum(self.counts)
+
+    def add(self, other: "Histogram") -> None:
+        """Take those of another one in."""
+        self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
+        self.ms += other.ms
+
+    def quantile(self, part: float) -> float | None:
+        """Return the milliseconds within which a part of the calls ended; None where there were none."""
+        return _quantiles(self.counts, (part,))[0]
+
+
+class _Point(Histogram):
+    """All calls that ended in the same `STEP` seconds."""
+
+    __slots__ = ("errors", "number")
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        """Of the step, since 1970."""
+        self.errors = 0
+
+
+class PastCall(msgspec.Struct, frozen=True, gc=False):
+    """A call that has ended, without what it held: no arguments, no result, no connection."""
+
+    at: float
+    ended: float
+    """In seconds since 1970."""
+    ms: float
+    outcome: str
+    server: str
+    operation: str
+    face: str
+    request_id: str
+    principal: str
+    customer: str | None
+    client: str
+
+    @property
+    def id(self) -> str:
+        """What it is called among the calls of this process."""
+        return _id(self.at)
+
+    def shown(self) -> dict[str, Any]:
+        """Return a line of the console's feed."""
+        return {
+            "id": self.id,
+            "request_id": self.request_id,
+            "server": self.server,
+            "operation": self.operation,
+            "face": self.face,
+            "client": self.client,
+            "principal": self.principal,
+            "customer": self.customer,
+            "outcome": self.outcome,
+            "ms": round(self.ms, 3),
+            "ended": round(self.ended, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCall:
+    """A call that has not ended yet."""
+
+    call: StartedCall
+    started: float
+    """In seconds since 1970."""
+
+    @property
+    def id(self) -> str:
+        """What it is called among the calls of this process, also after its end."""
+        return _id(self.call.at)
+
+    def shown(self, *, can_cancel: bool) -> dict[str, Any]:
+        """Return a line of the console's list of running calls."""
+        who = self.call.context
+        return {
+            "id": self.id,
+            "request_id": who.request_id,
+            "server": self.call.server,
+            "operation": self.call.operation,
+            "face": who.face,
+            "client": who.client,
+            "principal": who.principal.id,
+            "customer": who.principal.customer,
+            "started": round(self.started, 3),
+            "can_cancel": can_cancel,
+        }
+
+
+@dataclass(slots=True)
+class _Window:
+    """What ended in some steps, by operation."""
+
+    number: int
+    of: dict[Key, Histogram] = field(default_factory=dict[Key, Histogram])
+
+
+class Activity:
+    """A sink that keeps account of calls in memory that does not grow.
+
+    Args:
+        servers: the ids of those that there are.
+        clock: the time in seconds since 1970.
+    """
+
+    def __init__(self, servers: Collection[str], clock: Callable[[], float] = time.time) -> None:
+        self._servers = {"all", *servers}
+        self._clock = clock
+        self.began = clock()
+        """Since when account is kept."""
+        self.count = 0
+        """Calls that have ended so far."""
+        self._running: dict[StartedCall, None] = {}
+        self._past: deque[PastCall] = deque(maxlen=MOST_REMEMBERED)
+        self._keys: set[Key] = set()
+        """What is counted apart."""
+        self._before: dict[Key, Histogram] = {}
+        """All that ended before the present window."""
+        self._window = _Window(0)
+        self._windows: deque[_Window] = deque(maxlen=_WINDOWS)
+        self._point = _Point(0)
+        self._points: deque[_Point] = deque(maxlen=POINTS + 1)
+
+    # As a sink
+
+    def calls_started(self, calls: Sequence[StartedCall]) -> None:
+        """Take what has started."""
+        self._running.update(dict.fromkeys(calls))
+
+    def calls_ended(self, calls: Sequence[EndedCall]) -> None:
+        """Take what has ended."""
+        now = self._clock()
+        self._move_on(now)
+        running, remember, point, of = self._running, self._past.append, self._point, self._window.of
+        counts = point.counts
+        for ended in calls:
+            call, ms, outcome = ended.call, ended.ms, ended.outcome
+            who, server, operation = call.context, call.server, call.operation
+            principal = who.principal
+            running.pop(call, None)
+            histogram = of.get((server, operation, who.face, outcome))
+            if histogram is None:
+                histogram = self._histogram(server, operation, who.face, outcome)
+            at = bisect_left(BOUNDS, ms)
+            histogram.counts[at] += 1
+            histogram.ms += ms
+            counts[at] += 1
+            if outcome != "ok" and outcome not in _NO_FAILURES:
+                point.errors += 1
+            remember(
+                PastCall(
+                    call.at,
+                    now,
+                    ms,
+                    outcome,
+                    server,
+                    operation,
+                    who.face,
+                    who.request_id,
+                    principal.id,
+                    principal.customer,
+                    who.client,
+                )
+            )
+        self.count += len(calls)
+
+    def _move_on(self, now: float) -> None:
+        """Begin a new point, and a new window, where it is time to."""
+        number = int(now) // STEP
+        if number == self._point.number:
+            return
+        self._point = _Point(number)
+        self._points.append(self._point)
+        if number // _STEPS_A_WINDOW != self._window.number:
+            for key, histogram in self._window.of.items():
+                self._before.setdefault(key, Histogram()).add(histogram)
+            self._window = _Window(number // _STEPS_A_WINDOW)
+            self._windows.append(self._window)
+
+    def _histogram(self, server: str, operation: str, face: str, outcome: str) -> Histogram:
+        """Return where calls are counted of whose like there was none yet in the present window."""
+        if operation[0] in "'\"":
+            operation = UNKNOWN
+        if server not in self._servers:
+            server = name if (name := server.strip("'\"").removeprefix("mcp_")) in self._servers else UNKNOWN
+        key = server, operation, face, outcome
+        if key not in self._keys:
+            if len(self._keys) >= MOST_SERIES:
+                key = OTHERS, OTHERS, OTHERS, OTHERS
+            self._keys.add(key)
+        return self._window.of.setdefault(key, Histogram())
+
+    # For those who look
+
+    def totals(self) -> dict[Key, Histogram]:
+        """Return how long all calls took that have ended since account is kept."""
+        return _together((self._before, self._window.of))
+
+    def ended(self, since: int) -> tuple[int, list[PastCall]]:
+        """Return the calls that have ended after so many had, the oldest first, and how many have ended now.
+
+        Those that are not remembered any more are left out.
+        """
+        new = min(self.count - since, len(self._past))
+        return self.count, list(islice(self._past, len(self._past) - new, None)) if new > 0 else []
+
+    def past(self, id: str) -> PastCall | None:  # noqa: A002 - it is one
+        """Return a call that has ended, by its id; None where there was none, or it is forgotten."""
+        return next((call for call in reversed(self._past) if call.id == id), None)
+
+    def running(self, older_than: float = QUICK) -> list[RunningCall]:
+        """Return the calls that run for longer than so many seconds, the oldest first."""
+        now, wall = time.perf_counter(), self._clock()
+        return [RunningCall(call, wall - (now - call.at)) for call in self._running if now - call.at >= older_than]
+
+    @property
+    def in_flight(self) -> Collection[StartedCall]:
+        """All that has started and not ended."""
+        return self._running.keys()
+
+    def snapshot(self, now: float | None = None, *, points: int = POINTS) -> dict[str, Any]:
+        """Return what the console's overview says of calls.
+
+        Args:
+            now: the time in seconds since 1970.
+            points: how many of the charts' are wanted, from the newest on.
+        """
+        now = self._clock() if now is None else now
+        self._move_on(now)
+        newest = int(now) // STEP
+        found = {point.number: point for point in self._points}
+        chosen = [found.get(number) for number in range(newest - points + 1, newest + 1)]
+        lately = [found[number] for number in (newest - 1, newest) if number in found]
+        seconds = max(1.0, min(STEP + now % STEP, now - self.began))
+        counts = [sum(column) for column in zip(*(point.counts for point in lately), strict=True)]
+        p50, p95, p99 = _quantiles(counts, (0.5, 0.95, 0.99))
+        quantiles = [_quantiles(point.counts if point else (), (0.5, 0.95, 0.99)) for point in chosen]
+        return {
+            "at": round(now, 3),
+            "rate": {
+                "calls": round(sum(counts) / seconds, 2),
+                "errors": round(sum(point.errors for point in lately) / seconds, 2),
+            },
+            "p50": p50,
+            "p95": p95,
+            "p99": p99,
+            "series": {
+                "step": STEP,
+                "from": (newest - points + 1) * STEP,
+                "calls": [point.count if point else 0 for point in chosen],
+                "errors": [point.errors if point else 0 for point in chosen],
+                "p50": [each[0] for each in quantiles],
+                "p95": [each[1] for each in quantiles],
+                "p99": [each[2] for each in quantiles],
+            },
+            **self._outstanding(newest // _STEPS_A_WINDOW),
+        }
+
+    def _outstanding(self, newest: int) -> dict[str, Any]:
+        """Return the slowest operations of the last quarter of an hour, and those that failed most."""
+        lately = _together(window.of for window in self._windows if window.number > newest - _WINDOWS)
+        worked: dict[tuple[str, str], Histogram] = {}
+        failed: dict[tuple[str, str], dict[str, int]] = {}
+        calls: dict[tuple[str, str], int] = {}
+        for (server, operation, _, outcome), histogram in lately.items():
+            what = server, operation
+            calls[what] = calls.get(what, 0) + histogram.count
+            worked.setdefault(what, Histogram()).add(histogram)
+            if outcome not in _NO_FAILURES:
+                by_outcome = failed.setdefault(what, {})
+                by_outcome[outcome] = by_outcome.get(outcome, 0) + histogram.count
+        slowest = sorted(worked, key=lambda what: worked[what].quantile(0.95) or 0.0, reverse=True)
+        failing = sorted(failed, key=lambda what: sum(failed[what].values()), reverse=True)
+        return {
+            "slowest": [
+                {"server": what[0], "operation": what[1], "calls": calls[what], "p95": worked[what].quantile(0.95)}
+                for what in slowest[:_NAMED]
+            ],
+            "failing": [
+                {
+                    "server": what[0],
+                    "operation": what[1],
+                    "calls": calls[what],
+                    "errors": sum(failed[what].values()),
+                    "outcome": max(failed[what], key=failed[what].__getitem__),
+                }
+                for what in failing[:_NAMED]
+            ],
+        }
+
+
+def _id(at: float) -> str:
+    """Return a call's name. No two start in the same nanosecond, since one thread starts them all."""
+    return f"{round(at * 1e9):x}"
+
+
+def _together(parts: Iterable[Mapping[Key, Histogram]]) -> dict[Key, Histogram]:
+    whole: dict[Key, Histogram] = {}
+    for part in parts:
+        for key, histogram in part.items():
+            whole.setdefault(key, Histogram()).add(histogram)
+    return whole
+
+
+def _quantiles(counts: Sequence[int], parts: Sequence[float]) -> list[float | None]:
+    """Return the milliseconds within which parts of the calls ended: within a bucket as if they were spread evenly."""
+    total = sum(counts)
+    if not total:
+        return [None] * len(parts)
+    sums = list(accumulate(counts))
+    return [_within(counts, sums, part * total) for part in parts]
+
+
+def _within(counts: Sequence[int], sums: Sequence[int], rank: float) -> float:
+    at = bisect_left(sums, rank)
+    if at == len(BOUNDS):
+        return BOUNDS[-1]
+    low, high = BOUNDS[at - 1] if at else 0.0, BOUNDS[at]
+    return round(low + (high - low) * (rank - (sums[at] - counts[at])) / counts[at], 3)
+
+
+def prometheus_buckets(histogram: Histogram, bounds: Sequence[float]) -> Iterator[tuple[float, int]]:
+    """Iterate over some of the bounds, each of `BOUNDS`, with how many calls ended within it."""
+    sums = list(accumulate(histogram.counts))
+    for bound in bounds:
+        yield bound, sums[bisect_left(BOUNDS, bound)]

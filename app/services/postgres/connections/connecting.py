@@ -48,6 +48,11 @@ class Connection(_Base):
     """What follows BEGIN where nothing of a session lasts: SQL that brings the settings. Empty elsewhere."""
     _worked: float = 0.0
 
+    def end(self) -> None:
+        """End it without a word, if it has not ended: a pool's proxy can't any more once its connection has."""
+        if not self.is_closed():
+            self.terminate()
+
     def has_worked(self, seconds: float, most: float) -> None:
         """Count the work of a connection, and end it once that is enough.
 
@@ -57,7 +62,7 @@ class Connection(_Base):
         """
         self._worked += seconds
         if self._worked > most:
-            self.terminate()
+            self.end()
 
 
 class Connector:

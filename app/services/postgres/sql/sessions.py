@@ -93,7 +93,6 @@ class ReaderSessions:
             raise TooManyRequests(NO_FREE_CONNECTION) from None
         try:
             connection = await waiting_for("a connection", self._pool.acquire())
-            # The connection itself: what the pool lends knows nothing of it once it is closed.
             has_worked = cast("Connection", connection).has_worked
             started = time.monotonic()
             try:
@@ -134,6 +133,7 @@ async def open_reader_sessions(
 @asynccontextmanager
 async def _read_only(connection: "Lent", seconds: float) -> AsyncGenerator[None]:
     milliseconds = max(1, round(seconds * 1000))
+    end = cast("Connection", connection).end
     rolled_back = False
     try:
         # The limit comes first: it holds for what pins the others too.
@@ -149,4 +149,4 @@ async def _read_only(connection: "Lent", seconds: float) -> AsyncGenerator[None]
         finally:
             if not rolled_back:
                 # The next one would get what is left of ours, and who is cancelled again waits for no server.
-                connection.terminate()
+                end()

@@ -1,6 +1,8 @@
 """The pool of fixed reads: turns, dead connections, cancellation. What callers see of it is in `test_pools.py`."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncGenerator
 
 import asyncpg
@@ -9,6 +11,7 @@ import pytest
 from app.errors import TooManyRequests
 from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.fixed_reads import FixedReads
+from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
 from tests.fixtures.postgres import TestDatabase
 
 WHO = "SELECT pg_backend_pid()"
@@ -18,7 +21,9 @@ SLOW = "SELECT count(*) FROM generate_series(1, 1000000000)"
 
 
 def connector(database: TestDatabase) -> Connector:
-    return Connector(lambda: database.settings.address, connect_timeout=10)
+    # Without the interval a statement whose cancellation was overlooked goes on after its connection has ended.
+    session = {"client_connection_check_interval": CLIENT_CHECK_INTERVAL}
+    return Connector(lambda: database.settings.address, connect_timeout=10, session=session)
 
 
 @pytest.fixture
@@ -60,6 +65,29 @@ async def test_a_caller_who_gives_up_leaves_the_connection_to_the_next(
     await asyncio.wait(slow)
     async with asyncio.timeout(10):
         assert await waiting
+    await _until_running(database, SLOW, 0)
+
+
+async def test_a_statement_ends_whose_cancellation_postgresql_overlooks(
+    pool: FixedReads, database: TestDatabase
+) -> None:
+    """The signal comes before the backend has read the statement, so it ends nothing, and the statement starts."""
+    backend = await pool.fetch_value(WHO, [])
+    with pytest.raises(TimeoutError):
+        # It is prepared, so that the next time one message brings it.
+        async with asyncio.timeout(0.2):
+            await pool.fetch_value(SLOW, [])
+    await _until_running(database, SLOW, 0)
+    assert await pool.fetch_value(WHO, []) == backend
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await pool.fetch_value(SLOW, [])
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert await pool.fetch_value(WHO, []) != backend
     await _until_running(database, SLOW, 0)
 
 

@@ -102,3 +102,11 @@ async def test_a_callers_mistake_is_a_callers_mistake(reader: AnsweringReader, q
         await reader.query(query)
     assert "migrate" not in refused.value.detail
     assert "the table" not in refused.value.detail
+
+
+async def test_a_message_that_postgresql_cuts_within_a_character_is_a_callers_mistake(reader: AnsweringReader) -> None:
+    """It is no text then, and the driver loses the thread over it. The connection ends, and nobody's turn with it."""
+    for _ in range(6):
+        with pytest.raises(InvalidArguments, match="PostgreSQL refuses a text in it"):
+            await reader.query("SELECT to_date(quote_nullable(U&'\\0301'), repeat('TZH', 200))")
+    assert await rows(reader, "SELECT 1 AS n") == [{"n": 1}]

@@ -198,6 +198,20 @@ class Gateway:
         """Return the tools of a server that a rule has turned off, each with the reason."""
         return {} if self.guard is None else self.guard.turned_off(server)
 
+    def refuses_operator(self, scope: str, principal: Principal) -> GatewayError | None:
+        """Return why a principal may not do what operators may be allowed to; None if it may.
+
+        Args:
+            scope: one of `OPERATORS`, such as `metrics:read`.
+            principal: who would do it. Nobody who is bound to a customer may: all callers are shown there.
+        """
+        of, _, name = scope.partition(":")
+        if principal.customer is not None:
+            return not_confined(scope)
+        if self.guard is None or self.guard.allows(principal, of, name):
+            return None
+        return self.guard.why_not(principal, of, name)
+
     def lacks_scope(
         self, server: str | None, wanted: Iterable[tuple[What, str]], context: CallContext
     ) -> InsufficientScope | None:

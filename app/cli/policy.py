@@ -11,7 +11,7 @@ from app.cli.keys import find_key
 from app.cli.running import CONFIG, policy_file, read_guard, read_settings
 from app.errors import GatewayError, NotFound, Unauthenticated
 from app.gateway import Gateway
-from app.guard.policy import DEVELOPER
+from app.guard.policy import DEVELOPER, OPERATORS
 from app.guard.principal import Principal
 from app.servers.operations import Operation
 from app.settings import Settings
@@ -61,9 +61,9 @@ def explain(
     what: str,
     arguments: str | None,
 ) -> None:
-    """Tell whether a caller may do WHAT, `<server>:<tool>` or a resource's URI, with ARGUMENTS, and which line decides.
+    """Tell whether a caller may do WHAT with ARGUMENTS, and which line decides. Nothing is called.
 
-    Nothing is called.
+    WHAT is `<server>:<tool>`, a resource's URI, or one of `console:read`, `console:act` and `metrics:read`.
     """
     if (key_id is None) == (not roles) or (key_id is not None and customer is not None):
         raise click.UsageError("Say who calls: --key ID, or --role NAME with or without --customer ID.")
@@ -74,12 +74,19 @@ def explain(
     key = None if key_id is None else find_key(key_id)
     principal = Principal("-", frozenset(roles), customer=customer) if key is None else key.principal
     server, _, name = (None, "", what) if "://" in what else what.partition(":")
-    try:
-        owner, operation, parsed = _wanted(gateway.catalogue, server, name, given)
-    except NotFound as error:
-        raise click.UsageError(error.detail) from None
-    complaint = None if key is None else key.complaint(time.time())
-    refusal = gateway.foretell(server, name, principal, given) if complaint is None else Unauthenticated(complaint)
+    parsed: object = None
+    if server is not None and name in OPERATORS.get(server, ()):
+        owner, obeyed = server, name
+        refusal = gateway.refuses_operator(what, principal)
+    else:
+        try:
+            owner, operation, parsed = _wanted(gateway.catalogue, server, name, given)
+        except NotFound as error:
+            raise click.UsageError(error.detail) from None
+        obeyed = operation.obeys or ""
+        refusal = gateway.foretell(server, name, principal, given)
+    if key is not None and (complaint := key.complaint(time.time())) is not None:
+        refusal = Unauthenticated(complaint)
     if refusal is None:
         click.echo("allowed")
     else:
@@ -87,7 +94,7 @@ def explain(
     if key is not None:
         bound = "" if key.customer is None else f", bound to the customer {key.customer}"
         click.echo(f"  the key {key.id} has {', '.join(sorted(key.roles))}{bound}")
-    for line in guard.explain(principal, owner, operation, parsed):
+    for line in guard.explain(principal, owner, obeyed, parsed):
         click.echo(f"  {line}")
 
 

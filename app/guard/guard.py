@@ -160,16 +160,16 @@ class Guard:
                 return operation.with_arguments(arguments, changes) if changes else arguments
         raise ArgumentRefused("; or ".join(dict.fromkeys(refusals)))
 
-    def explain(self, principal: Principal, server: str, operation: Operation, arguments: Any = None) -> Iterator[str]:
+    def explain(self, principal: Principal, server: str, name: str, arguments: Any = None) -> Iterator[str]:
         """Iterate over what decides whether a principal may do something: a line each, with the file's own.
 
         Args:
             principal: who would do it.
-            server: the id of the operation's server.
-            operation: what it would do.
+            server: the id of its server.
+            name: what it would do, as the policy knows it (`Operation.obeys`).
             arguments: parsed ones; None leaves the rules out that hold for some of them.
         """
-        name, roles = operation.obeys or "", self._roles(principal)
+        roles = self._roles(principal)
         if denied := self._denied(principal, server, name):
             yield f"the role {denied[0]} denies it ({denied[1]})"
         if principal.customer is None:

@@ -22,6 +22,10 @@ PROMPTS = "prompt/*"
 """What a server does itself for methods of the protocol, prompts before all; which there are it says at run time."""
 
 
+OPERATORS: Mapping[str, tuple[str, ...]] = {"console": ("read", "act"), "metrics": ("read",)}
+"""What operators may be allowed beside what servers offer, as `console:read`; never to who is bound to a customer."""
+
+
 class PolicyMistake(ValueError):
     """The file is wrong; each line of the message begins with `<file>:<line>:`."""
 
@@ -164,7 +168,11 @@ class Policy:
         """Whether callers have to show who they are."""
         self.public_pages = written.auth is not None and written.auth.public_pages
         self.local_role = written.auth.local_role if written.auth else None
-        everything = RoleAsWritten(allow=[f"{server}:write" for server in vocabulary])
+        vocabulary = {**vocabulary, **{name: dict.fromkeys(scopes, Known()) for name, scopes in OPERATORS.items()}}
+        whole = [f"{server}:write" for server in vocabulary if server not in OPERATORS]
+        everything = RoleAsWritten(
+            allow=[*whole, *(f"{name}:{scope}" for name, scopes in OPERATORS.items() for scope in scopes)]
+        )
         self.roles: Mapping[str, RoleAsWritten] = {DEVELOPER: everything, **written.role}
         self._written = written
         self._vocabulary = vocabulary
@@ -225,6 +233,8 @@ class Policy:
         known = Known() if name is None else self._vocabulary.get(server, {}).get(name)
         if known is None:
             return []
+        if server in OPERATORS:
+            return [f"{server}:{name}"]
         wide = [f"{server}:read", f"{server}:write"] if known.read_only else [f"{server}:write"]
         return wide if name is None else [self.scope_of(server, name), *wide]
 
@@ -267,6 +277,8 @@ class Policy:
             }
             allowed = {key: entry for entry in reversed(role.allow) for key in _expanded(entry, self._vocabulary)}
             for key, entry in allowed.items():
+                if bound and key[0] in OPERATORS:
+                    continue
                 if key not in denied and key not in self.misfits:
                     held_to = (*self._everywhere.get(key, ()), *rules.get(key, ()))
                     grant = Grant(name, entry, held_to, self._place(name, "allow", entry))
@@ -361,7 +373,7 @@ def _expanded(entry: str, vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:
         return
     server, _, what = entry.partition(":")
     for name, known in vocabulary.get(server, {}).items():
-        wide = what == "write" or (what == "read" and known.read_only)
+        wide = server not in OPERATORS and (what == "write" or (what == "read" and known.read_only))
         if wide or what == name or (what.startswith("prompt/") and _covers(what, name)):
             yield server, name
 
@@ -397,9 +409,12 @@ def _mistakes(written: FileAsWritten, vocabulary: Vocabulary, places: "Places") 
     for name, role in written.role.items():
         for which in ("allow", "deny"):
             for entry in getattr(role, which):
-                if reason := _unknown(entry, vocabulary):
+                server, _, what = entry.partition(":")
+                reason = _unknown(entry, vocabulary)
+                if role.bound and which == "allow" and server in OPERATORS:
+                    reason = f"{entry} shows what all callers do, and this role is for callers bound to a {role.bound}"
+                if reason:
                     place = places.of("role", name, which, entry)
-                    server, _, what = entry.partition(":")
                     yield _Mistake(place, f"{which} of role {name}: {reason}", server, what, which == "deny")
         for tool, rules in role.tool.items():
             where = ("role", name, "tool", tool)
@@ -407,7 +422,7 @@ def _mistakes(written: FileAsWritten, vocabulary: Vocabulary, places: "Places") 
     limited = [(("role", name, "limits"), role.limits) for name, role in written.role.items()]
     for place, limits in (*limited, (("limits",), written.limits)):
         for scope in limits:
-            if scope in vocabulary or _tool(scope, vocabulary) is not None:
+            if (scope in vocabulary and scope not in OPERATORS) or _tool(scope, vocabulary) is not None:
                 continue
             if reason := _unknown(scope, vocabulary, scopes=False):
                 yield _Mistake(
@@ -471,6 +486,10 @@ def _unknown(entry: str, vocabulary: Vocabulary, *, scopes: bool = True) -> str 
         return f"{entry!r} says nothing; write {others}<server>:<tool>"
     if server not in vocabulary:
         return f"there is no server {server!r}{_suggestion(server, vocabulary)}"
+    if server in OPERATORS and not scopes:
+        return f"{entry!r} takes no limit and no rules"
+    if server in OPERATORS:
+        return f"{entry!r} is none of {', '.join(f'{server}:{scope}' for scope in OPERATORS[server])}"
     if not vocabulary[server]:
         return None
     return f"{server} has no tool {what!r}{_suggestion(what, vocabulary[server])}"

@@ -20,7 +20,7 @@ from app.servers.calls import CallContext, JsonObject, new_request_id
 from app.servers.confining import Confinement
 from app.servers.declaring import HttpRoute, Resource, Tool
 
-RESERVED_NAMES = frozenset({"batch", "ws", "tools", "resources"})
+RESERVED_NAMES = frozenset({"batch", "ws", "tools", "resources", "console", "metrics"})
 """Path segments under `/mcp` that no server may take as its name."""
 
 CLIENT_PREFIX = "mcp_"

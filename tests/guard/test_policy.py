@@ -1,5 +1,6 @@
 """The policy's file."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,45 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_a_server_whose_tools_come_later_may_be_named(tmp_path: Path) -> None:
     assert may(policy(tmp_path, '[role.a]\nallow = ["later:read", "later:anything"]'), "a") == set()
+
+
+OPERATING = """\
+[role.operator]
+allow = ["metrics:read", "console:read", "console:act"]
+
+[role.reader]
+allow = ["console:read"]
+deny = ["metrics:read"]
+"""
+
+
+def test_operators_are_allowed_what_is_no_servers(tmp_path: Path) -> None:
+    found = policy(tmp_path, OPERATING)
+    everything = {("metrics", "read"), ("console", "read"), ("console", "act")}
+    assert found.rights(frozenset({"operator"}), bound=False).grants.keys() == everything
+    assert everything <= found.rights(frozenset({"developer"}), bound=False).grants.keys()
+    both = found.rights(frozenset({"reader", "operator"}), bound=False)
+    assert both.grants.keys() == everything - {("metrics", "read")}
+    assert found.scopes_for("console", "act") == ["console:act"]
+
+
+def test_nobody_who_is_bound_to_a_customer_is_allowed_what_operators_are(tmp_path: Path) -> None:
+    found = policy(tmp_path, OPERATING)
+    for role in ("operator", "developer"):
+        grants = found.rights(frozenset({role}), bound=True).grants
+        assert not {server for server, _ in grants} & {"metrics", "console"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[role.bot]\nbound = "customer"\nallow = ["metrics:read"]\n', "3: allow of role bot: metrics:read shows what"),
+        ('[role.a]\nallow = ["console:write"]\n', "2: allow of role a: 'console:write' is none of console:read, "),
+        ('[role.a]\ndeny = ["metrics:raed"]\n', "2: deny of role a: 'metrics:raed' is none of metrics:read"),
+        ('[limits]\n"console:read" = "5/s"\n', "2: 'console:read' takes no limit and no rules"),
+        ('[tool."metrics:read"]\npath = { set = "x" }\n', "1: 'metrics:read' takes no limit and no rules"),
+    ],
+)
+def test_scopes_of_operators_are_whole_words(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(PolicyMistake, match=re.escape(f"switchboard.toml:{complaint}")):
+        policy(tmp_path, text)

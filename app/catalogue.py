@@ -10,7 +10,9 @@ from typing import Generic, TypeVar
 
 from app.errors import UnknownResource, UnknownServer, UnknownTool
 from app.servers.base import CLIENT_PREFIX, BaseMCPServer, ServerKind
-from app.servers.declaring import HttpRoute, Resource, Tool
+from app.servers.resources import Resource
+from app.servers.routes import HttpRoute
+from app.servers.tools import Tool
 
 SERVERS: Mapping[str, str] = {
     "database": "app.routers.database:DatabaseMCPServer",

@@ -59,8 +59,10 @@ from app.results import ProtocolResult, RawResult, parse_json, writer_of
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.confining import PUBLIC
-from app.servers.declaring import HttpRoute, Resource, Tool, Update
 from app.servers.operations import Operation, no_arguments
+from app.servers.resources import Resource, Update
+from app.servers.routes import HttpRoute
+from app.servers.tools import Tool
 from app.settings import Settings
 from app.stages import Stages
 from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall

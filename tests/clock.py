@@ -13,7 +13,8 @@ from app.errors import BackendUnavailable, Conflict, NotFound
 from app.results import RawResult, Result
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Update, resource, route, tool, watch
+from app.servers.declaring import resource, route, tool, watch
+from app.servers.resources import Update
 
 CALL: JsonObject = {"name": "get_time", "arguments": {"zone": "CET"}}
 CALLS: Sequence[JsonObject] = [

@@ -22,7 +22,10 @@ from app.main import create_app
 from app.results import ProtocolResult, Result
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Resource, Tool, resource, route, tool, watch
+from app.servers.declaring import resource, route, tool, watch
+from app.servers.dynamic import DynamicTool
+from app.servers.methods import MethodTool
+from app.servers.resources import Resource
 from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
 from tests.fixtures.gateway import FACES, Served, caller, mcp_client, serve
@@ -34,7 +37,7 @@ def server(server_id: str, tools: tuple[str, ...] = (), resources: tuple[str, ..
     return BaseMCPServer(
         server_id=server_id,
         name=f"{server_id} MCP Server",
-        tools=[Tool.dynamic(name) for name in tools],
+        tools=[DynamicTool.of(name) for name in tools],
         resources=[Resource(uri, "r", "R", "") for uri in resources],
     )
 
@@ -117,7 +120,7 @@ def test_a_model_that_is_the_only_parameter_is_the_arguments_object() -> None:
         """Turn."""
         raise AssertionError
 
-    declared = Tool.declared(turn)
+    declared = MethodTool.declared(turn)
     assert declared.input_schema["properties"] == {"hands": {"type": "integer"}}
     assert declared.input_schema["additionalProperties"] is False
     assert "anyOf" not in declared.input_schema
@@ -401,9 +404,9 @@ async def dial() -> AsyncGenerator[Served]:
         name="Dial MCP Server",
         capabilities=["greeting"],
         tools=[
-            Tool.dynamic("greet", "Greet somebody.", who, {"type": "object"}),
-            Tool.dynamic("greet_model"),
-            Tool.dynamic("miss"),
+            DynamicTool.of("greet", "Greet somebody.", who, {"type": "object"}),
+            DynamicTool.of("greet_model"),
+            DynamicTool.of("miss"),
         ],
         resources=[Resource("dial://{number}", "number", "Number", "A number.")],
     )
@@ -433,7 +436,7 @@ async def test_a_dynamic_resource_is_read(dial: Served, face: str) -> None:
 
 def test_a_schema_that_is_none_is_refused() -> None:
     with pytest.raises(Exception, match="is not valid"):
-        Tool.dynamic("broken", "", {"type": "nonsense"})
+        DynamicTool.of("broken", "", {"type": "nonsense"})
 
 
 def errors_below(kind: type[GatewayError], depth: int = 0) -> list[tuple[int, str, int, str]]:

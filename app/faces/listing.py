@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from app.catalogue import Catalogue, Offer
 from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
-from app.servers.declaring import Resource, Tool, title_of
+from app.servers.resources import Resource
+from app.servers.signatures import title_of
+from app.servers.tools import Tool
 
 
 def describe_tool(tool: Tool, *, output_schema: bool = True) -> JsonObject:

@@ -30,7 +30,7 @@ from app.faces.http import JSON, PROBLEM_JSON, call_context
 from app.faces.identity import ONE_WORD, OPEN, Identity
 from app.gateway import Gateway
 from app.servers.calls import JsonObject
-from app.servers.declaring import Tool
+from app.servers.tools import Tool
 
 _OF_GUARD = (Unauthenticated, InsufficientScope, ArgumentRefused, NotConfined, RateLimited, IdentityUnavailable)
 """What any call may be answered where callers are told apart."""

@@ -25,7 +25,7 @@ from app.faces.protocol import client_name
 from app.gateway import Gateway
 from app.guard.principal import Principal
 from app.servers.calls import CallContext
-from app.servers.declaring import Tool
+from app.servers.tools import Tool
 
 
 class _Meta(BaseModel):

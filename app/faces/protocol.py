@@ -40,7 +40,8 @@ from app.gateway import Gateway, What
 from app.results import ProtocolResult, parse_json
 from app.servers.base import ServerKind
 from app.servers.calls import CallContext, Face, JsonObject, Peer, new_request_id
-from app.servers.declaring import Tool, Update
+from app.servers.resources import Update
+from app.servers.tools import Tool
 from app.version import VERSION
 
 _Context = ServerRequestContext[Any, Any]

@@ -59,7 +59,8 @@ from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, operation_id, problem_responses, request_body
 from app.gateway import Gateway, Respond
 from app.servers.calls import JsonObject
-from app.servers.declaring import HttpRoute, Tool
+from app.servers.routes import HttpRoute
+from app.servers.tools import Tool
 
 _EVERY_TOOL_MAY_ANSWER: tuple[type[GatewayError], ...] = (
     MalformedRequest,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import AbstractAsyncContextManager, contextmanager
 
 from app.errors import BackendUnavailable, GatewayError, NotFound
-from app.servers.declaring import Update
+from app.servers.resources import Update
 
 Watch = AbstractAsyncContextManager[AsyncIterator[Update]]
 

@@ -17,6 +17,7 @@ from app.catalogue import Catalogue
 from app.guard.limits import Rate
 from app.guard.principal import DEVELOPER
 from app.guard.rules import PLACEHOLDER, Rule, RuleAsWritten, unknown_placeholders
+from app.servers.dynamic import DynamicTool
 
 PROMPTS = "prompt/*"
 """What a server does itself for methods of the protocol, prompts before all; which there are it says at run time."""
@@ -346,7 +347,7 @@ def names_resources(written: FileAsWritten) -> bool:
 
 def known_later(catalogue: Catalogue) -> set[str]:
     """Return the servers whose tools, or some of them, are known at run time."""
-    run_time = {offer.kind.server_id for offer in catalogue.tools() if offer.declared.method is None}
+    run_time = {offer.kind.server_id for offer in catalogue.tools() if isinstance(offer.declared, DynamicTool)}
     return run_time | {name for name in catalogue.servers if not any(True for _ in catalogue.tools(name))}
 
 

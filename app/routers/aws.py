@@ -23,7 +23,8 @@ from app.findings import Finding
 from app.guard.principal import Principal
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Encoded, resource, route, tool
+from app.servers.declaring import resource, route, tool
+from app.servers.methods import Encoded
 from app.services.aws.examination import examine
 from app.services.aws.functions import FunctionList, FunctionVersions, Invocation, InvocationType, LogType
 from app.services.aws.names import BucketName, FunctionName, ObjectKey, ParameterName, ParameterPath, Qualifier

@@ -11,7 +11,8 @@ from app.findings import Finding
 from app.guard.principal import Principal
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
-from app.servers.declaring import Update, resource, tool, watch
+from app.servers.declaring import resource, tool, watch
+from app.servers.resources import Update
 from app.services.postgres.connections.capacity import capacity_checked
 from app.services.postgres.connections.condition import condition_of
 from app.services.postgres.connections.pools import open_database

@@ -19,7 +19,9 @@ from app.findings import Finding
 from app.guard.principal import Principal
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Encoded, Update, resource, route, tool, watch
+from app.servers.declaring import resource, route, tool, watch
+from app.servers.methods import Encoded
+from app.servers.resources import Update
 from app.services.kafka import KafkaService
 from app.services.kafka.examination import examine
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage

@@ -18,7 +18,11 @@ from app.outages import Outages
 from app.results import RawResult
 from app.servers.calls import CallContext, JsonObject, new_request_id
 from app.servers.confining import Confinement
-from app.servers.declaring import HttpRoute, Resource, Tool
+from app.servers.dynamic import DynamicTool
+from app.servers.methods import MethodTool
+from app.servers.resources import Resource
+from app.servers.routes import HttpRoute
+from app.servers.tools import Tool
 
 RESERVED_NAMES = frozenset({"batch", "ws", "tools", "resources", "console", "metrics"})
 """Path segments under `/mcp` that no server may take as its name."""
@@ -118,7 +122,7 @@ class BaseMCPServer:
         if capabilities:
             self.capabilities = tuple(capabilities)
         if tools:
-            known_later = (Tool.dynamic(t) if isinstance(t, str) else t for t in tools)
+            known_later = (DynamicTool.of(t) if isinstance(t, str) else t for t in tools)
             self.tools = {**type(self).tools, **{t.name: t for t in known_later}}
         if resources:
             found_later = (Resource.named(r) if isinstance(r, str) else r for r in resources)
@@ -213,7 +217,7 @@ class BaseMCPServer:
             GatewayError: as the tool; `UnknownTool` if there is none of that name.
         """
         declared = self.tools.get(tool_name)
-        if declared is None or declared.method is None:
+        if not isinstance(declared, MethodTool):
             raise UnknownTool(f"{self.server_id} has no tool {tool_name!r}")
         parsed = declared.parse(to_json(arguments))
         return from_json(declared.dump(await declared.run(self, parsed, CallContext(new_request_id(), "internal"))))

@@ -1,5 +1,6 @@
 """How what a server offers is kept to one customer, for callers that are bound to one. Undeclared, it refuses them."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -45,3 +46,26 @@ class Confinement:
 
 PUBLIC = Confinement()
 """Of what is the same for everybody."""
+
+
+def check_confinement(
+    name: str, confinement: Confinement | None, arguments: Container[str] | None, *, tells_who_calls: bool
+) -> None:
+    """Refuse a declaration that would confine nobody.
+
+    Args:
+        name: of what is declared.
+        confinement: as declared.
+        arguments: the names of its arguments; None where only a schema knows them.
+        tells_who_calls: whether the method is told.
+
+    Raises:
+        TypeError: the message says what is missing.
+    """
+    if confinement is None:
+        return
+    for argument in (confinement.argument, confinement.rule_on):
+        if argument is not None and arguments is not None and argument not in arguments:
+            raise TypeError(f"{name}: it is confined by {argument!r}, and has no such argument")
+    if confinement.by_service and not tells_who_calls:
+        raise TypeError(f'{name}: confined="service" needs a parameter of type Principal, or how would it know?')

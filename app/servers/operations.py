@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from app.errors import InternalError
-from app.servers.calls import CallContext
+from app.servers.calls import CallContext, JsonObject
 from app.servers.confining import Confinement
 
 
@@ -30,6 +30,14 @@ class Operation:
     """Seconds; None takes the gateway's default."""
     confinement: Confinement | None = None
     """How it is kept to the customer that its caller is bound to; None refuses callers that are bound."""
+
+
+class RunsUndeclared(Protocol):
+    """Runs tools and reads resources that have no declared method, as `BaseMCPServer` does."""
+
+    def call_undeclared(self, tool_name: str, arguments: JsonObject, context: CallContext) -> Awaitable[Any]: ...
+
+    def read_undeclared(self, resource_uri: str, context: CallContext) -> Awaitable[Any]: ...
 
 
 def no_arguments(_: Any, changes: Mapping[str, Any]) -> Any:

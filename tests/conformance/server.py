@@ -21,7 +21,9 @@ from app.errors import UnknownResource
 from app.results import ProtocolResult
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Resource, Tool, Update
+from app.servers.dynamic import DynamicTool
+from app.servers.resources import Resource, Update
+from app.servers.tools import Tool
 
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
 AUDIO = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAAB9AAACABAAZGF0YQIAAAA="
@@ -279,7 +281,7 @@ def _tools() -> list[Tool]:
     for name, argument in (("test_sampling", "prompt"), ("test_elicitation", "message")):
         _INPUTS[name] = {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
     nothing: JsonObject = {"type": "object", "properties": {}}
-    return [Tool.dynamic(name, f"Fixture {name}.", _INPUTS.get(name, nothing)) for name in (*_CONTENTS, *_HANDLERS)]
+    return [DynamicTool.of(name, f"Fixture {name}.", _INPUTS.get(name, nothing)) for name in (*_CONTENTS, *_HANDLERS)]
 
 
 # Resources

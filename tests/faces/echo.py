@@ -11,7 +11,8 @@ from app.gateway import Gateway
 from app.results import Result
 from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
-from app.servers.declaring import Tool, tool
+from app.servers.declaring import tool
+from app.servers.dynamic import DynamicTool
 from app.settings import Settings
 
 
@@ -56,7 +57,7 @@ class EchoMCPServer(BaseMCPServer):
 
     def __init__(self) -> None:
         schema = type(self).tools["shape"].input_schema
-        super().__init__(tools=[Tool.dynamic("shape_at_run_time", "Return the arguments.", schema)])
+        super().__init__(tools=[DynamicTool.of("shape_at_run_time", "Return the arguments.", schema)])
 
     @tool(read_only=True)
     async def shape(self, arguments: Shape) -> Echo:

@@ -15,7 +15,8 @@ from app.main import create_app
 from app.results import ProtocolResult, RawResult, parse_json
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Tool, resource, tool
+from app.servers.declaring import resource, tool
+from app.servers.dynamic import DynamicTool
 from app.settings import Settings
 from tests.clock import ClockTime
 from tests.faces.raw import WITHIN, client_of, event_stream, headers, request, websocket
@@ -39,7 +40,7 @@ class LargeMCPServer(BaseMCPServer):
     server_id = "slow"
 
     def __init__(self) -> None:
-        super().__init__(tools=[Tool.dynamic("get_protocols", read_only=True)])
+        super().__init__(tools=[DynamicTool.of("get_protocols", read_only=True)])
         self.changes = 0
         self.mcp_handlers = {"on_get_prompt": self.get_prompt}
 

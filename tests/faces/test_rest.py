@@ -16,7 +16,8 @@ from app.faces.rest import FastLane
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext
-from app.servers.declaring import Tool, route, tool
+from app.servers.declaring import route, tool
+from app.servers.dynamic import DynamicTool
 from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
 from tests.faces.raw import WITHIN, client_of, send_and_hold
@@ -71,7 +72,7 @@ async def bells() -> BellsMCPServer:
 
 @pytest.fixture(scope="module")
 async def gateway(bells: BellsMCPServer) -> AsyncGenerator[Served]:
-    many = [Tool.dynamic(f"many_{n}", f"Number {n}.", {"type": "object"}) for n in range(200)]
+    many = [DynamicTool.of(f"many_{n}", f"Number {n}.", {"type": "object"}) for n in range(200)]
     crowd = BaseMCPServer(server_id="crowd", name="Crowd MCP Server", tools=many)
     async with serve(create_app([ClockMCPServer(), bells, crowd], Settings(max_request_bytes=LARGEST))) as served:
         yield served

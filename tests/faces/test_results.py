@@ -14,7 +14,9 @@ from app.main import create_app
 from app.results import ProtocolResult, RawResult, Result, parse_json, writer_of
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Resource, Tool, resource, tool
+from app.servers.declaring import resource, tool
+from app.servers.dynamic import DynamicTool
+from app.servers.resources import Resource
 from app.settings import Settings
 from tests.faces.raw import ERAS, headers, request, websocket
 from tests.fixtures.gateway import FACES, Served, caller, serve
@@ -134,10 +136,10 @@ class DialMCPServer(BaseMCPServer):
 
     def __init__(self) -> None:
         tools = [
-            Tool.dynamic(name, output_schema=NUMBER if name.startswith(ONLY_BY_SCHEMA) else None) for name in BROKEN
+            DynamicTool.of(name, output_schema=NUMBER if name.startswith(ONLY_BY_SCHEMA) else None) for name in BROKEN
         ]
-        tools.append(Tool.dynamic("good", output_schema=NUMBER))
-        tools += [Tool.dynamic(name, output_schema=NUMBER) for name in ("protocol_good", "protocol_bad")]
+        tools.append(DynamicTool.of("good", output_schema=NUMBER))
+        tools += [DynamicTool.of(name, output_schema=NUMBER) for name in ("protocol_good", "protocol_bad")]
         super().__init__("dial", "Dial MCP Server", tools=tools, resources=[Resource("dial://nan", "n", "N", "")])
 
     async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:

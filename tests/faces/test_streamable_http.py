@@ -10,7 +10,7 @@ import pytest
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
-from app.servers.declaring import Tool
+from app.servers.dynamic import DynamicTool
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import ERAS, client_of, event_stream, exchange, handshake, headers, post, request
@@ -350,7 +350,7 @@ async def test_a_result_that_cannot_be_written_down_is_a_bug_of_ours(era: str) -
         async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
             return {"password=hunter2": object()}
 
-    odd = OddMCPServer(tools=[Tool.dynamic("strange")])
+    odd = OddMCPServer(tools=[DynamicTool.of("strange")])
     message = request(era, "tools/call", {"name": "strange", "arguments": {}})
     async with serve(create_app([odd], Settings())) as served, client_of(served) as http:
         answer = await http.post("/mcp/odd", json=message, headers=headers(era, message))

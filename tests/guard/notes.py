@@ -17,7 +17,8 @@ from app.main import GatewayApp, create_app
 from app.results import Result
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext
-from app.servers.declaring import Update, resource, route, tool, watch
+from app.servers.declaring import resource, route, tool, watch
+from app.servers.resources import Update
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.guard.callers import known_by_name

@@ -14,7 +14,9 @@ from app.results import Result
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.confining import Confinement
-from app.servers.declaring import Tool, Update, resource, route, tool, watch
+from app.servers.declaring import resource, route, tool, watch
+from app.servers.dynamic import DynamicTool
+from app.servers.resources import Update
 
 OWNERS = {1: "anna", 2: "anna", 3: "bert"}
 UNDECLARED = ("count_parcels", "run_script")
@@ -155,5 +157,5 @@ def parcels() -> ParcelMCPServer:
         "required": ["customer_id", "text"],
         "additionalProperties": False,
     }
-    confined = Tool.dynamic("leave_note", "Leave a note.", schema, confinement=Confinement("customer_id"))
+    confined = DynamicTool.of("leave_note", "Leave a note.", schema, confinement=Confinement("customer_id"))
     return ParcelMCPServer(tools=["run_script", confined], resources=["parcel://script"])

@@ -17,7 +17,7 @@ from app.guard.policy import Policy, known_later, vocabulary_of
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
-from app.servers.declaring import Tool
+from app.servers.dynamic import DynamicTool
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.raw import client_of, launched, request
@@ -120,7 +120,7 @@ async def gateway(tmp_path: Path) -> AsyncGenerator[Served]:
             return {"given": arguments}
 
     strict = {"type": "object", "properties": {"size": {"type": "string"}}, "additionalProperties": False}
-    tools = [Tool.dynamic("open"), Tool.dynamic("strict", "", strict), Tool.dynamic("any")]
+    tools = [DynamicTool.of("open"), DynamicTool.of("strict", "", strict), DynamicTool.of("any")]
     kinds = [LaterMCPServer("later", tools=tools), ClockMCPServer()]
     file = tmp_path / "switchboard.toml"
     file.write_text(LATER)

@@ -11,7 +11,8 @@ from app import exact_json
 from app.errors import GatewayError
 from app.results import Result
 from app.servers.base import BaseMCPServer
-from app.servers.declaring import Tool, tool
+from app.servers.declaring import tool
+from app.servers.tools import Tool
 
 
 class Found(Result):
@@ -60,7 +61,7 @@ def outcome(by: Tool, text: bytes) -> object:
 
 def test_a_short_look_has_the_verdict_of_the_long_one() -> None:
     closely = replace(FIND)
-    closely.__dict__["_is_flat"] = False
+    vars(closely)["_is_flat"] = False
     for text in TEXTS:
         assert outcome(FIND, text.encode()) == outcome(closely, text.encode()), text
 
@@ -79,6 +80,6 @@ def test_only_what_could_be_lost_is_looked_at_again(
         texts.append(given)
         return exact_json.read(given)
 
-    monkeypatch.setattr("app.servers.declaring.read", note)
+    monkeypatch.setattr("app.servers.tools.read", note)
     by.parse(text)
     assert len(texts) == read

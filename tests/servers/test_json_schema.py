@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from app.errors import InvalidArguments
 from app.results import Result
-from app.servers.declaring import Tool
+from app.servers.dynamic import DynamicTool
 from app.servers.json_schema import CompiledSchema
+from app.servers.methods import MethodTool
+from app.servers.tools import Tool
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_what_a_schema_refers_to_is_never_fetched(schema: dict[str, Any]) -> Non
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/schema.json"
         with pytest.raises(ValueError, match=r"Retrieval is disabled|nknown meta-schema"):
-            Tool.dynamic("far", "", _filled(schema, address))
+            DynamicTool.of("far", "", _filled(schema, address))
         assert not asked.is_set()
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(10)
@@ -64,7 +66,9 @@ def _filled(value: Any, address: str) -> Any:
 @pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "(x+x+)+y", "^([a-z]+)*$"])
 def test_no_pattern_takes_longer_than_its_text(pattern: str) -> None:
     # Backtracking, each of them takes longer than anybody has; the test's own time limit is the proof.
-    tool = Tool.dynamic("match", "", {"type": "object", "properties": {"text": {"type": "string", "pattern": pattern}}})
+    tool = DynamicTool.of(
+        "match", "", {"type": "object", "properties": {"text": {"type": "string", "pattern": pattern}}}
+    )
     with pytest.raises(InvalidArguments, match=r"^text: "):
         tool.parse(b'{"text": "%b!"}' % (b"a" * 50_000))
 
@@ -72,12 +76,12 @@ def test_no_pattern_takes_longer_than_its_text(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", [r"^(?=a)b", r"(a)\1", "(?<!a)b", "[", r"^(\d{1,1000}){1,1000}$"])
 def test_a_pattern_that_has_no_linear_form_is_refused_where_the_tool_is_declared(pattern: str) -> None:
     with pytest.raises(ValueError, match="pattern can't be matched in linear time"):
-        Tool.dynamic("match", "", {"properties": {"text": {"pattern": pattern}}})
+        DynamicTool.of("match", "", {"properties": {"text": {"pattern": pattern}}})
 
 
 def test_an_output_schema_is_checked_where_the_tool_is_declared() -> None:
     with pytest.raises(ValueError, match="type"):
-        Tool.dynamic("broken", "", None, {"type": "nonsense"})
+        DynamicTool.of("broken", "", None, {"type": "nonsense"})
 
 
 def test_a_schema_may_name_its_draft() -> None:
@@ -113,7 +117,7 @@ def test_a_schema_that_means_much_more_than_it_says_is_refused() -> None:
         places[str(level)] = {"anyOf": [{"properties": {"a": below}}, {"properties": {"a": below}}]}
     for definitions in (branches, places):
         with pytest.raises(ValueError, match="10000 rules"):
-            Tool.dynamic("laughs", "", {"properties": {"a": {"$ref": "#/$defs/29"}}, "$defs": definitions})
+            DynamicTool.of("laughs", "", {"properties": {"a": {"$ref": "#/$defs/29"}}, "$defs": definitions})
 
 
 def test_a_schema_may_refer_to_itself() -> None:
@@ -121,7 +125,7 @@ def test_a_schema_may_refer_to_itself() -> None:
         "type": "object",
         "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}, "size": {"type": "integer"}},
     }
-    assert Tool.dynamic("tree", "", node).parse(b'{"left": {"right": {"size": "1"}}}') == {
+    assert DynamicTool.of("tree", "", node).parse(b'{"left": {"right": {"size": "1"}}}') == {
         "left": {"right": {"size": 1}}
     }
 
@@ -135,7 +139,7 @@ def test_a_schema_that_is_nested_without_end_is_refused() -> None:
     assert len(str(refusal.value)) < 1000
 
 
-ORDER = Tool.dynamic(
+ORDER = DynamicTool.of(
     "order",
     "",
     {
@@ -255,8 +259,8 @@ def test_no_schema_holds_the_process(kind: str) -> None:
     # Each of them takes longer or more memory than anybody has; the test's own time limit is the proof.
     schema, arguments = HOLDING[kind]
     with pytest.raises(InvalidArguments, match=r"can't be checked in time|more ways than can be told"):
-        Tool.dynamic("hold", "", schema).parse(json.dumps(arguments).encode())
-    promise = Tool.dynamic("hold", "", None, schema)
+        DynamicTool.of("hold", "", schema).parse(json.dumps(arguments).encode())
+    promise = DynamicTool.of("hold", "", None, schema)
     with pytest.raises(ValueError, match=r"too many rules|too many ways|more ways than can be told"):
         promise.check_result(arguments)
 
@@ -265,7 +269,7 @@ def test_no_schema_holds_the_process(kind: str) -> None:
 def test_no_schema_fills_the_stack(word: str) -> None:
     chain: dict[str, Any] = {str(n): {word: [{"$ref": f"#/$defs/{n + 1}"}]} for n in range(45)}
     chain["45"] = {"additionalProperties": {"$ref": "#/$defs/0"}}
-    tool = Tool.dynamic("deep", "", {"$ref": "#/$defs/0", "$defs": chain})
+    tool = DynamicTool.of("deep", "", {"$ref": "#/$defs/0", "$defs": chain})
     assert tool.parse(json.dumps(_nested(20)).encode()) == _nested(20)
     with pytest.raises(InvalidArguments, match="nested too deeply"):
         tool.parse(json.dumps(_nested(190)).encode())
@@ -340,12 +344,12 @@ BLOCK = {
     ids=["blocks", "identifiers", "the whole elsewhere", "odd names", "schemas", "large content"],
 )
 def test_what_people_write_is_taken(schema: dict[str, Any], given: Any, taken: Any) -> None:
-    assert json.dumps(Tool.dynamic("take", "", schema).parse(json.dumps(given).encode())) == json.dumps(taken)
+    assert json.dumps(DynamicTool.of("take", "", schema).parse(json.dumps(given).encode())) == json.dumps(taken)
 
 
 def test_an_old_draft_has_its_own_identifiers() -> None:
     positive = {"id": "#positive", "minimum": 0, "exclusiveMinimum": True}
-    tool = Tool.dynamic(
+    tool = DynamicTool.of(
         "old",
         "",
         {
@@ -360,7 +364,7 @@ def test_an_old_draft_has_its_own_identifiers() -> None:
 
 
 def test_of_many_refusals_some_are_told_and_each_is_short() -> None:
-    words = Tool.dynamic("words", "", {"properties": {"a": {"items": {"enum": [f"word {n}" for n in range(2000)]}}}})
+    words = DynamicTool.of("words", "", {"properties": {"a": {"items": {"enum": [f"word {n}" for n in range(2000)]}}}})
     for count, told in ((3, 3), (60, 50)):
         with pytest.raises(InvalidArguments) as refusal:
             words.parse(json.dumps({"a": [1] * count}).encode())
@@ -369,9 +373,11 @@ def test_of_many_refusals_some_are_told_and_each_is_short() -> None:
 
 
 def test_of_too_many_refusals_the_argument_is_named() -> None:
-    plain = Tool.dynamic("plain", "", {"properties": {"a": {"items": {"type": "integer"}}, "b": {}}})
+    plain = DynamicTool.of("plain", "", {"properties": {"a": {"items": {"type": "integer"}}, "b": {}}})
     branches: list[JsonValue] = [{"type": "integer"}] * 5
-    either = Tool.dynamic("either", "", {"properties": {"a": {"items": {"anyOf": branches}}, "b": {"type": "integer"}}})
+    either = DynamicTool.of(
+        "either", "", {"properties": {"a": {"items": {"anyOf": branches}}, "b": {"type": "integer"}}}
+    )
     arguments = json.dumps({"b": 1, "a": ["x"] * 19_000}).encode()
     for tool, field in ((plain, "a.0"), (either, "a")):
         with pytest.raises(InvalidArguments) as refusal:
@@ -399,10 +405,10 @@ async def _send(self: object, arguments: Parcel) -> Result:
 
 
 _send.__name__ = "send"
-SEND = Tool.declared(_send)
+SEND = MethodTool.declared(_send)
 
 
-@pytest.mark.parametrize("by", [SEND, Tool.dynamic("send", "", SEND.input_schema)], ids=["declared", "at run time"])
+@pytest.mark.parametrize("by", [SEND, DynamicTool.of("send", "", SEND.input_schema)], ids=["declared", "at run time"])
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -425,7 +431,7 @@ def test_an_unknown_argument_is_named_with_the_nearest_known_one(by: Tool, argum
 
 
 def test_what_is_not_evaluated_is_named_as_what_is_unknown() -> None:
-    tool = Tool.dynamic(
+    tool = DynamicTool.of(
         "open",
         "",
         {
@@ -457,4 +463,4 @@ def test_a_declared_tool_has_no_pattern_that_backtracks() -> None:
 
     for method in (take_lines, take_line):
         with pytest.raises(TypeError, match="patterns as text"):
-            Tool.declared(method)
+            MethodTool.declared(method)

@@ -13,9 +13,11 @@ from app.results import Result
 from app.servers import leniency
 from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject
-from app.servers.declaring import Tool, tool
+from app.servers.declaring import tool
+from app.servers.dynamic import DynamicTool
 from app.servers.json_schema import CompiledSchema
 from app.servers.leniency import Leniency
+from app.servers.tools import Tool
 
 
 class Colour(StrEnum):
@@ -78,7 +80,7 @@ class DrawingMCPServer(BaseMCPServer):
 
 
 DECLARED = DrawingMCPServer.tools["draw"]
-AT_RUN_TIME = Tool.dynamic("draw", "Draw.", {**DECLARED.input_schema})
+AT_RUN_TIME = DynamicTool.of("draw", "Draw.", {**DECLARED.input_schema})
 """The same tool by nothing but its schema, as somebody else's server would describe it."""
 
 TAKEN = [
@@ -196,13 +198,13 @@ def test_strict_arguments_are_not_looked_at_twice(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_several_alternatives_could_mean_is_refused() -> None:
-    either = Tool.dynamic(
+    either = DynamicTool.of(
         "either",
         "",
         {"type": "object", "properties": {"value": {"anyOf": [{"type": "integer"}, {"type": "number"}]}}},
     )
     assert either.parse(b'{"value": "5"}') == {"value": 5}
-    ambiguous = Tool.dynamic(
+    ambiguous = DynamicTool.of(
         "ambiguous",
         "",
         {
@@ -216,7 +218,7 @@ def test_what_several_alternatives_could_mean_is_refused() -> None:
 
 
 def test_references_within_a_schema_are_followed_and_endless_ones_end() -> None:
-    tree = Tool.dynamic(
+    tree = DynamicTool.of(
         "tree",
         "",
         {
@@ -262,10 +264,10 @@ def test_branches_within_branches_come_to_an_end() -> None:
         definitions[str(level)] = {"anyOf": branches}
     schema: JsonObject = {"type": "object", "properties": {"a": {"$ref": "#/$defs/7"}}, "$defs": definitions}
     with pytest.raises(InvalidArguments, match="a: "):
-        Tool.dynamic("either", "", schema).parse(b'{"a": "x"}')
-    assert Tool.dynamic("either", "", {**schema, "properties": {"a": {"$ref": "#/$defs/1"}}}).parse(b'{"a": "1"}') == {
-        "a": 1
-    }
+        DynamicTool.of("either", "", schema).parse(b'{"a": "x"}')
+    assert DynamicTool.of("either", "", {**schema, "properties": {"a": {"$ref": "#/$defs/1"}}}).parse(
+        b'{"a": "1"}'
+    ) == {"a": 1}
 
 
 @pytest.mark.parametrize(

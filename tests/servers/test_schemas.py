@@ -12,8 +12,8 @@ from pydantic_core import to_json
 from app.catalogue import load_servers
 from app.errors import InvalidArguments
 from app.main import create_app
-from app.servers.declaring import Tool
 from app.servers.schemas import arguments_schema, result_schema
+from app.servers.tools import Tool
 from app.settings import Settings
 from tests.fixtures.gateway import FACES, mcp_client, serve
 

@@ -32,7 +32,7 @@ async def test_the_demo_is_brought_to_each_system_that_is_named(
             assert await behind.functions.get_function(FunctionName=DEMO_FUNCTION)
             assert await behind.ssm.get_parameter(Name="/switchboard/support/email")
     async with KafkaService.open(settings_for_kafka(kafka_broker)) as kafka:
-        topics, lag = await asyncio.gather(kafka.topics(), kafka.group_lag(DEMO_GROUP))
+        topics, lag = await asyncio.gather(kafka.topics.find(), kafka.groups.lag(DEMO_GROUP))
         assert set(DEMO_TOPICS) <= {topic.name for topic in topics.topics}
         assert [partition.topic for partition in lag.partitions] == [DEMO_TOPICS[1]]
 

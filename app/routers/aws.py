@@ -293,7 +293,7 @@ class AWSMCPServer(BaseMCPServer):
         ] = None,
     ) -> ObjectList:
         """List objects of an S3 bucket in the order of their keys."""
-        return await self._aws.objects.list_objects(
+        return await self._aws.buckets.list_objects(
             bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, continuation_token=continuation_token
         )
 
@@ -430,7 +430,7 @@ class AWSMCPServer(BaseMCPServer):
     @resource("aws://s3/buckets{?cursor,limit}")
     async def s3_buckets(self, cursor: Cursor | None = None, limit: Limit = 50) -> BucketList:
         """The S3 buckets that may be used."""
-        return await self._aws.objects.list_buckets(cursor, limit)
+        return await self._aws.buckets.list_buckets(cursor, limit)
 
     @resource("aws://s3/buckets/{bucket}{?prefix,cursor,limit}")
     async def s3_bucket(
@@ -441,7 +441,7 @@ class AWSMCPServer(BaseMCPServer):
         limit: Limit = 50,
     ) -> BucketContents:
         """One S3 bucket: its region and its objects."""
-        return await self._aws.objects.describe_bucket(bucket, prefix, cursor, limit)
+        return await self._aws.buckets.describe_bucket(bucket, prefix, cursor, limit)
 
     @resource("aws://lambda/functions{?cursor,limit}")
     async def lambda_functions(self, cursor: Cursor | None = None, limit: Limit = 50) -> FunctionList:
@@ -483,7 +483,7 @@ class AWSMCPServer(BaseMCPServer):
             raise InvalidArguments.of("If-None-Match", "only `*` is known here: write if there is no object")
         content_type = headers.get("content-type")
         length = headers.get("content-length")
-        written = await self._aws.objects.upload_stream(
+        written = await self._aws.streams.upload(
             bucket,
             key,
             request.stream(),
@@ -511,10 +511,10 @@ class AWSMCPServer(BaseMCPServer):
         """
         version_id = request.query_params.get("version_id") or None
         if request.method == "HEAD":
-            return ObjectResponse(await self._aws.objects.look(bucket, key, version_id=version_id))
+            return ObjectResponse(await self._aws.streams.look(bucket, key, version_id=version_id))
         # A range under a condition may be ignored, and the whole object is always right.
         byte_range = None if "if-range" in request.headers else request.headers.get("range")
-        return ObjectResponse(await self._aws.objects.open(bucket, key, version_id=version_id, byte_range=byte_range))
+        return ObjectResponse(await self._aws.streams.open(bucket, key, version_id=version_id, byte_range=byte_range))
 
 
 class ObjectResponse(StreamingResponse):

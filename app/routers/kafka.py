@@ -259,7 +259,7 @@ class KafkaMCPServer(BaseMCPServer):
     @tool(read_only=True, errors=[NotFound], example={"topic": "customer-queries"})
     async def get_topic_metadata(self, topic: TopicName) -> TopicMetadata:
         """Return a topic's partitions with leaders, replicas and offsets, its message count and configuration."""
-        return await self.kafka.topic(topic)
+        return await self.kafka.topics.describe(topic)
 
     @tool(errors=[Conflict], example={"topic": "support-events", "num_partitions": 3, "if_not_exists": True})
     async def create_topic(
@@ -271,7 +271,7 @@ class KafkaMCPServer(BaseMCPServer):
         if_not_exists: Annotated[bool, Field(description="Return one of that name, no conflict.")] = False,
     ) -> CreatedTopic:
         """Create a topic."""
-        return await self.kafka.create_topic(
+        return await self.kafka.topics.create(
             topic,
             num_partitions=num_partitions,
             replication_factor=replication_factor,
@@ -289,22 +289,22 @@ class KafkaMCPServer(BaseMCPServer):
         include_internal: Annotated[bool, Field(description="Kafka's own, too.")] = False,
     ) -> TopicList:
         """List topics with their partition count and replication factor."""
-        return await self.kafka.topics(pattern, include_internal=include_internal)
+        return await self.kafka.topics.find(pattern, include_internal=include_internal)
 
     @tool(read_only=True, errors=[NotFound], example={"group_id": "response-processors"})
     async def get_consumer_group_lag(self, group_id: GroupId) -> ConsumerGroupLag:
         """Return how many messages a group has yet to acknowledge, by partition; null where that is unknown."""
-        return await self.kafka.group_lag(group_id)
+        return await self.kafka.groups.lag(group_id)
 
     @resource("kafka://topics")
     async def topics(self) -> TopicList:
         """The topics, without Kafka's own."""
-        return await self.kafka.topics()
+        return await self.kafka.topics.find()
 
     @resource("kafka://topics/{topic}")
     async def topic(self, topic: TopicName) -> TopicMetadata:
         """One topic. Subscribe to it to hear of new messages; each notice carries a cursor to read them from."""
-        return await self.kafka.topic(topic)
+        return await self.kafka.topics.describe(topic)
 
     @watch("kafka://topics/{topic}")
     @asynccontextmanager
@@ -316,12 +316,12 @@ class KafkaMCPServer(BaseMCPServer):
     @resource("kafka://consumer-groups")
     async def consumer_groups(self) -> ConsumerGroupList:
         """The consumer groups with state, members and lag."""
-        return await self.kafka.groups()
+        return await self.kafka.groups.find()
 
     @resource("kafka://consumer-groups/{group_id}")
     async def consumer_group(self, group_id: GroupId) -> ConsumerGroup:
         """One consumer group: who reads which partitions, and how far it is behind."""
-        return await self.kafka.group(group_id)
+        return await self.kafka.groups.describe(group_id)
 
     @resource("kafka://brokers")
     async def brokers(self) -> BrokerList:

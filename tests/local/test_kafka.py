@@ -13,7 +13,7 @@ from tests.services.kafka.conftest import browse, values
 
 async def test_a_later_run_finds_the_data_again(tmp_path: Path) -> None:
     async with run_kafka(tmp_path) as broker, KafkaService.open(settings_for_kafka(broker)) as kafka:
-        await kafka.create_topic("kept", num_partitions=1)
+        await kafka.topics.create("kept", num_partitions=1)
         await kafka.publish("kept", {"a": 1})
     async with run_kafka(tmp_path) as broker, KafkaService.open(settings_for_kafka(broker)) as kafka:
         assert values(await browse(kafka, "kept")) == [{"a": 1}]

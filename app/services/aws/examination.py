@@ -19,13 +19,13 @@ async def examine(aws: AwsService, settings: AwsSettings) -> Sequence[Finding]:
         return f"{where} answers and knows the credentials"
 
     async def buckets() -> str:
-        found = await aws.objects.list_buckets(None, 50)
+        found = await aws.buckets.list_buckets(None, 50)
         listed = counted(len(found.buckets), "bucket")
         return f"{listed} can be listed; all may be used, since AWS_ALLOWED_BUCKETS names none"
 
     async def bucket(entry: str) -> str:
         name, _, prefix = entry.partition("/")
-        await aws.objects.list_objects(name, prefix=prefix, max_keys=1)
+        await aws.buckets.list_objects(name, prefix=prefix, max_keys=1)
         return "objects can be listed"
 
     async def functions() -> str:

@@ -9,7 +9,9 @@ from app.services.aws.clients import Connection, open_connection
 from app.services.aws.failures import aws_failures
 from app.services.aws.functions import Functions
 from app.services.aws.parameters import Parameters
+from app.services.aws.s3.buckets import Buckets
 from app.services.aws.s3.objects import ObjectStore
+from app.services.aws.s3.streams import ObjectStreams
 from app.services.aws.settings import AwsSettings
 
 
@@ -23,7 +25,9 @@ class AwsService:
 
     def __init__(self, connection: Connection, settings: AwsSettings) -> None:
         self._connection = connection
-        self.objects = ObjectStore(connection, settings)
+        self.buckets = Buckets(connection, settings)
+        self.objects = ObjectStore(connection, settings, self.buckets)
+        self.streams = ObjectStreams(connection, settings, self.buckets)
         self.functions = Functions(connection, settings)
         self.parameters = Parameters(connection, settings)
 
@@ -59,4 +63,4 @@ async def open_aws(settings: AwsSettings, outages: Outages | None = None) -> Asy
         try:
             yield service
         finally:
-            await service.objects.settle()
+            await service.streams.settle()

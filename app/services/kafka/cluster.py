@@ -369,6 +369,14 @@ class Cluster:
             for partition, (_, end) in ranges.items()
         }
 
+    async def count_known(
+        self, topic: str, bounds: Mapping[int, tuple[int | None, int | None]], allowance: Allowance
+    ) -> dict[int, tuple[int | None, bool]]:
+        """Count as `count` does, where an offset may be unknown; None is how many there are then."""
+        unknown: dict[int, tuple[int | None, bool]] = dict.fromkeys(bounds, (None, True))
+        ranges = {p: (first, end) for p, (first, end) in bounds.items() if first is not None and end is not None}
+        return unknown | dict(await self.count(topic, ranges, allowance))
+
     async def holds_messages(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> bool:
         """Tell whether there is a message that may be read, perhaps one: it does not read far to be sure that not.
 

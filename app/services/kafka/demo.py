@@ -21,7 +21,7 @@ async def seed(settings: KafkaSettings) -> None:
     """
     async with KafkaService.open(settings) as kafka:
         for topic in DEMO_TOPICS:
-            await kafka.create_topic(topic, num_partitions=1, if_not_exists=True)
+            await kafka.topics.create(topic, num_partitions=1, if_not_exists=True)
     connections = Connections(settings)
     cluster = Cluster(settings, connections)
     try:

@@ -18,14 +18,14 @@ async def examine(kafka: KafkaService) -> Sequence[Finding]:
         return f"{counted(len(found.brokers), 'broker')} answered: {hosts}"
 
     async def topic(name: str) -> str:
-        found = await kafka.topic(name)
+        found = await kafka.topics.describe(name)
         leaderless = [part.partition for part in found.partitions if part.leader is None]
         return f"{counted(found.partition_count, 'partition')} can be read" + (
             f", but {leaderless} have no leader now" if leaderless else ""
         )
 
     async def groups() -> str:
-        return f"{counted(len((await kafka.groups()).groups), 'consumer group')} can be described"
+        return f"{counted(len((await kafka.groups.find()).groups), 'consumer group')} can be described"
 
     findings = [await checked(brokers())]
     if findings[0].state != "ok":
@@ -33,7 +33,7 @@ async def examine(kafka: KafkaService) -> Sequence[Finding]:
     names: list[str] = []
 
     async def topics() -> str:
-        found = await kafka.topics()
+        found = await kafka.topics.find()
         names.extend(summary.name for summary in found.topics[:_LOOKED_AT])
         return f"{counted(found.total, 'topic')} can be described" + ("" if found.total else "; create_topic makes one")
 

@@ -1,23 +1,22 @@
-"""Kafka for callers: publish, browse, work in groups, describe, follow. Failures are the gateway's."""
+"""Kafka for callers: publish, browse, work in groups, follow. Failures are the gateway's."""
 
-import asyncio
-import fnmatch
-import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 
 from aiokafka import errors
 from pydantic import JsonValue
 
-from app.errors import ArgumentRefused, Conflict, Forbidden, InvalidArguments, NotFound
+from app.errors import InvalidArguments, NotFound
 from app.outages import Outages
-from app.services.kafka.cluster import LATEST, Allowance, Cluster, Topic
+from app.services.kafka.cluster import Cluster, Topic
+from app.services.kafka.confined import CUSTOMER_HEADER, key_of, refuse_pretence
 from app.services.kafka.connections import Connections
-from app.services.kafka.driver import LargerThanWeSend, decode_assignment
+from app.services.kafka.driver import LargerThanWeSend
 from app.services.kafka.failures import answers, translated
 from app.services.kafka.groups import GroupWork
+from app.services.kafka.lag import ConsumerGroups
 from app.services.kafka.messages import (
     ConsumedMessages,
     PublishedMessage,
@@ -32,53 +31,16 @@ from app.services.kafka.reading import Cursor, Limits, Page, Reader, Start, chos
 from app.services.kafka.schemas import (
     BrokerInfo,
     BrokerList,
-    ConsumerGroup,
-    ConsumerGroupLag,
-    ConsumerGroupList,
-    ConsumerGroupMember,
-    ConsumerGroupSummary,
-    CreatedTopic,
-    PartitionLag,
-    PartitionMetadata,
     StreamEvent,
-    TopicList,
-    TopicMetadata,
-    TopicSummary,
 )
 from app.services.kafka.settings import KafkaSettings
 from app.services.kafka.tails import Tails
+from app.services.kafka.topics import Topics
 
 _STREAM_PAGE = 100
 _STREAM_BYTES = 1024 * 1024
 _SHORTEST_BOUND = 5.0
 """Seconds that looking up a topic may take even if the caller wants to wait for messages less than that."""
-_MOST_GROUPS_DESCRIBED = 200
-_MOST_TOPICS_LISTED = 1000
-_GROUPS_AT_A_TIME = 16
-
-
-CUSTOMER_HEADER = "switchboard-customer"
-"""Says to whom the session was bound that has sent a message."""
-
-
-def _key_of(customer: str, given: str | None) -> str:
-    """Return the key of a customer's messages: the customer's id if a rule of the policy has set it to that."""
-    return customer if given == customer else f"customer-{customer}"
-
-
-def _refuse_pretence(headers: Mapping[str, str] | None, partition: int | None) -> None:
-    """Refuse what would let a bound caller's message pass for another customer's.
-
-    Raises:
-        ArgumentRefused: there is such a thing.
-    """
-    # Some readers don't tell capitals apart, or take the first of two headers.
-    if any(name.strip().casefold() == CUSTOMER_HEADER for name in headers or ()):
-        raise ArgumentRefused(
-            f"headers: {CUSTOMER_HEADER} is written by the gateway, for the customer of this session."
-        )
-    if partition is not None:
-        raise ArgumentRefused("partition: the messages of this session go where its customer's key leads.")
 
 
 class KafkaService:
@@ -89,9 +51,11 @@ class KafkaService:
         self._within = settings.request_timeout_ms / 1000
         self._connections = Connections(settings, outages)
         self._cluster = Cluster(settings, self._connections)
+        self.topics = Topics(self._cluster, self._within)
+        self.groups = ConsumerGroups(self._cluster, self._within)
         self.tails = Tails(self._cluster)
         self._reader = Reader(self._cluster, self.tails)
-        self._groups = GroupWork(self._cluster, self._reader, self.tails, settings)
+        self._work = GroupWork(self._cluster, self._reader, self.tails, settings)
         self._publisher = Publisher(settings, self._largest_batch, self._cluster.look_for)
 
     @classmethod
@@ -108,7 +72,7 @@ class KafkaService:
             yield service
         finally:
             await service._publisher.close()
-            await service._groups.close()
+            await service._work.close()
             await service._connections.close()
 
     async def ping(self) -> None:
@@ -149,9 +113,9 @@ class KafkaService:
             BackendTimeout: no acknowledgement in time: the message may be stored now or later.
         """
         if customer is not None:
-            _refuse_pretence(headers, partition)
+            refuse_pretence(headers, partition)
             headers = {**(headers or {}), CUSTOMER_HEADER: customer}
-            key, key_encoding = _key_of(customer, key), None
+            key, key_encoding = key_of(customer, key), None
             # Readers drop what has the key of an earlier message, whoever sent that.
             idempotency_key = idempotency_key and f"customer-{customer}:{idempotency_key}"
         value, raw_key = encode_value(message, encoding), encode_key(key, key_encoding)
@@ -166,7 +130,7 @@ class KafkaService:
             except errors.UnknownTopicOrPartitionError:
                 if not self._settings.allow_auto_create_topics:
                     raise
-                known = await self._create(topic, -1, -1, {}, if_not_exists=True)
+                known = await self.topics.made_if_missing(topic)
             chosen_partitions(known, partition)
         # The publisher keeps its own, longer time.
         async with answers(self._settings.delivery_timeout_ms / 1000 + self._within, topic=topic):
@@ -264,11 +228,11 @@ class KafkaService:
         async with answers(max(timeout_ms / 1000, _SHORTEST_BOUND), topic=topic, group_id=group_id):
             await self._cluster.topic(topic)
             if ack is not None:
-                await self._groups.acknowledge(topic, group_id, ack, owner)
+                await self._work.acknowledge(topic, group_id, ack, owner)
         if max_messages == 0:
             return await _consumed(Page({}), partitions=[])
         async with answers(timeout_ms / 1000 + 60, topic=topic, group_id=group_id):
-            work = await self._groups.consume(
+            work = await self._work.consume(
                 topic,
                 group_id,
                 Limits(max_messages, max_bytes),
@@ -344,169 +308,7 @@ class KafkaService:
 
     # Topics
 
-    async def topics(self, pattern: str | None = None, *, include_internal: bool = False) -> TopicList:
-        """Return topics by a pattern: `*` and `?` stand for characters, other text for a part of the name."""
-        async with answers(self._within):
-            found = await self._cluster.topics()
-        if pattern:
-            glob = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
-            matches = re.compile(fnmatch.translate(glob)).match
-            found = [topic for topic in found if matches(topic.name)]
-        chosen = sorted(
-            (topic for topic in found if include_internal or not topic.internal), key=lambda topic: topic.name
-        )
-        return TopicList(
-            topics=[_summary(topic) for topic in chosen[:_MOST_TOPICS_LISTED]],
-            total=len(chosen),
-            truncated=len(chosen) > _MOST_TOPICS_LISTED,
-        )
-
-    async def topic(self, name: str) -> TopicMetadata:
-        """Return all that is known of a topic.
-
-        Raises:
-            NotFound: it is unknown.
-        """
-        async with answers(self._within, topic=name):
-            topic = await self._cluster.topic(name, fresh=True)
-            bounds, config = await asyncio.gather(
-                self._cluster.bounds(name, list(topic.partitions)), self._cluster.own_config(name)
-            )
-            counts = await self._count(name, bounds, Allowance())
-        partitions = [
-            PartitionMetadata(
-                partition=partition.id,
-                leader=partition.leader,
-                replicas=list(partition.replicas),
-                in_sync_replicas=list(partition.isr),
-                first_offset=bounds[partition.id][0],
-                end_offset=bounds[partition.id][1],
-                message_count=counts[partition.id][0],
-                estimated=not counts[partition.id][1],
-            )
-            for partition in topic.partitions.values()
-        ]
-        return TopicMetadata(
-            topic=name,
-            internal=topic.internal,
-            partition_count=len(partitions),
-            replication_factor=_replication_factor(topic),
-            message_count=_sum_of_all(partition.message_count for partition in partitions),
-            estimated=any(partition.estimated for partition in partitions),
-            partitions=partitions,
-            config=config,
-        )
-
-    async def create_topic(
-        self,
-        name: str,
-        *,
-        num_partitions: int | None = None,
-        replication_factor: int | None = None,
-        config: Mapping[str, str] | None = None,
-        if_not_exists: bool = False,
-    ) -> CreatedTopic:
-        """Create a topic; None takes the broker's default.
-
-        Raises:
-            Conflict: it exists, and that is not accepted.
-            InvalidArguments: Kafka refuses the name, the numbers or the configuration.
-        """
-        async with answers(self._within, topic=name):
-            created = True
-            try:
-                topic = await self._create(name, num_partitions or -1, replication_factor or -1, config or {})
-            except Conflict:
-                if not if_not_exists:
-                    raise
-                created, topic = False, await self._cluster.topic(name, fresh=True)
-            own = await self._cluster.own_config(name)
-        return CreatedTopic(
-            topic=name,
-            created=created,
-            partition_count=len(topic.partitions),
-            replication_factor=_replication_factor(topic),
-            config=own,
-        )
-
-    async def _create(
-        self,
-        name: str,
-        num_partitions: int,
-        replication_factor: int,
-        config: Mapping[str, str],
-        *,
-        if_not_exists: bool = False,
-    ) -> Topic:
-        code, reason = await self._cluster.create_topic(
-            name, num_partitions, replication_factor, config, self._within / 2
-        )
-        error = errors.for_code(code)
-        if error is errors.TopicAlreadyExistsError and not if_not_exists:
-            raise Conflict(f"topic {name!r} exists already; pass if_not_exists to accept that")
-        if code and error is not errors.TopicAlreadyExistsError:
-            raise _creation_refused(error, name, reason)
-        while True:
-            # The controller knows of the topic before the brokers do.
-            try:
-                topic = await self._cluster.topic(name, fresh=True)
-                if topic.partitions and all(partition.leader is not None for partition in topic.partitions.values()):
-                    return topic
-            except (errors.UnknownTopicOrPartitionError, errors.LeaderNotAvailableError):
-                pass
-            await asyncio.sleep(0.05)
-
     # Groups and brokers
-
-    async def group_lag(self, group_id: str) -> ConsumerGroupLag:
-        """Return how far a group is behind.
-
-        Raises:
-            NotFound: it is unknown.
-        """
-        group = await self.group(group_id)
-        return ConsumerGroupLag(
-            group_id=group.group_id,
-            state=group.state,
-            total_lag=group.total_lag,
-            estimated=group.estimated,
-            partitions=group.partitions,
-        )
-
-    async def group(self, group_id: str) -> ConsumerGroup:
-        """Return a consumer group with its members and lag.
-
-        Raises:
-            NotFound: it is unknown.
-        """
-        async with answers(self._within, group_id=group_id):
-            return await self._describe(group_id, Allowance())
-
-    async def groups(self) -> ConsumerGroupList:
-        """Return the consumer groups with state, members and lag."""
-        async with answers(3 * self._within):
-            ids = await self._cluster.groups()
-            described = ids[:_MOST_GROUPS_DESCRIBED]
-            allowance = Allowance()
-            summaries: list[ConsumerGroupSummary] = []
-            for start in range(0, len(described), _GROUPS_AT_A_TIME):
-                part = described[start : start + _GROUPS_AT_A_TIME]
-                found = await asyncio.gather(*(self._summary_of(group_id, allowance) for group_id in part))
-                summaries += [summary for summary in found if summary is not None]
-        return ConsumerGroupList(groups=summaries, total=len(ids))
-
-    async def _summary_of(self, group_id: str, allowance: Allowance) -> ConsumerGroupSummary | None:
-        try:
-            group = await self._describe(group_id, allowance)
-        except NotFound:
-            return None  # It went away between the two questions.
-        return ConsumerGroupSummary(
-            group_id=group_id,
-            state=group.state,
-            members=len(group.members),
-            total_lag=group.total_lag,
-            estimated=group.estimated,
-        )
 
     async def brokers(self) -> BrokerList:
         """Return the cluster's brokers."""
@@ -526,74 +328,6 @@ class KafkaService:
                 for broker in sorted(metadata.brokers, key=lambda broker: broker.id)
             ],
         )
-
-    async def _describe(self, group_id: str, allowance: Allowance) -> ConsumerGroup:
-        group, committed = await asyncio.gather(self._cluster.group(group_id), self._cluster.committed(group_id))
-        if group.state == "Dead" and not committed:
-            raise NotFound(f"there is no consumer group {group_id!r}; kafka://consumer-groups tells which there are")
-        members = [
-            ConsumerGroupMember(
-                member_id=member.id,
-                client_id=member.client_id,
-                host=member.host.removeprefix("/"),
-                partitions=decode_assignment(member.assignment),
-            )
-            for member in group.members
-        ]
-        readers = {
-            (topic, partition): member
-            for member in members
-            for topic, partitions in member.partitions.items()
-            for partition in partitions
-        }
-        places = sorted({(place.topic, place.partition) for place in committed} | set(readers))
-        topics = sorted({topic for topic, _ in places})
-        ends = dict(zip(topics, await asyncio.gather(*(self._ends(topic) for topic in topics)), strict=True))
-        offsets = {(place.topic, place.partition): offset for place, offset in committed.items()}
-        lags = {
-            topic: await self._count(
-                topic, {p: (offsets.get((t, p)), ends[t].get(p)) for t, p in places if t == topic}, allowance
-            )
-            for topic in topics
-        }
-        partitions = [
-            PartitionLag(
-                topic=topic,
-                partition=partition,
-                committed_offset=offsets.get((topic, partition)),
-                end_offset=ends[topic].get(partition),
-                lag=lags[topic][partition][0],
-                estimated=not lags[topic][partition][1],
-                client_id=readers[topic, partition].client_id if (topic, partition) in readers else None,
-                host=readers[topic, partition].host if (topic, partition) in readers else None,
-            )
-            for topic, partition in places
-        ]
-        known = [partition.lag for partition in partitions if partition.lag is not None]
-        return ConsumerGroup(
-            group_id=group_id,
-            state=group.state,
-            protocol=group.protocol,
-            members=members,
-            total_lag=sum(known) if known else None,
-            estimated=any(partition.estimated for partition in partitions),
-            partitions=partitions,
-        )
-
-    async def _count(
-        self, topic: str, bounds: Mapping[int, tuple[int | None, int | None]], allowance: Allowance
-    ) -> dict[int, tuple[int | None, bool]]:
-        """Return how many messages there are between two offsets of each partition, and whether all were counted."""
-        unknown: dict[int, tuple[int | None, bool]] = dict.fromkeys(bounds, (None, True))
-        ranges = {p: (first, end) for p, (first, end) in bounds.items() if first is not None and end is not None}
-        return unknown | dict(await self._cluster.count(topic, ranges, allowance))
-
-    async def _ends(self, topic: str) -> dict[int, int | None]:
-        try:
-            known = await self._cluster.topic(topic)
-            return await self._cluster.offsets(topic, dict.fromkeys(known.partitions, LATEST))
-        except errors.UnknownTopicOrPartitionError:
-            return {}  # Its offsets outlive a deleted topic for a while.
 
 
 async def _consumed(
@@ -619,37 +353,3 @@ def _notice(topic: str, change: Cursor | Exception) -> dict[str, Any]:
 
 def _cursor_of(topic: str, positions: Mapping[int, int]) -> str:
     return Cursor.at(topic, positions, whole=True).write()
-
-
-def _summary(topic: Topic) -> TopicSummary:
-    return TopicSummary(
-        name=topic.name,
-        partitions=len(topic.partitions),
-        replication_factor=_replication_factor(topic),
-        internal=topic.internal,
-    )
-
-
-def _replication_factor(topic: Topic) -> int:
-    return max((len(partition.replicas) for partition in topic.partitions.values()), default=0)
-
-
-def _sum_of_all(numbers: Iterable[int | None]) -> int | None:
-    known = list(numbers)
-    return None if None in known else sum(number or 0 for number in known)
-
-
-def _creation_refused(error: type[errors.BrokerResponseError], name: str, reason: str | None) -> Exception:
-    """Say which argument Kafka refused. Its reasons are written for callers and hold nothing else."""
-    fields: dict[Any, str] = {
-        errors.InvalidTopicError: "topic",
-        errors.InvalidPartitionsError: "num_partitions",
-        errors.InvalidReplicationFactorError: "replication_factor",
-        errors.InvalidReplicationAssignmentError: "replication_factor",
-        errors.InvalidConfigurationError: "config",
-    }
-    if error in fields:
-        return InvalidArguments.of(fields[error], reason or "Kafka refuses it")
-    if error is errors.PolicyViolationError:
-        return Forbidden(f"a policy of the Kafka cluster refuses the topic: {reason or 'no reason given'}")
-    return error(name)

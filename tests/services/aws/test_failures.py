@@ -197,7 +197,7 @@ async def test_an_aws_that_is_not_there_answers_503() -> None:
         max_attempts=2,
     )
     async with open_aws(nowhere) as aws:
-        for call in [aws.ping(), aws.objects.list_objects("bucket"), aws.functions.invoke("name", {})]:
+        for call in [aws.ping(), aws.buckets.list_objects("bucket"), aws.functions.invoke("name", {})]:
             with pytest.raises(BackendUnavailable, match="can't be reached"):
                 await call
 
@@ -211,10 +211,10 @@ async def test_calls_work_again_once_aws_is_back_without_a_restart(tmp_path: Pat
             stack.process.kill()
             await stack.process.wait()
             with pytest.raises(BackendUnavailable):
-                await aws.objects.list_objects(DEMO_BUCKET)
+                await aws.buckets.list_objects(DEMO_BUCKET)
 
             async with run_aws(tmp_path / "two", port=port, durable=False):
-                assert (await aws.objects.list_objects(DEMO_BUCKET)).objects
+                assert (await aws.buckets.list_objects(DEMO_BUCKET)).objects
                 assert (await aws.functions.invoke(DEMO_FUNCTION, {"feedback": "good"})).status_code == 200
 
 
@@ -245,7 +245,7 @@ async def test_a_read_is_repeated_after_a_failure_of_aws() -> None:
         return http_answer("200 OK", listing) if before else http_answer("500 Error", s3_error("InternalError"))
 
     async with scripted_aws(answer) as (settings, seen), open_aws(settings) as aws:
-        assert (await aws.objects.list_objects("bucket")).objects == []
+        assert (await aws.buckets.list_objects("bucket")).objects == []
 
     assert len(seen) == 2
 
@@ -296,7 +296,7 @@ async def test_expired_credentials_answer_503_with_the_reason(caplog: pytest.Log
         return http_answer("400 Bad Request", s3_error("ExpiredToken"))
 
     async with scripted_aws(answer) as (settings, _), open_aws(settings) as aws:
-        for call in [aws.ping(), aws.objects.list_objects("bucket")]:
+        for call in [aws.ping(), aws.buckets.list_objects("bucket")]:
             with pytest.raises(BackendUnavailable, match="expired") as failure:
                 await call
             assert failure.value.status == 503
@@ -320,7 +320,7 @@ async def test_a_ping_needs_no_permission_at_all() -> None:
     async with scripted_aws(answer) as (settings, _), open_aws(settings) as aws:
         await aws.ping()
         with pytest.raises(Forbidden, match="s3:ListBucket"):
-            await aws.objects.list_objects("bucket")
+            await aws.buckets.list_objects("bucket")
 
 
 NO_AWS = ["<html>Please log in</html>", "<html><br>", "{}", "[]", '{"Parameter": null, "Parameters": null}', ""]
@@ -337,10 +337,10 @@ async def test_what_answers_and_is_no_aws_is_told_as_a_setting_to_check(
 
     async with scripted_aws(answer) as (settings, _), open_aws(settings) as aws:
         for call in [
-            aws.objects.list_objects("bucket"),
-            aws.objects.list_buckets(None, 10),
+            aws.buckets.list_objects("bucket"),
+            aws.buckets.list_buckets(None, 10),
             aws.objects.download("bucket", "key"),
-            aws.objects.look("bucket", "key"),
+            aws.streams.look("bucket", "key"),
             aws.objects.upload("bucket", "key", "x"),
             aws.objects.upload("bucket", "key", "x", idempotency_key="k"),
             aws.functions.list(None, 10),
@@ -374,7 +374,7 @@ async def test_a_refusal_without_a_body_is_told_with_its_reason(status: str, cod
 
     async with scripted_aws(answer) as (settings, _), open_aws(settings) as aws:
         for call in [
-            aws.objects.look("bucket", "key"),
+            aws.streams.look("bucket", "key"),
             aws.objects.upload("bucket", "key", "x", idempotency_key="k"),
         ]:
             with pytest.raises(BackendUnavailable, match=reason):
@@ -385,4 +385,4 @@ async def test_a_region_that_is_none_is_told_by_its_variable() -> None:
     settings = {"region": "eu central 1", "access_key_id": "a", "secret_access_key": "b"}
     async with open_aws(AwsSettings.model_validate(settings)) as aws:
         with pytest.raises(BackendNotConfigured, match="AWS_REGION"):
-            await aws.objects.list_objects("bucket")
+            await aws.buckets.list_objects("bucket")

@@ -51,7 +51,7 @@ async def test_it_listens_on_loopback_and_nowhere_else(aws_stack: LocalAws, aws:
 
 
 async def test_it_brings_documents_of_the_demo_customers_a_function_and_parameters(aws: AwsService) -> None:
-    documents = await aws.objects.list_objects(DEMO_BUCKET, prefix="customers/12345/")
+    documents = await aws.buckets.list_objects(DEMO_BUCKET, prefix="customers/12345/")
     parameters = await aws.parameters.get_by_path(
         "/switchboard/", recursive=True, with_decryption=False, max_results=10, next_token=None
     )

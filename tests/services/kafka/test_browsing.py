@@ -172,10 +172,10 @@ async def test_many_who_wait_share_one_tail(kafka: KafkaService, topic: str) -> 
 
 
 async def test_browsing_leaves_no_group_behind(kafka: KafkaService, numbered: str) -> None:
-    before = (await kafka.groups()).groups
+    before = (await kafka.groups.find()).groups
     page = await browse(kafka, numbered)
     await browse(kafka, numbered, cursor=page.next_cursor, timeout_ms=300)
-    assert (await kafka.groups()).groups == before
+    assert (await kafka.groups.find()).groups == before
 
 
 async def test_a_single_partition_is_browsed_by_its_own_cursor(kafka: KafkaService, wide_topic: str) -> None:

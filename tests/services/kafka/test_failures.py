@@ -25,7 +25,7 @@ SOON = 4.0
 
 async def test_without_a_setting_the_failure_names_it() -> None:
     async with KafkaService.open(settings_for_kafka(None)) as kafka:
-        for attempt in (kafka.ping(), kafka.topics(), kafka.publish("t", "x"), browse(kafka, "t")):
+        for attempt in (kafka.ping(), kafka.topics.find(), kafka.publish("t", "x"), browse(kafka, "t")):
             with pytest.raises(BackendNotConfigured, match="KAFKA_BOOTSTRAP_SERVERS"):
                 await attempt
 
@@ -63,8 +63,8 @@ async def test_nobody_listens(group_id: str) -> None:
             kafka.publish("t", "x"),
             browse(kafka, "t", timeout_ms=5000),
             work(kafka, "t", group_id),
-            kafka.topics(),
-            kafka.groups(),
+            kafka.topics.find(),
+            kafka.groups.find(),
         ):
             with pytest.raises(BackendUnavailable) as failed:
                 async with asyncio.timeout(SOON):
@@ -88,7 +88,7 @@ async def test_a_broker_is_killed_and_comes_back_in_mid_call(
     port = free_port()
     async with KafkaService.open(settings_for_kafka(f"127.0.0.1:{port}", request_timeout_ms=3000)) as kafka:
         async with run_broker(tmp_path, port=port) as broker:
-            await kafka.create_topic(topic_name, num_partitions=1)
+            await kafka.topics.create(topic_name, num_partitions=1)
             for number in range(10):
                 await kafka.publish(topic_name, number)
             page = await work(kafka, topic_name, group_id, max_messages=5)
@@ -101,7 +101,7 @@ async def test_a_broker_is_killed_and_comes_back_in_mid_call(
                 kafka.publish(topic_name, "while it is down"),
                 browse(kafka, topic_name),
                 work(kafka, topic_name, group_id),
-                kafka.topic(topic_name),
+                kafka.topics.describe(topic_name),
             ):
                 with pytest.raises(BackendUnavailable):
                     async with asyncio.timeout(SOON):
@@ -126,7 +126,7 @@ async def test_watchers_hear_when_nothing_can_be_heard_and_miss_nothing(
     settings = settings_for_kafka(f"127.0.0.1:{port}", request_timeout_ms=3000)
     async with KafkaService.open(settings) as kafka, AsyncExitStack() as stack:
         async with run_broker(tmp_path, port=port) as broker:
-            await kafka.create_topic(topic_name, num_partitions=1)
+            await kafka.topics.create(topic_name, num_partitions=1)
             watching = [await stack.enter_async_context(kafka.changes(topic_name)) for _ in range(2)]
             waiting = asyncio.create_task(browse(kafka, topic_name, start="latest", timeout_ms=4000))
             broker.process.send_signal(sudden_end)

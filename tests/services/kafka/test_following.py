@@ -136,7 +136,7 @@ async def test_a_stream_goes_on_into_partitions_that_are_added(
             await admin.create_partitions({topic: NewPartitions(2)})
         finally:
             await admin.close()
-        while len((await kafka.topic(topic)).partitions) < 2:
+        while len((await kafka.topics.describe(topic)).partitions) < 2:
             pass
         await kafka.publish(topic, "in the new one", partition=1)
         while (event := await anext(events)).message is None:

@@ -40,7 +40,7 @@ async def formed(kafka: KafkaService, topic: str, group_id: str) -> None:
 
 
 async def committed(kafka: KafkaService, group_id: str) -> dict[int, int | None]:
-    return {lag.partition: lag.committed_offset for lag in (await kafka.group_lag(group_id)).partitions}
+    return {lag.partition: lag.committed_offset for lag in (await kafka.groups.lag(group_id)).partitions}
 
 
 async def test_a_new_group_begins_at_the_earliest_message(kafka: KafkaService, numbered: str, group_id: str) -> None:
@@ -73,7 +73,7 @@ async def test_who_acknowledges_sees_nothing_twice(kafka: KafkaService, wide_top
             ack = page.ack
         await work(kafka, wide_topic, group_id, max_messages=0, ack=ack)
     assert sorted(seen) == list(range(60))  # type: ignore[type-var]
-    assert (await kafka.group_lag(group_id)).total_lag == 0
+    assert (await kafka.groups.lag(group_id)).total_lag == 0
 
 
 async def test_a_lease_keeps_messages_from_others_until_it_ends(
@@ -133,9 +133,9 @@ async def test_only_acknowledging_reads_nothing(kafka: KafkaService, numbered: s
 
 async def test_a_member_leaves_after_the_silence_of_a_lease(kafka: KafkaService, numbered: str, group_id: str) -> None:
     await work(kafka, numbered, group_id, lease_ms=1_000)
-    assert len((await kafka.group(group_id)).members) == 1
+    assert len((await kafka.groups.describe(group_id)).members) == 1
     async with asyncio.timeout(WITHIN):
-        while (await kafka.group(group_id)).members:
+        while (await kafka.groups.describe(group_id)).members:
             await work(kafka, numbered, f"{group_id}-pause", timeout_ms=100)
 
 
@@ -321,7 +321,7 @@ async def test_an_unknown_topic_makes_no_group(kafka: KafkaService, topic_name: 
     with pytest.raises(NotFound):
         await work(kafka, topic_name, group_id)
     with pytest.raises(NotFound):
-        await kafka.group_lag(group_id)
+        await kafka.groups.lag(group_id)
 
 
 async def test_lag_is_told_by_partition_and_is_null_where_it_is_unknown(
@@ -332,12 +332,12 @@ async def test_lag_is_told_by_partition_and_is_null_where_it_is_unknown(
     page = await work(kafka, wide_topic, group_id, max_messages=1)
     await work(kafka, wide_topic, group_id, max_messages=0, ack=page.ack)
     first = page.messages[0].partition
-    lag = {partition.partition: partition.lag for partition in (await kafka.group_lag(group_id)).partitions}
+    lag = {partition.partition: partition.lag for partition in (await kafka.groups.lag(group_id)).partitions}
     assert lag[first] == (4 if first == 0 else 3)
     assert [known for partition, known in lag.items() if partition != first] == [None, None]
-    [summary] = [group for group in (await kafka.groups()).groups if group.group_id == group_id]
+    [summary] = [group for group in (await kafka.groups.find()).groups if group.group_id == group_id]
     assert (summary.state, summary.members, summary.total_lag) == ("Stable", 1, lag[first])
-    group = await kafka.group(group_id)
+    group = await kafka.groups.describe(group_id)
     assert group.members[0].partitions == {wide_topic: [0, 1, 2]}
 
 
@@ -374,7 +374,7 @@ async def test_a_gateway_without_a_partition_knows_of_no_end_before_the_other_ha
         # Both are members, and nothing more is to be rebalanced, before there is anything to read.
         while True:
             parts = [(await work(gateway, topic, group_id, timeout_ms=200)).partitions for gateway in (owner, idle)]
-            group = await owner.group(group_id)
+            group = await owner.groups.describe(group_id)
             if sorted(parts, key=bool) == [[], [0]] and (group.state, len(group.members)) == ("Stable", 2):
                 break
     if parts[0] == []:
@@ -390,7 +390,7 @@ async def test_a_gateway_without_a_partition_knows_of_no_end_before_the_other_ha
 
 
 async def members(kafka: KafkaService, group_id: str) -> int:
-    return len((await kafka.group(group_id)).members)
+    return len((await kafka.groups.describe(group_id)).members)
 
 
 async def test_a_place_is_kept_for_messages_and_not_for_a_wish(
@@ -423,7 +423,7 @@ async def test_a_place_is_kept_for_messages_and_not_for_a_wish(
 async def numbered_elsewhere(kafka: KafkaService, topic_name: str) -> str:
     """Another topic, with one partition and one message."""
     name = f"{topic_name}.elsewhere"
-    await kafka.create_topic(name, num_partitions=1)
+    await kafka.topics.create(name, num_partitions=1)
     await kafka.publish(name, 0)
     return name
 
@@ -502,10 +502,10 @@ async def test_a_group_that_writes_what_only_it_can_read_is_described(
     kafka: KafkaService, topic: str, group_id: str, protocol_type: str, assignment: bytes
 ) -> None:
     await join_otherwise(kafka, group_id, protocol_type, "its-own", encode_subscription(topic), assignment)
-    group = await kafka.group(group_id)
+    group = await kafka.groups.describe(group_id)
     assert ([member.partitions for member in group.members], group.protocol) == ([{}], "its-own")
-    assert (await kafka.group_lag(group_id)).partitions == []
-    assert (await kafka.groups()).total >= (protocol_type == "consumer")
+    assert (await kafka.groups.lag(group_id)).partitions == []
+    assert (await kafka.groups.find()).total >= (protocol_type == "consumer")
 
 
 async def test_a_member_that_says_nothing_readable_gets_nothing_and_disturbs_nobody(
@@ -513,7 +513,7 @@ async def test_a_member_that_says_nothing_readable_gets_nothing_and_disturbs_nob
 ) -> None:
     assert values(await work(kafka, numbered, group_id, max_messages=1, lease_ms=1_000)) == [0]
     joining = asyncio.create_task(join_otherwise(kafka, group_id, "consumer", "range", b"\xff", b""))
-    member = kafka._groups._members[group_id, numbered]
+    member = kafka._work._members[group_id, numbered]
     first = member.generation
     async with asyncio.timeout(WITHIN):
         await joining

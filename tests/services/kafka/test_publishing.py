@@ -113,11 +113,11 @@ async def test_what_kafka_can_not_store_is_refused_by_name(
     with pytest.raises(InvalidArguments) as refused:
         await kafka.publish(topic, **arguments)
     assert refused.value.errors[0].field == field
-    assert (await kafka.topic(topic)).message_count == 0
+    assert (await kafka.topics.describe(topic)).message_count == 0
 
 
 async def test_a_message_past_the_brokers_maximum_is_refused_by_name(kafka: KafkaService, topic_name: str) -> None:
-    await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+    await kafka.topics.create(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
     with pytest.raises(InvalidArguments) as refused:
         await kafka.publish(topic_name, "x" * 5000)
     assert refused.value.errors[0].field == "message"
@@ -126,12 +126,12 @@ async def test_a_message_past_the_brokers_maximum_is_refused_by_name(kafka: Kafk
 
 async def test_a_refusal_names_the_limit_that_was_hit(kafka_broker: LocalKafka, topic_name: str) -> None:
     async with KafkaService.open(settings_for_kafka(kafka_broker, max_request_size=3000)) as kafka:
-        await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+        await kafka.topics.create(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
         with pytest.raises(InvalidArguments, match=r"2000 bytes .*max\.message\.bytes"):
             await kafka.publish(topic_name, "x" * 2500)
         with pytest.raises(InvalidArguments, match=r"2000 bytes .*max\.message\.bytes"):
             await kafka.publish(topic_name, "x", headers={"long": "x" * 2500})
-        await kafka.create_topic(f"{topic_name}.roomy", num_partitions=1)
+        await kafka.topics.create(f"{topic_name}.roomy", num_partitions=1)
         with pytest.raises(InvalidArguments, match=r"3000 bytes of KAFKA_MAX_REQUEST_SIZE"):
             await kafka.publish(f"{topic_name}.roomy", "x" * 3500)
         assert (await kafka.publish(topic_name, "x" * 1500)).offset == 0
@@ -141,7 +141,7 @@ async def test_messages_that_are_too_large_only_together_are_stored(
     kafka: KafkaService, kafka_broker: LocalKafka, topic_name: str
 ) -> None:
     """What is published at the same moment travels in one batch, and the broker's limit is one of batches."""
-    await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+    await kafka.topics.create(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
     moment = int(datetime.now(UTC).timestamp() * 1000) - 1000
     placed = await asyncio.gather(
         *(kafka.publish(topic_name, f"{number:3}" * 300, key=str(number), timestamp_ms=moment) for number in range(20))
@@ -155,7 +155,7 @@ async def test_messages_that_are_too_large_only_together_are_stored(
 
 
 async def test_messages_that_are_too_large_take_no_others_with_them(kafka: KafkaService, topic_name: str) -> None:
-    await kafka.create_topic(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
+    await kafka.topics.create(topic_name, num_partitions=1, config={"max.message.bytes": "2000"})
     small = [f"small {number}" for number in range(40)]
     attempts = [kafka.publish(topic_name, message) for message in small]
     attempts += [kafka.publish(topic_name, "large " * 500) for _ in range(10)]
@@ -229,14 +229,14 @@ async def test_an_unknown_topic_is_not_created(kafka: KafkaService, topic_name: 
         await kafka.publish(topic_name, "x")
     with pytest.raises(NotFound):
         await browse(kafka, topic_name)
-    assert (await kafka.topics(topic_name)).topics == []
+    assert (await kafka.topics.find(topic_name)).topics == []
 
 
 async def test_an_unknown_topic_is_created_if_a_setting_says_so(kafka_broker: LocalKafka, topic_name: str) -> None:
     settings = settings_for_kafka(kafka_broker, allow_auto_create_topics=True)
     async with KafkaService.open(settings) as kafka:
         assert (await kafka.publish(topic_name, "x")).offset == 0
-        assert [topic.name for topic in (await kafka.topics(topic_name)).topics] == [topic_name]
+        assert [topic.name for topic in (await kafka.topics.find(topic_name)).topics] == [topic_name]
 
 
 async def test_a_topic_that_is_deleted_does_not_come_back(
@@ -251,7 +251,7 @@ async def test_a_topic_that_is_deleted_does_not_come_back(
         await admin.close()
     with pytest.raises(NotFound):
         await asyncio.wait_for(_publish_until_refused(kafka, topic), 20)
-    assert (await kafka.topics(topic)).topics == []
+    assert (await kafka.topics.find(topic)).topics == []
 
 
 async def test_messages_to_a_topic_that_was_just_deleted_are_refused_without_a_storm(
@@ -318,7 +318,7 @@ async def test_a_repeat_with_the_same_key_is_stored_once(kafka: KafkaService, to
 async def test_repeats_at_the_same_moment_share_one_answer(kafka: KafkaService, topic: str) -> None:
     placed = await asyncio.gather(*(kafka.publish(topic, "pay", idempotency_key="order-1") for _ in range(20)))
     assert {place.offset for place in placed} == {0}
-    assert (await kafka.topic(topic)).message_count == 1
+    assert (await kafka.topics.describe(topic)).message_count == 1
 
 
 async def test_a_caller_who_leaves_does_not_take_the_message_back(kafka: KafkaService, topic: str) -> None:

@@ -85,12 +85,12 @@ async def test_everything_works_behind_a_login(
     secured: SecuredCluster, mechanism: str, topic_name: str, group_id: str
 ) -> None:
     async with KafkaService.open(secured.settings(sasl_mechanism=mechanism)) as kafka:
-        await kafka.create_topic(topic_name, num_partitions=1)
+        await kafka.topics.create(topic_name, num_partitions=1)
         await kafka.publish(topic_name, "kept secret")
         assert values(await browse(kafka, topic_name)) == ["kept secret"]
         page = await work(kafka, topic_name, group_id)
         await work(kafka, topic_name, group_id, max_messages=0, ack=page.ack)
-        assert (await kafka.group_lag(group_id)).total_lag == 0
+        assert (await kafka.groups.lag(group_id)).total_lag == 0
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])

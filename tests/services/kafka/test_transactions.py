@@ -115,10 +115,10 @@ async def test_a_topic_counts_its_messages(
     kafka: KafkaService, transactions: Transactions, aborting: Transactions, topic: str
 ) -> None:
     await five_committed(transactions, aborting, topic)
-    found = await kafka.topic(topic)
+    found = await kafka.topics.describe(topic)
     assert (found.message_count, found.partitions[0].message_count, found.estimated) == (5, 5, False)
     assert (found.partitions[0].end_offset or 0) > 5
-    assert (await kafka.topic(topic)).model_dump().keys() >= {"message_count"}
+    assert (await kafka.topics.describe(topic)).model_dump().keys() >= {"message_count"}
     assert "estimated" not in found.model_dump()
 
 
@@ -128,10 +128,10 @@ async def test_what_a_transaction_still_holds_back_is_not_counted(
     await transactions.commit(topic, "committed")
     await transactions.producer.begin_transaction()
     await transactions.producer.send_and_wait(topic, b"held back")
-    assert (await kafka.topic(topic)).message_count == 1
+    assert (await kafka.topics.describe(topic)).message_count == 1
     assert await tail(kafka, topic, 2) == ["committed"]
     await transactions.producer.commit_transaction()
-    assert (await kafka.topic(topic)).message_count == 2
+    assert (await kafka.topics.describe(topic)).message_count == 2
     assert await tail(kafka, topic, 2) == ["committed", "held back"]
 
 
@@ -141,9 +141,9 @@ async def test_who_reads_uncommitted_messages_counts_them_but_no_markers(
     await transactions.commit(topic, "committed")
     await aborting.abort(topic, "aborted")
     async with KafkaService.open(settings_for_kafka(kafka_broker, isolation_level="read_uncommitted")) as all_of_it:
-        assert (await all_of_it.topic(topic)).message_count == 2
+        assert (await all_of_it.topics.describe(topic)).message_count == 2
         assert await tail(all_of_it, topic, 2) == ["committed", "aborted"]
-    assert (await kafka.topic(topic)).message_count == 1
+    assert (await kafka.topics.describe(topic)).message_count == 1
 
 
 async def test_an_answer_that_ends_with_the_last_message_says_so(
@@ -164,14 +164,14 @@ async def test_a_group_that_has_acknowledged_everything_has_no_lag(
     page = await work(kafka, topic, group_id, max_messages=2)
     assert values(page) == ["message 0", "message 1"]
     page = await work(kafka, topic, group_id, max_messages=2, ack=page.ack)
-    assert (await kafka.group_lag(group_id)).total_lag == 3
+    assert (await kafka.groups.lag(group_id)).total_lag == 3
     page = await work(kafka, topic, group_id, ack=page.ack)
     assert (values(page), page.reached_end) == (["message 4"], True)
     await work(kafka, topic, group_id, max_messages=0, ack=page.ack)
-    lag = await kafka.group_lag(group_id)
+    lag = await kafka.groups.lag(group_id)
     # The position is committed, behind the last marker: other tools see no lag either.
     assert (lag.total_lag, lag.partitions[0].committed_offset) == (0, lag.partitions[0].end_offset)
-    [summary] = [group for group in (await kafka.groups()).groups if group.group_id == group_id]
+    [summary] = [group for group in (await kafka.groups.find()).groups if group.group_id == group_id]
     assert summary.total_lag == 0
 
 
@@ -182,12 +182,12 @@ async def test_a_group_leaves_aborted_messages_behind(
     page = await work(kafka, topic, group_id)
     await aborting.abort(topic, "aborted", "aborted, too")
     await work(kafka, topic, group_id, max_messages=0, ack=page.ack)
-    lag = await kafka.group_lag(group_id)
+    lag = await kafka.groups.lag(group_id)
     assert lag.total_lag == 0
     assert lag.partitions[0].committed_offset != lag.partitions[0].end_offset
     nothing = await work(kafka, topic, group_id, timeout_ms=0)
     assert (nothing.messages, nothing.ack, nothing.reached_end) == ([], None, True)
-    lag = await kafka.group_lag(group_id)
+    lag = await kafka.groups.lag(group_id)
     assert lag.partitions[0].committed_offset == lag.partitions[0].end_offset
 
 
@@ -200,7 +200,7 @@ async def test_the_lag_within_a_batch_is_that_of_its_messages(
         await asyncio.gather(*sent)
     page = await work(kafka, topic, group_id, max_messages=1)
     await work(kafka, topic, group_id, max_messages=0, ack=page.ack)
-    assert (await kafka.group_lag(group_id)).total_lag == 2
+    assert (await kafka.groups.lag(group_id)).total_lag == 2
 
 
 async def test_subscribers_hear_of_messages_and_not_of_aborted_ones(
@@ -210,7 +210,7 @@ async def test_subscribers_hear_of_messages_and_not_of_aborted_ones(
         notice = asyncio.ensure_future(anext(cursors))
         await aborting.abort(topic, "aborted")
         await tail.moved_beyond({0: 0})
-        await kafka.topic(topic)  # longer than it takes to tell
+        await kafka.topics.describe(topic)  # longer than it takes to tell
         assert not notice.done()
         await transactions.commit(topic, "first")
         assert values(await browse(kafka, topic, cursor=(await notice)["cursor"])) == ["first"]
@@ -221,7 +221,7 @@ async def test_more_than_may_be_counted_is_told_as_an_estimate(
 ) -> None:
     for number in range(20):
         await transactions.commit(topic, f"{number}")
-    end = (await kafka.topic(topic)).partitions[0].end_offset
+    end = (await kafka.topics.describe(topic)).partitions[0].end_offset
     assert end is not None
     settings = settings_for_kafka(kafka_broker)
     connections = Connections(settings)
@@ -240,7 +240,7 @@ async def test_compressed_messages_are_counted_one_by_one(
 ) -> None:
     async with KafkaService.open(settings_for_kafka(kafka_broker, compression_type=codec)) as compressing:
         await asyncio.gather(*(compressing.publish(topic, f"{number} " * 50) for number in range(30)))
-    assert (await kafka.topic(topic)).message_count == 30
+    assert (await kafka.topics.describe(topic)).message_count == 30
     page = await work(kafka, topic, group_id, max_messages=7)
     await work(kafka, topic, group_id, max_messages=0, ack=page.ack)
-    assert (await kafka.group_lag(group_id)).total_lag == 23
+    assert (await kafka.groups.lag(group_id)).total_lag == 23

@@ -114,7 +114,7 @@ async def test_a_small_batch_that_becomes_a_huge_one_is_refused_and_read_past(
     with pytest.raises(Conflict, match=refusal):
         await browse(kafka, topic, start=FromOffset(offset=1), timeout_ms=10_000)
     assert values(await browse(kafka, topic, start=FromOffset(offset=2))) == ["after"]
-    assert (await kafka.topic(topic)).message_count == 3
+    assert (await kafka.topics.describe(topic)).message_count == 3
     first = await work(kafka, topic, group_id)
     assert values(first) == ["before"]
     with pytest.raises(Conflict, match=refusal):
@@ -140,6 +140,6 @@ async def test_batches_are_unpacked_beside_the_event_loop(
         found += values(page)
         page = await browse(kafka, topic, max_bytes=8_388_608, cursor=page.next_cursor)
     assert found == [value.decode() for value in large]
-    assert (await kafka.topic(topic)).message_count == 3
+    assert (await kafka.topics.describe(topic)).message_count == 3
     assert threads
     assert threading.main_thread() not in threads

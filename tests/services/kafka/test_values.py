@@ -173,7 +173,7 @@ async def test_what_json_can_not_write_is_not_stored(kafka: KafkaService, topic:
     with pytest.raises(InvalidArguments) as refused:
         await kafka.publish(topic, message)
     assert refused.value.errors[0].field == "message"
-    assert (await kafka.topic(topic)).message_count == 0
+    assert (await kafka.topics.describe(topic)).message_count == 0
 
 
 @pytest.mark.parametrize("message", [{"a": "NaN and Infinity"}, ["NaN"], {"Infinity": 1}, "NaN", 2**200, 1e22, 1e-7])
@@ -276,4 +276,4 @@ async def test_a_header_of_any_name_hides_no_message(
     assert everything.messages[2].model_dump()["headers"] == {"\\xffname": {"base64": "/w=="}, "plain": None}
     assert values(await browse(kafka, topic, start=FromTail(tail=2))) == ["odd", "after"]
     assert values(await work(kafka, topic, group_id)) == ["before", "odd", "odd", "after"]
-    assert (await kafka.topic(topic)).message_count == 4
+    assert (await kafka.topics.describe(topic)).message_count == 4

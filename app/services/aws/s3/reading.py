@@ -7,9 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from app.services.aws.failures import aws_failures
+from app.services.aws.s3.buckets import Buckets
 from app.services.aws.s3.writing import OWN_METADATA
 
 if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 _READ_BYTES = 256 * 1024
@@ -74,3 +76,38 @@ def stream_of(answer: "GetObjectOutputTypeDef | HeadObjectOutputTypeDef") -> Obj
         metadata={name: value for name, value in answer["Metadata"].items() if not name.startswith(OWN_METADATA)},
         _body=answer.get("Body"),
     )
+
+
+async def open_object(
+    s3: "S3Client", buckets: Buckets, bucket: str, key: str, version_id: str | None, byte_range: str | None
+) -> ObjectStream:
+    """Begin to read an object; enter the result to have it closed.
+
+    Raises:
+        NotFound: the bucket, key or version does not exist.
+        RangeNotSatisfiable: the range begins after the end.
+        Forbidden: the bucket or key is not allowed.
+    """
+    buckets.check(bucket, key)
+    optional = version_of(version_id)
+    if byte_range:
+        optional["Range"] = byte_range
+    async with buckets.naming_others(bucket):
+        with aws_failures("s3:GetObject", missing=no_object(bucket, key, version_id), bucket=bucket):
+            answer: Any = await s3.get_object(Bucket=bucket, Key=key, **optional)
+            try:
+                return stream_of(answer)
+            except (LookupError, ValueError):
+                answer["Body"].close()
+                raise
+
+
+def version_of(version_id: str | None) -> dict[str, Any]:
+    """Return how a request names a version of an object, if it does."""
+    return {"VersionId": version_id} if version_id else {}
+
+
+def no_object(bucket: str, key: str, version_id: str | None) -> str:
+    """Return what a caller is told who asks for an object that is not there."""
+    version = f", version {version_id!r}" if version_id else ""
+    return f"There is no object {key!r}{version} in the bucket {bucket!r}."

@@ -78,7 +78,7 @@ class Admission(Interruptible):
     time is up, `InternalError` for anything unforeseen, whose trace is logged under the request id.
     """
 
-    __slots__ = ("_around", "_narrow", "_timer", "call", "context", "log", "operation", "serving")
+    __slots__ = ("_around", "_narrow", "_release", "_timer", "call", "context", "log", "operation", "serving")
 
     def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
         self._around = around
@@ -110,6 +110,8 @@ class Admission(Interruptible):
         self._leave_place()
         if self._timer is not None:
             self._timer.cancel()
+            if self._release is not None:
+                self._release()
         reason = self.end(error)
         if error is None:
             self._ended("ok")
@@ -125,8 +127,10 @@ class Admission(Interruptible):
             self._ended("cancelled")
 
     def overdue(self) -> None:
-        """Set the clock and watch the caller, which most calls end too early to need."""
+        """Set the clock and watch the caller and its key, which most calls end too early to need."""
         self._set_clock()
+        credential = self.context.principal.credential
+        self._release = credential.hold(self.interrupt) if credential is not None else None
         if (gone := self.context.gone) is not None:
             self.interrupt_after(gone, CallerGone())
 

@@ -608,9 +608,10 @@ class Gateway:
         if customer is not None:
             arguments = confine(operation, customer, arguments, ruled=self.guard is not None)
         if self.guard is not None:
-            arguments = self.guard.judge(server, operation, principal, arguments)
-            if customer is not None:  # no rule puts another in its place
-                arguments = confine(operation, customer, arguments, ruled=True)
+            judged = self.guard.judge(server, operation, principal, arguments)
+            if customer is not None and judged is not arguments:  # no rule puts another in its place
+                judged = confine(operation, customer, judged, ruled=True)
+            arguments = judged
         return arguments if operation.read_only else with_own_key(arguments, principal)
 
     def foretell(

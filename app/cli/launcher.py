@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from app.cli.running import UnusableSettings, read_settings
-from app.guard.credentials import Credential, Keyring
+from app.guard.credentials import Keyring
 from app.guard.limits import Rate
 from app.guard.policy import Policy
 from app.guard.principal import EVERYBODY, Principal
@@ -12,7 +12,7 @@ from app.guard.settings import IdentitySettings
 from app.key_stores import NoKeyStore, every_key
 from app.services.postgres.connections.settings import PostgresSettings
 
-Launcher = Callable[[], AbstractAsyncContextManager[tuple[Principal, Credential | None]]]
+Launcher = Callable[[], AbstractAsyncContextManager[Principal]]
 
 
 def launcher_of(policy: Policy) -> Launcher:
@@ -33,17 +33,16 @@ def launcher_of(policy: Policy) -> Launcher:
         local = Principal("local", frozenset({policy.local_role})) if policy.local_role else EVERYBODY
 
         @asynccontextmanager
-        async def know() -> AsyncGenerator[tuple[Principal, None]]:
-            yield local, None
+        async def know() -> AsyncGenerator[Principal]:
+            yield local
 
         return know
     keyring = read_keyring(given)
 
     @asynccontextmanager
-    async def find_out() -> AsyncGenerator[tuple[Principal, Credential]]:
+    async def find_out() -> AsyncGenerator[Principal]:
         async with keyring.open():
-            credential = await keyring.accept(token.get_secret_value().encode(), "-")
-            yield credential.principal, credential
+            yield (await keyring.accept(token.get_secret_value().encode(), "-")).principal
 
     return find_out
 

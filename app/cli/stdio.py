@@ -28,8 +28,8 @@ def stdio(servers: tuple[str, ...], config: Path | None) -> None:
     async def speak() -> None:
         gateway = Gateway(kinds, settings, guard=guard)
         only = kinds[0].server_id if len(kinds) == 1 else None
-        async with gateway.open(service_settings), launcher() as (principal, credential):
-            await serve_stdio(gateway, only, principal, credential)
+        async with gateway.open(service_settings), launcher() as principal:
+            await serve_stdio(gateway, only, principal)
 
     # The SDK reads its input in a thread that only the end of the process ends.
     run(speak, serves=True)

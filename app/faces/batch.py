@@ -80,6 +80,12 @@ class _Results:
     """Of what all callers' results may take."""
     size: int = 0
     """In bytes."""
+    ended: GatewayError | None = None
+    """Why its caller may not call any more."""
+
+    def end(self, reason: GatewayError) -> None:
+        """Let no further call of it begin; those that run end by themselves."""
+        self.ended = reason
 
 
 class BatchCall(BaseModel):
@@ -179,9 +185,10 @@ class BatchEndpoint:
             return
         run = self._in_order if batch.mode == "sequential" else self._side_by_side
         with self._gateway.results.share() as share:
+            so_far = _Results(share)
             try:
-                with CancelWhenCallerGoes(receive, self._gateway.lookout):
-                    outcomes = await run(batch, arguments, context, _Results(share))
+                with CancelWhenCallerGoes(receive, self._gateway.lookout), context.principal.holding(so_far.end):
+                    outcomes = await run(batch, arguments, context, so_far)
             except CallerGone:
                 return
             await _send(send, _answer(batch.calls, outcomes, context.request_id), context.request_id)
@@ -232,6 +239,8 @@ class BatchEndpoint:
         return [task.result() for task in running]
 
     async def _run(self, call: BatchCall, arguments: bytes, context: CallContext, results: _Results) -> _Outcome:
+        if results.ended is not None:
+            return results.ended
         if results.size >= _MOST_ANSWERED:
             return NotRun(f"The batch has {results.size} bytes of results already. Send this call in another one.")
         try:

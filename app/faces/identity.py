@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -126,7 +126,6 @@ class Identified:
         if given is not None and self._keyring is not None:
             if given[:7] == _SCHEME and (credential := self._keyring.recall(given[7:])) is not None:
                 state["principal"] = credential.principal
-                state["credential"] = credential
                 return self._app(scope, receive, send)
             if not _is_at(scope, OPEN):
                 return self._ask(given, scope, receive, send)
@@ -142,7 +141,6 @@ class Identified:
             await send_refusal(scope, send, error)
             return
         state["principal"] = credential.principal
-        state["credential"] = credential
         await self._app(scope, receive, send)
 
     def _without_a_key(self, scope: Scope) -> GatewayError | None:
@@ -172,17 +170,6 @@ class Identified:
         if any(sign in query for sign in _IN_ADDRESS):
             return Unauthenticated(f"A key in the address is not read, since logs keep it: make a new one. {NO_KEY}")
         return Unauthenticated(NO_KEY)
-
-
-def held(scope: Scope, end: Callable[[GatewayError], object]) -> AbstractContextManager[None]:
-    """Have what lasts ended once the key ends that it was opened with.
-
-    Args:
-        scope: of the request that opens it.
-        end: called with the reason.
-    """
-    credential = scope["state"].get("credential")
-    return nullcontext() if credential is None else credential.holding(end)
 
 
 def _key_in(header: bytes) -> bytes:

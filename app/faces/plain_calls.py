@@ -18,9 +18,9 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from app.budget import LARGE
-from app.errors import CallerGone, GatewayError
+from app.errors import CallerGone, GatewayError, Unauthenticated
 from app.exact_json import NotExact, NotJson, ReadText, read
-from app.faces.http import JSON, call_context, send_bytes, send_result
+from app.faces.http import JSON, call_context, send_bytes, send_problem, send_result
 from app.faces.protocol import client_name
 from app.gateway import Gateway
 from app.guard.principal import Principal
@@ -162,6 +162,9 @@ class PlainCalls:
             message = await self.run(call, context)
         except CallerGone:
             return
+        except Unauthenticated as error:
+            await send_problem(send, error, context.request_id)
+            return
         if len(message) > LARGE:
             await send_result(send, self._gateway, message, context.request_id)
         else:
@@ -172,12 +175,15 @@ class PlainCalls:
 
         Raises:
             CallerGone: nobody is there to be answered.
+            Unauthenticated: the caller's key ended during the call, which came alone over HTTP.
         """
         try:
             result = await self._gateway.call(self._server, call.name, call.arguments, context, _write_result)
         except CallerGone:
             raise
         except GatewayError as error:
+            if context.gone is not None and isinstance(error, Unauthenticated):
+                raise  # there is an HTTP status to say it with
             failure = error.problem(context.request_id).model_dump_json(exclude_none=True)
             result = b"".join((b'{"content":[{"type":"text","text":', _write_text(failure), b'}],"isError":true'))
         end = self._modern_end if call.modern else b"}}"

@@ -54,7 +54,6 @@ from app.faces.http import (
     send_refusal,
     send_result,
 )
-from app.faces.identity import held
 from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, operation_id, problem_responses, request_body
 from app.gateway import Gateway, Respond
@@ -183,8 +182,7 @@ class RouteEndpoint:
             await send(message)
 
         async def carry(stream: StreamAdmission, respond: Respond) -> None:
-            with held(scope, stream.interrupt):
-                await self._carry(stream, respond, scope, receive, send_noted)
+            await self._carry(stream, respond, scope, receive, send_noted)
 
         try:
             path = _path_below(f"/mcp/{self._server_id}", scope)

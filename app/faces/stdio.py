@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,7 +18,6 @@ from app.errors import INVALID_REQUEST, GatewayError
 from app.faces.duplex import Backlog, Duplex
 from app.faces.jsonrpc import NotAMessage
 from app.gateway import Gateway
-from app.guard.credentials import Credential
 from app.guard.principal import ANONYMOUS, Principal
 from app.servers.calls import Peer
 from app.signals import stopping_by
@@ -30,12 +29,10 @@ _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 """A backend may have written its JSON in lines, which end between two words."""
 
 
-async def serve_stdio(
-    gateway: Gateway, server: str | None, principal: Principal = ANONYMOUS, credential: Credential | None = None
-) -> None:
+async def serve_stdio(gateway: Gateway, server: str | None, principal: Principal = ANONYMOUS) -> None:
     """Serve one server, or all, until the client closes our input and has its answers. The gateway must be open.
 
-    Whoever launches the process is `principal` for as long as it runs, which is as long as the `credential` is good.
+    Whoever launches the process is `principal` for as long as it runs, which is as long as its key is good.
 
     While it serves, standard input is empty and standard output is standard error: what a library prints or a child
     reads stays off the wire.
@@ -61,7 +58,7 @@ async def serve_stdio(
             ended.append(reason)
             connection.give_up()
 
-        with nullcontext() if credential is None else credential.holding(end):
+        with principal.holding(end):
             await connection.serve(_read(lines, connection, limit))
     if ended:
         raise ended[0]

@@ -29,11 +29,11 @@ from app.faces.http import (
     send_problem,
     send_refusal,
 )
-from app.faces.identity import held
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
 from app.faces.protocol import ProtocolServer, wanted_by
 from app.gateway import Gateway
+from app.guard.principal import Principal
 
 _CHECKED_BY_THE_PERIMETER = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 _WANTS_NOTIFICATIONS = (b'"progressToken"', b'logLevel"', b'"subscriptions/listen"')
@@ -165,7 +165,8 @@ class StreamableHTTP:
 @asynccontextmanager
 async def _while_the_key_is_good(scope: Scope, send: Send) -> AsyncGenerator[Send]:
     """Yield a `send` for what may last, and end both it and the answer in order once the caller's key has ended."""
-    if "credential" not in scope["state"]:
+    principal: Principal = scope["state"]["principal"]
+    if principal.credential is None:
         yield send
         return
     begun = over = False
@@ -182,7 +183,7 @@ async def _while_the_key_is_good(scope: Scope, send: Send) -> AsyncGenerator[Sen
         over = message["type"] == "http.response.body" and not message.get("more_body")
         await send(message)
 
-    with anyio.CancelScope() as lasting, held(scope, end):
+    with anyio.CancelScope() as lasting, principal.holding(end):
         yield send_noted
     if reason is None or over:
         return

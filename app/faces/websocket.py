@@ -15,7 +15,6 @@ from app.catalogue import quoted
 from app.errors import GatewayError, IdentityUnavailable, NotFound
 from app.faces.duplex import Backlog, Duplex, Write
 from app.faces.http import send_refusal
-from app.faces.identity import held
 from app.gateway import Gateway
 from app.servers.calls import Peer
 
@@ -85,7 +84,7 @@ class WebSocketFace:
             ended.append(reason)
             connection.give_up()
 
-        with held(socket.scope, end):
+        with peer.principal.holding(end):
             await connection.serve(self._read(socket, connection))
         if ended:
             code = _TRY_AGAIN_LATER if isinstance(ended[0], IdentityUnavailable) else _POLICY_VIOLATION

@@ -13,18 +13,20 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv6Address, ip_address
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from app.errors import GatewayError, IdentityUnavailable, RateLimited, Unauthenticated
 from app.guard.limits import Rate, RateLimiter
-from app.guard.principal import Principal
+from app.guard.principal import End, Principal
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _ID = r"^[a-z0-9]{12}$"
@@ -37,8 +39,12 @@ _FRESH = 1.9
 """Seconds for which the store's word is taken: with what a look takes, a key that is revoked is refused in two."""
 OUTAGE = 60.0
 """Seconds for which a key goes on to be taken that the store has confirmed before it went away."""
-_ANSWER_WITHIN = 1.0
-"""Seconds that the store has for an answer."""
+_ANSWER_WITHIN = 0.8
+"""Seconds that the store has for an answer: where it has none, that is known before what it said last is too old."""
+_REFUSED_FOR = 10.0
+"""Seconds for which a bad key is refused without asking the store again. A key is never shown before it is made."""
+MOST_ASKED = 1000
+"""Keys that the store is asked for at a time, and that wait for the next time."""
 MOST_REMEMBERED = 10_000
 """Keys that are known without asking the store."""
 
@@ -171,40 +177,35 @@ class Credential:
 
     def __init__(self, digest: bytes, principal: Principal, ring: "Keyring") -> None:
         self.digest = digest
-        self.principal = principal
+        self.principal = replace(principal, credential=self)
         self.confirmed_at = self.good_until = 0.0
         """By the monotonic clock."""
         self.ended: GatewayError | None = None
         """Why it is good for nothing any more."""
         self._ring = ring
-        self._ends: dict[int, Callable[[GatewayError], object]] = {}
+        self._ends: dict[int, End] = {}
 
-    @contextmanager
-    def holding(self, end: Callable[[GatewayError], object]) -> Generator[None]:
+    def hold(self, end: End) -> Callable[[], None]:
         """Have something ended that lasts, within two seconds after the key has ended.
 
         Args:
-            end: called once with the reason, from the event loop.
+            end: called once with the reason, from the event loop; at once if the key has ended already.
+
+        Returns:
+            What calls that off.
         """
         if self.ended is not None:
             end(self.ended)
-            yield
-            return
-        with self._ring.kept(self).ending(end):
-            yield
+            return _nothing
+        kept, number = self._ring.kept(self), next(_numbers)
+        kept._ends[number] = end
+        self._ring.holders.add(kept)
+        return partial(kept._release, number)
 
-    @contextmanager
-    def ending(self, end: Callable[[GatewayError], object]) -> Generator[None]:
-        """Do the work of `holding`."""
-        number = next(_numbers)
-        self._ends[number] = end
-        self._ring.holders.add(self)
-        try:
-            yield
-        finally:
-            self._ends.pop(number, None)
-            if not self._ends:
-                self._ring.holders.discard(self)
+    def _release(self, number: int) -> None:
+        self._ends.pop(number, None)
+        if not self._ends:
+            self._ring.holders.discard(self)
 
     def end(self, reason: GatewayError) -> None:
         """End all that it holds."""
@@ -212,6 +213,10 @@ class Credential:
         ends, self._ends = self._ends, {}
         for end in ends.values():
             end(reason)
+
+
+def _nothing() -> None:
+    return
 
 
 class Keyring:
@@ -222,7 +227,8 @@ class Keyring:
 
     Args:
         store: opens where keys are kept; called when the keyring is opened.
-        failures: how many bad keys an address may show.
+        failures: how many keys that nobody has shown before and that turn out to be bad an address may show, how
+            often it may show each of them again, and how much that is no key at all.
     """
 
     def __init__(self, store: Callable[[], AbstractAsyncContextManager[KeyStore]], failures: Rate) -> None:
@@ -234,7 +240,12 @@ class Keyring:
         self._used: set[Credential] = set()
         self.holders: set[Credential] = set()
         """Those that hold something open."""
+        self._refused: dict[bytes, tuple[float, Unauthenticated]] = {}
+        """Keys that were bad, until when that is not asked again, and why they were."""
         self._asking: dict[bytes, asyncio.Task[Credential]] = {}
+        self._wanted: dict[str, asyncio.Future[StoredKey | None]] = {}
+        """Who waits for the store to be asked, by the ids of the keys."""
+        self._asker: asyncio.Task[None] | None = None
         self._away: GatewayError | None = None
         """Why the store could not be asked the last time."""
         self._looking: asyncio.Task[None] | None = None
@@ -250,7 +261,7 @@ class Keyring:
                 yield self
             finally:
                 self._open = False
-                tasks = [task for task in (self._looking, *self._asking.values()) if task is not None]
+                tasks = [each for each in (self._looking, self._asker, *self._asking.values()) if each is not None]
                 for task in tasks:
                     task.cancel()
                 if tasks:
@@ -293,14 +304,17 @@ class Keyring:
             # Whoever has shown it before knows the secret, and guesses nothing.
             return await self._ask(digest, known.principal.id)
         whose = _network_of(address)
-        if wait := self._failures.take(whose, self._rate):
-            raise RateLimited(
-                "Too many keys that are none came from this address. Wait before you show another.", retry_after=wait
-            )
-        # Paid in advance, so that no more are looked up at a time than may fail, and given back to who is no guesser.
         key_id = id_of(token)
         if key_id is None:
+            self._limit((whose, None))
             raise Unauthenticated(_BAD_KEY)
+        refused = self._refused.get(digest)
+        if refused is not None and refused[0] > time.monotonic():
+            # One program with an old key is no reason to keep others from behind the same address.
+            self._limit((whose, digest))
+            raise refused[1]
+        # Paid in advance, so that no more are looked up at a time than may fail, and given back to who is no guesser.
+        self._limit(whose)
         failed = False
         try:
             return await self._ask(digest, key_id)
@@ -310,6 +324,17 @@ class Keyring:
         finally:
             if not failed:
                 self._failures.take(whose, self._rate, -1)
+
+    def _limit(self, key: object) -> None:
+        """Count what is bad.
+
+        Raises:
+            RateLimited: there was too much of it.
+        """
+        if wait := self._failures.take(key, self._rate):
+            raise RateLimited(
+                "Too many keys that are none came from this address. Wait before you show another.", retry_after=wait
+            )
 
     async def _ask(self, digest: bytes, key_id: str) -> Credential:
         """Ask the store for a key, once for all who show it at the same time."""
@@ -327,17 +352,59 @@ class Keyring:
     async def _find(self, digest: bytes, key_id: str) -> Credential:
         at = time.monotonic()
         if self._away is None:
-            try:
-                found = await self._look_up([key_id])
-            except IdentityUnavailable:
-                self._stretch(at)
-            else:
-                self._judge(digest, found.get(key_id), at)
+            if len(self._wanted) >= MOST_ASKED and digest not in self._remembered:
+                raise IdentityUnavailable(_AWAY, retry_after=1)
+            with suppress(IdentityUnavailable):
+                self._judge(digest, await self._stored(key_id), at)
         credential = self._remembered.get(digest)
         if credential is None or credential.good_until < time.monotonic():
             raise IdentityUnavailable(_AWAY, retry_after=1)
         self._used.add(credential)
         return credential
+
+    async def _stored(self, key_id: str) -> StoredKey | None:
+        """Return what the store has of an id. Whoever comes while it is asked is asked for together, the next time.
+
+        So the store has one question at a time to answer, however many callers show keys that nobody knows.
+
+        Raises:
+            IdentityUnavailable: it does not answer.
+        """
+        answer = self._wanted.get(key_id)
+        if answer is None:
+            answer = self._wanted[key_id] = asyncio.get_running_loop().create_future()
+            if self._asker is None:
+                self._ask_for_more()
+        return await asyncio.shield(answer)
+
+    def _ask_for_more(self) -> None:
+        self._asker = asyncio.create_task(self._ask_for_the_wanted(), name="ask for keys")
+        self._asker.add_done_callback(self._asker_ended)
+
+    def _asker_ended(self, asker: "asyncio.Task[None]") -> None:
+        """Go on after what nobody foresaw: others wait for their turn."""
+        self._asker = None
+        if asker.cancelled():
+            return
+        if (error := asker.exception()) is not None:
+            _log.error("looking keys up failed, and begins anew", exc_info=error)
+        if self._open and self._wanted:
+            self._ask_for_more()
+
+    async def _ask_for_the_wanted(self) -> None:
+        while self._wanted:
+            wanted, self._wanted = self._wanted, {}
+            at = time.monotonic()
+            try:
+                found = await self._look_up(list(wanted))
+                for key_id, answer in wanted.items():
+                    answer.set_result(found.get(key_id))
+            except IdentityUnavailable:
+                self._stretch(at)
+            finally:
+                for answer in wanted.values():
+                    if not answer.done():
+                        answer.set_exception(IdentityUnavailable(_AWAY, retry_after=1))
 
     async def _look_up(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
         """Ask the store.
@@ -346,8 +413,7 @@ class Keyring:
             IdentityUnavailable: it does not answer, or with what can't be read; the log says so, once.
         """
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN):
-                found = await self._store.find(ids)
+            found = await _within(_ANSWER_WITHIN, self._store.find(ids))
         except (GatewayError, TimeoutError, ValidationError) as error:
             if isinstance(error, GatewayError):
                 reason = error
@@ -379,6 +445,9 @@ class Keyring:
             reason = key.complaint(time.time())
         if key is None or reason is not None:
             error = Unauthenticated(reason or _BAD_KEY)
+            if len(self._refused) >= MOST_REMEMBERED:
+                del self._refused[next(iter(self._refused))]
+            self._refused[digest] = time.monotonic() + _REFUSED_FOR, error
             if credential is not None:
                 self._forget(credential, error)
             raise error
@@ -432,8 +501,10 @@ class Keyring:
         self._watch()
 
     async def _look_for_ever(self) -> None:
+        due = time.monotonic()
         while True:
-            await asyncio.sleep(_INTERVAL)
+            due = max(due + _INTERVAL, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
             await self.look()
 
     async def look(self) -> None:
@@ -452,6 +523,23 @@ class Keyring:
         for digest, key_id in asked.items():
             with suppress(Unauthenticated):
                 self._judge(digest, found.get(key_id), at)
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return what comes of some work, or give up on it at once, whatever it then takes to end.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    working = asyncio.ensure_future(work)
+    working.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to hear of it
+    try:
+        done, _ = await asyncio.wait([working], timeout=seconds)
+    finally:
+        working.cancel()  # which does nothing to what is done
+    if not done:
+        raise TimeoutError
+    return working.result()
 
 
 def _network_of(address: str) -> object:

@@ -13,8 +13,8 @@ from pydantic_core import to_jsonable_python
 from app.catalogue import Catalogue, Offer
 from app.errors import ArgumentRefused, BackendNotConfigured, GatewayError, InsufficientScope, RateLimited
 from app.guard.confinement import keeps_to_customer, not_confined
-from app.guard.limits import RateLimiter
-from app.guard.policy import DEVELOPER, PROMPTS, Policy, Rights
+from app.guard.limits import Rate, RateLimiter
+from app.guard.policy import DEVELOPER, PROMPTS, NarrowLimit, Policy, Rights
 from app.guard.principal import ANONYMOUS, Principal
 from app.guard.rules import Refused, Rule
 from app.servers.operations import Operation
@@ -112,12 +112,24 @@ class Guard:
             raise self.why_not(principal, server, operation.obeys)
         if (rate := rights.rate) is not None and (wait := self._limiter.take(principal.id, rate)):
             raise RateLimited(f"This caller may make {rate} calls. Repeat in {wait:.3g} s.", retry_after=wait)
-        for limit in rights.narrow.get(key, ()) if rights.narrow else ():
+        if rights.narrow and (narrow := rights.narrow.get(key)):
+            self._take_of(narrow, principal, [] if rate is None else [(principal.id, rate)])
+
+    def _take_of(self, narrow: Sequence[NarrowLimit], principal: Principal, taken: list[tuple[object, Rate]]) -> None:
+        """Take a token of each of several limits, or none of any, nor of those that were taken of before.
+
+        Raises:
+            RateLimited: one of them is used up.
+        """
+        for limit in narrow:
             bucket = ("all" if limit.shared else principal.id, limit.scope, limit.shared)
             if wait := self._limiter.take(bucket, limit.rate):
+                for full, rate in taken:
+                    self._limiter.take(full, rate, -1)
                 who = "All callers together" if limit.shared else "This caller"
                 told = f"{who} may make {limit.rate} calls of {limit.scope}. Repeat in {wait:.3g} s."
                 raise RateLimited(told, retry_after=wait)
+            taken.append((bucket, limit.rate))
 
     def judge(self, server: str, operation: Operation, principal: Principal, arguments: Any) -> Any:
         """Hold parsed arguments against the rules on them; return those with which the operation is run.

@@ -58,7 +58,8 @@ class RateLimiter:
         Args:
             key: whose bucket.
             rate: how it fills. Another rate for the same key holds from now on.
-            tokens: how many; a batch of 50 calls costs 50. More than the burst can never be had.
+            tokens: how many; a batch of 50 calls costs 50. More than the burst can never be had. Less than none gives
+                back what was taken.
             now: the time, by the monotonic clock; the present if left out.
 
         Returns:

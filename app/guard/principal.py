@@ -1,10 +1,27 @@
 """Who calls: what the gateway has verified, never what a client says of itself."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from app.errors import GatewayError
 
 _OWNED = "owned:"
 """How idempotency keys begin that are somebody's own."""
+
+
+End = Callable[[GatewayError], object]
+"""Ends what is done for a principal, for a reason."""
+
+
+class Revocable(Protocol):
+    """By what somebody is known, and what may be good for nothing from one second to the next."""
+
+    def hold(self, end: End) -> Callable[[], None]:
+        """Have `end` called once it is good for nothing, at once if it is that already; return what calls that off."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +36,8 @@ class Principal:
     """The one customer to which it is bound; None where it is bound to none."""
     expires_at: float | None = None
     """When its credential ends, in seconds since 1970; None where it does not."""
+    credential: Revocable | None = field(default=None, compare=False, repr=False)
+    """By what it is known; None where that can't end."""
 
     @property
     def owner(self) -> str:
@@ -26,6 +45,20 @@ class Principal:
         if self.tenant is None and self.customer is None:
             return ""
         return hashlib.sha256(repr((self.tenant, self.customer)).encode()).hexdigest()
+
+    @contextmanager
+    def holding(self, end: End) -> Generator[None]:
+        """Have something ended that lasts, within two seconds after the principal's credential has ended.
+
+        Args:
+            end: called once with the reason, from the event loop.
+        """
+        release = self.credential.hold(end) if self.credential is not None else None
+        try:
+            yield
+        finally:
+            if release is not None:
+                release()
 
     def own_key(self, key: str) -> str:
         """Return an idempotency key that is equal to no other owner's: neither learns that the other has used it."""

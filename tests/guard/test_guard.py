@@ -163,8 +163,23 @@ async def test_a_limit_for_everybody_is_shared_and_a_servers_holds_for_all_of_it
     ]
     assert [await told("developer", "get_time") for _ in range(3)] == [None, None, "rate_limited"]
     assert await told("timekeeper too", "get_time") == "rate_limited"
-    # That cost one of the server's two.
-    assert [await told("timekeeper too", "get_raw_time") for _ in range(2)] == [None, "rate_limited"]
+    # That cost none of the server's two.
+    assert [await told("timekeeper too", "get_raw_time") for _ in range(3)] == [None, None, "rate_limited"]
+
+
+async def test_what_a_narrow_limit_refuses_costs_nothing_of_the_wide_one(tmp_path: Path) -> None:
+    policy = """
+        [role.clerk]
+        allow = ["notes:write", "clock:read"]
+        limit = "1/h burst 2"
+        limits = { clock = "1/h burst 1" }
+    """
+    async with serve(guarded(tmp_path, policy)) as served, client_of(served) as http:
+        fields = {"x-test-caller": "clerk"}
+        times = [await http.post("/mcp/clock/tools/get_time", headers=fields) for _ in range(3)]
+        assert [answer.status_code for answer in times] == [200, 429, 429]
+        assert (await call(http, "clerk", "read_note", name="n"))["success"]
+        assert (await call(http, "clerk", "read_note", name="n"))["code"] == "rate_limited"
 
 
 async def test_each_call_of_a_batch_costs_one(http: httpx.AsyncClient) -> None:

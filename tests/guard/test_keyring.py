@@ -5,13 +5,17 @@ import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from app.errors import BackendUnavailable, GatewayError, IdentityUnavailable, RateLimited, Unauthenticated
+from app.guard import credentials
 from app.guard.credentials import (
+    MOST_ASKED,
+    MOST_REMEMBERED,
     FirstOf,
     KeyAdministration,
     Keyring,
@@ -122,7 +126,7 @@ async def test_what_a_key_holds_open_ends_with_it(how: str) -> None:
     ended: list[GatewayError] = []
     async with ring(shelf) as keyring:
         credential = await keyring.accept(token.encode(), "10.0.0.1")
-        with credential.holding(ended.append):
+        with credential.principal.holding(ended.append):
             await keyring.look()
             await keyring.look()
             assert ended == []
@@ -154,7 +158,7 @@ async def test_a_key_is_good_until_the_second_it_expires() -> None:
         assert credential.good_until - time.monotonic() < 0.21
         ended = asyncio.get_running_loop().create_future()
         async with asyncio.timeout(WITHIN):
-            with credential.holding(ended.set_result):
+            with credential.principal.holding(ended.set_result):
                 assert isinstance(await ended, Unauthenticated)
 
 
@@ -173,7 +177,7 @@ async def test_keys_go_on_for_a_minute_without_the_store_and_are_never_called_ba
             await accepted(keyring, unseen)
         assert len(shelf.asked) == asked, "a store that is known to be away is asked by the look alone"
         ended: list[GatewayError] = []
-        with credential.holding(ended.append):
+        with credential.principal.holding(ended.append):
             credential.confirmed_at -= 61
             await keyring.look()
         assert isinstance(ended[0], IdentityUnavailable)
@@ -191,7 +195,7 @@ async def test_a_key_that_expires_during_an_outage_ends() -> None:
     async with ring(shelf) as keyring:
         credential = await keyring.accept(token.encode(), "10.0.0.1")
         shelf.away = True
-        with credential.holding(ended.append):
+        with credential.principal.holding(ended.append):
             credential.principal = StoredKey(key.id, key.hash, AGENT, expires_at=time.time() - 1).principal
             await keyring.look()
     assert isinstance(ended[0], Unauthenticated)
@@ -219,6 +223,166 @@ async def test_whoever_shows_too_many_bad_keys_is_refused_before_the_store_is_as
             await keyring.accept(mint(AGENT)[0].encode(), "2001:db8::1")
         with pytest.raises(RateLimited):
             await keyring.accept(mint(AGENT)[0].encode(), "2001:db8::2")
+
+
+async def test_a_bad_key_that_is_shown_again_and_again_is_nothing_to_others_behind_the_same_address() -> None:
+    token, key = mint(AGENT)
+    old, revoked = mint(AGENT)
+    shelf = Shelf(key, replace(revoked, revoked_at=1.0))
+    async with ring(shelf, Rate(per_second=0.001, burst=2)) as keyring:
+        for bad in (old, "garbage"):
+            told: list[str] = []
+            for _ in range(9):
+                with pytest.raises(GatewayError) as refused:
+                    await accepted(keyring, bad)
+                told.append(refused.value.code)
+            assert told[:2] == ["unauthenticated"] * 2
+            assert told[3:] == ["rate_limited"] * 6, "it is told so by and by, too"
+        assert shelf.asked == [[revoked.id]]
+        assert await accepted(keyring, token) == key.id
+
+
+async def test_what_the_store_has_refused_it_is_asked_again_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    token, key = mint(AGENT)
+    shelf = Shelf()
+    monkeypatch.setattr(credentials, "_REFUSED_FOR", 0.0)
+    async with ring(shelf) as keyring:
+        with pytest.raises(Unauthenticated):
+            await accepted(keyring, token)
+        shelf.kept[key.id] = key
+        assert await accepted(keyring, token) == key.id
+
+
+async def test_bad_keys_without_end_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "MOST_REMEMBERED", 5)
+    async with ring(Shelf()) as keyring:
+        for _ in range(20):
+            with pytest.raises(Unauthenticated):
+                await accepted(keyring, mint(AGENT)[0])
+        assert len(keyring._refused) == 5
+
+
+async def test_of_ten_thousand_keys_the_oldest_are_asked_for_anew_and_those_that_hold_something_stay() -> None:
+    assert MOST_REMEMBERED == 10_000
+    pairs = [mint(AGENT) for _ in range(MOST_REMEMBERED + 10)]
+    shelf = Shelf(*(key for _, key in pairs))
+    tokens = [token.encode() for token, _ in pairs]
+    ended: list[GatewayError] = []
+    async with ring(shelf, Rate(per_second=1e6, burst=10**6)) as keyring:
+        first = await keyring.accept(tokens[0], "10.0.0.1")
+        with first.principal.holding(ended.append):
+            for token in tokens[1:]:
+                await keyring.accept(token, "10.0.0.1")
+            assert len(keyring._remembered) == MOST_REMEMBERED
+            assert keyring.recall(tokens[0]) is first
+            assert [keyring.recall(token) for token in tokens[1:11]] == [None] * 10
+            assert all(keyring.recall(token) for token in tokens[11:])
+            shelf.kept[first.principal.id] = replace(shelf.kept[first.principal.id], revoked_at=1.0)
+            await keyring.look()
+        assert len(ended) == 1
+        assert (await keyring.accept(tokens[1], "10.0.0.1")).principal.id == pairs[1][1].id
+
+
+# A store that does not answer
+
+
+class Swallowing(Shelf):
+    """A store whose answers a test holds back."""
+
+    def __init__(self, *keys: StoredKey) -> None:
+        super().__init__(*keys)
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.is_asked = asyncio.Event()
+
+    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        found = await super().find(ids)
+        self.is_asked.set()
+        await self.answers.wait()
+        return found
+
+    async def is_asked_for(self, keyring: Keyring, tokens: Sequence[str]) -> list[asyncio.Future[str]]:
+        """Have keys shown, of which the store is asked for the first and does not answer; return who waits."""
+        self.answers.clear()
+        self.is_asked.clear()
+        first = asyncio.ensure_future(accepted(keyring, tokens[0]))
+        await self.is_asked.wait()
+        others = [asyncio.ensure_future(accepted(keyring, token)) for token in tokens[1:]]
+        await turns()
+        return [first, *others]
+
+
+async def turns() -> None:
+    """Let every task do what it can do without waiting."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_whoever_comes_while_the_store_is_asked_is_asked_for_together() -> None:
+    pairs = [mint(AGENT) for _ in range(300)]
+    store = Swallowing(*(key for _, key in pairs[:150]))
+    async with ring(store) as keyring:
+        asking = await store.is_asked_for(keyring, [token for token, _ in pairs])
+        assert store.asked == [[pairs[0][1].id]]
+        store.answers.set()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+    assert found[:150] == [key.id for _, key in pairs[:150]]
+    assert {type(each) for each in found[150:]} == {Unauthenticated}
+    assert [len(ids) for ids in store.asked] == [1, 299]
+
+
+async def test_beyond_those_who_wait_for_the_store_others_are_told_to_come_back() -> None:
+    token, known = mint(AGENT)
+    store = Swallowing(known)
+    async with ring(store, Rate(per_second=1e6, burst=10**6)) as keyring:
+        credential = await keyring.accept(token.encode(), "10.0.0.1")
+        asking = await store.is_asked_for(keyring, [mint(AGENT)[0] for _ in range(MOST_ASKED + 1)])
+        with pytest.raises(IdentityUnavailable):
+            await accepted(keyring, mint(AGENT)[0])
+        credential.good_until = 0.0
+        again = asyncio.ensure_future(accepted(keyring, token))
+        await turns()
+        store.answers.set()
+        assert await again == known.id, "who was known before is asked for, however many strangers wait"
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_a_store_that_never_answers_holds_up_nobody() -> None:
+    (token, key), (unseen, other) = mint(AGENT), mint(AGENT)
+    store = Swallowing(key, other)
+    async with ring(store) as keyring, asyncio.timeout(WITHIN):
+        await accepted(keyring, token)
+        store.answers.clear()
+        waiting = asyncio.ensure_future(accepted(keyring, unseen))
+        while not waiting.done():
+            assert keyring.recall(token.encode()) is not None, "a known key never waits for the store"
+            await asyncio.sleep(0.01)
+        assert isinstance(waiting.exception(), IdentityUnavailable)
+        with pytest.raises(IdentityUnavailable):
+            await accepted(keyring, unseen)
+        assert await accepted(keyring, token) == key.id
+        store.answers.set()
+        await keyring.look()
+        assert keyring.away is None
+        assert await accepted(keyring, unseen) == other.id
+
+
+async def test_a_store_that_fails_as_nobody_foresaw_is_an_outage_for_those_who_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token, key = mint(AGENT)
+    shelf = Shelf(key)
+    async with ring(shelf) as keyring:
+        find, shelf.find = shelf.find, lambda ids: _fail()
+        with pytest.raises(IdentityUnavailable):
+            await accepted(keyring, token)
+        shelf.find = find
+        assert await accepted(keyring, token) == key.id
+    assert "begins anew" in caplog.text
+
+
+async def _fail() -> Mapping[str, StoredKey]:
+    raise ArithmeticError
 
 
 async def test_good_keys_take_nothing_from_what_may_fail() -> None:

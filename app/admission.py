@@ -99,7 +99,7 @@ class Admission(Interruptible):
                 around.guard.admit(self.serving.kind.server_id, self.operation, self.context.principal)
             self._take_place()
         except GatewayError as error:
-            self._ended(error.code)
+            self._ended(error.code, error.rule)
             raise
         self.begin(around.lookout)
         return server
@@ -119,7 +119,7 @@ class Admission(Interruptible):
             self._ended("cancelled" if isinstance(reason, CallerGone) else reason.code)
             raise reason from error
         elif isinstance(error, GatewayError):
-            self._ended(error.code)
+            self._ended(error.code, error.rule)
         elif isinstance(error, Exception):
             self._ended(InternalError.code)
             raise self.serving.unforeseen(error, self.context) from error
@@ -157,9 +157,9 @@ class Admission(Interruptible):
         left = self.call.at + seconds - time.perf_counter()
         self._timer = self._lookout.loop.call_later(left, self.interrupt, reason)
 
-    def _ended(self, outcome: str) -> None:
+    def _ended(self, outcome: str, rule: str | None = None) -> None:
         call = self.call
-        self._around.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3))
+        self._around.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3, rule))
 
 
 class StreamAdmission(Admission):

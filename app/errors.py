@@ -42,7 +42,7 @@ trace and no driver's text.
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -113,6 +113,13 @@ class GatewayError(Exception):
     title: ClassVar[str] = "Internal error"
     rpc_code: ClassVar[int] = INTERNAL_ERROR
     """JSON-RPC code where the failure is a protocol error and not a tool result."""
+    rule: str | None = None
+    """What of the policy it is refused by, in the policy's own words; None where it is no refusal of the guard's."""
+
+    def by(self, rule: str) -> Self:
+        """Say by which rule it is refused."""
+        self.rule = rule
+        return self
 
     def __init__(
         self, detail: str = "", *, errors: Sequence[FieldError] = (), retry_after: float | None = None

@@ -523,7 +523,7 @@ class Gateway:
         what = quoted("".join(name.partition("://")[:2]))
         call = StartedCall(where, what, context, perf_counter())
         self._around.recorder.started(call)
-        self._around.recorder.ended(EndedCall(call, error.code, 0.0))
+        self._around.recorder.ended(EndedCall(call, error.code, 0.0, error.rule))
 
     def _why_not(
         self, find: Callable[[Catalogue, Any, str], Any], server: str | None, name: str, principal: Principal

@@ -185,6 +185,8 @@ class BackgroundHandler(logging.Handler):
         self._lines: list[str | threading.Event] = []
         self._waiting = 0
         self._dropped = 0
+        self.dropped = 0
+        """Lines that were never written, since the start."""
         self._awake = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -225,6 +227,7 @@ class BackgroundHandler(logging.Handler):
         with self._guard:
             if self._waiting + len(text) > self._most_waiting:
                 self._dropped += lines
+                self.dropped += lines
                 return
             if self._dropped:
                 self._report_dropped()
@@ -265,6 +268,11 @@ class BackgroundHandler(logging.Handler):
                         self._write("".join([f"{text}\n" for text in texts]))
                     with self._guard:
                         self._waiting -= sum(map(len, texts))
+
+
+def dropped_lines() -> int:
+    """Return how many lines of the log were never written, since nobody took those before them in time."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, BackgroundHandler))
 
 
 def _own_record(message: str, *arguments: object) -> logging.LogRecord:

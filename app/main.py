@@ -13,6 +13,7 @@ from app.faces.batch import add_batch_route
 from app.faces.console import Console, LaunchedByClients
 from app.faces.holding import Holding
 from app.faces.identity import Identity
+from app.faces.metrics import MetricsPage
 from app.faces.openapi import document
 from app.faces.perimeter import Perimeter
 from app.faces.proxies import Proxies
@@ -145,8 +146,25 @@ def create_app(
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
     app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.catalogue.servers)
     app.router.routes.extend(Console(gateway, launched).routes())
+    app.router.routes.append(MetricsPage([(gateway, activity)]).route())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app, gateway, identity)
     front = FastLane(app.documented, endpoints={**endpoints, **mcp}, free_paths=free_paths(gateway))
     app.put_in_front(front, settings, identity)
+    return app
+
+
+def create_metrics_app(apps: Sequence[FastAPI], settings: Settings) -> GatewayApp:
+    """Return an application that serves nothing but `/metrics`, to all who reach it.
+
+    Args:
+        apps: what `create_app` has made, whose metrics are shown together.
+        settings: of the process.
+    """
+    app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.gateway = Gateway((), settings)  # what the process asks of each application that it serves
+    speak_problem_json(app)
+    shown = [(each.state.gateway, each.state.activity) for each in apps]
+    app.router.routes.append(MetricsPage(shown, open_to_all=True).route())
+    app.put_in_front(app.documented, settings)
     return app

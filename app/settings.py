@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     backend_check_interval: float = Field(
         default=15.0, ge=0, description="Seconds between two looks at each backend, for the log; 0 for none."
     )
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of 127.0.0.1 on which /metrics asks nobody for a key."
+    )
     max_calls_in_flight: int = Field(default=256, ge=1, description="Calls that one server works on at a time.")
     max_streams: int = Field(
         default=128, ge=1, description="Streams, such as those of S3 objects, that one server carries at a time."

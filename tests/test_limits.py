@@ -17,6 +17,7 @@ import app
 PAGE = Path(__file__).parent.parent / "docs" / "limits.md"
 NO_BOUNDS = {
     "PORT": "an address",
+    "METRICS_PORT": "an address",
     "app.faces.jsonrpc._LONGEST_INTEGER": "a form of numbers",
     "app.guard.confinement._LONGEST_ID": "a form of ids",
     "app.services.kafka.reading._LARGEST": "the largest offset that Kafka knows",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -26,6 +27,8 @@ from app.lookout import Interruptible, Lookout
 from app.servers.calls import CallContext, Face
 
 _log = logging.getLogger(__name__)
+refused: Counter[str] = Counter()
+"""Requests of this process that came to no call, by the code of the failure. Like the log, it is the process's."""
 PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 
@@ -240,6 +243,7 @@ async def send_refusal(scope: Scope, send: Send, error: GatewayError, headers: M
 def note_refusal(scope: Scope, error: GatewayError) -> None:
     """Write the line of a request that comes to no call. What its query says may be about customers, or a secret."""
     state = scope["state"]
+    refused[error.code] += 1
     _log.info(
         "refused: method=%s path=%s status=%d code=%s client=%s address=%s request_id=%s",
         scope.get("method", "WEBSOCKET"),

@@ -17,6 +17,8 @@ from app.servers.operations import Operation
 
 _LONGEST_ID = 64
 """Characters of a customer's id, as the database has it."""
+BINDING = "binding"
+"""The rule that a session for one customer reaches nothing of another's, as metrics name it."""
 _IDEMPOTENCY_KEY = "idempotency_key"
 """What the argument is called in each tool that has one."""
 
@@ -54,7 +56,8 @@ def keeps_to_customer(rules: Sequence[Rule], confinement: Confinement | None) ->
 
 def not_confined(name: str) -> NotConfined:
     """Return the refusal of what can't be confined to one customer."""
-    return NotConfined(f"{name} can't be confined to one customer, and this session is for one. Use what is listed.")
+    told = f"{name} can't be confined to one customer, and this session is for one. Use what is listed."
+    return NotConfined(told).by(BINDING)
 
 
 def with_own_key(arguments: Any, principal: Principal) -> Any:
@@ -68,7 +71,8 @@ def with_own_key(arguments: Any, principal: Principal) -> Any:
 def _fill_in(name: str, customer: str, arguments: Any) -> None:
     values = cast("dict[str, Any]", arguments if isinstance(arguments, dict) else arguments.__dict__)
     if values.get(name) not in (None, customer):
-        raise NotFound(f"{name}: there is nothing of that customer here. This session is for one; leave {name} out.")
+        told = f"{name}: there is nothing of that customer here. This session is for one; leave {name} out."
+        raise NotFound(told).by(BINDING)
     values[name] = customer
     if isinstance(arguments, BaseModel):
         arguments.model_fields_set.add(name)

@@ -78,11 +78,12 @@ class Guard:
         if name is not None and (server, name) in self.policy.misfits:
             return self.turned_off(server)[name]
         if name is not None and (denied := self._denied(principal, server, name)):
-            return InsufficientScope(f"{what} is denied to the role {denied[0]}, whatever other roles allow.")
+            told = f"{what} is denied to the role {denied[0]}, whatever other roles allow."
+            return InsufficientScope(told).by(f"deny {what}")
         scopes = self.policy.scopes_for(server, name)
         return InsufficientScope(
             f"{what} is not allowed to this caller. It takes one of {', '.join(scopes)}.", scopes=scopes
-        )
+        ).by(f"allow {what}")
 
     def turned_off(self, server: str) -> Mapping[str, GatewayError]:
         """Return the tools of a server that nobody may call, since a rule does not fit them, each with the reason."""
@@ -111,7 +112,8 @@ class Guard:
         if key not in rights.grants:
             raise self.why_not(principal, server, operation.obeys)
         if (rate := rights.rate) is not None and (wait := self._limiter.take(principal.id, rate)):
-            raise RateLimited(f"This caller may make {rate} calls. Repeat in {wait:.3g} s.", retry_after=wait)
+            told = f"This caller may make {rate} calls. Repeat in {wait:.3g} s."
+            raise RateLimited(told, retry_after=wait).by("limit")
         if rights.narrow and (narrow := rights.narrow.get(key)):
             self._take_of(narrow, principal, [] if rate is None else [(principal.id, rate)])
 
@@ -128,7 +130,7 @@ class Guard:
                     self._limiter.take(full, rate, -1)
                 who = "All callers together" if limit.shared else "This caller"
                 told = f"{who} may make {limit.rate} calls of {limit.scope}. Repeat in {wait:.3g} s."
-                raise RateLimited(told, retry_after=wait)
+                raise RateLimited(told, retry_after=wait).by(f"limit {limit.scope}")
             taken.append((bucket, limit.rate))
 
     def judge(self, server: str, operation: Operation, principal: Principal, arguments: Any) -> Any:
@@ -155,22 +157,24 @@ class Guard:
             if not ruled:
                 raise not_confined(operation.name)
         if ruled is not None:
-            arguments = self._ruled(ruled, operation, principal, arguments)
+            arguments = self._ruled(ruled, f"{server}:{operation.obeys}", operation, principal, arguments)
         return arguments
 
     def _ruled(
-        self, ruled: Sequence[Sequence[Rule]], operation: Operation, principal: Principal, arguments: Any
+        self, ruled: Sequence[Sequence[Rule]], what: str, operation: Operation, principal: Principal, arguments: Any
     ) -> Any:
         """Return arguments as the first of the roles has them whose rules they pass."""
         refusals: list[str] = []
+        broken = ""
         for rules in ruled:
             try:
                 changes = _changes(rules, arguments, principal)
             except Refused as error:
                 refusals.append(str(error))
+                broken = broken or error.argument
             else:
                 return operation.with_arguments(arguments, changes) if changes else arguments
-        raise ArgumentRefused("; or ".join(dict.fromkeys(refusals)))
+        raise ArgumentRefused("; or ".join(dict.fromkeys(refusals))).by(f"tool {what} {broken}")
 
     def explain(self, principal: Principal, server: str, name: str, arguments: Any = None) -> Iterator[str]:
         """Iterate over what decides whether a principal may do something: a line each, with the file's own.

@@ -1,6 +1,6 @@
 """The database server: customers, tickets, interactions and the knowledge base in PostgreSQL."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from app.errors import BackendNotConfigured, Conflict, Forbidden, GatewayError, NotFound
 from app.findings import Finding
 from app.guard.principal import Principal
+from app.measures import Measure
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import resource, tool, watch
@@ -101,6 +102,10 @@ class DatabaseMCPServer(BaseMCPServer):
         condition = await condition_of(self.database.reads)
         off = {"save_interaction": condition.writing, "query_database": await self.reader.objection()}
         return {tool: reason for tool, reason in off.items() if reason is not None}
+
+    async def measures(self) -> Iterable[Measure]:
+        mode = Measure("switchboard_search_mode", "How articles are searched.", 1, {"mode": self.knowledge.mode})
+        return [*self.database.measures(self.server_id), *self.reader.measures(self.server_id), mode]
 
     async def examine(self) -> Sequence[Finding]:
         return await examine(self.settings, self.database, self.reader)

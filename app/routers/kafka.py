@@ -1,6 +1,6 @@
 """Kafka as an MCP server: publish, browse without a trace, work in consumer groups, follow topics."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal, cast
 
@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from app.errors import AckExpired, BackendNotConfigured, Conflict, GatewayError, InvalidArguments, NotFound
 from app.findings import Finding
 from app.guard.principal import Principal
+from app.measures import Measure
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import resource, route, tool, watch
@@ -175,6 +176,11 @@ class KafkaMCPServer(BaseMCPServer):
     async def ping(self) -> None:
         """Return if a broker answers."""
         await self.kafka.ping()
+
+    async def measures(self) -> Iterable[Measure]:
+        about = "Messages that a consumer group which this process has served has not taken yet."
+        lags = await self.kafka.lags_of_served()
+        return [Measure("switchboard_kafka_group_lag", about, lag, {"group": group}) for group, lag in lags.items()]
 
     async def examine(self) -> Sequence[Finding]:
         return await examine(self.kafka)

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings
 
 from app.errors import BackendNotConfigured, GatewayError, UnknownResource, UnknownTool
 from app.findings import Finding, checked
+from app.measures import Measure
 from app.outages import Outages
 from app.results import RawResult
 from app.servers.calls import CallContext, JsonObject, new_request_id
@@ -192,6 +193,10 @@ class BaseMCPServer:
         Raises:
             BackendUnavailable: it does not answer, so no tool could work; the message says why.
         """
+
+    async def measures(self) -> Iterable[Measure]:
+        """Return what `/metrics` shows of an open server beside its calls. Each scrape asks, and waits for a second."""
+        return ()
 
     async def examine(self) -> Sequence[Finding]:
         """Return what `switchboard doctor` shows of an open server that is configured: a line each, with the remedy."""

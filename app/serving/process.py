@@ -21,7 +21,7 @@ from app.faces.identity import Identity
 from app.gateway import Gateway
 from app.guard.guard import Guard
 from app.keep_alive import keep_alive
-from app.main import create_app
+from app.main import create_app, create_metrics_app
 from app.servers.base import ServerKind
 from app.serving.addresses import ServerAddress, address_class
 from app.serving.connections import Connections
@@ -216,14 +216,15 @@ async def serve_sites(sites: Sequence[Site], on_ready: Callable[[Sequence[int]],
     serving = False
     try:
         async with AsyncExitStack() as stack:
+            all_sites = [*sites, *_metrics_sites(sites)]
             with stopping_by(lambda _: starting.cancel()):
-                listeners = await _open(stack, sites)
-            running = _Running(sites, listeners)
+                listeners = await _open(stack, all_sites)
+            running = _Running(all_sites, listeners)
             serving = True
             with stopping_by(running.stop):
                 if await running.started():
                     _keep_what_is_there()
-                    on_ready(running.ports)
+                    on_ready(running.ports[: len(sites)])
                     async with watched(_addresses(sites, running.ports)):
                         await running.ended()
                 else:
@@ -276,12 +277,13 @@ async def serve_servers(
 
 async def _hold(sites: Sequence[Site], ready: "asyncio.Future[Sequence[int]]", stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
-        running = _Running(sites, await _open(stack, sites))
+        all_sites = [*sites, *_metrics_sites(sites)]
+        running = _Running(all_sites, await _open(stack, all_sites))
         stopping = asyncio.create_task(stop.wait())
         try:
             if await running.started() and not ready.done():
                 async with watched(_addresses(sites, running.ports)):
-                    ready.set_result(running.ports)
+                    ready.set_result(running.ports[: len(sites)])
                     await running.ended_or(stopping)
         finally:
             stopping.cancel()
@@ -315,7 +317,17 @@ def _addresses(sites: Sequence[Site], ports: Sequence[int]) -> list[tuple[str, G
     def url(host: str, port: int) -> str:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    return [(url(site.settings.host, port), site.gateway) for site, port in zip(sites, ports, strict=True)]
+    return [(url(site.settings.host, port), site.gateway) for site, port in zip(sites, ports, strict=False)]
+
+
+def _metrics_sites(sites: Sequence[Site]) -> list[Site]:
+    """Return where the metrics of all sites are served to this machine: at METRICS_PORT, if there is one."""
+    settings = sites[0].settings
+    if settings.metrics_port is None:
+        return []
+    own = {"host": "127.0.0.1", "port": settings.metrics_port, "allowed_hosts": ["127.0.0.1", "localhost"]}
+    settings = settings.model_copy(update={**own, "trusted_proxies": [], "root_path": ""})
+    return [Site(create_metrics_app([site.app for site in sites], settings), settings, "METRICS_PORT")]
 
 
 def _keep_what_is_there() -> None:

@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
@@ -178,6 +178,8 @@ class Activity:
         """All that ended before the present window."""
         self._window = _Window(0)
         self._windows: deque[_Window] = deque(maxlen=_WINDOWS)
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        """What the guard has refused, by the outcome of the call and the rule."""
         self._point = _Point(0)
         self._points: deque[_Point] = deque(maxlen=POINTS + 1)
 
@@ -205,8 +207,10 @@ class Activity:
             histogram.counts[at] += 1
             histogram.ms += ms
             counts[at] += 1
-            if outcome != "ok" and outcome not in _NO_FAILURES:
-                point.errors += 1
+            if outcome != "ok":
+                point.errors += outcome not in _NO_FAILURES
+                if ended.rule is not None:
+                    self._refused(outcome, ended.rule)
             remember(
                 PastCall(
                     call.at,
@@ -223,6 +227,12 @@ class Activity:
                 )
             )
         self.count += len(calls)
+
+    def _refused(self, outcome: str, rule: str) -> None:
+        refused = outcome, rule
+        if refused not in self.refusals and len(self.refusals) >= MOST_SERIES:
+            refused = OTHERS, OTHERS
+        self.refusals[refused] += 1
 
     def _move_on(self, now: float) -> None:
         """Begin a new point, and a new window, where it is time to."""
@@ -254,7 +264,7 @@ class Activity:
 
     def totals(self) -> dict[Key, Histogram]:
         """Return how long all calls took that have ended since account is kept."""
-        return _together((self._before, self._window.of))
+        return together((self._before, self._window.of))
 
     def ended(self, since: int) -> tuple[int, list[PastCall]]:
         """Return the calls that have ended after so many had, the oldest first, and how many have ended now.
@@ -318,7 +328,7 @@ class Activity:
 
     def _outstanding(self, newest: int) -> dict[str, Any]:
         """Return the slowest operations of the last quarter of an hour, and those that failed most."""
-        lately = _together(window.of for window in self._windows if window.number > newest - _WINDOWS)
+        lately = together(window.of for window in self._windows if window.number > newest - _WINDOWS)
         worked: dict[tuple[str, str], Histogram] = {}
         failed: dict[tuple[str, str], dict[str, int]] = {}
         calls: dict[tuple[str, str], int] = {}
@@ -354,7 +364,8 @@ def _id(at: float) -> str:
     return f"{round(at * 1e9):x}"
 
 
-def _together(parts: Iterable[Mapping[Key, Histogram]]) -> dict[Key, Histogram]:
+def together(parts: Iterable[Mapping[Key, Histogram]]) -> dict[Key, Histogram]:
+    """Return the sums of histograms by key."""
     whole: dict[Key, Histogram] = {}
     for part in parts:
         for key, histogram in part.items():

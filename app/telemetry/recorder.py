@@ -34,6 +34,8 @@ class EndedCall(msgspec.Struct, frozen=True, eq=False, gc=False):
     """`ok`, `cancelled`, or the code of the failure."""
     ms: float
     """Milliseconds that it took."""
+    rule: str | None = None
+    """By which the guard has refused it; None where it has not."""
 
 
 class Sink(Protocol):

@@ -44,7 +44,7 @@ POLICY = """\
 [auth]
 
 [role.agent]
-allow = ["database:write", "kafka:write", "aws:write"]
+allow = ["database:write", "kafka:write", "aws:write", "metrics:read"]
 
 [role.stranger]
 allow = []
@@ -545,6 +545,7 @@ def object_at() -> list[Row]:
 ADDRESSES: dict[str, list[Row]] = {
     "GET /health": [Row("/health", others=dict.fromkeys(CALLERS, OK))],
     "GET /ready": [Row("/ready", others={"none": OK, **KNOWN})],
+    "GET /metrics": [at("/metrics", NOT_CONFINED)],
     "GET /mcp/kafka/topics/{topic}/stream": [at(f"/mcp/kafka/topics/{TOPIC}/stream?start=earliest", NOT_CONFINED)],
     "GET /mcp/aws/s3/{bucket}/{key:path}": object_at(),
     "POST /mcp/aws/s3/{bucket}/{key:path}": object_at(),

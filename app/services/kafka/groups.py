@@ -27,6 +27,8 @@ from app.services.kafka.tails import NEVER, Tail, Tails
 _MOST_MEMBERS = 500
 _MOST_MEMBERS_OF_A_CALLER = 100
 """Groups that one caller may wait in, or have messages of, at a time."""
+_MOST_GROUPS_MEASURED = 50
+"""Groups whose lag is measured: callers make up their names, and each is a series of Prometheus for good."""
 _LOOK_AT_COMMITS_EVERY = 0.25
 """Seconds. Nobody tells us when another gateway commits an acknowledgement for a member of ours."""
 _CLOCKS_DIFFER_BY = 0.5
@@ -54,6 +56,8 @@ class GroupWork:
         self._signer = AckSigner(settings.ack_keys)
         self._members: dict[tuple[str, str], Member] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self.served: dict[str, None] = {}
+        """The groups that this process has taken part in, the first of them."""
 
     async def close(self) -> None:
         """Leave all groups."""
@@ -158,6 +162,8 @@ class GroupWork:
         member = self._members.get(key)
         if member is None:
             self._make_room(caller)
+            if len(self.served) < _MOST_GROUPS_MEASURED:
+                self.served[group_id] = None
             member = self._members[key] = Member(self._cluster, self._settings, group_id, topic, self._forget)
         member.use(caller)
         try:

@@ -1,6 +1,7 @@
 """Consumer groups as one sees them from outside: who is in them, and how far they are behind."""
 
 import asyncio
+from collections.abc import Sequence
 
 from aiokafka import errors
 
@@ -61,14 +62,23 @@ class ConsumerGroups:
         """Return the consumer groups with state, members and lag."""
         async with answers(3 * self._within):
             ids = await self._cluster.groups()
-            described = ids[:_MOST_GROUPS_DESCRIBED]
-            allowance = Allowance()
-            summaries: list[ConsumerGroupSummary] = []
-            for start in range(0, len(described), _GROUPS_AT_A_TIME):
-                part = described[start : start + _GROUPS_AT_A_TIME]
-                found = await asyncio.gather(*(self._summary_of(group_id, allowance) for group_id in part))
-                summaries += [summary for summary in found if summary is not None]
+            summaries = await self._summaries_of(ids[:_MOST_GROUPS_DESCRIBED])
         return ConsumerGroupList(groups=summaries, total=len(ids))
+
+    async def total_lags(self, groups: Sequence[str]) -> dict[str, int]:
+        """Return how far some groups are behind, where it is known."""
+        async with answers(self._within):
+            summaries = await self._summaries_of(groups)
+        return {each.group_id: each.total_lag for each in summaries if each.total_lag is not None}
+
+    async def _summaries_of(self, groups: Sequence[str]) -> list[ConsumerGroupSummary]:
+        allowance = Allowance()
+        summaries: list[ConsumerGroupSummary] = []
+        for start in range(0, len(groups), _GROUPS_AT_A_TIME):
+            part = groups[start : start + _GROUPS_AT_A_TIME]
+            found = await asyncio.gather(*(self._summary_of(group_id, allowance) for group_id in part))
+            summaries += [summary for summary in found if summary is not None]
+        return summaries
 
     async def _summary_of(self, group_id: str, allowance: Allowance) -> ConsumerGroupSummary | None:
         try:

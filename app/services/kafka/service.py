@@ -75,6 +75,10 @@ class KafkaService:
             await service._work.close()
             await service._connections.close()
 
+    async def lags_of_served(self) -> dict[str, int]:
+        """Return how far the groups are behind that this process has served, where it is known."""
+        return await self.groups.total_lags(list(self._work.served))
+
     async def ping(self) -> None:
         """Return if a broker answers.
 

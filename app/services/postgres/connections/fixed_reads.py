@@ -147,6 +147,26 @@ class FixedReads:
             self._generation += 1
             return await self._fetch(sql, arguments)
 
+    @property
+    def size(self) -> int:
+        """Most connections at a time."""
+        return self._size
+
+    @property
+    def opened(self) -> int:
+        """Connections that there are now."""
+        return self._open
+
+    @property
+    def used(self) -> int:
+        """Those of them that callers have."""
+        return self._open - len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """Callers in line."""
+        return sum(not turn.member.done() for turn in self._waiting)
+
     async def close(self) -> None:
         """Close every connection, politely for a moment and then for certain."""
         self._generation += 1

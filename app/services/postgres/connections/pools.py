@@ -11,11 +11,13 @@ from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.sql import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import await_only
 
 from app.errors import BackendNotConfigured
+from app.measures import Measure, pool_measures
 from app.outages import Outages
 from app.services.postgres.connections.confined import confined
 from app.services.postgres.connections.connecting import MARGIN, Connection, Connector
@@ -101,6 +103,11 @@ class ReadPool:
             text = await self._reads.fetch_value(statement.sql, statement.arguments(values))
         return None if text is None else cast("str", text).encode()
 
+    def measures(self, server: str, name: str) -> list[Measure]:
+        """Return what is told of the pool."""
+        reads = self._reads
+        return pool_measures(server, name, most=reads.size, opened=reads.opened, used=reads.used, waiting=reads.waiting)
+
     async def close(self) -> None:
         """Close its connections."""
         await self._reads.close()
@@ -125,6 +132,8 @@ class Database:
         self.reports = ReadPool(settings, connector, settings.report_pool_size, _MOST_WAITING_FOR_REPORTS)
         """Analytics, so that a slow report never stands in front of a short read."""
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._writes = cast("AsyncAdaptedQueuePool", engine.pool)
+        self._waiting = 0
 
     async def ping(self) -> None:
         """Return if the database answers.
@@ -133,6 +142,17 @@ class Database:
             BackendUnavailable: it does not.
         """
         await self.reads.fetch_json(_PING)
+
+    def measures(self, server: str) -> list[Measure]:
+        """Return what is told of the pools."""
+        used, idle = self._writes.checkedout(), self._writes.checkedin()
+        return [
+            *self.reads.measures(server, "read"),
+            *self.reports.measures(server, "report"),
+            *pool_measures(
+                server, "write", most=self._writes.size(), opened=used + idle, used=used, waiting=self._waiting
+            ),
+        ]
 
     async def write(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
         """Run work in a transaction that is committed after it, and rolled back on an error.
@@ -152,7 +172,12 @@ class Database:
 
     async def _transact(self, work: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
         async with self._sessions.begin() as session:
-            raw = await (await waiting_for("a connection", session.connection())).get_raw_connection()
+            self._waiting += 1
+            try:
+                connection = await waiting_for("a connection", session.connection())
+            finally:
+                self._waiting -= 1
+            raw = await connection.get_raw_connection()
             pins = cast("Connection", raw.driver_connection).pins
             if pins:
                 await session.execute(text(pins.removeprefix("; ")))

@@ -8,7 +8,7 @@ does not know), the second fetches a bounded set of candidates by the rarest wor
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
@@ -62,6 +62,8 @@ class KnowledgeSearch:
     """Finds published articles."""
 
     _reads: ReadPool
+    mode: Literal["lexical", "semantic"] = "lexical"
+    """Whether by words alone, or by meaning, too."""
 
     async def search(
         self,

@@ -15,6 +15,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 
 from app.errors import BackendUnavailable, Forbidden, GatewayError, InvalidArguments, TooManyRequests
+from app.measures import Measure
 from app.outages import Outages
 from app.results import RawResult, Result
 from app.services.postgres.connections.errors import postgres_errors
@@ -134,6 +135,10 @@ class SqlReader:
         self._guard: SqlGuard | None = None
         self._stale_at = 0.0
         self._loading = SingleFlight[SqlGuard]()
+
+    def measures(self, server: str) -> list[Measure]:
+        """Return what is told of its pool."""
+        return self._sessions.measures(server)
 
     async def query(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import asyncpg
 
 from app.errors import TooManyRequests
+from app.measures import Measure, pool_measures
 from app.outages import Outages
 from app.services.postgres.connections.connecting import Connection
 from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
@@ -67,6 +68,13 @@ class ReaderSessions:
         self._pool = pool
         # The pool's own line can't tell waiting for a turn from waiting for a server that does not answer.
         self._places = asyncio.Semaphore(settings.reader_pool_size)
+        self._waiting = 0
+
+    def measures(self, server: str) -> list[Measure]:
+        """Return what is told of the pool."""
+        opened, size = self._pool.get_size(), self._settings.reader_pool_size
+        used = opened - self._pool.get_idle_size()
+        return pool_measures(server, "reader", most=size, opened=opened, used=used, waiting=self._waiting)
 
     async def usual_timeout(self) -> float:
         """Return how many seconds a statement may take that asks for no other limit.
@@ -86,11 +94,14 @@ class ReaderSessions:
         Raises:
             TooManyRequests: no connection became free in time.
         """
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._settings.pool_wait):
                 await waiting_for("a place", self._places.acquire())
         except TimeoutError:
             raise TooManyRequests(NO_FREE_CONNECTION) from None
+        finally:
+            self._waiting -= 1
         try:
             connection = await waiting_for("a connection", self._pool.acquire())
             has_worked = cast("Connection", connection).has_worked

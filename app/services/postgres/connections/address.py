@@ -1,16 +1,34 @@
 """Addresses of PostgreSQL as people write them, read as libpq reads them."""
 
+import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 _SCHEMES = ("postgresql", "postgres")
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 Target = Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]
 """What `target_session_attrs` may ask of a host."""
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_WISHES = ("disable", "prefer", "require")
+_CHOICES: Mapping[str, Sequence[str]] = {
+    "channel_binding": _WISHES,
+    "gssencmode": _WISHES,
+    "load_balance_hosts": ("disable", "random"),
+    "pgbouncer": ("true", "false"),
+    "requiressl": ("0", "1"),
+    "ssl": ("true", "false", *_SSL_MODES),
+    "ssl_max_protocol_version": _TLS_VERSIONS,
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "sslmode": _SSL_MODES,
+    "sslnegotiation": ("postgres", "direct"),
+    "target_session_attrs": get_args(Target),
+}
+"""Options that have one of a few values."""
 
 TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
@@ -23,16 +41,31 @@ _FOR_ASYNCPG = frozenset(
 )  # fmt: skip
 """Options that asyncpg reads from an address itself."""
 
+_OF_THE_LOGIN = ("database", "dbname", "password", "user")
+
 _OF_NO_CONSEQUENCE = frozenset(
     {
         "channel_binding", "client_encoding", "gssencmode", "keepalives", "keepalives_count", "keepalives_idle",
-        "keepalives_interval", "sslcompression", "sslsni", "tcp_user_timeout",
+        "keepalives_interval", "max_protocol_version", "min_protocol_version", "sslcompression", "sslsni",
+        "tcp_user_timeout",
     }
 )  # fmt: skip
 """libpq's options that asyncpg has no counterpart for, and that change nothing of what callers see."""
 
+_UNKNOWN_OF_LIBPQ = (
+    "gssdelegation", "gsslib", "oauth_client_id", "oauth_client_secret", "oauth_issuer", "oauth_scope", "replication",
+    "require_auth", "requirepeer", "scram_client_key", "scram_server_key", "servicefile", "sslcertmode",
+    "sslkeylogfile",
+)  # fmt: skip
+
 _FOREIGN: Mapping[str, str] = {
+    **dict.fromkeys(_UNKNOWN_OF_LIBPQ, "an option of libpq that the gateway does not know"),
     "schema": "an option of Prisma; the gateway's tables are found by search_path",
+    "ApplicationName": "an option of JDBC; PostgreSQL's own is application_name",
+    "charset": "an option of another program; the gateway speaks UTF-8",
+    "encoding": "an option of another program; the gateway speaks UTF-8",
+    "sslaccept": "an option of Prisma; sslmode says what is asked of a certificate",
+    "uselibpqcompat": "an option of node-postgres; sslmode means what it means to libpq anyway",
     "currentSchema": "an option of JDBC; PostgreSQL's own is search_path",
     "connection_limit": "an option of Prisma; DATABASE_READ_POOL_SIZE and its like size the pools",
     "pool_timeout": "an option of Prisma; DATABASE_POOL_WAIT says how long a call waits",
@@ -110,12 +143,14 @@ class Address:
         Raises:
             ValueError: it is no such address. The message says why and repeats nothing of it.
         """
+        if url.strip()[:1] in ("'", '"'):
+            raise ValueError("take the quotation marks around the address away; they are not a part of it")
         scheme, separator, rest = url.strip().partition("://")
         if not separator or scheme.partition("+")[0].lower() not in _SCHEMES:
             raise ValueError("expected postgresql://user:password@host:port/database")
         # urlsplit would take an `@` or a bracket in a password for something else, so the login is cut off first.
         authority, slash, tail = rest.partition("/")
-        login, at, hosts = authority.rpartition("@")
+        login, _, hosts = authority.rpartition("@")
         if not slash and "?" in hosts:
             hosts, _, query = hosts.partition("?")
             tail = f"?{query}"
@@ -123,25 +158,29 @@ class Address:
             raise ValueError("`#` has a meaning in an address; write %23 in a password")
         try:
             parts = urlsplit(f"postgresql:///{tail}")
-            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError:
             raise ValueError("the options after `?` are not written as name=value&name=value") from None
-        _check_hosts(hosts)
+        options = dict(pairs)
+        _check_options(pairs)
+        if "\0" in unquote(rest):
+            raise ValueError("it holds a NUL (%00), which PostgreSQL can't have anywhere")
         _read_tls(options)
-        user, colon, password = login.partition(":")
-        quoted = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
-        kept = {name: value for name, value in options.items() if name in _FOR_ASYNCPG}
+        kept = {name: value for name, value in options.items() if name in _FOR_ASYNCPG and name not in _OF_THE_LOGIN}
         if kept.get("sslrootcert") == "system":
             del kept["sslrootcert"]
         query = urlencode(kept, quote_via=quote)
-        target = options.get("target_session_attrs", "any")
-        if target not in get_args(Target):
-            raise ValueError(f"target_session_attrs is one of {', '.join(get_args(Target))}")
+        # What stands behind the `?` goes before what stands in front of it.
+        user, _, password = login.partition(":")
+        user, password = options.get("user", unquote(user)), options.get("password", unquote(password))
+        database = options.get("dbname") or options.get("database")
+        path = parts.path.rstrip("/") if database is None else f"/{quote(database, safe='')}"
+        quoted = quote(user, safe="") + (f":{quote(password, safe='')}" if password else "")
         return cls(
             variable,
-            dsn=f"postgresql://{quoted}{at}{hosts}{parts.path.rstrip('/')}" + (f"?{query}" if query else ""),
+            dsn=f"postgresql://{quoted}{'@' if quoted else ''}{hosts}{path}" + (f"?{query}" if query else ""),
             hosts=_hosts(hosts, options),
-            target=cast("Target", target),
+            target=cast("Target", options.get("target_session_attrs", "any")),
             balanced=options.get("load_balance_hosts") == "random",
             connect_timeout=_connect_timeout(options.get("connect_timeout", "")),
             session=_session(options),
@@ -151,11 +190,16 @@ class Address:
         )
 
 
-def _check_hosts(hosts: str) -> None:
-    for host in hosts.split(","):
-        _, _, port = host.rpartition("]")[2].partition(":")
-        if port and not (port.isdecimal() and 0 < int(port) < 65536):
-            raise ValueError("the port after the host is no number from 1 to 65535 (write %2F for a / in a password)")
+def _check_options(pairs: Sequence[tuple[str, str]]) -> None:
+    given = [name for name, _ in pairs]
+    for name, value in pairs:
+        choices = _CHOICES.get(name)
+        if choices is not None and (value.lower() if name in ("pgbouncer", "ssl") else value) not in choices:
+            raise ValueError(f"{name} is one of {', '.join(choices)}")
+        if given.count(name) > 1:
+            # A name that nobody knows may be a part of a password.
+            known = name in _CHOICES or name in _FOR_ASYNCPG
+            raise ValueError(f"{name if known else 'an option after `?`'} is given more than once")
 
 
 def _read_tls(options: dict[str, str]) -> None:
@@ -167,36 +211,58 @@ def _read_tls(options: dict[str, str]) -> None:
         options.setdefault("sslmode", "require")
     if options.get("sslrootcert") == "system":
         options.setdefault("sslmode", "verify-full")
-    if options.get("sslmode", "prefer") not in _SSL_MODES:
-        raise ValueError(f"sslmode is one of {', '.join(_SSL_MODES)}")
+    mode = options.get("sslmode", "prefer")
+    if options.get("sslnegotiation") == "direct" and mode in _SSL_MODES[:3]:
+        raise ValueError("sslnegotiation=direct goes with sslmode=require, verify-ca or verify-full only")
+    least, most = options.get("ssl_min_protocol_version"), options.get("ssl_max_protocol_version")
+    if least and most and _TLS_VERSIONS.index(least) > _TLS_VERSIONS.index(most):
+        raise ValueError("ssl_min_protocol_version is above ssl_max_protocol_version")
 
 
 def _hosts(written: str, options: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
     hosts = [_host_and_port(host) for host in written.split(",")] if written else []
-    if not hosts and options.get("host"):
-        hosts = [(host, None) for host in options["host"].split(",")]
-    ports = [int(port) for port in options.get("port", "").split(",") if port.isdecimal()]
-    if options.get("port") and len(ports) not in (1, len(hosts) or 1):
+    if options.get("host"):
+        # A port in front of the `?` still counts.
+        ports = {port for _, port in hosts}
+        port = ports.pop() if len(ports) == 1 else None
+        hosts = [(host, port) for host in options["host"].split(",")]
+    if any(not host for host, _ in hosts) and (len(hosts) > 1 or written):
+        raise ValueError("a host is empty")
+    ports = [_port(port) for port in options["port"].split(",")] if options.get("port") else []
+    if ports and len(ports) not in (1, len(hosts) or 1):
         raise ValueError("port: give one, or one for each host")
     if not hosts:
         return ()
     common = ports * len(hosts) if len(ports) == 1 else ports
-    return tuple((host, port or (common[n] if common else 5432)) for n, (host, port) in enumerate(hosts))
+    return tuple((host, (common[n] if common else port) or 5432) for n, (host, port) in enumerate(hosts))
 
 
 def _host_and_port(written: str) -> tuple[str, int | None]:
-    if written.startswith("["):
-        host, _, rest = written[1:].partition("]")
-        return host, int(rest[1:]) if rest else None
-    host, _, port = written.partition(":")
-    return unquote(host), int(port) if port else None
+    if "[" in written or "]" in written or written.count(":") > 1:
+        host, closed, rest = written[1:].partition("]")
+        try:
+            ipaddress.IPv6Address(unquote(host))
+        except ValueError:
+            host = ""
+        if not (host and closed and written.startswith("[") and (not rest or rest.startswith(":"))):
+            raise ValueError("a host with colons is an IPv6 address in brackets, [::1]:5432")
+        host, port = unquote(host), rest[1:]
+    else:
+        host, _, port = written.partition(":")
+    return unquote(host), _port(port) if port else None
+
+
+def _port(written: str) -> int:
+    if not (written.isdecimal() and 0 < int(written) < 65536):
+        raise ValueError("the port is no number from 1 to 65535 (write %2F for a / in a password)")
+    return int(written)
 
 
 def _connect_timeout(written: str) -> float | None:
     if not written:
         return None
     if not written.isdecimal():
-        raise ValueError("connect_timeout is a number of seconds")
+        raise ValueError("connect_timeout is a whole number of seconds")
     return float(written) or None
 
 
@@ -227,4 +293,6 @@ def _complaint(variable: str, options: Mapping[str, str]) -> str | None:
             return f"{variable}: an option after `?` has a name that no setting of PostgreSQL can have; take it out"
     if options.get("sslrootcert") == "system" and options["sslmode"] != "verify-full":
         return f"{variable}: sslrootcert=system goes with sslmode=verify-full only"
+    if options.get("gssencmode") == "require":
+        return f"{variable}: gssencmode=require can't be had, since the gateway encrypts by TLS (sslmode); take it out"
     return None

@@ -1,8 +1,11 @@
 """Opens connections, one way for all: hosts as libpq tries them, poolers, and what is wrong when it is wrong."""
 
 import asyncio
+import configparser
 import logging
+import os
 import random
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -52,6 +55,13 @@ class Connection(_Base):
         """End it without a word, if it has not ended: a pool's proxy can't any more once its connection has."""
         if not self.is_closed():
             self.terminate()
+
+    def _clean_tasks(self) -> None:
+        """Let requests go on that end what it runs, once it has ended itself.
+
+        asyncpg would give them up while they connect: PostgreSQL were not told, and a future of theirs that nobody
+        waits for any more would say so in the log, once for each.
+        """
 
     def has_worked(self, seconds: float, most: float) -> None:
         """Count the work of a connection, and end it once that is enough.
@@ -138,6 +148,8 @@ class Connector:
             options["ssl"] = ssl.create_default_context()
         session = {**self._session, **address.session}
         seconds = address.connect_timeout or self._connect_timeout
+        if (service := address.options.get("service")) and not _is_known(service):
+            raise _UnknownService
         async with asyncio.timeout(seconds):
             connection = await asyncpg.connect(
                 address.dsn,
@@ -213,6 +225,10 @@ class _WrongSetting(Exception):
     """PostgreSQL does not take a setting; its name, or None for one of ours."""
 
 
+class _UnknownService(Exception):
+    """The address names a service that no file describes. asyncpg would go on without."""
+
+
 _ERRORS = (
     OSError,
     ValueError,
@@ -220,6 +236,7 @@ _ERRORS = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     _WrongSetting,
+    _UnknownService,
 )
 _FOR_THE_NEXT_HOST = (OSError, asyncpg.CannotConnectNowError)
 """The host can't be reached, or is not ready. TimeoutError is an OSError."""
@@ -283,11 +300,14 @@ def _explained(error: BaseException, address: Address, seconds: float) -> Gatewa
             )
         case socket.gaierror():
             return BackendNotConfigured(f"{variable}: its host has a name that DNS does not know; correct the host")
-        case _WrongSetting(args=(str(name),)):
+        case UnicodeError():
+            return BackendNotConfigured(f"{variable}: its host has a name that no host can have; correct the host")
+        case _UnknownService():
             return BackendNotConfigured(
-                f"{variable}: PostgreSQL does not take `{name}` as it is given there, since it knows no such setting or"
-                " not that value, or the login may not set it; correct it or take it out of the address"
+                f"{variable}: no file (PGSERVICEFILE, ~/.pg_service.conf) describes the service that it names"
             )
+        case _WrongSetting(args=(str(name),)):
+            return _not_taken(name, variable)
         case _WrongSetting():
             return BackendNotConfigured(
                 "PostgreSQL does not know a setting that the gateway uses; it has to be version 15 or newer"
@@ -299,7 +319,7 @@ def _explained(error: BaseException, address: Address, seconds: float) -> Gatewa
                 " or the host"
             )
         case asyncpg.PostgresError():
-            return _of_the_server(error, variable)
+            return _of_the_server(error, address)
         case _:
             pass
     if (problem := _wrong_file(address)) is not None:
@@ -310,9 +330,10 @@ def _explained(error: BaseException, address: Address, seconds: float) -> Gatewa
             " sslmode=prefer"
         )
     if isinstance(error, ssl.SSLError):
+        others = ", ".join(name for name in address.options if name.startswith("ssl") and name != "sslmode")
         return BackendNotConfigured(
-            f"{variable}: the server and the gateway can't agree on TLS (sslmode={mode}, ssl_min_protocol_version,"
-            " sslcert); the log says why"
+            f"{variable}: the server and the gateway can't agree on TLS (sslmode={mode}{', ' if others else ''}"
+            f"{others}); the log says why"
         )
     if isinstance(error, OSError):
         return BackendUnavailable(f"PostgreSQL of {variable} can't be reached; try again shortly")
@@ -333,10 +354,30 @@ def _explained(error: BaseException, address: Address, seconds: float) -> Gatewa
     return BackendUnavailable(f"PostgreSQL of {variable} ended the connection while it was opened; try again shortly")
 
 
+def _not_taken(name: str, variable: str) -> BackendNotConfigured:
+    return BackendNotConfigured(
+        f"{variable}: PostgreSQL does not take `{name}` as it is given there, since it knows no such setting or"
+        " not that value, or the login may not set it; correct it or take it out of the address"
+    )
+
+
+def _is_known(service: str) -> bool:
+    """Tell whether the file of services that libpq would read describes one."""
+    services = configparser.ConfigParser(interpolation=None)
+    try:
+        services.read(os.environ.get("PGSERVICEFILE") or Path("~/.pg_service.conf").expanduser())
+    except configparser.Error:
+        return False
+    return service in services
+
+
 _CERTIFICATE = {
     2: "is not signed by an authority in sslrootcert",
+    3: "can't be looked up in sslcrl, which names no list of its authority",
     9: "is not valid yet",
     10: "has expired",
+    11: "can't be looked up in sslcrl, whose list is not valid yet",
+    12: "can't be looked up in sslcrl, whose list has expired",
     18: "is signed by itself and is not in sslrootcert",
     19: "is not signed by an authority in sslrootcert",
     20: "is not signed by an authority in sslrootcert",
@@ -348,11 +389,22 @@ _CERTIFICATE = {
 """By OpenSSL's numbers."""
 
 
-def _of_the_server(error: asyncpg.PostgresError, variable: str) -> GatewayError:
-    state = error.sqlstate or ""
+_PARAMETER = re.compile(r'parameter "(\w+)"')
+
+
+def _of_the_server(error: asyncpg.PostgresError, address: Address) -> GatewayError:
+    state, message, variable = error.sqlstate or "", str(error.args[0]) if error.args else "", address.variable
     match state:
         case "28P01":
-            return BackendNotConfigured(f"PostgreSQL refuses the login of {variable}; check its user and password")
+            file = address.options.get("passfile")
+            missing = file and not Path(file).is_file()
+            return BackendNotConfigured(
+                f"PostgreSQL refuses the login of {variable}; check its user and password"
+                + (" (passfile names a file that does not exist)" if missing else "")
+            )
+        case _ if state in _REFUSED_SETTINGS and (named := _PARAMETER.search(message)):
+            written = {name.lower(): name for name in address.session}
+            return _not_taken(written.get(named[1].lower(), named[1]), variable)
         case "28000":
             return BackendNotConfigured(
                 f"PostgreSQL refuses the login of {variable}: it has no such user, or pg_hba.conf does not let it in"
@@ -364,6 +416,12 @@ def _of_the_server(error: asyncpg.PostgresError, variable: str) -> GatewayError:
             )
         case "53300":
             return BackendUnavailable(f"PostgreSQL has no free connection for {variable}; try again shortly")
+        case "08P01" if message == "SSL required":
+            mode = address.options.get("sslmode", "prefer")
+            return BackendNotConfigured(
+                f"{variable}: the pooler in front of the server wants TLS, and sslmode={mode} does without; choose"
+                " sslmode=require"
+            )
         case "08P01":
             return BackendUnavailable(
                 f"the server of {variable}, or a pooler in front of it, refuses the connection; the log says why"
@@ -378,16 +436,15 @@ def _of_the_server(error: asyncpg.PostgresError, variable: str) -> GatewayError:
 
 def _wrong_file(address: Address) -> str | None:
     """Return what is wrong with a file that the address names, None if all can be used."""
-    for name in TLS_FILES:
-        path = address.options.get(name)
-        if not path or (name == "sslrootcert" and path == "system"):
-            continue
+    paths = {name: path for name in TLS_FILES if (path := address.options.get(name)) and path != "system"}
+    for name, path in paths.items():
         try:
             Path(path).open("rb").close()
         except FileNotFoundError:
             return f"{name} names a file that does not exist"
         except OSError as error:
             return f"{name} names a file that can't be read ({error.strerror})"
+    for name, path in paths.items():
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             if name in ("sslrootcert", "sslcrl"):

@@ -1,6 +1,7 @@
 """How connections are opened: which host is taken, and what is said of a setting that is wrong."""
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
@@ -198,6 +200,12 @@ async def test_what_the_address_asks_of_the_server_counts(database: TestDatabase
         ("no_such_setting=1", "`no_such_setting`"),
         ("statement_timeout=soon", "`statement_timeout`"),
         ("default_transaction_isolation=hunter2", "`default_transaction_isolation`"),
+        ("timezone=No/Where", "`timezone`"),
+        ("options=-c%20TimeZone%3DNo/Where", "`TimeZone`"),
+        ("gssencmode=require", "gssencmode=require"),
+        ("requirepeer=root", "`requirepeer`"),
+        ("ApplicationName=desk", "application_name"),
+        ("service=hunter2", "PGSERVICEFILE"),
         ("work_mem=-1", "`work_mem`"),
     ],
 )
@@ -210,6 +218,33 @@ async def test_an_option_that_nobody_can_follow_is_named_with_the_reason(
         assert "DATABASE_URL" in refused.value.detail
         assert named in refused.value.detail
         assert "hunter2" not in refused.value.detail
+
+
+@pytest.mark.parametrize("options", ["", "?sslmode=disable", "?passfile=/nowhere/pgpass"])
+async def test_a_missing_password_is_a_refused_login(database: TestDatabase, options: str) -> None:
+    url = urlsplit(database.url)
+    refused = await refusal(f"postgresql://{url.username}@{url.netloc.rpartition('@')[2]}{url.path}{options}")
+    assert type(refused) is BackendNotConfigured
+    assert ("passfile" in refused.detail) == ("passfile" in options)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".example", "no%20where", "${DB_HOST}", "<host>", "127.0.0.256"])
+async def test_a_host_that_can_be_none_is_a_wrong_setting(host: str) -> None:
+    refused = await refusal(f"postgresql://u:hunter2@{host}:5432/db")
+    # Where DNS does not answer at all, nobody can tell.
+    assert isinstance(refused, BackendUnavailable)
+    assert "DATABASE_READER_URL" in refused.detail
+    assert "host" in refused.detail
+
+
+async def test_what_stands_behind_the_question_mark_goes_first(database: TestDatabase) -> None:
+    url = urlsplit(database.url)
+    login = f"user={url.username}&password={quote(url.password or '', safe='')}&dbname={url.path[1:]}"
+    connection = await connector(
+        f"postgresql://nobody:hunter2@nowhere.invalid:1/none?host=127.0.0.1&port={url.port}&{login}"
+    ).open()
+    assert await connection.fetchval("SELECT current_database()") == url.path[1:]
+    await connection.close()
 
 
 async def test_a_host_that_nobody_knows_is_a_wrong_setting() -> None:
@@ -284,8 +319,10 @@ async def test_a_server_with_the_right_certificate_is_taken(secured: Secured, mo
         ("sslmode=verify-full", "sslrootcert=FILE"),
         ("sslmode=require&sslcert={0}/ca.crt&sslkey={0}/other.key", "sslcert and sslkey"),
         ("sslmode=require&sslcert={0}/missing.crt", "sslcert names a file that does not exist"),
-        ("sslmode=require&ssl_min_protocol_version=TLSv9", "option of TLS"),
-        ("sslmode=require&sslnegotiation=sometimes", "option of TLS"),
+        ("sslmode=require&sslcert={0}/server.crt&sslkey={0}/missing.key", "sslkey names a file that does not exist"),
+        ("sslmode=verify-ca&sslrootcert={0}/ca.crt&sslcrl={0}/ca.crt", "sslcrl"),
+        ("sslmode=require&sslnegotiation=direct", "sslnegotiation"),
+        ("sslmode=disable", "sslmode=disable does without"),
     ],
 )
 async def test_a_mistake_about_tls_names_the_setting_and_the_reason(secured: Secured, options: str, named: str) -> None:
@@ -309,6 +346,31 @@ async def test_tls_that_the_server_does_not_offer_is_named(database: TestDatabas
     assert type(refused) is BackendNotConfigured
     assert "sslmode=" in refused.detail
     assert "does not offer" in refused.detail
+
+
+# The end
+
+
+async def test_a_request_to_cancel_reaches_postgresql_though_the_connection_has_ended(database: TestDatabase) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    slow = "SELECT count(*) FROM generate_series(1, 1000000000) AS unending"
+    running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1"
+    async with asyncio.timeout(30), database.connect() as administrator:
+        connections = [await connector(database.url).open() for _ in range(5)]
+        statements = [asyncio.ensure_future(connection.execute(slow)) for connection in connections]
+        while await administrator.fetchval(running, slow) < len(statements):
+            pass
+        for turns, (connection, statement) in enumerate(zip(connections, statements, strict=True)):
+            statement.cancel()
+            # It ends at another point of the request's way each time.
+            for _ in range(turns + 2):
+                await asyncio.sleep(0)
+            connection.terminate()
+        while await administrator.fetchval(running, slow):
+            pass
+    gc.collect()
+    assert not complaints
 
 
 # The log

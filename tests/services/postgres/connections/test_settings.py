@@ -29,6 +29,7 @@ from app.services.postgres.connections.settings import PostgresSettings
         ("postgresql://h", "postgresql://h"),
         ("postgresql://h/", "postgresql://h"),
         ("postgresql://h?sslmode=disable", "postgresql://h?sslmode=disable"),
+        ("postgresql://u:p@h/db?user=v&password=%40&dbname=other", "postgresql://v:%40@h/other"),
     ],
 )  # fmt: skip
 def test_an_address_is_understood_as_people_write_it(written: str, understood: str):
@@ -47,6 +48,17 @@ def test_an_address_is_understood_as_people_write_it(written: str, understood: s
         "postgresql://user:hunter2#@host/db",
         "postgresql://user:hunter2@host/db?sslmode=hunter2",
         "postgresql://user:hunter2@host/db?hunter2",
+        "'postgresql://user:hunter2@host/db'",
+        '"postgresql://user:hunter2@host/db',
+        "postgresql://user:hunter2@::1:5432/db",
+        "postgresql://user:hunter2@[::1:5432/db",
+        "postgresql://user:hunter2@[::1]hunter2/db",
+        "postgresql://user:hunter2@[hunter2]:5432/db",
+        "postgresql://user:hunter2@:5432/db",
+        "postgresql://user:hunter2@host:1,/db",
+        "postgresql://user:hunt%00er2@host/db",
+        "postgresql://user:hunter2@host/db?application_name=%00",
+        "postgresql://user:hunter2@host/db?hunter2=1&hunter2=2",
     ],
 )
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "DATABASE_READER_URL"])
@@ -58,6 +70,35 @@ def test_a_malformed_address_names_its_variable_and_never_the_password(
         PostgresSettings()
     assert f"{variable}: " in str(refused.value)
     assert "hunt" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "channel_binding=hunter2",
+        "connect_timeout=1.5",
+        "gssencmode=hunter2",
+        "load_balance_hosts=hunter2",
+        "options=hunter2",
+        "pgbouncer=hunter2",
+        "port=0",
+        "port=hunter2",
+        "requiressl=hunter2",
+        "ssl=hunter2",
+        "ssl_max_protocol_version=TLSv1&ssl_min_protocol_version=TLSv1.2",
+        "ssl_min_protocol_version=TLSv9",
+        "sslmode=",
+        "sslmode=require&sslmode=disable",
+        "sslnegotiation=direct",
+        "sslnegotiation=hunter2&sslmode=require",
+        "target_session_attrs=",
+        "target_session_attrs=hunter2",
+    ],
+)
+def test_an_option_with_a_wrong_value_is_named(option: str):
+    with pytest.raises(ValueError, match=option.partition("=")[0]) as refused:
+        Address.read(f"postgresql://user:hunter2@host/db?{option}")
+    assert "hunter2" not in str(refused.value)
 
 
 def test_printing_settings_shows_no_password(monkeypatch: pytest.MonkeyPatch):

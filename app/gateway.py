@@ -60,6 +60,7 @@ from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.confining import PUBLIC
 from app.servers.operations import Operation, no_arguments
+from app.servers.readiness import Standings
 from app.servers.resources import Resource, Update
 from app.servers.routes import HttpRoute
 from app.servers.tools import Tool
@@ -112,6 +113,8 @@ class Gateway:
         """What was received and can't be worked on yet: unfinished bodies, requests that wait for the one before."""
         self.results = Budget(settings.max_unsent_bytes)
         """Large results that are made and not yet on their way."""
+        self.standings = Standings()
+        """How the servers stand, for those who look at all of them."""
         self.stopping = False
         """Whether the process was told to stop, and callers should go elsewhere."""
         self.closing = asyncio.Event()
@@ -365,23 +368,26 @@ class Gateway:
             raise serving.unforeseen(error, context) from error
 
     @asynccontextmanager
-    async def listen(self, server: str | None, context: CallContext, connection: object) -> AsyncGenerator[None]:
+    async def listen(
+        self, server: str | None, context: CallContext, connection: object, name: str = _LISTEN
+    ) -> AsyncGenerator[None]:
         """Begin a stream of events that watches nothing: while it lasts it counts like one that does.
 
         Args:
             server: the server's name; None for all.
             context: who listens.
             connection: as for `watch`.
+            name: of the stream, for the log.
 
         Raises:
             GatewayError: as for `call`.
         """
-        kind = self._all if server is None else self._look_up(_server, server, _LISTEN, context)
+        kind = self._all if server is None else self._look_up(_server, server, name, context)
 
         async def begin(*_: object) -> None:
             stack.enter_context(self._subscription(context, connection))
 
-        operation = Operation(_LISTEN, None, _as_it_is, begin, True, no_arguments)
+        operation = Operation(name, None, _as_it_is, begin, True, no_arguments)
         with ExitStack() as stack:
             yield await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 

@@ -9,6 +9,7 @@ import select
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,6 +26,10 @@ MOST_WAITING = 4 * 1024 * 1024
 """Characters of the log that wait to be written; what comes beyond is dropped and counted."""
 LONGEST_LINE = 64 * 1024
 """Characters of one event, its trace included; the rest is cut off."""
+MOST_KEPT = 1024 * 1024
+"""Characters of the newest events that were written and can be looked up by their request."""
+_MOST_FOUND = 200
+"""Events of one request that are shown, the newest."""
 OURS = ("MCP", "app")
 """The loggers that write nothing secret at any level: servers with their calls, and the process."""
 _PAUSE = 0.01
@@ -34,6 +39,8 @@ _FLUSHED_WITHIN = 1.0
 """Seconds that the end of the process waits for the log's reader."""
 
 
+_EVENT = re.compile(r"\n(?=[0-9]{4}-[0-9]{2}-[0-9]{2}T|\{)")
+"""Where an event begins behind another one; the further lines of a trace do not look so."""
 _CALL_FIELDS = ("server", "operation", "face", "principal", "client", "address", "outcome", "ms", "request_id")
 _CALL_MESSAGE = " ".join("ms=%.1f" if name == "ms" else f"{name}=%s" for name in _CALL_FIELDS)
 _NOBODYS_LOG = logging.getLogger("MCP")
@@ -188,6 +195,8 @@ class BackgroundHandler(logging.Handler):
         self.dropped = 0
         """Lines that were never written, since the start."""
         self._awake = False
+        self._kept: deque[str] = deque()
+        self._characters_kept = 0
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -210,6 +219,11 @@ class BackgroundHandler(logging.Handler):
             )
         self._put(text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]} … (cut)", 1)
         return True
+
+    def kept(self) -> list[str]:
+        """Return the newest events, the oldest first; several may be in one text, each of which begins a line."""
+        with self._guard:
+            return list(self._kept)
 
     def flush(self) -> None:
         """Wait a while until all is written that there is; `logging.shutdown` calls it at the end of the process."""
@@ -264,10 +278,28 @@ class BackgroundHandler(logging.Handler):
                         event.set()
                 else:
                     texts = list(cast("Iterable[str]", group))
+                    self._keep(texts)
                     with suppress(OSError, ValueError):  # the stream is closed: nobody to tell
                         self._write("".join([f"{text}\n" for text in texts]))
                     with self._guard:
                         self._waiting -= sum(map(len, texts))
+
+    def _keep(self, texts: Sequence[str]) -> None:
+        """Keep events for those who look at a call later. It is the thread's work, so that no call pays for it."""
+        with self._guard:
+            self._kept.extend(texts)
+            self._characters_kept += sum(map(len, texts))
+            while self._characters_kept > MOST_KEPT:
+                self._characters_kept -= len(self._kept.popleft())
+
+
+def events_of(request_id: str) -> list[str]:
+    """Return the events of the log that name a request, the oldest first, of those that are still kept."""
+    # A colon may be a part of an id, or stand behind it.
+    named = re.compile(rf'(?:request_id=|"request_id": "){re.escape(request_id)}(?![A-Za-z0-9._+/=-]|:\S)')
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, BackgroundHandler)]
+    texts = [text for handler in handlers for text in handler.kept() if request_id in text]
+    return [event for text in texts for event in _EVENT.split(text) if named.search(event)][-_MOST_FOUND:]
 
 
 def dropped_lines() -> int:

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalogue import load_servers
 from app.faces.batch import add_batch_route
-from app.faces.console import Console, LaunchedByClients
+from app.faces.console.pages import LaunchedByClients
+from app.faces.console.routes import console_routes
 from app.faces.holding import Holding
 from app.faces.identity import Identity
 from app.faces.metrics import MetricsPage
@@ -145,7 +146,7 @@ def create_app(
     add_batch_route(app.router, gateway)
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
     app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.catalogue.servers)
-    app.router.routes.extend(Console(gateway, launched).routes())
+    app.router.routes.extend(console_routes(gateway, activity, identity, launched))
     app.router.routes.append(MetricsPage([(gateway, activity)]).route())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app, gateway, identity)

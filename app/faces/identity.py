@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -10,7 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.errors import Forbidden, GatewayError, MalformedRequest, Unauthenticated
 from app.faces.http import send_refusal
 from app.guard.credentials import NO_KEY, Keyring
-from app.guard.principal import EVERYBODY, Principal
+from app.guard.principal import ANONYMOUS, EVERYBODY, Principal
+from app.guard.secret import Secret, SecretSettings
+from app.guard.sessions import Sessions
 
 _log = logging.getLogger("MCP")
 _REMINDED_EVERY = 60.0
@@ -23,7 +26,15 @@ OPEN = ("/health",)
 ONE_WORD = "/ready"
 """The path that is answered with one word to who shows no key."""
 _PAGES = ("/", "/docs", "/redoc", "/openapi.json", "/favicon.ico")
-_BELOW = ("/console/", "/redoc/", "/guides/")
+_BELOW = ("/redoc/", "/guides/")
+CONSOLE = "/console/"
+"""Below it sessions count for keys, and nowhere else."""
+SIGN_IN = "/console/session"
+COOKIE = "switchboard_session"
+_LOOPBACK = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+"""Hosts to which browsers give cookies back over http; to others over https alone."""
+NOBODY = Principal(ANONYMOUS.id)
+"""Whoever has shown no key where one is asked for, and gets what leads to showing one."""
 _OF_PROXIES = frozenset(
     {
         b"forwarded",
@@ -78,6 +89,7 @@ class Identity:
         self.anonymous = anonymous
         self.through_proxies = through_proxies
         self.public_pages = public_pages
+        self.sessions = Sessions(Secret.of(SecretSettings()))
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -129,6 +141,11 @@ class Identified:
                 return self._app(scope, receive, send)
             if not _is_at(scope, OPEN):
                 return self._ask(given, scope, receive, send)
+        elif (cookies := state["headers"].get(b"cookie")) is not None and scope["path"].startswith(CONSOLE):
+            return self._resume(cookies, scope, receive, send)
+        return self._go_on(scope, receive, send)
+
+    def _go_on(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         refusal = self._without_a_key(scope)
         return self._app(scope, receive, send) if refusal is None else send_refusal(scope, send, refusal)
 
@@ -143,6 +160,29 @@ class Identified:
         state["principal"] = credential.principal
         await self._app(scope, receive, send)
 
+    async def _resume(self, cookies: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a session of the console for the key that it stands for."""
+        state, keyring = scope["state"], self._keyring
+        token = session_in(cookies)
+        if keyring is None or token is None:
+            await self._go_on(scope, receive, send)
+            return
+        session = self._identity.sessions.recall(token)
+        try:
+            if session is None:
+                raise Unauthenticated("This session is over. Sign in again with a key.")
+            credential = await keyring.resume(session.key_id)
+        except GatewayError as error:
+            # What leads to signing in is for who is not signed in any more, too.
+            state["session_refused"] = error
+            if self._without_a_key(scope) is not None:
+                await send_refusal(scope, send, error, forgetting(scope, error))
+                return
+        else:
+            state["session"] = session
+            state["principal"] = credential.principal
+        await self._app(scope, receive, send)
+
     def _without_a_key(self, scope: Scope) -> GatewayError | None:
         """Return why a request without a key is refused; None if it is not."""
         state, identity = scope["state"], self._identity
@@ -154,6 +194,9 @@ class Identified:
                 state["principal"] = identity.anonymous
                 return None
             if self._keyring is not None:
+                if _leads_to_signing_in(scope):
+                    state["principal"] = NOBODY
+                    return None
                 return Unauthenticated(f"This came through a proxy, where a key is wanted. {NO_KEY}")
             return Forbidden(
                 "This came through a proxy (Forwarded, X-Forwarded-For), and so from anywhere, and this gateway asks"
@@ -165,6 +208,9 @@ class Identified:
             return None
         if identity.public_pages and _is_page(scope):
             state["principal"] = EVERYBODY  # who calls nothing here: pages show what there is
+            return None
+        if _leads_to_signing_in(scope):
+            state["principal"] = NOBODY
             return None
         query: bytes = scope.get("query_string", b"")
         if any(sign in query for sign in _IN_ADDRESS):
@@ -202,6 +248,50 @@ def _is_page(scope: Scope) -> bool:
         return False
     path = _path(scope)
     return path in _PAGES or any(path.startswith(folder) for folder in _BELOW)
+
+
+def _leads_to_signing_in(scope: Scope) -> bool:
+    """Tell whether a request is for the console's shell, which holds nothing of this gateway, or shows a key."""
+    if scope["type"] != "http":
+        return False
+    path = _path(scope)
+    if path.startswith(CONSOLE):
+        return scope["method"] in ("GET", "HEAD") or (path == SIGN_IN and scope["method"] in ("POST", "DELETE"))
+    return path == "/" and _only_reads(scope) and b"text/html" in scope["state"]["headers"].get(b"accept", b"")
+
+
+def session_in(cookies: bytes) -> str | None:
+    """Return the session in a `Cookie` header; None where there is none. The first of that name is taken."""
+    for cookie in cookies[:LONGEST_CREDENTIAL].decode("latin-1").split(";"):
+        name, _, value = cookie.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return None
+
+
+def cookie(scope: Scope, token: str, lasts: float) -> dict[str, str]:
+    """Return the header by which a browser keeps a session.
+
+    Args:
+        scope: of the request that is answered.
+        token: the session; nothing ends it.
+        lasts: seconds.
+    """
+    plain = scope["scheme"] == "http" and _LOOPBACK.fullmatch(scope["state"]["headers"].get(b"host", b""))
+    fields = [
+        f"{COOKIE}={token}",
+        f"Path={scope.get('root_path', '')}{CONSOLE[:-1]}",
+        f"Max-Age={int(lasts)}",
+        "HttpOnly",
+        "SameSite=Strict",
+        *([] if plain else ["Secure"]),
+    ]
+    return {"set-cookie": "; ".join(fields)}
+
+
+def forgetting(scope: Scope, refusal: GatewayError) -> dict[str, str]:
+    """Return the header by which a browser forgets a session that is over; nothing where that is not sure."""
+    return cookie(scope, "", 0) if isinstance(refusal, Unauthenticated) else {}
 
 
 def _only_reads(scope: Scope) -> bool:

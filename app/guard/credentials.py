@@ -237,6 +237,8 @@ class Keyring:
         self._rate = failures
         self._failures = RateLimiter()
         self._remembered: dict[bytes, Credential] = {}
+        self._digests: dict[str, bytes] = {}
+        """By the ids of keys that sessions stand for."""
         self._used: set[Credential] = set()
         self.holders: set[Credential] = set()
         """Those that hold something open."""
@@ -274,7 +276,10 @@ class Keyring:
 
     def recall(self, token: bytes) -> Credential | None:
         """Return whose key this is if that is known for certain; None if `accept` has to find out."""
-        credential = self._remembered.get(hashlib.sha256(token).digest())
+        return self._recalled(hashlib.sha256(token).digest())
+
+    def _recalled(self, digest: bytes) -> Credential | None:
+        credential = self._remembered.get(digest)
         if credential is None or credential.good_until < time.monotonic():
             return None
         self._used.add(credential)
@@ -324,6 +329,34 @@ class Keyring:
         finally:
             if not failed:
                 self._failures.take(whose, self._rate, -1)
+
+    async def resume(self, key_id: str) -> Credential:
+        """Return the credential of a key that was shown before, by what we have signed for whoever showed it.
+
+        Args:
+            key_id: of the key.
+
+        Raises:
+            Unauthenticated: the key is good for nothing any more.
+            IdentityUnavailable: as for `accept`.
+        """
+        digest = self._digests.get(key_id)
+        if digest is None:
+            # Another process has seen the key, or this one has forgotten it.
+            if self._away is not None:
+                raise IdentityUnavailable(_AWAY, retry_after=1)
+            key = await self._stored(key_id)
+            if key is None:
+                raise Unauthenticated(_BAD_KEY)
+            digest = bytes.fromhex(key.hash)
+            if len(self._digests) >= MOST_REMEMBERED:
+                self._digests.clear()
+            self._digests[key_id] = digest
+        try:
+            return self._recalled(digest) or await self._ask(digest, key_id)
+        except Unauthenticated:
+            del self._digests[key_id]
+            raise
 
     def _limit(self, key: object) -> None:
         """Count what is bad.

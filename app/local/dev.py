@@ -21,7 +21,7 @@ from dotenv import dotenv_values
 from pydantic_settings import BaseSettings
 
 from app.client_configs import call_by_curl, client_configs, own_command
-from app.faces.console import LaunchedByClients
+from app.faces.console.pages import LaunchedByClients
 from app.faces.identity import Identity
 from app.guard.credentials import Keyring, StoredKey, hash_of, token_of
 from app.guard.guard import Guard

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
@@ -31,6 +32,15 @@ class ServerReadiness(BaseModel):
         default=None, description="The tools that could not work, where others could, each with the reason."
     )
 
+    @property
+    def state(self) -> str:
+        """The state in one word, as `Standing` has it."""
+        if self.ready:
+            return "ready"
+        if self.tools_off:
+            return "degraded"
+        return "unconfigured" if self.code == BackendNotConfigured.code else "down"
+
     def in_words(self) -> str:
         """Return the state in a few words, for a line of the log."""
         if self.ready:
@@ -43,6 +53,35 @@ class ServerReadiness(BaseModel):
             )
         reason = (self.detail or "").partition(";")[0]
         return f"not {'configured' if self.code == BackendNotConfigured.code else 'ready'}: {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a server stands, and since when."""
+
+    readiness: ServerReadiness
+    state: str
+    """`ready`, `degraded` (some tools could not work), `down` or `unconfigured`."""
+    since: float
+    """Since when, in seconds since 1970, as far as somebody has asked."""
+
+
+class Standings:
+    """How the servers of a gateway stand, by what was said of them last."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Standing] = {}
+
+    def note(self, readiness: Mapping[str, ServerReadiness], now: float) -> None:
+        """Take what some servers' backends have said, at a time in seconds since 1970."""
+        for server, said in readiness.items():
+            before = self._known.get(server)
+            since = before.since if before is not None and before.state == said.state else now
+            self._known[server] = Standing(said, said.state, since)
+
+    def of(self, server: str) -> Standing | None:
+        """Return how a server stands; None before anybody has asked."""
+        return self._known.get(server)
 
 
 async def _ask(server: BaseMCPServer, turned_off: Mapping[str, GatewayError]) -> ServerReadiness:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
@@ -41,7 +42,9 @@ async def _watch(gateways: Sequence[tuple[str, Gateway]]) -> None:
 
 async def _look(gateway: Gateway) -> None:
     servers = {name: server for name, server in gateway.servers.items() if server.unconfigured() is None}
-    for name, state in (await readiness_of_all(servers, gateway.turned_off)).items():
+    states = await readiness_of_all(servers, gateway.turned_off)
+    gateway.standings.note(states, time.time())
+    for name, state in states.items():
         outages, place = servers[name].outages, f"The backend of {name}"
         if state.ready or state.tools_off:
             outages.up(place)
@@ -54,6 +57,7 @@ async def _start_line(gateways: Sequence[tuple[str, Gateway]]) -> str:
     parts: list[str] = []
     for address, gateway in gateways:
         states = await readiness_of_all(gateway.servers, gateway.turned_off)
+        gateway.standings.note(states, time.time())
         told = ", ".join(f"{name} {state.in_words()}" for name, state in states.items())
         parts.append(f"on {address}: {told or 'no server'}")
     settings = gateways[0][1].settings

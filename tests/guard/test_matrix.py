@@ -44,7 +44,7 @@ POLICY = """\
 [auth]
 
 [role.agent]
-allow = ["database:write", "kafka:write", "aws:write", "metrics:read"]
+allow = ["database:write", "kafka:write", "aws:write", "metrics:read", "console:read", "console:act"]
 
 [role.stranger]
 allow = []
@@ -537,6 +537,16 @@ def page(path: str) -> Row:
     return Row(path, others=KNOWN)
 
 
+def shell(path: str, answer: str = OK) -> Row:
+    """What leads to signing in, for whoever shows no key; a key that is none is refused here, too."""
+    return Row(path, others={"none": answer, **dict.fromkeys(CALLERS[4:], answer)})
+
+
+def console(path: str, answer: str = OK) -> Row:
+    """What shows all callers' calls: never to who is bound to a customer."""
+    return Row(path, None, NOT_CONFINED, "", {"right role": answer})
+
+
 def object_at() -> list[Row]:
     own, other = (f"/mcp/aws/s3/{BUCKET}/customers/{who}/a" for who in ("anna", "bert"))
     return [Row(own, other, OK, REFUSED)]
@@ -562,9 +572,20 @@ ADDRESSES: dict[str, list[Row]] = {
     **{f"ANY /mcp/mcp_{name}": [at(f"/mcp/mcp_{name}")] for name in ("database", "kafka", "aws")},
     **{f"GET {path}": [page(path)] for path in ("/", "/docs", "/redoc", "/favicon.ico", "/openapi.json")},
     "GET /guides/{name}": [page("/guides/kafka.md")],
-    "MOUNT /console/swagger": [page("/console/swagger/swagger-ui.css")],
+    "MOUNT /console/swagger": [shell("/console/swagger/swagger-ui.css")],
     "MOUNT /redoc": [page("/redoc/redoc.standalone.js")],
-    "MOUNT /console": [page("/console/page.css")],
+    "MOUNT /console": [shell("/console/page.css"), shell("/console/nothing", NOT_FOUND)],
+    "GET /console/session": [console("/console/session")],
+    "DELETE /console/session": [console("/console/session")],
+    "POST /console/session": [shell("/console/session", "invalid_arguments")],
+    "GET /console/events": [console("/console/events")],
+    "GET /console/calls/{id}": [console("/console/calls/none", NOT_FOUND)],
+    "POST /console/calls/{id}/cancel": [console("/console/calls/none/cancel", NOT_FOUND)],
+    "GET /console/tools": [console("/console/tools")],
+    "POST /console/tools/{server}/{tool}": [console("/console/tools/kafka/list_topics")],
+    "GET /console/resources/read": [console("/console/resources/read?uri=kafka://topics")],
+    "GET /console/connect": [console("/console/connect")],
+    "GET /console/guides/{name}": [console("/console/guides/kafka.md")],
     "WEBSOCKET /mcp/ws": [page("/mcp/ws")],
     "WEBSOCKET /mcp/{server}/ws": [at("/mcp/database/ws"), at("/mcp/mcp_aws/ws")],
     "WEBSOCKET /{path:path}": [Row("/mcp/nowhere/at/all", others=NO_WEBSOCKET), Row("/", others=NO_WEBSOCKET)],
@@ -611,7 +632,7 @@ async def asked_at(way: Way, route: str, path: str, method: str) -> Answer:
         body: Any = (
             {"json": MANIFOLD} if path.startswith("/mcp/batch") else {"content": b"{}"} if method == "POST" else {}
         )
-        headers = {"content-type": "application/json"} if method == "POST" else {}
+        headers = {"content-type": "application/json", "x-switchboard-console": "1"} if method == "POST" else {}
         return await way.send(method, path, headers=headers, **body)
     try:
         async with websocket(way.rig.served, way.era, path, additional_headers=way.rig.fields(way.caller)):

@@ -1,7 +1,8 @@
-"""The pages for people: home, the tools to try, the reference, the guides. They load nothing from elsewhere."""
+"""The pages for people: the console's shell, the reference, the guides. They load nothing from elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,17 +12,20 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from app.catalogue import Catalogue
 from app.client_configs import ClientConfig, call_by_curl, client_configs
 from app.errors import NotFound
+from app.faces.console.door import Viewer, send_json
 from app.faces.http import call_context
+from app.faces.identity import NOBODY
 from app.faces.rest import list_servers
 from app.gateway import Gateway
 from app.servers.base import ServerKind
 from app.version import VERSION
 
-_FILES = Path(__file__).parent.parent / "console"
+_FILES = Path(__file__).parents[2] / "console"
 _PACKAGES_OF_PAGES = "fastapi_standalone_docs"
 """Brings Swagger UI and Redoc as files."""
 _POLICY = (
@@ -47,7 +51,7 @@ class LaunchedByClients:
     env_file: Path | None = None
 
 
-class Console:
+class Pages:
     """Serves the pages.
 
     Args:
@@ -78,6 +82,24 @@ class Console:
             Mount("/console", StaticFiles(directory=_FILES)),
         ]
 
+    async def connect(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
+        """Answer with how clients are told of this gateway, and which guides there are."""
+        url = str(Request(scope).base_url).rstrip("/")
+        context = call_context(scope, "rest")
+        curl = await self._gateway.show(None, "console/connect", context, partial(_curl, url))
+        configs = [*client_configs(url, self._launched.command, self._launched.env_file), *curl]
+        answer = {
+            "url": url,
+            "websocket_url": "ws" + url.removeprefix("http"),
+            "configs": [asdict(config) for config in configs],
+            "guides": [{"name": name, "title": title} for name, (title, _) in self._guides.items()],
+        }
+        await send_json(scope, send, answer)
+
+    async def guide(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
+        """Answer with a guide."""
+        await self._guide_named(scope["path_params"]["name"])(scope, receive, send)
+
     async def _home(self, request: Request) -> Response:
         root: str = request.scope.get("root_path", "")
         if "text/html" not in request.headers.get("accept", ""):
@@ -87,6 +109,12 @@ class Console:
         def describe(offered: Catalogue) -> tuple[str, list[ClientConfig]]:
             return "\n".join(_card(offered, kind) for kind in offered.servers.values()), _curl(url, offered)
 
+        if request.scope["state"]["principal"] is NOBODY:  # who signs in first
+            return self._page(
+                "home",
+                request,
+                **dict.fromkeys(("version", "url", "websocket_url", "servers", "configs", "guides"), ""),
+            )
         context = call_context(request.scope, "rest")
         cards, curl = await self._gateway.show(None, "servers/list", context, describe)
         configs = [*client_configs(url, self._launched.command, self._launched.env_file), *curl]
@@ -111,7 +139,10 @@ class Console:
         return FileResponse(_FILES / "favicon.svg")
 
     async def _guide(self, request: Request) -> Response:
-        found = self._guides.get(request.path_params["name"])
+        return self._guide_named(request.path_params["name"])
+
+    def _guide_named(self, name: str) -> Response:
+        found = self._guides.get(name)
         if found is None:
             raise NotFound(f"There is no such guide. Guides: {', '.join(self._guides)}.")
         return FileResponse(found[1], media_type="text/plain; charset=utf-8", headers=_headers(_POLICY))

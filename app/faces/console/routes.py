@@ -1,0 +1,61 @@
+"""The addresses of the console: its pages, which everybody may load, and what they show, which `Door` guards."""
+
+from functools import partial
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.faces.console.calls import Calls
+from app.faces.console.door import Door, Endpoint, Viewer, send_json
+from app.faces.console.feed import Feed
+from app.faces.console.pages import LaunchedByClients, Pages
+from app.faces.console.sight import Sights
+from app.faces.console.tools import Tools
+from app.faces.identity import Identity
+from app.gateway import Gateway
+from app.telemetry.activity import Activity
+
+
+def console_routes(
+    gateway: Gateway, activity: Activity, identity: Identity | None, launched: LaunchedByClients | None
+) -> list[BaseRoute]:
+    """Return the addresses of the console.
+
+    Args:
+        gateway: what is shown.
+        activity: keeps account of its calls.
+        identity: tells callers apart; None where everybody may call.
+        launched: what the pages tell clients that launch a process; a placeholder where we don't know.
+    """
+    door, sights = Door(gateway, identity), Sights(gateway)
+    feed = Feed(gateway, activity, sights, identity.sessions if identity is not None else None)
+    calls, tools, pages = Calls(gateway, activity, sights), Tools(gateway), Pages(gateway, launched)
+
+    async def show_viewer(scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
+        await send_json(scope, send, viewer.shown(gateway))
+
+    viewed, called = partial(Endpoint, door), partial(Endpoint, door, recorded=True)
+    addresses: list[tuple[str, str, ASGIApp]] = [
+        ("POST", "/console/session", _Application(door.sign_in)),
+        ("DELETE", "/console/session", _Application(door.sign_out)),
+        ("GET", "/console/session", viewed(show_viewer)),
+        ("GET", "/console/events", called(feed)),
+        ("GET", "/console/calls/{id}", viewed(calls.show)),
+        ("POST", "/console/calls/{id}/cancel", viewed(calls.cancel, acts=True)),
+        ("GET", "/console/tools", called(tools.show)),
+        ("POST", "/console/tools/{server}/{tool}", called(tools.call)),
+        ("GET", "/console/resources/read", called(tools.read)),
+        ("GET", "/console/connect", called(pages.connect)),
+        ("GET", "/console/guides/{name}", viewed(pages.guide)),
+    ]
+    return [*(Route(path, endpoint, methods=[method]) for method, path, endpoint in addresses), *pages.routes()]
+
+
+class _Application:
+    """A method as an ASGI application: Starlette takes a bare one for a function of a request."""
+
+    def __init__(self, answer: ASGIApp) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._answer(scope, receive, send)

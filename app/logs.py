@@ -41,7 +41,10 @@ _FLUSHED_WITHIN = 1.0
 
 _EVENT = re.compile(r"\n(?=[0-9]{4}-[0-9]{2}-[0-9]{2}T|\{)")
 """Where an event begins behind another one; the further lines of a trace do not look so."""
-_CALL_FIELDS = ("server", "operation", "face", "principal", "client", "address", "outcome", "ms", "request_id")
+_CALL_FIELDS = (
+    *("server", "operation", "face", "principal", "client", "address", "outcome", "ms"),
+    *("conversation", "traceparent", "request_id"),
+)
 _CALL_MESSAGE = " ".join("ms=%.1f" if name == "ms" else f"{name}=%s" for name in _CALL_FIELDS)
 _NOBODYS_LOG = logging.getLogger("MCP")
 """For what is about all servers, or about none that there is."""
@@ -53,7 +56,7 @@ _SAME_FOR_EVERY_CALL: dict[str, Any] = {
 }
 
 
-def _fields(ended: EndedCall) -> tuple[str, str, str, str, str, str, str, float, str]:
+def _fields(ended: EndedCall) -> tuple[str | float, ...]:
     """Return what the line of a call says, as `_CALL_FIELDS` names it."""
     call = ended.call
     who = call.context
@@ -66,6 +69,8 @@ def _fields(ended: EndedCall) -> tuple[str, str, str, str, str, str, str, float,
         who.address,
         ended.outcome,
         ended.ms,
+        who.origin.conversation,
+        who.origin.traceparent,
         who.request_id,
     )
 
@@ -74,10 +79,11 @@ def _message(ended: EndedCall) -> str:
     """Return `_CALL_MESSAGE % _fields(ended)`, in half of the time."""
     call = ended.call
     who = call.context
+    origin = who.origin
     return (
         f"server={call.server} operation={call.operation} face={who.face} principal={who.principal.id} "
         f"client={who.client} address={who.address} outcome={ended.outcome} ms={ended.ms:.1f} "
-        f"request_id={who.request_id}"
+        f"conversation={origin.conversation} traceparent={origin.traceparent} request_id={who.request_id}"
     )
 
 

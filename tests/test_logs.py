@@ -15,6 +15,7 @@ import pytest
 from app.guard.principal import Principal
 from app.logs import LONGEST_LINE, BackgroundHandler, CallLog, CallRecord, JsonFormatter, TextFormatter
 from app.servers.calls import CallContext
+from app.servers.origins import Origin
 from app.telemetry.recorder import EndedCall, StartedCall
 from tests.faces.raw import WITHIN
 
@@ -27,6 +28,8 @@ FIELDS: dict[str, Any] = {
     "address": "10.0.0.7",
     "outcome": "ok",
     "ms": 1.2,
+    "conversation": "c-7",
+    "traceparent": "-",
     "request_id": "abc",
 }
 
@@ -35,11 +38,11 @@ def ended(server: str, operation: str, context: CallContext, outcome: str, ms: f
     return EndedCall(StartedCall(server, operation, context, 0.0), outcome, ms)
 
 
-CURL = CallContext("abc", "rest", client="curl/8", address="10.0.0.7")
+CURL = CallContext("abc", "rest", client="curl/8", address="10.0.0.7", origin=Origin(conversation="c-7"))
 RECORD = CallRecord("MCP.Clock MCP Server", 1_800_000_000.5, ended("clock", "get_time", CURL, "ok", 1.2))
 LINE = (
     "server=clock operation=get_time face=rest principal=anonymous client=curl/8 address=10.0.0.7 outcome=ok ms=1.2 "
-    "request_id=abc"
+    "conversation=c-7 traceparent=- request_id=abc"
 )
 
 
@@ -210,12 +213,12 @@ CALLS = [
 async def test_each_call_is_a_line_in_its_order(log: logging.Logger, written: list[str]) -> None:
     log.info("before")
     CallLog({"clock": log}).calls_ended(CALLS)
-    calls_of_curl = "face=rest principal=anonymous client=curl/8 address=10.0.0.7 outcome=ok ms=0.0 request_id=abc"
-    calls_of_bot = "face=mcp principal=desk client=https://bot:***@desk address=::1 outcome=off ms=12.3 request_id=d"
+    calls_of_curl = "face=rest principal=anonymous client=curl/8 address=10.0.0.7 outcome=ok ms=0.0"
+    calls_of_bot = "face=mcp principal=desk client=https://bot:***@desk address=::1 outcome=off ms=12.3"
     assert _messages(log, written) == [
         "before",
-        f"server=clock operation=first {calls_of_curl}",
-        f"server=clock operation=last {calls_of_bot}",
+        f"server=clock operation=first {calls_of_curl} conversation=c-7 traceparent=- request_id=abc",
+        f"server=clock operation=last {calls_of_bot} conversation=- traceparent=- request_id=d",
     ]
 
 

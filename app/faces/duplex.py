@@ -26,6 +26,7 @@ from app.faces.subscriptions import Subscriptions
 from app.gateway import Gateway
 from app.guard.principal import Principal
 from app.servers.calls import CallContext, Face, Peer, new_request_id
+from app.servers.origins import within
 
 MAX_UNANSWERED = 64
 """Requests of one connection that are under way."""
@@ -325,6 +326,7 @@ class Duplex:
             principal=peer.principal,
             client=call.client or self.lane.client or peer.client,
             address=peer.address,
+            origin=within(call.origin, peer.origin),
         )
         task = self._tasks.create_task(self._plain_calls.run(call, context))
         self._running[task] = coerce_request_id(from_json(call.id))

@@ -25,6 +25,7 @@ from app.errors import (
 from app.gateway import Gateway
 from app.lookout import Interruptible, Lookout
 from app.servers.calls import CallContext, Face
+from app.servers.origins import Origin, origin_of_headers
 
 _log = logging.getLogger(__name__)
 refused: Counter[str] = Counter()
@@ -33,7 +34,14 @@ PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 
 
-def call_context(scope: Scope, face: Face, receive: Receive | None = None, *, client: str | None = None) -> CallContext:
+def call_context(
+    scope: Scope,
+    face: Face,
+    receive: Receive | None = None,
+    *,
+    client: str | None = None,
+    origin: Origin | None = None,
+) -> CallContext:
     """Return the context of a request that came through the `Perimeter`.
 
     Args:
@@ -42,6 +50,7 @@ def call_context(scope: Scope, face: Face, receive: Receive | None = None, *, cl
         receive: of the request, whose body must be read before the call; the call is cancelled when the caller
             closes the connection. A FastAPI route and the MCP SDK's JSON mode run a tool to its end for nobody.
         client: who the client says it is, if it says more than by its `User-Agent`.
+        origin: where the call comes from, if that is not said by the headers alone.
     """
     state = scope["state"]
     return CallContext(
@@ -50,6 +59,7 @@ def call_context(scope: Scope, face: Face, receive: Receive | None = None, *, cl
         state["principal"],
         client or state["client"],
         state["address"],
+        origin_of_headers(state["headers"]) if origin is None else origin,
         gone=None if receive is None else partial(_closed, receive),
     )
 
@@ -243,15 +253,19 @@ async def send_refusal(scope: Scope, send: Send, error: GatewayError, headers: M
 def note_refusal(scope: Scope, error: GatewayError) -> None:
     """Write the line of a request that comes to no call. What its query says may be about customers, or a secret."""
     state = scope["state"]
+    origin = origin_of_headers(state["headers"])
     refused[error.code] += 1
     _log.info(
-        "refused: method=%s path=%s status=%d code=%s client=%s address=%s request_id=%s",
+        "refused: method=%s path=%s status=%d code=%s client=%s address=%s"
+        " conversation=%s traceparent=%s request_id=%s",
         scope.get("method", "WEBSOCKET"),
         quoted(scope["path"]),
         error.status,
         error.code,
         state["client"],
         state["address"],
+        origin.conversation,
+        origin.traceparent,
         state["request_id"],
     )
 

@@ -25,6 +25,7 @@ from app.faces.protocol import client_name
 from app.gateway import Gateway
 from app.guard.principal import Principal
 from app.servers.calls import CallContext
+from app.servers.origins import NOWHERE, Origin, origin_of_headers, origin_of_meta, within
 from app.servers.tools import Tool
 
 
@@ -36,6 +37,12 @@ class _Meta(BaseModel):
     version: Literal["2026-07-28"] = Field(alias="io.modelcontextprotocol/protocolVersion")
     capabilities: types.ClientCapabilities = Field(alias="io.modelcontextprotocol/clientCapabilities")
     client: types.Implementation | None = Field(default=None, alias="io.modelcontextprotocol/clientInfo")
+    traceparent: str | None = None
+    tracestate: str | None = None
+    baggage: str | None = None
+    conversation_id: str | None = None
+    conversation: str | None = None
+    conversation_in_capitals: str | None = Field(default=None, alias="conversationId")
 
 
 class _Params(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,6 +84,8 @@ class PlainCall:
     arguments: bytes
     client: str | None
     """Who calls, if it says so."""
+    origin: Origin
+    """Where the call comes from, as far as the message says."""
     modern: bool
 
 
@@ -145,19 +154,20 @@ class PlainCalls:
             except (NotJson, NotExact):
                 return None
             arguments = ReadText(arguments, document["params"].get("arguments", {}))
-        client = None
+        client, origin = None, NOWHERE
         if meta or modern:
             if not modern or len(meta) > _MOST_META:
                 return None
             try:
-                client = _client(meta)
+                client, origin = _told(meta)
             except ValueError:
                 return None
-        return PlainCall(request_id, params.name, arguments, client, modern)
+        return PlainCall(request_id, params.name, arguments, client, origin, modern)
 
     async def answer(self, call: PlainCall, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a call and send its result or failure, unless its caller goes."""
-        context = call_context(scope, "mcp", receive, client=call.client)
+        origin = None if call.origin is NOWHERE else within(call.origin, origin_of_headers(scope["state"]["headers"]))
+        context = call_context(scope, "mcp", receive, client=call.client, origin=origin)
         try:
             message = await self.run(call, context)
         except CallerGone:
@@ -198,12 +208,12 @@ def _write_result(tool: Tool, result: Any) -> bytes:
 
 
 @lru_cache(256)
-def _client(meta: bytes) -> str | None:
-    """Return who a client says it is; the same words come with all of its requests.
+def _told(meta: bytes) -> tuple[str | None, Origin]:
+    """Return who a client says it is, and where its call comes from; without a trace, the same words come again.
 
     Raises:
         ValueError: they say more than a plain call may, or something else to every parser.
     """
-    read(meta)
+    document = read(meta)
     client = _Meta.model_validate_json(meta).client
-    return client_name(client) if client else None
+    return client_name(client) if client else None, origin_of_meta(document)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import mcp_types as types
 from mcp import MCPError
@@ -40,6 +40,7 @@ from app.gateway import Gateway, What
 from app.results import ProtocolResult, parse_json
 from app.servers.base import ServerKind
 from app.servers.calls import CallContext, Face, JsonObject, Peer, new_request_id
+from app.servers.origins import NOWHERE, origin_of_headers, origin_of_meta, within
 from app.servers.resources import Update
 from app.servers.tools import Tool
 from app.version import VERSION
@@ -466,6 +467,7 @@ class Received:
                 "principal": peer.principal,
                 "client": peer.client,
                 "address": peer.address,
+                "origin": peer.origin,
                 "message": self.message,
                 "holding": self.holding,
             }
@@ -486,12 +488,15 @@ def _state(context: _Context) -> Mapping[str, Any]:
 def _call_context(context: _Context, face: Face) -> CallContext:
     state = _state(context)
     client = context.session.client_params
+    headers = state.get("headers")
+    outer = state.get("origin", NOWHERE) if headers is None else origin_of_headers(headers)
     return CallContext(
         request_id=state.get("request_id") or new_request_id(),
         face=face,
         principal=state["principal"],
         client=client_name(client.client_info) if client else state["client"],
         address=state["address"],
+        origin=within(origin_of_meta(cast("Mapping[str, Any] | None", context.meta)), outer),
         report_progress=context.session.report_progress,
         session=context,
     )

@@ -17,6 +17,7 @@ from app.faces.duplex import Backlog, Duplex, Write
 from app.faces.http import send_refusal
 from app.gateway import Gateway
 from app.servers.calls import Peer
+from app.servers.origins import Origin, origin_of_headers
 
 _SUBPROTOCOL = "mcp"
 _FAREWELL = 1.0
@@ -76,7 +77,9 @@ class WebSocketFace:
         offered: list[str] = socket.scope.get("subprotocols", [])
         await socket.accept(subprotocol=_SUBPROTOCOL if _SUBPROTOCOL in offered else None)
         state = socket.scope["state"]
-        peer = Peer(state["principal"], state["client"], state["address"])
+        # Each message is a call of its own, so a handshake's span is the parent of none.
+        conversation = Origin(conversation=origin_of_headers(state["headers"]).conversation)
+        peer = Peer(state["principal"], state["client"], state["address"], conversation)
         connection = Duplex(self._gateway, server, "websocket", _writer(socket), self._backlog, peer)
         ended: list[GatewayError] = []
 

@@ -9,6 +9,7 @@ import msgspec
 from pydantic import JsonValue
 
 from app.guard.principal import ANONYMOUS, Principal
+from app.servers.origins import NOWHERE, Origin
 
 Face = Literal["rest", "mcp", "websocket", "stdio", "batch", "stream", "internal"]
 JsonObject = dict[str, JsonValue]
@@ -39,6 +40,8 @@ class Peer(msgspec.Struct, frozen=True):
     client: str = "-"
     address: str = "-"
     """As in `CallContext`."""
+    origin: Origin = NOWHERE
+    """What the connection says; its messages may say more of themselves."""
 
 
 # One is made for every call: a frozen dataclass would cost ten times as much.
@@ -53,6 +56,8 @@ class CallContext(msgspec.Struct, frozen=True):
     """The program that it says it is, by `clientInfo` or `User-Agent`; `-` where it says nothing."""
     address: str = "-"
     """The IP address that it calls from, as far as our own proxies tell; `-` where there is none."""
+    origin: Origin = NOWHERE
+    """The trace and the conversation that it is a part of, as its caller says."""
     report_progress: ReportProgress = _no_progress
     gone: Callable[[], Awaitable[None]] | None = None
     """Returns when the caller has gone, which cancels the call; None where the face sees to that itself."""

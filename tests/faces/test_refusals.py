@@ -19,7 +19,8 @@ from tests.fixtures.gateway import Served, serve
 JSON = {"content-type": "application/json"}
 TOOL = "/mcp/clock/tools/get_time"
 LINE = re.compile(
-    r"refused: method=\S+ path=.* status=(\d{3}) code=([a-z_]+) client=\S+ address=127\.0\.0\.1 request_id=(\S+)"
+    r"refused: method=\S+ path=.* status=(\d{3}) code=([a-z_]+) client=\S+ address=127\.0\.0\.1"
+    r" conversation=\S+ traceparent=\S+ request_id=(\S+)"
 )
 
 

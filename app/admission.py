@@ -9,6 +9,7 @@ from types import TracebackType
 
 from app.errors import BackendTimeout, CallerGone, CallerStalled, GatewayError, InternalError, TooManyRequests
 from app.guard.guard import Guard
+from app.guard.policy import Permit
 from app.lookout import Interruptible, Lookout
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
@@ -78,7 +79,7 @@ class Admission(Interruptible):
     time is up, `InternalError` for anything unforeseen, whose trace is logged under the request id.
     """
 
-    __slots__ = ("_around", "_narrow", "_release", "_timer", "call", "context", "log", "operation", "serving")
+    __slots__ = ("_around", "_narrow", "_release", "_timer", "call", "context", "log", "operation", "permit", "serving")
 
     def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
         self._around = around
@@ -87,6 +88,8 @@ class Admission(Interruptible):
         self.context = context
         self.log = serving.log
         self.call = StartedCall(serving.kind.server_id, operation.name, context, time.perf_counter())
+        self.permit: Permit | None = None
+        """The principal's leave to do it, once it is in, where somebody is asked for that."""
         self._narrow: Narrow | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -96,7 +99,7 @@ class Admission(Interruptible):
         around.recorder.started(self.call)
         try:
             if around.guard is not None:
-                around.guard.admit(self.serving.kind.server_id, self.operation, self.context.principal)
+                self.permit = around.guard.admit(self.call.server, self.operation, self.context.principal)
             self._take_place()
         except GatewayError as error:
             self._ended(error.code, error.rule)

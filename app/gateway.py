@@ -51,7 +51,7 @@ from app.errors import (
 )
 from app.guard.confinement import confine, not_confined, with_own_key
 from app.guard.guard import Guard
-from app.guard.policy import PROMPTS
+from app.guard.policy import PROMPTS, Permit
 from app.guard.principal import Principal
 from app.logs import CallLog
 from app.lookout import Lookout
@@ -303,7 +303,9 @@ class Gateway:
         Raises:
             GatewayError: the only exception, beside cancellation, that leaves this method.
         """
-        offer = self._look_up(Catalogue.tool, server, name, context)
+        offer = self.offered_to(context.principal).find_tool(server, name)
+        if offer is None:  # by this spelling of its server's name, at least
+            offer = self._look_up(Catalogue.tool, server, name, context)
         tool = offer.declared
         admission = Admission(self._around, self._serving[offer.kind], tool.operation, context)
         written = tool.dump if write is None else partial(write, tool)
@@ -602,23 +604,27 @@ class Gateway:
             if changes and self.results.held:
                 self._refuse_beyond(0, held)
             principal = admission.context.principal
-            arguments = self._judged(admission.serving.kind.server_id, operation, principal, operation.parse(given))
+            arguments = self._judged(admission.permit, operation, principal, operation.parse(given))
             written = write(await operation.run(server, arguments, admission.context))
-            if not changes and (size := _size(written)) > LARGE:
+            size = len(written) if type(written) is bytes else _size(written)
+            if not changes and size > LARGE:
                 self._refuse_beyond(size, held)
             return written
 
-    def _judged(self, server: str, operation: Operation, principal: Principal, arguments: Any) -> Any:
+    def _judged(self, permit: Permit | None, operation: Operation, principal: Principal, arguments: Any) -> Any:
         """Return the arguments with which an operation is run, of those that were given."""
         customer = principal.customer
         if customer is not None:
             arguments = confine(operation, customer, arguments, ruled=self.guard is not None)
-        if self.guard is not None:
-            judged = self.guard.judge(server, operation, principal, arguments)
+        if self.guard is not None and permit is not None:
+            judged = self.guard.judge(permit, operation, principal, arguments)
             if customer is not None and judged is not arguments:  # no rule puts another in its place
                 judged = confine(operation, customer, judged, ruled=True)
             arguments = judged
         return arguments if operation.read_only else with_own_key(arguments, principal)
+
+    def _permit(self, offer: Offer[Any], operation: Operation, principal: Principal) -> Permit | None:
+        return None if self.guard is None else self.guard.permit(offer.kind.server_id, operation, principal)
 
     def foretell(
         self, server: str | None, wanted: str, principal: Principal, given: bytes | None
@@ -640,11 +646,13 @@ class Gateway:
             if server is None:
                 offer, variables = cast("tuple[Offer[Resource], Mapping[str, str]]", found)
                 operation = offer.declared.reading(wanted)
-                self._judged(offer.kind.server_id, operation, principal, operation.parse(variables))
+                self._judged(
+                    self._permit(offer, operation, principal), operation, principal, operation.parse(variables)
+                )
             elif given is not None:
                 tool = cast("Offer[Tool]", found)
                 operation = tool.declared.operation
-                self._judged(tool.kind.server_id, operation, principal, operation.parse(given))
+                self._judged(self._permit(tool, operation, principal), operation, principal, operation.parse(given))
         except GatewayError as error:
             return error
         return None

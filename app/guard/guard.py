@@ -5,6 +5,7 @@ may want it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pydantic import JsonValue
@@ -14,7 +15,7 @@ from app.catalogue import Catalogue, Offer
 from app.errors import ArgumentRefused, BackendNotConfigured, GatewayError, InsufficientScope, RateLimited
 from app.guard.confinement import keeps_to_customer, not_confined
 from app.guard.limits import Rate, RateLimiter
-from app.guard.policy import DEVELOPER, PROMPTS, NarrowLimit, Policy, Rights
+from app.guard.policy import DEVELOPER, PROMPTS, NarrowLimit, Permit, Policy, Rights
 from app.guard.principal import ANONYMOUS, Principal
 from app.guard.rules import Refused, Rule
 from app.servers.operations import Operation
@@ -23,6 +24,18 @@ _AS_IT_IS = (None, "text")
 """What an argument says that tells how another is encoded, where that is not encoded at all."""
 _READ = {"in": "is one of", "prefix": "begins with", "set": "is set to"}
 _DEVELOPERS = frozenset({DEVELOPER})
+MOST_KNOWN = 10_000
+"""Principals of whom it is remembered what they may do."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """A principal, and what its roles come to."""
+
+    principal: Principal
+    rights: Rights
+    offered: dict[Catalogue, Catalogue] = field(default_factory=dict[Catalogue, Catalogue])
+    """What it may see of all that there is, which is more than one where gateways share a guard."""
 
 
 class Guard:
@@ -38,6 +51,9 @@ class Guard:
         self._offered: dict[tuple[Catalogue, frozenset[str], bool], Catalogue] = {}
         """What is seen of all there is, by roles and by whether the principal is bound. There are as many as gateways
         in this process, times sets of roles that somebody has made keys with."""
+        self._known: dict[int, _Known] = {}
+        """Those who called lately, by their identity in memory, which is theirs as long as they are kept here: to
+        compare principals field by field takes longer than all else that is asked of them."""
 
     def offered_to(self, principal: Principal, whole: Catalogue) -> Catalogue:
         """Return what a principal may see of all that there is: what it may use. It is the same object each time.
@@ -46,25 +62,34 @@ class Guard:
             principal: who looks.
             whole: all that there is; to who is bound to a customer, all that can be confined to one.
         """
+        known = self._known.get(id(principal)) or self._get_to_know(principal)
+        seen = known.offered.get(whole)
+        if seen is None:
+            seen = known.offered[whole] = self._offer(known, whole)
+        return seen
+
+    def _offer(self, known: "_Known", whole: Catalogue) -> Catalogue:
+        """Return what a principal may see of all that there is, the same to all who have the same roles."""
+        principal, rights = known.principal, known.rights
         key = (whole, self._roles(principal), principal.customer is not None)
         seen = self._offered.get(key)
         if seen is None:
-            grants = self._rights(principal).grants
 
             def allowed(offer: Offer[Any]) -> Offer[Any] | None:
-                granting = grants.get((offer.kind.server_id, offer.name), ())
+                permit = rights.get((offer.kind.server_id, offer.name))
+                granting = () if permit is None else permit.grants
                 if principal.customer is not None:
                     granting = [each for each in granting if keeps_to_customer(each.rules, offer.declared.confinement)]
                 return offer if granting else None
 
-            with_prompts = {server for server, name in grants if name == PROMPTS}
+            with_prompts = {server for server, name in rights if name == PROMPTS}
             seen = self._offered[key] = whole.restricted(allowed, allowed, with_prompts)
         return seen
 
     def allows(self, principal: Principal, server: str, name: str | None) -> bool:
         """Tell whether a role allows something of a server with some arguments at least, or anything without a name."""
-        grants = self._rights(principal).grants
-        return any(of == server for of, _ in grants) if name is None else (server, name) in grants
+        rights = self._rights(principal)
+        return any(of == server for of, _ in rights) if name is None else (server, name) in rights
 
     def why_not(self, principal: Principal, server: str, name: str | None) -> GatewayError:
         """Return what to tell a principal of something that exists and that it may not use.
@@ -93,8 +118,8 @@ class Guard:
             if of == server
         }
 
-    def admit(self, server: str, operation: Operation, principal: Principal) -> None:
-        """Let a principal begin an operation. That costs a token of its limit.
+    def permit(self, server: str, operation: Operation, principal: Principal) -> Permit | None:
+        """Return a principal's leave to do something; None of what obeys no rules.
 
         Args:
             server: the id of the operation's server.
@@ -103,19 +128,36 @@ class Guard:
 
         Raises:
             InsufficientScope: no role allows it.
-            RateLimited: the limit is used up for now.
         """
         if operation.obeys is None:
-            return
-        rights = self._rights(principal)
-        key = server, operation.obeys
-        if key not in rights.grants:
+            return None
+        known = self._known.get(id(principal)) or self._get_to_know(principal)
+        permit = known.rights.get((server, operation.obeys))
+        if permit is None:
             raise self.why_not(principal, server, operation.obeys)
-        if (rate := rights.rate) is not None and (wait := self._limiter.take(principal.id, rate)):
+        return permit
+
+    def admit(self, server: str, operation: Operation, principal: Principal) -> Permit | None:
+        """Let a principal begin an operation, and return its leave. That costs a token of its limit.
+
+        Args:
+            server: as for `permit`.
+            operation: as for `permit`.
+            principal: as for `permit`.
+
+        Raises:
+            InsufficientScope: no role allows it.
+            RateLimited: the limit is used up for now.
+        """
+        permit = self.permit(server, operation, principal)
+        if permit is None:
+            return None
+        if (rate := permit.rate) is not None and (wait := self._limiter.take(principal.id, rate)):
             told = f"This caller may make {rate} calls. Repeat in {wait:.3g} s."
             raise RateLimited(told, retry_after=wait).by("limit")
-        if rights.narrow and (narrow := rights.narrow.get(key)):
-            self._take_of(narrow, principal, [] if rate is None else [(principal.id, rate)])
+        if permit.narrow:
+            self._take_of(permit.narrow, principal, [] if rate is None else [(principal.id, rate)])
+        return permit
 
     def _take_of(self, narrow: Sequence[NarrowLimit], principal: Principal, taken: list[tuple[object, Rate]]) -> None:
         """Take a token of each of several limits, or none of any, nor of those that were taken of before.
@@ -133,11 +175,11 @@ class Guard:
                 raise RateLimited(told, retry_after=wait).by(f"limit {limit.scope}")
             taken.append((bucket, limit.rate))
 
-    def judge(self, server: str, operation: Operation, principal: Principal, arguments: Any) -> Any:
+    def judge(self, permit: Permit, operation: Operation, principal: Principal, arguments: Any) -> Any:
         """Hold parsed arguments against the rules on them; return those with which the operation is run.
 
         Args:
-            server: the id of the operation's server.
+            permit: the principal's leave to do it.
             operation: what is wanted.
             principal: who wants it.
             arguments: what `Operation.parse` has made of what was given.
@@ -146,18 +188,13 @@ class Guard:
             ArgumentRefused: no role that allows the operation allows it with these.
             NotConfined: none of these roles has a rule that keeps it to the customer that the principal is bound to.
         """
-        if operation.obeys is None:
-            return arguments
-        rights = self._rights(principal)
-        ruled = rights.ruled.get((server, operation.obeys))
-        confinement = operation.confinement
+        ruled, confinement = permit.ruled, operation.confinement
         if principal.customer is not None and confinement is not None and confinement.rule_on is not None:
-            granting = rights.grants.get((server, operation.obeys), ())
-            ruled = tuple(each.rules for each in granting if keeps_to_customer(each.rules, confinement))
+            ruled = tuple(each.rules for each in permit.grants if keeps_to_customer(each.rules, confinement))
             if not ruled:
                 raise not_confined(operation.name)
         if ruled is not None:
-            arguments = self._ruled(ruled, f"{server}:{operation.obeys}", operation, principal, arguments)
+            arguments = self._ruled(ruled, permit.what, operation, principal, arguments)
         return arguments
 
     def _ruled(
@@ -193,7 +230,8 @@ class Guard:
                 yield f"the role {role} is for callers who are bound to a customer ({place})"
         for role in sorted(roles - self.policy.roles.keys()):
             yield f"there is no role {role}"
-        for grant in self._rights(principal).grants.get((server, name), ()):
+        permit = self._rights(principal).get((server, name))
+        for grant in () if permit is None else permit.grants:
             yield f"the role {grant.role} allows {grant.scope} ({grant.place})"
             for rule in grant.rules:
                 values = ", ".join(map(repr, rule.values))
@@ -210,7 +248,14 @@ class Guard:
         return self.policy.denied_by(self._roles(principal), server, name, bound=bound)
 
     def _rights(self, principal: Principal) -> Rights:
-        return self.policy.rights(self._roles(principal), bound=principal.customer is not None)
+        return (self._known.get(id(principal)) or self._get_to_know(principal)).rights
+
+    def _get_to_know(self, principal: Principal) -> "_Known":
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        rights = self.policy.rights(self._roles(principal), bound=principal.customer is not None)
+        known = self._known[id(principal)] = _Known(principal, rights)
+        return known
 
     def _roles(self, principal: Principal) -> frozenset[str]:
         """Return the roles of a principal; where nobody is asked who he is, everybody develops."""

@@ -129,23 +129,23 @@ class NarrowLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Rights:
-    """What the roles of a principal come to."""
+class Permit:
+    """Leave to do one thing, of all roles of a principal together."""
 
-    grants: Mapping[tuple[str, str], tuple[Grant, ...]] = field(
-        default_factory=dict[tuple[str, str], tuple[Grant, ...]]
-    )
-    """By server and name. A call needs one grant whose rules it passes; what is not here is not allowed."""
-    ruled: Mapping[tuple[str, str], tuple[tuple[Rule, ...], ...]] = field(
-        default_factory=dict[tuple[str, str], tuple[tuple[Rule, ...], ...]]
-    )
-    """What of it is allowed with some arguments only: the rules of each grant."""
-    rate: Rate | None = None
-    """The highest limit of the roles; None where one of them has none."""
-    narrow: Mapping[tuple[str, str], tuple["NarrowLimit", ...]] = field(
-        default_factory=dict[tuple[str, str], tuple["NarrowLimit", ...]]
-    )
-    """Limits of what has some of its own."""
+    what: str
+    """The thing, as `server:name`."""
+    grants: tuple[Grant, ...]
+    """Each of the roles' own. A call needs one whose rules it passes."""
+    ruled: tuple[tuple[Rule, ...], ...] | None
+    """The rules of each, where it is allowed with some arguments only."""
+    rate: Rate | None
+    """The highest limit of the roles, for all that they allow together; None where one of them has none."""
+    narrow: tuple[NarrowLimit, ...]
+    """The limits that it has of its own."""
+
+
+Rights = Mapping[tuple[str, str], Permit]
+"""What the roles of a principal come to, by server and name. What is not here is not allowed."""
 
 
 class Policy:
@@ -287,10 +287,12 @@ class Policy:
         limits = [role.limit for role in held.values()]
         rates = [Rate.read(limit) for limit in limits if limit is not None]
         highest = max(rates, key=lambda rate: (rate.per_second, rate.burst), default=None)
-        ruled = {key: tuple(grant.rules for grant in found) for key, found in grants.items()}
-        ruled = {key: rules for key, rules in ruled.items() if all(rules)}
-        narrow = {key: own for key, found in grants.items() if (own := self._narrow(key, found))}
-        return Rights(grants, ruled, None if None in limits else highest, narrow)
+        rate = None if None in limits else highest
+        permits: dict[tuple[str, str], Permit] = {}
+        for key, found in grants.items():
+            each = tuple(grant.rules for grant in found)
+            permits[key] = Permit(":".join(key), found, each if all(each) else None, rate, self._narrow(key, found))
+        return permits
 
     def _narrow(self, key: tuple[str, str], grants: Sequence[Grant]) -> tuple[NarrowLimit, ...]:
         """Return the limits of a server or tool: everybody's, and the highest of all roles that allow it."""

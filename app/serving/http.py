@@ -6,16 +6,17 @@
 import asyncio
 import logging
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
 
-from app.budget import Budget
+from app.budget import LARGE, Budget
 from app.errors import GatewayError, HeadTooLarge, MalformedRequest, MethodNotAllowed, ProcessFull
-from app.faces.http import send_problem
+from app.faces.http import Exchange, send_problem
 from app.main import GatewayApp
 from app.servers.calls import new_request_id
 from app.serving.connections import Awaited, Connection, Connections, Wait
@@ -56,6 +57,40 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         if self.read_paused and not self.full:
             super().resume_reading()
+
+
+class Cycle(RequestResponseCycle, Exchange):
+    """A request and its answer, by ASGI's messages or, where nothing stands between, whole."""
+
+    def take_body(self) -> bytes | None:
+        if self.more_body or self.disconnected or self.response_complete or self.waiting_for_100_continue:
+            return None
+        self.flow.resume_reading()
+        self.message_event.clear()
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
+    def answer(self, status: int, fields: bytes, body: bytes) -> bool:
+        if self.flow.write_paused or self.response_started or self.scope["method"] == "HEAD":
+            return False
+        if self.disconnected:
+            return True
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        head = STATUS_LINE[status]
+        for name, value in self.default_headers:
+            head += name + b": " + value + b"\r\n"
+        head += fields + (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if len(body) <= LARGE:
+            self.transport.write(head + body)
+        else:  # which is not copied for the sake of its head
+            self.transport.write(head)
+            self.transport.write(body)
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -239,11 +274,45 @@ class HttpProtocol(HttpToolsProtocol):
             if self._upgrade == "websocket" and self._too_large_for_websocket():
                 raise self._refusal(HeadTooLarge("A field of a WebSocket's head is too large, or there are too many."))
             return
-        super().on_headers_complete()
+        self._begin_request()
         self._begun += 1
         self.headers = _NOWHERE
-        if not self.pipeline:
+
+    def _begin_request(self) -> None:
+        """Start what answers a request, or let it wait for its turn: uvicorn's `on_headers_complete` with our cycle."""
+        scope, version = self.scope, self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        if version != "1.1":
+            scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before, app = self.cycle, cast("Any", self.app)
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self.cycle = self._cycle(cast("dict[str, Any]", scope), keep_alive=keep_alive)
+        if before is None or before.response_complete:
             self._running = self.cycle
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
+
+    def _cycle(self, scope: dict[str, Any], *, keep_alive: bool) -> Cycle:
+        return Cycle(
+            cast("Any", scope),
+            self.transport,
+            self.flow,
+            self.logger,
+            self.access_logger,
+            self.access_log,
+            self.server_state.default_headers,
+            asyncio.Event(),
+            self.expect_100_continue,
+            keep_alive,
+            self.on_response_complete,
+        )
 
     def on_body(self, body: bytes) -> None:
         self._without_progress = 0
@@ -357,19 +426,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _answer(self, error: GatewayError) -> None:
         before = self.cycle
         scope: dict[str, Any] = {"type": "http", "method": "GET", "headers": []}
-        self.cycle = RequestResponseCycle(
-            scope=cast("Any", scope),
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=False,
-            on_response=self.on_response_complete,
-        )
+        self.expect_100_continue = False
+        self.cycle = self._cycle(scope, keep_alive=False)
         app = _answering(error, self.client)
         if before is None or before.response_complete or before.disconnected:
             self._running = self.cycle

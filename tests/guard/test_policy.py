@@ -58,7 +58,7 @@ def policy(tmp_path: Path, text: str) -> Policy:
 
 
 def may(policy: Policy, *roles: str, bound: bool = False) -> set[str]:
-    return {name for _, name in policy.rights(frozenset(roles), bound=bound).grants}
+    return {name for _, name in policy.rights(frozenset(roles), bound=bound)}
 
 
 def test_reading_covers_tools_resources_and_prompts_that_change_nothing(tmp_path: Path) -> None:
@@ -90,24 +90,24 @@ def test_roles_add_up_and_a_refusal_of_one_beats_all(tmp_path: Path) -> None:
     read = policy(tmp_path, THE_FILE)
     assert "s3_delete_object" in may(read, "everything")
     assert "s3_delete_object" not in may(read, "everything", "customer_bot", bound=True)
-    [by_bot, by_everything] = read.rights(frozenset({"everything", "customer_bot"}), bound=True).grants[
-        "aws", "s3_download_file"
-    ]
+    permit = read.rights(frozenset({"everything", "customer_bot"}), bound=True)["aws", "s3_download_file"]
+    [by_bot, by_everything] = permit.grants
     assert [rule.argument for rule in by_bot.rules] == ["bucket", "key"]
     assert by_everything.rules == ()
 
 
 def test_a_rule_for_every_role_holds_for_every_role(tmp_path: Path) -> None:
-    [grant] = (
-        policy(tmp_path, THE_FILE).rights(frozenset({"everything"}), bound=False).grants["aws", "s3_delete_object"]
-    )
+    rights = policy(tmp_path, THE_FILE).rights(frozenset({"everything"}), bound=False)
+    [grant] = rights["aws", "s3_delete_object"].grants
     assert [rule.values for rule in grant.rules] == [("tmp/",)]
 
 
 def test_the_highest_limit_holds_and_none_is_the_highest(tmp_path: Path) -> None:
     read = policy(tmp_path, THE_FILE)
-    assert read.rights(frozenset({"support_agent", "customer_bot"}), bound=True).rate == Rate(10.0, 60)
-    assert read.rights(frozenset({"support_agent", "everything"}), bound=True).rate is None
+    with_a_bot = read.rights(frozenset({"support_agent", "customer_bot"}), bound=True)
+    assert {permit.rate for permit in with_a_bot.values()} == {Rate(10.0, 60)}
+    with_everything = read.rights(frozenset({"support_agent", "everything"}), bound=True)
+    assert {permit.rate for permit in with_everything.values()} == {None}
 
 
 def test_what_is_needed_is_named_from_the_narrowest_on(tmp_path: Path) -> None:
@@ -184,17 +184,17 @@ deny = ["metrics:read"]
 def test_operators_are_allowed_what_is_no_servers(tmp_path: Path) -> None:
     found = policy(tmp_path, OPERATING)
     everything = {("metrics", "read"), ("console", "read"), ("console", "act")}
-    assert found.rights(frozenset({"operator"}), bound=False).grants.keys() == everything
-    assert everything <= found.rights(frozenset({"developer"}), bound=False).grants.keys()
+    assert found.rights(frozenset({"operator"}), bound=False).keys() == everything
+    assert everything <= found.rights(frozenset({"developer"}), bound=False).keys()
     both = found.rights(frozenset({"reader", "operator"}), bound=False)
-    assert both.grants.keys() == everything - {("metrics", "read")}
+    assert both.keys() == everything - {("metrics", "read")}
     assert found.scopes_for("console", "act") == ["console:act"]
 
 
 def test_nobody_who_is_bound_to_a_customer_is_allowed_what_operators_are(tmp_path: Path) -> None:
     found = policy(tmp_path, OPERATING)
     for role in ("operator", "developer"):
-        grants = found.rights(frozenset({role}), bound=True).grants
+        grants = found.rights(frozenset({role}), bound=True)
         assert not {server for server, _ in grants} & {"metrics", "console"}
 
 

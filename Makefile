@@ -42,12 +42,14 @@ check: $(READY) ## Check format, style, types, layers and migrations
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
 	@$(BIN)/pyright -p tests/pyrightconfig.json
+	@$(BIN)/python -m tests.console.check
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.check_migrations
 
 format: $(READY) ## Format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(BIN)/python -m tests.console.check --format
 
 lock: $(READY) ## Write the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \

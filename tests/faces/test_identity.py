@@ -418,7 +418,7 @@ async def test_pages_are_public_only_where_the_file_says_so(database: TestDataba
         serve(create_app([ClockMCPServer()], Settings(), identity=identity)) as served,
         client_of(served) as http,
     ):
-        for path in ("/", "/docs", "/redoc", "/openapi.json", "/console/page.css", "/favicon.ico"):
+        for path in ("/", "/docs", "/redoc", "/openapi.json", "/console/console.css", "/favicon.ico"):
             assert (await http.get(path)).status_code == 200
         assert (await http.get("/mcp")).status_code == 401
         assert (await http.get("/console/../mcp")).status_code == 401

@@ -574,7 +574,7 @@ ADDRESSES: dict[str, list[Row]] = {
     "GET /guides/{name}": [page("/guides/kafka.md")],
     "MOUNT /console/swagger": [shell("/console/swagger/swagger-ui.css")],
     "MOUNT /redoc": [page("/redoc/redoc.standalone.js")],
-    "MOUNT /console": [shell("/console/page.css"), shell("/console/nothing", NOT_FOUND)],
+    "MOUNT /console": [shell("/console/console.css"), shell("/console/nothing", NOT_FOUND)],
     "GET /console/session": [console("/console/session")],
     "DELETE /console/session": [console("/console/session")],
     "POST /console/session": [shell("/console/session", "invalid_arguments")],

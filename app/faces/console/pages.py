@@ -19,11 +19,8 @@ from app.client_configs import ClientConfig, call_by_curl, client_configs
 from app.errors import NotFound
 from app.faces.console.door import Viewer, send_json
 from app.faces.http import call_context
-from app.faces.identity import NOBODY
 from app.faces.rest import list_servers
 from app.gateway import Gateway
-from app.servers.base import ServerKind
-from app.version import VERSION
 
 _FILES = Path(__file__).parents[2] / "console"
 _PACKAGES_OF_PAGES = "fastapi_standalone_docs"
@@ -79,7 +76,7 @@ class Pages:
             Route("/guides/{name}", self._guide),
             Mount("/console/swagger", StaticFiles(directory=packaged / "swagger")),
             Mount("/redoc", StaticFiles(directory=packaged / "redoc")),
-            Mount("/console", StaticFiles(directory=_FILES)),
+            Mount("/console", _Files(directory=_FILES)),
         ]
 
     async def connect(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
@@ -101,33 +98,9 @@ class Pages:
         await self._guide_named(scope["path_params"]["name"])(scope, receive, send)
 
     async def _home(self, request: Request) -> Response:
-        root: str = request.scope.get("root_path", "")
         if "text/html" not in request.headers.get("accept", ""):
             return await list_servers(self._gateway, request.scope)
-        url = str(request.base_url).rstrip("/")
-
-        def describe(offered: Catalogue) -> tuple[str, list[ClientConfig]]:
-            return "\n".join(_card(offered, kind) for kind in offered.servers.values()), _curl(url, offered)
-
-        if request.scope["state"]["principal"] is NOBODY:  # who signs in first
-            return self._page(
-                "home",
-                request,
-                **dict.fromkeys(("version", "url", "websocket_url", "servers", "configs", "guides"), ""),
-            )
-        context = call_context(request.scope, "rest")
-        cards, curl = await self._gateway.show(None, "servers/list", context, describe)
-        configs = [*client_configs(url, self._launched.command, self._launched.env_file), *curl]
-        return self._page(
-            "home",
-            request,
-            version=escape(VERSION),
-            url=escape(url),
-            websocket_url=escape("ws" + url.removeprefix("http")),
-            servers=cards,
-            configs="\n".join(_config(config, shown=number == 0) for number, config in enumerate(configs)),
-            guides="\n".join(_link(f"{root}/guides/{name}", title) for name, (title, _) in self._guides.items()),
-        )
+        return self._page("home", request)  # the same for everybody: what it shows it asks for as the viewer
 
     async def _docs(self, request: Request) -> Response:
         return self._page("docs", request)
@@ -147,9 +120,18 @@ class Pages:
             raise NotFound(f"There is no such guide. Guides: {', '.join(self._guides)}.")
         return FileResponse(found[1], media_type="text/plain; charset=utf-8", headers=_headers(_POLICY))
 
-    def _page(self, name: str, request: Request, *, policy: str = _POLICY, **values: str) -> Response:
+    def _page(self, name: str, request: Request, *, policy: str = _POLICY) -> Response:
         root = escape(request.scope.get("root_path", ""))
-        return HTMLResponse(self._pages[name].substitute(root=root, **values), headers=_headers(policy))
+        return HTMLResponse(self._pages[name].substitute(root=root), headers=_headers(policy))
+
+
+class _Files(StaticFiles):
+    """Files that a browser asks for again, so that no module of an older version is run beside a newer one."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        answer = await super().get_response(path, scope)
+        answer.headers.update({"cache-control": "no-cache", "x-content-type-options": "nosniff"})
+        return answer
 
 
 def _headers(policy: str) -> Mapping[str, str]:
@@ -170,29 +152,6 @@ def _find_guides() -> dict[str, tuple[str, Path]]:
 
 def _title(guide: Path) -> str:
     return guide.read_text().partition("\n")[0].removeprefix("# ").replace("`", "")
-
-
-def _link(address: str, title: str) -> str:
-    return f'<a href="{escape(address)}">{escape(title)}</a>'
-
-
-def _card(offered: Catalogue, kind: ServerKind) -> str:
-    tools = ", ".join(offer.declared.name for offer in offered.tools(kind.server_id))
-    about = kind.description.partition("\n\n")[0]
-    return (
-        f'<li class="card" data-server="{escape(kind.server_id)}"><h3>{escape(kind.name)}</h3>'
-        f'<p class="state">asking …</p><p>{escape(about)}</p>'
-        f'<p class="tools">{escape(tools)}</p></li>'
-    )
-
-
-def _config(config: ClientConfig, *, shown: bool) -> str:
-    return (
-        f"<details{' open' if shown else ''}><summary>{escape(config.title)}</summary><div>"
-        f'<p class="quiet">{escape(config.place)}</p>'
-        f'<pre id="config-{escape(config.client)}" tabindex="0">{escape(config.text)}</pre>'
-        f'<button type="button" data-copies="config-{escape(config.client)}">Copy</button></div></details>'
-    )
 
 
 def _curl(url: str, offered: Catalogue) -> list[ClientConfig]:

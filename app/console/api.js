@@ -1,0 +1,160 @@
+// What the gateway is asked, and what it answers.
+
+/**
+ * @typedef {object} ServerState
+ * @property {string} id
+ * @property {string} name
+ * @property {"ready" | "degraded" | "down" | "unconfigured" | "unknown"} state
+ * @property {string | null} reason
+ * @property {number} since
+ * @property {Record<string, string>} off tools that could not work, with the reasons
+ *
+ * @typedef {object} Series
+ * @property {number} step seconds
+ * @property {number} from
+ * @property {number[]} calls in each step; the last one has only begun
+ * @property {number[]} errors
+ * @property {(number | null)[]} p50
+ * @property {(number | null)[]} p95
+ * @property {(number | null)[]} p99
+ *
+ * @typedef {object} RunningCall
+ * @property {string} id
+ * @property {string} server
+ * @property {string} operation
+ * @property {string} face
+ * @property {string} principal
+ * @property {string | null} customer
+ * @property {string} client
+ * @property {number} started
+ * @property {boolean} can_cancel
+ *
+ * @typedef {object} EndedCall
+ * @property {string} id
+ * @property {string} request_id
+ * @property {string} server
+ * @property {string} operation
+ * @property {string} face
+ * @property {string} client
+ * @property {string} principal
+ * @property {string | null} customer
+ * @property {string} outcome
+ * @property {number} ms
+ * @property {number} ended
+ *
+ * @typedef {object} Snapshot
+ * @property {number} at
+ * @property {string} version
+ * @property {ServerState[]} servers
+ * @property {{calls: number, errors: number}} rate
+ * @property {number | null} p50
+ * @property {number | null} p95
+ * @property {number | null} p99
+ * @property {Series} series
+ * @property {{server: string, operation: string, calls: number, p95: number}[]} slowest
+ * @property {{server: string, operation: string, calls: number, errors: number, outcome: string}[]} failing
+ * @property {RunningCall[]} running
+ *
+ * @typedef {object} Hello
+ * @property {{principal: string, roles: string[], customer: string | null}} viewer
+ * @property {{act: boolean, metrics: boolean}} may
+ * @property {{ends: number} | null} [session] where somebody has signed in
+ *
+ * @typedef {Record<string, any>} Schema JSON Schema as our tools have it
+ *
+ * @typedef {object} ToolInfo
+ * @property {string} server
+ * @property {string} name
+ * @property {string} title
+ * @property {string} description
+ * @property {boolean} read_only
+ * @property {boolean} [destructive] what it changes may be lost
+ * @property {Schema} input_schema
+ * @property {Record<string, unknown> | null} example
+ * @property {string | null} policy
+ */
+
+export const root = document.documentElement.dataset.root ?? "";
+
+/** What the gateway said no with, or that it did not answer at all. */
+export class Problem extends Error {
+  /**
+   * @param {string} detail what is wrong and what to do
+   * @param {{status?: number, code?: string, title?: string, request_id?: string, errors?: {field: string, message: string}[]}} [told]
+   * @param {number | null} [retryAfter] seconds
+   */
+  constructor(detail, told = {}, retryAfter = null) {
+    super(detail);
+    this.status = told.status ?? 0;
+    this.code = told.code ?? "";
+    this.title = told.title ?? "";
+    this.requestId = told.request_id ?? "";
+    this.errors = told.errors ?? [];
+    this.retryAfter = retryAfter;
+  }
+}
+
+/**
+ * Read a failure's words from an answer.
+ *
+ * @param {Response} response
+ * @returns {Promise<Problem>}
+ */
+export async function problemOf(response) {
+  const retryAfter = Number(response.headers.get("retry-after")) || null;
+  let told = /** @type {any} */ ({});
+  try {
+    told = await response.json();
+  } catch {
+    // A proxy's page: its status has to do.
+  }
+  const detail = told.detail ?? `The gateway answered ${response.status} without a reason; its log has one.`;
+  return new Problem(detail, { status: response.status, ...told }, retryAfter);
+}
+
+/**
+ * Ask the gateway, as the viewer.
+ *
+ * @param {string} method
+ * @param {string} path below the gateway's root
+ * @param {unknown} [body] sent as JSON
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<Response>} its status is below 400
+ * @throws {Problem} what it said no with
+ */
+export async function ask(method, path, body, signal) {
+  /** @type {Record<string, string>} */
+  const headers = { accept: "application/json" };
+  if (method !== "GET") headers["x-switchboard-console"] = "1"; // which a form of another site can't send
+  if (body !== undefined) headers["content-type"] = "application/json";
+  let response;
+  try {
+    const sent = body === undefined ? undefined : JSON.stringify(body);
+    response = await fetch(root + path, { method, headers, body: sent, signal, cache: "no-store" });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Problem("The gateway does not answer. Is it running, and can this machine reach it?");
+  }
+  if (!response.ok) {
+    const problem = await problemOf(response);
+    if (problem.status === 401) dispatchEvent(new CustomEvent("signedout", { detail: problem }));
+    throw problem;
+  }
+  return response;
+}
+
+/**
+ * Read JSON from the gateway.
+ *
+ * @param {string} path
+ * @returns {Promise<any>}
+ */
+export async function read(path) {
+  return (await ask("GET", path)).json();
+}
+
+/** @param {unknown} error @returns {Problem} */
+export function asProblem(error) {
+  if (error instanceof Problem) return error;
+  throw error;
+}

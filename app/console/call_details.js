@@ -1,0 +1,168 @@
+// <call-details>: one call: who made it, where its time went, and the log's lines of its request.
+
+import { asProblem, read } from "./api.js";
+import { copyButton, h, say } from "./dom.js";
+import { stream } from "./events.js";
+import { age, milliseconds, outcomeInWords, wholeTime } from "./format.js";
+import { cancelButton } from "./running.js";
+
+/**
+ * @typedef {object} Call
+ * @property {string} id
+ * @property {string} request_id
+ * @property {string} server
+ * @property {string} operation
+ * @property {string} face
+ * @property {string} client
+ * @property {string} principal
+ * @property {string | null} customer
+ * @property {string | null} [outcome] none yet while it runs
+ * @property {number | null} [ms]
+ * @property {number} [started]
+ * @property {number | null} [ended]
+ * @property {boolean} [can_cancel]
+ * @property {{name: string, ms: number}[]} [stages]
+ * @property {string[]} [log]
+ */
+
+/** While a call runs it is asked for as often. */
+const AGAIN = 1000;
+
+export class CallDetails extends HTMLElement {
+  /** @type {string | null} */
+  #id = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
+  #title = h("h2", { tabindex: "-1" });
+  #content = h("div", {});
+
+  connectedCallback() {
+    if (this.firstChild) return;
+    this.setAttribute("role", "region");
+    this.setAttribute("aria-label", "The call that is opened");
+    this.className = "card details";
+    const close = h("button", { type: "button", class: "small", onclick: () => this.#leave() }, "Close");
+    this.append(h("header", {}, this.#title, close), this.#content);
+    this.addEventListener("keydown", (event) => event.key === "Escape" && this.#leave());
+  }
+
+  /** @param {string} id */
+  open(id) {
+    if (id === this.#id) return;
+    this.#id = id;
+    this.hidden = false;
+    this.#content.replaceChildren(h("p", { class: "quiet" }, "Asking …"));
+    say(this.#title, "Call");
+    void this.#load(id, true);
+  }
+
+  close() {
+    this.#id = null;
+    this.hidden = true;
+    clearTimeout(this.#timer);
+  }
+
+  #leave() {
+    this.dispatchEvent(new Event("closed"));
+  }
+
+  /** @param {string} id @param {boolean} first */
+  async #load(id, first) {
+    clearTimeout(this.#timer);
+    try {
+      /** @type {Call} */
+      const call = await read(`/console/calls/${encodeURIComponent(id)}`);
+      if (id !== this.#id) return;
+      this.#show(call);
+      if (isRunning(call)) this.#timer = setTimeout(() => void this.#load(id, false), AGAIN);
+    } catch (error) {
+      if (id !== this.#id) return;
+      const problem = asProblem(error);
+      const what =
+        problem.status === 404
+          ? "The gateway remembers the last 2,000 calls; this one is not among them, or is not yours to see."
+          : problem.message;
+      this.#content.replaceChildren(h("p", {}, what));
+    }
+    if (first) this.#title.focus({ preventScroll: false });
+  }
+
+  /** @param {Call} call */
+  #show(call) {
+    say(this.#title, call.operation);
+    const running = isRunning(call);
+    const failed = !running && call.outcome !== "ok";
+    const outcome = running ? "running" : outcomeInWords(call.outcome ?? "");
+    const took = running ? `for ${age(stream.now() - (call.started ?? stream.now()))}` : milliseconds(call.ms);
+    const facts = /** @type {[string, string | null | undefined][]} */ ([
+      ["Server", call.server],
+      ["Way in", call.face],
+      ["Client", call.client],
+      ["Caller", call.principal],
+      ["Customer", call.customer],
+      ["Started", call.started ? wholeTime(call.started) : null],
+      ["Ended", call.ended ? wholeTime(call.ended) : null],
+    ]).filter(([, value]) => value);
+    this.#content.replaceChildren(
+      h(
+        "p",
+        { class: "details-outcome" },
+        h("span", { class: `badge ${running ? "busy" : failed ? "bad" : "good"}` }, outcome),
+        h("span", { class: "number" }, took),
+        running && call.can_cancel && stream.hello?.may.act ? cancelButton(call) : null,
+      ),
+      h("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+      h(
+        "p",
+        { class: "details-request" },
+        h("span", { class: "quiet" }, "Request"),
+        h("code", {}, call.request_id),
+        copyButton(() => call.request_id),
+      ),
+      ...stages(call.stages ?? []),
+      ...log(call.log ?? []),
+    );
+  }
+}
+
+/** @param {Call} call */
+function isRunning(call) {
+  return call.outcome === null || call.outcome === undefined;
+}
+
+/** @param {{name: string, ms: number}[]} told */
+function stages(told) {
+  if (!told.length)
+    return [
+      h("h3", {}, "Where the time went"),
+      h(
+        "p",
+        { class: "quiet" },
+        "Stages are taken down while the gateway runs with LOG_LEVEL=DEBUG; this call has none.",
+      ),
+    ];
+  const whole = Math.max(
+    0.001,
+    told.reduce((sum, stage) => sum + stage.ms, 0),
+  );
+  const rows = told.map((stage) =>
+    h(
+      "li",
+      {},
+      h("span", {}, stage.name),
+      h("span", { class: "number" }, milliseconds(stage.ms)),
+      h("meter", { min: 0, max: 1, value: (stage.ms / whole).toFixed(3), "aria-hidden": "true" }),
+    ),
+  );
+  return [h("h3", {}, "Where the time went"), h("ol", { class: "stages" }, ...rows)];
+}
+
+/** @param {string[]} lines */
+function log(lines) {
+  const shown = lines.length
+    ? h("pre", { class: "log", tabindex: "0", "aria-label": "The log's lines of this request" }, lines.join("\n"))
+    : h("p", { class: "quiet" }, "The process remembers no line of it any more.");
+  return [h("h3", {}, "Log"), shown];
+}
+
+customElements.define("call-details", CallDetails);

@@ -1,0 +1,152 @@
+// Making and updating elements. Text is always set as text: nothing that comes from elsewhere is read as HTML.
+
+/** @typedef {Node | string | number | null | undefined | false} Child */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * Make an element of HTML.
+ *
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag
+ * @param {Record<string, unknown>} [properties] listeners (`onclick`), `data-*`, `aria-*` and other attributes; null and false leave one out
+ * @param {...Child} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  assign(element, properties);
+  element.append(...children.filter(isShown));
+  return element;
+}
+
+/**
+ * Make an element of SVG.
+ *
+ * @template {keyof SVGElementTagNameMap} K
+ * @param {K} tag
+ * @param {Record<string, unknown>} [properties]
+ * @param {...Child} children
+ * @returns {SVGElementTagNameMap[K]}
+ */
+export function svg(tag, properties = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  assign(element, properties);
+  element.append(...children.filter(isShown));
+  return element;
+}
+
+/**
+ * Set attributes and listeners of an element.
+ *
+ * @param {Element} element
+ * @param {Record<string, unknown>} properties
+ */
+export function assign(element, properties) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
+    else if (value === null || value === undefined || value === false) element.removeAttribute(name);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+}
+
+/**
+ * Set an element's text if it is another one, so that nothing is painted or read out again that did not change.
+ *
+ * @param {Element} element
+ * @param {string} text
+ */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/**
+ * Make a parent's children those of a list, keeping the elements of items that were there: focus and selection stay.
+ *
+ * @template T
+ * @param {Element} parent
+ * @param {readonly T[]} items
+ * @param {(item: T) => string} key different for each item
+ * @param {(item: T) => Element} make
+ * @param {(element: any, item: T) => void} [update] called for each that was there before
+ */
+export function keyed(parent, items, key, make, update) {
+  const before = new Map([...parent.children].map((child) => [child.getAttribute("data-key") ?? "", child]));
+  /** @type {Element | null} */
+  let place = parent.firstElementChild;
+  for (const item of items) {
+    const name = key(item);
+    let element = before.get(name);
+    if (element) {
+      before.delete(name);
+      update?.(element, item);
+    } else {
+      element = make(item);
+      element.setAttribute("data-key", name);
+    }
+    if (element === place) place = place.nextElementSibling;
+    else parent.insertBefore(element, place);
+  }
+  for (const element of before.values()) element.remove();
+}
+
+/**
+ * Find an element that must be there.
+ *
+ * @template {HTMLElement} [T=HTMLElement]
+ * @param {ParentNode} within
+ * @param {string} selector
+ * @returns {T}
+ */
+export function find(within, selector) {
+  const found = within.querySelector(selector);
+  if (!found) throw new Error(`no ${selector}`);
+  return /** @type {T} */ (found);
+}
+
+/**
+ * Make a button that copies a text.
+ *
+ * @param {() => string} text
+ * @param {string} [label]
+ * @returns {HTMLButtonElement}
+ */
+export function copyButton(text, label = "Copy") {
+  const button = h("button", { type: "button", class: "small", onclick: copy }, label);
+  async function copy() {
+    try {
+      await navigator.clipboard.writeText(text());
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Can't copy here: select it";
+    }
+    setTimeout(() => (button.textContent = label), 2000);
+  }
+  return button;
+}
+
+/**
+ * Write a text with what stands in `backquotes` as code.
+ *
+ * @param {string} text
+ * @returns {Child[]}
+ */
+export function prose(text) {
+  return text.split(/`([^`]+)`/).map((part, index) => (index % 2 ? h("code", {}, part) : part));
+}
+
+/**
+ * Show that there is nothing, or that something failed, and what to do about it.
+ *
+ * @param {string} title
+ * @param {...Child} what
+ * @returns {HTMLElement}
+ */
+export function notice(title, ...what) {
+  return h("div", { class: "notice" }, h("p", { class: "notice-title" }, title), h("p", {}, ...what));
+}
+
+/** @param {Child} child @returns {child is Node | string} */
+function isShown(child) {
+  return child !== null && child !== undefined && child !== false;
+}

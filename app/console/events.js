@@ -1,0 +1,179 @@
+// The one stream of events that all pages read: what it brought, and whether it comes. A hidden tab has none.
+
+import { Problem, problemOf, root } from "./api.js";
+
+/** @typedef {import("./api.js").EndedCall} EndedCall */
+/** @typedef {import("./api.js").Series} Series */
+/** @typedef {import("./api.js").Snapshot} Snapshot */
+/** @typedef {import("./api.js").Hello} Hello */
+
+/** Calls that are kept to be looked through: as many as the gateway remembers itself. */
+const MOST_KEPT = 2000;
+/** Points of a series that are kept: 15 minutes of ten seconds each. */
+const MOST_POINTS = 90;
+const LONGEST_WAIT = 10;
+/** A second without a snapshot is usual on a busy machine; this long is not. */
+const SILENT = 10_000;
+
+/**
+ * Tells of `state`, `snapshot` and `calls`, in events of these names.
+ */
+export class Stream extends EventTarget {
+  /** @type {"connecting" | "live" | "waiting" | "refused" | "hidden"} */
+  state = "connecting";
+  /** @type {Problem | null} why it does not come */
+  problem = null;
+  /** @type {Hello | null} */
+  hello = null;
+  /** @type {Snapshot | null} */
+  snapshot = null;
+  /** @type {Series | null} */
+  series = null;
+  /** @type {EndedCall[]} the oldest first */
+  calls = [];
+  /** Calls that were not shown, since there were too many. */
+  dropped = 0;
+  /** By how many seconds the gateway's clock is ahead of ours. */
+  #ahead = 0;
+  #failures = 0;
+  /** @type {AbortController | null} */
+  #reading = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
+
+  /** Read from now on, whenever the page can be seen. */
+  start() {
+    document.addEventListener("visibilitychange", () => this.restart());
+    this.restart();
+  }
+
+  /** Begin anew: somebody has signed in, or wants it now. */
+  restart() {
+    this.#reading?.abort();
+    this.#reading = null;
+    clearTimeout(this.#timer);
+    if (document.hidden) {
+      this.#become("hidden");
+    } else {
+      this.#reading = new AbortController();
+      void this.#read(this.#reading);
+    }
+  }
+
+  /** The gateway's time, in seconds since 1970. */
+  now() {
+    return Date.now() / 1000 + this.#ahead;
+  }
+
+  /** @param {AbortController} reading */
+  async #read(reading) {
+    if (this.state !== "waiting") this.#become("connecting");
+    let silence = setTimeout(() => reading.abort("silent"), SILENT);
+    try {
+      const headers = { accept: "text/event-stream" };
+      const response = await fetch(`${root}/console/events`, { headers, signal: reading.signal, cache: "no-store" });
+      if (!response.ok || !response.body) throw await problemOf(response);
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let rest = ""; ;) {
+        const { done, value } = await reader.read();
+        if (done) throw new Problem("The gateway has ended the stream.");
+        clearTimeout(silence);
+        silence = setTimeout(() => reading.abort("silent"), SILENT);
+        const messages = (rest + value).split("\n\n");
+        rest = messages.pop() ?? "";
+        for (const message of messages) this.#take(message);
+      }
+    } catch (error) {
+      if (reading !== this.#reading) return; // another one reads, or nobody looks
+      this.#fail(error instanceof Problem ? error : new Problem("The gateway does not answer."));
+    } finally {
+      clearTimeout(silence);
+    }
+  }
+
+  /** @param {Problem} problem */
+  #fail(problem) {
+    this.problem = problem;
+    if (problem.status === 401 || problem.status === 403 || problem.status === 404) {
+      this.#become("refused");
+      if (problem.status === 401) dispatchEvent(new CustomEvent("signedout", { detail: problem }));
+      return;
+    }
+    this.#failures += 1;
+    const wait = problem.retryAfter ?? Math.min(LONGEST_WAIT, 2 ** (this.#failures - 1));
+    this.#timer = setTimeout(() => this.restart(), wait * 1000);
+    this.#become("waiting");
+  }
+
+  /** @param {string} message */
+  #take(message) {
+    let name = "message";
+    let data = "";
+    for (const line of message.split("\n")) {
+      if (line.startsWith("event:")) name = line.slice(6).trim();
+      else if (line.startsWith("data:")) data += line.slice(5);
+    }
+    if (!data) return; // a heartbeat
+    const told = JSON.parse(data);
+    if (name === "hello") {
+      this.hello = told;
+      this.#failures = 0;
+      this.series = null;
+      this.problem = null;
+      this.#become("live");
+    } else if (name === "snapshot") {
+      this.#ahead = told.at - Date.now() / 1000;
+      this.series = this.series ? extended(this.series, told.series) : told.series;
+      this.snapshot = told;
+      this.dispatchEvent(new Event("snapshot"));
+    } else if (name === "end") {
+      throw new Problem(told.detail ?? "The gateway has ended the stream.", told);
+    } else if (name === "calls") {
+      const known = new Set(this.calls.slice(-200).map((call) => call.id));
+      const fresh = /** @type {EndedCall[]} */ (told.calls).filter((call) => !known.has(call.id));
+      this.calls.push(...fresh);
+      if (this.calls.length > MOST_KEPT * 1.2) this.calls.splice(0, this.calls.length - MOST_KEPT);
+      this.dropped += told.dropped;
+      this.dispatchEvent(new CustomEvent("calls", { detail: { calls: fresh, dropped: told.dropped } }));
+    }
+  }
+
+  /** @param {Stream["state"]} state */
+  #become(state) {
+    this.state = state;
+    this.dispatchEvent(new Event("state"));
+  }
+}
+
+/**
+ * A series with its newest points put in.
+ *
+ * @param {Series} series @param {Series} newest
+ * @returns {Series}
+ */
+export function extended(series, newest) {
+  const at = Math.round((newest.from - series.from) / series.step);
+  const merged = { ...series };
+  const length = Math.max(series.calls.length, at + newest.calls.length);
+  const surplus = Math.max(0, length - MOST_POINTS);
+  for (const line of /** @type {const} */ (["calls", "errors"]))
+    merged[line] = joined(series[line], newest[line], at, length, 0).slice(surplus);
+  for (const line of /** @type {const} */ (["p50", "p95", "p99"]))
+    merged[line] = joined(series[line], newest[line], at, length, null).slice(surplus);
+  merged.from = series.from + surplus * series.step;
+  return merged;
+}
+
+/**
+ * @template T
+ * @param {T[]} values @param {T[]} newest
+ * @param {number} at where the newest begin
+ * @param {number} length
+ * @param {T} none what stands where nothing was told
+ */
+function joined(values, newest, at, length, none) {
+  return Array.from({ length }, (_, index) => newest[index - at] ?? values[index] ?? none);
+}
+
+/** The page's own. */
+export const stream = new Stream();

@@ -1,0 +1,141 @@
+// Starts the console: which page is shown, who looks, dark or light.
+
+import "./calls.js";
+import "./connect.js";
+import "./overview.js";
+import "./tools.js";
+import { Problem } from "./api.js";
+import { find, h, notice, say } from "./dom.js";
+import { stream } from "./events.js";
+import { isSignedIn, SignIn, signOut } from "./session.js";
+
+/** @typedef {HTMLElement & {show?(query: URLSearchParams, rest: string[]): void, search?: HTMLElement}} Page */
+
+const PAGES = /** @type {Record<string, string>} */ ({
+  overview: "Overview",
+  calls: "Calls",
+  tools: "Tools",
+  connect: "Connect",
+});
+const THEMES = /** @type {const} */ (["system", "light", "dark"]);
+const content = find(document, "#content");
+/** @type {Map<string, Page>} pages that were opened; they keep what was typed into them */
+const opened = new Map();
+/** @type {SignIn | null} */
+let signIn = null;
+
+/** Show the page that the address names. */
+function route() {
+  const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [name = "", ...rest] = path.split("/");
+  const shown = name in PAGES ? name : "overview";
+  for (const link of document.querySelectorAll("nav[aria-label=Pages] a")) {
+    if (link.getAttribute("href") === `#/${shown}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (signIn) return;
+  let page = opened.get(shown);
+  if (!page) {
+    page = /** @type {Page} */ (document.createElement(`${shown}-page`));
+    opened.set(shown, page);
+  }
+  if (content.firstElementChild !== page) {
+    content.replaceChildren(page);
+    if (shown !== "overview") document.title = `${PAGES[shown]} · Switchboard`;
+    scrollTo(0, 0);
+  }
+  page.show?.(new URLSearchParams(query), rest.map(decodeURIComponent));
+}
+
+/** Say in the bar whether what is shown is what is. */
+function showStanding() {
+  const words = {
+    connecting: "Connecting …",
+    live: "Live",
+    waiting: "No connection",
+    refused: "Not allowed",
+    hidden: "Asleep",
+  };
+  const live = find(document, "#live");
+  live.dataset.state = stream.state;
+  say(live, words[stream.state]);
+  const viewer = stream.hello?.viewer;
+  say(
+    find(document, "#viewer"),
+    viewer ? `${viewer.principal}${viewer.roles.length ? ` (${viewer.roles.join(", ")})` : ""}` : "",
+  );
+  find(document, "#signout").hidden = !isSignedIn();
+  if (stream.state === "refused" && stream.problem && stream.problem.status !== 401) {
+    const what =
+      stream.problem.status === 403
+        ? "Ask an operator for a role that has the scope console:read, or sign in with another key."
+        : "";
+    const again = h(
+      "button",
+      { type: "button", onclick: () => askForKey(new Problem("")) },
+      "Sign in with another key",
+    );
+    opened.clear();
+    content.replaceChildren(notice("The console is not for this key", `${stream.problem.message} ${what} `, again));
+  }
+}
+
+/** @param {Problem} why */
+function askForKey(why) {
+  opened.clear();
+  if (signIn) return;
+  signIn = new SignIn();
+  content.replaceChildren(signIn);
+  document.title = "Sign in · Switchboard";
+  if (stream.hello) signIn.tell(`The session has ended. ${why.message}`);
+}
+
+/** @param {string} theme */
+function applyTheme(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  say(find(document, "#theme span"), `Theme: ${theme}`);
+  find(document, "#theme").title = `Theme: ${theme}`;
+}
+
+function currentTheme() {
+  return document.documentElement.dataset.theme ?? "system";
+}
+
+function nextTheme() {
+  const next = THEMES[(THEMES.indexOf(/** @type {any} */ (currentTheme())) + 1) % THEMES.length] ?? "system";
+  applyTheme(next);
+  try {
+    if (next === "system") localStorage.removeItem("theme");
+    else localStorage.setItem("theme", next);
+  } catch {
+    // It lasts for as long as the page, then.
+  }
+}
+
+addEventListener("hashchange", route);
+addEventListener("signedout", (event) => askForKey(/** @type {CustomEvent} */ (event).detail));
+addEventListener("signedin", () => {
+  signIn = null;
+  stream.restart();
+  route();
+});
+addEventListener("keydown", (event) => {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || target.closest("input, textarea, select"))
+    return;
+  const { search } = /** @type {Page} */ (content.firstElementChild ?? {});
+  if (!search) return;
+  event.preventDefault();
+  search.focus();
+});
+stream.addEventListener("state", showStanding);
+stream.addEventListener("snapshot", () =>
+  say(find(document, "#version"), `Switchboard ${stream.snapshot?.version ?? ""}`),
+);
+find(document, "#theme").addEventListener("click", nextTheme);
+find(document, "#signout").addEventListener("click", () => void signOut());
+applyTheme(currentTheme());
+showStanding();
+route();
+stream.start();

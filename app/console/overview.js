@@ -1,0 +1,273 @@
+// <overview-page>: whether all is well, how much is done how quickly, what runs, what is slow and what fails.
+
+import "./chart.js";
+import "./running.js";
+import { isOfTheConsole } from "./calls.js";
+import { h, keyed, say } from "./dom.js";
+import { stream } from "./events.js";
+import { milliseconds, number, outcomeInWords, percent, plural, rate, since, wholeTime } from "./format.js";
+import { verdict } from "./verdict.js";
+
+/** @typedef {import("./api.js").ServerState} ServerState */
+/** @typedef {import("./api.js").Snapshot} Snapshot */
+
+const STATES = {
+  ready: "Ready",
+  degraded: "Works in part",
+  down: "Does not answer",
+  unconfigured: "Not configured",
+  unknown: "Not asked yet",
+};
+
+export class OverviewPage extends HTMLElement {
+  #title = h("h1", {});
+  #detail = h("p", { class: "quiet number" });
+  #verdict = h(
+    "section",
+    { class: "verdict", role: "status" },
+    h("span", { class: "lamp", "aria-hidden": "true" }),
+    h("div", {}, this.#title, this.#detail),
+  );
+  #servers = h("ul", { class: "servers" });
+  #charts = { calls: chart("Calls a second"), errors: chart("Failed calls"), times: chart("Time a call takes") };
+  #slowest = h("ol", { class: "ranking" });
+  #failing = h("ol", { class: "ranking" });
+  #none = {
+    slowest: h(
+      "p",
+      { class: "quiet none" },
+      "No calls in the last 15 minutes. Try one under ",
+      h("a", { href: "#/tools" }, "Tools"),
+      ".",
+    ),
+    failing: h("p", { class: "quiet none" }, "Nothing has failed in the last 15 minutes."),
+  };
+  #update = () => this.#show();
+
+  connectedCallback() {
+    if (!this.firstChild) this.#build();
+    stream.addEventListener("snapshot", this.#update);
+    stream.addEventListener("state", this.#update);
+    this.#show();
+  }
+
+  disconnectedCallback() {
+    stream.removeEventListener("snapshot", this.#update);
+    stream.removeEventListener("state", this.#update);
+  }
+
+  #build() {
+    this.append(
+      this.#verdict,
+      h("section", { "aria-label": "Servers" }, this.#servers),
+      h(
+        "section",
+        { class: "charts", "aria-label": "The last 15 minutes" },
+        this.#charts.calls.card,
+        this.#charts.errors.card,
+        this.#charts.times.card,
+      ),
+      h(
+        "div",
+        { class: "columns" },
+        h("section", { class: "card" }, h("h2", {}, "Running now"), h("running-calls")),
+        h(
+          "section",
+          { class: "card" },
+          h(
+            "h2",
+            { title: "95 of 100 calls of the last 15 minutes took less" },
+            "Slowest ",
+            h("small", {}, "p95 of 15 minutes"),
+          ),
+          this.#slowest,
+          this.#none.slowest,
+        ),
+        h(
+          "section",
+          { class: "card" },
+          h("h2", {}, "Failing most ", h("small", {}, "of 15 minutes")),
+          this.#failing,
+          this.#none.failing,
+        ),
+      ),
+    );
+  }
+
+  #show() {
+    const { tone, title, detail } = verdict(stream);
+    this.#verdict.dataset.tone = tone;
+    say(this.#title, title);
+    say(this.#detail, detail);
+    document.title = `${tone === "bad" ? "(!) " : ""}${title} · Switchboard`;
+    const { snapshot } = stream;
+    this.toggleAttribute("data-stale", stream.state === "waiting");
+    if (!snapshot) return;
+    keyed(this.#servers, snapshot.servers, (server) => server.id, serverCard, updateServerCard);
+    this.#showCharts(snapshot);
+    this.#showRankings(snapshot);
+  }
+
+  /** @param {Snapshot} snapshot */
+  #showCharts(snapshot) {
+    const { series } = stream;
+    if (!series) return;
+    const { from, step } = series;
+    // The newest step has only begun: it would show a fall that is none.
+    const past = /** @type {<T>(values: T[]) => T[]} */ ((values) => values.slice(0, -1));
+    const share = past(series.calls).map((calls, index) => (calls ? (100 * (series.errors[index] ?? 0)) / calls : 0));
+    const { calls, errors, times } = this.#charts;
+    say(calls.figure, rate(snapshot.rate.calls));
+    calls.chart.data = {
+      from,
+      step,
+      lines: [{ name: "calls", kind: "calls", filled: true, values: past(series.calls).map((count) => count / step) }],
+      format: (value) => rate(value),
+      least: 1,
+    };
+    say(errors.figure, percent(snapshot.rate.errors, snapshot.rate.calls));
+    errors.chart.data = {
+      from,
+      step,
+      lines: [{ name: "failed", kind: "errors", filled: true, values: share }],
+      format: (value) => `${rate(value)} %`,
+      least: 4,
+    };
+    say(times.figure, milliseconds(snapshot.p95));
+    times.chart.data = {
+      from,
+      step,
+      logarithmic: true,
+      lines: [
+        { name: "p99", kind: "p99", values: past(series.p99) },
+        { name: "p95", kind: "p95", values: past(series.p95) },
+        { name: "p50", kind: "p50", values: past(series.p50) },
+      ],
+      format: shortTime,
+      least: 10,
+    };
+    say(times.note, "p95 now");
+    times.card.querySelector(".legend")?.removeAttribute("hidden");
+  }
+
+  /** @param {Snapshot} snapshot */
+  #showRankings({ slowest, failing }) {
+    const others = slowest.filter((entry) => !isOfTheConsole(entry.operation));
+    const worst = Math.max(1, ...others.map((entry) => entry.p95));
+    const name = (/** @type {{server: string, operation: string}} */ entry) => `${entry.server} ${entry.operation}`;
+    const slow = others.slice(0, 5).map((entry) => ({
+      key: name(entry),
+      entry,
+      href: `#/calls?server=${entry.server}&operation=${encodeURIComponent(entry.operation)}`,
+      value: milliseconds(entry.p95),
+      about: plural(entry.calls, "call"),
+      share: entry.p95 / worst,
+    }));
+    const fails = failing.slice(0, 5).map((entry) => ({
+      key: name(entry),
+      entry,
+      href: `#/calls?server=${entry.server}&operation=${encodeURIComponent(entry.operation)}&outcome=!ok`,
+      value: percent(entry.errors, entry.calls),
+      about: `${number(entry.errors)} of ${number(entry.calls)}, mostly ${outcomeInWords(entry.outcome)}`,
+      share: entry.errors / Math.max(1, entry.calls),
+    }));
+    keyed(this.#slowest, slow, (row) => row.key, rankingRow, updateRankingRow);
+    keyed(this.#failing, fails, (row) => row.key, rankingRow, updateRankingRow);
+    this.#none.slowest.hidden = slow.length > 0;
+    this.#none.failing.hidden = fails.length > 0;
+  }
+}
+
+/** @param {string} name */
+function chart(name) {
+  const drawn = h("time-chart", { "data-name": name });
+  const figure = h("span", { class: "figure number" }, "–");
+  const note = h("small", {}, "now");
+  const legend = h(
+    "p",
+    { class: "legend", "aria-hidden": "true", hidden: true },
+    ...["p50", "p95", "p99"].map((line) => h("span", { class: line }, line)),
+  );
+  const card = h(
+    "div",
+    { class: "card chart" },
+    h("h2", {}, name),
+    h("p", { class: "chart-now" }, figure, " ", note),
+    legend,
+    drawn,
+  );
+  return { card, figure, note, chart: drawn };
+}
+
+/** @param {ServerState} server */
+function serverCard(server) {
+  const card = h(
+    "li",
+    { class: "card server", "data-server": server.id },
+    h("h2", {}, server.name),
+    h(
+      "p",
+      { class: "state" },
+      h("span", { class: "lamp", "aria-hidden": "true" }),
+      h("span", { class: "state-words" }),
+      h("span", { class: "quiet state-since" }),
+    ),
+    h("p", { class: "reason" }),
+    h("ul", { class: "off" }),
+  );
+  updateServerCard(card, server);
+  return card;
+}
+
+/** @param {HTMLElement} card @param {ServerState} server */
+function updateServerCard(card, server) {
+  card.dataset.state = server.state;
+  const [words, when, reason, off] = [".state-words", ".state-since", ".reason", ".off"].map(
+    (name) => /** @type {HTMLElement} */ (card.querySelector(name)),
+  );
+  if (!words || !when || !reason || !off) return;
+  say(words, STATES[server.state] ?? server.state);
+  say(when, `since ${since(server.since)}`);
+  when.title = wholeTime(server.since);
+  const reasons = Object.entries(server.off);
+  // Where single tools are off each says why, and the sum of it would say it twice.
+  say(reason, reasons.length ? "" : (server.reason ?? ""));
+  reason.hidden = !reason.textContent;
+  keyed(
+    off,
+    reasons,
+    ([tool]) => tool,
+    ([tool, why]) => h("li", {}, h("code", {}, tool), " ", why),
+  );
+}
+
+/** @typedef {{key: string, entry: {server: string, operation: string}, href: string, value: string, about: string, share: number}} Ranked */
+
+/** @param {Ranked} row */
+function rankingRow(row) {
+  const made = h(
+    "li",
+    {},
+    h("a", { href: row.href }, row.entry.operation),
+    h("span", { class: "number value" }),
+    h("meter", { min: 0, max: 1, "aria-hidden": "true" }),
+    h("span", { class: "quiet number about" }),
+  );
+  updateRankingRow(made, row);
+  return made;
+}
+
+/** @param {HTMLElement} made @param {Ranked} row */
+function updateRankingRow(made, row) {
+  const [value, about] = [".value", ".about"].map((name) => made.querySelector(name));
+  if (value) say(value, row.value);
+  if (about) say(about, `${row.entry.server} · ${row.about}`);
+  /** @type {HTMLMeterElement | null} */ (made.querySelector("meter"))?.setAttribute("value", row.share.toFixed(3));
+}
+
+/** @param {number} ms */
+function shortTime(ms) {
+  return ms >= 1000 ? `${Number((ms / 1000).toPrecision(2))} s` : `${Number(ms.toPrecision(2))} ms`;
+}
+
+customElements.define("overview-page", OverviewPage);

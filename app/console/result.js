@@ -1,0 +1,209 @@
+// <call-result>: what a call answered: a table where there are rows, JSON otherwise.
+
+import { Problem } from "./api.js";
+import { copyButton, h } from "./dom.js";
+import { numberAsWritten, parseExactly } from "./json.js";
+import { milliseconds, number, plural, size } from "./format.js";
+
+/** Rows and characters that are painted of a large result; copying takes all of it. */
+const MOST_ROWS = 500;
+const MOST_COLUMNS = 40;
+const MOST_CHARACTERS = 200_000;
+
+/**
+ * @typedef {object} Answer
+ * @property {string} text
+ * @property {string} type
+ * @property {number} ms
+ * @property {string} requestId
+ */
+
+export class CallResult extends HTMLElement {
+  connectedCallback() {
+    this.setAttribute("aria-live", "polite");
+  }
+
+  /** @param {string} words */
+  wait(words) {
+    this.replaceChildren(h("p", { class: "quiet" }, words));
+  }
+
+  /** @param {Answer} answer */
+  show({ text, type, ms, requestId }) {
+    const value = /json/.test(type) ? tried(text) : undefined;
+    const found = tables(value);
+    const summary = h(
+      "p",
+      { class: "result-facts" },
+      h("span", { class: "badge good" }, "ok"),
+      h("span", { class: "number" }, milliseconds(ms)),
+      h("span", { class: "quiet number" }, size(new TextEncoder().encode(text).length)),
+      requestId ? h("a", { href: `#/calls?request_id=${requestId}` }, "See the call") : null,
+      copyButton(() => text, "Copy the result"),
+    );
+    const json = h(
+      "pre",
+      { class: "json", tabindex: "0", "aria-label": "The result as JSON" },
+      cut(value === undefined ? text : JSON.stringify(value, null, 2)),
+    );
+    if (!found.length) {
+      this.replaceChildren(summary, json);
+      return;
+    }
+    const shown = h("div", { class: "tables" }, ...found.map(({ name, rows }) => table(name, rows)));
+    json.hidden = true;
+    const choose = (/** @type {boolean} */ asTable) => {
+      shown.hidden = !asTable;
+      json.hidden = asTable;
+      buttons.forEach((button, index) => button.setAttribute("aria-pressed", String((index === 0) === asTable)));
+    };
+    const buttons = [
+      h("button", { type: "button", class: "small", "aria-pressed": "true", onclick: () => choose(true) }, "Table"),
+      h("button", { type: "button", class: "small", "aria-pressed": "false", onclick: () => choose(false) }, "JSON"),
+    ];
+    summary.querySelector("a, button")?.before(h("span", { class: "joined" }, ...buttons));
+    this.replaceChildren(
+      summary,
+      rest(
+        value,
+        found.map(({ name }) => name),
+      ),
+      shown,
+      json,
+    );
+  }
+
+  /** @param {Problem} problem */
+  fail(problem) {
+    this.replaceChildren(
+      h(
+        "p",
+        { class: "result-facts" },
+        h("span", { class: "badge bad" }, problem.code.replaceAll("_", " ") || "failed"),
+        problem.status ? h("span", { class: "quiet" }, `HTTP ${problem.status}`) : null,
+        problem.requestId ? h("a", { href: `#/calls?request_id=${problem.requestId}` }, "See the call") : null,
+      ),
+      h("p", { class: "failure" }, problem.message),
+      problem.retryAfter ? h("p", { class: "quiet" }, `Again in ${plural(problem.retryAfter, "second")}.`) : "",
+    );
+  }
+}
+
+/** @param {string} text */
+function tried(text) {
+  try {
+    return parseExactly(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param {string} text */
+function cut(text) {
+  return text.length > MOST_CHARACTERS
+    ? `${text.slice(0, MOST_CHARACTERS)}\n… ${number(text.length - MOST_CHARACTERS)} more characters; “Copy the result” takes all.`
+    : text;
+}
+
+/** @typedef {Record<string, unknown>[]} Rows */
+
+/** The lists of objects at the top of a result, and of rows beside the names of their columns. @param {any} value @returns {{name: string, rows: Rows}[]} */
+function tables(value) {
+  if (Array.isArray(value)) return areRows(value) ? [{ name: "", rows: value }] : [];
+  if (typeof value !== "object" || value === null) return [];
+  return Object.entries(value).flatMap(([name, list]) => {
+    // Of a query's result the columns describe the rows, and head them.
+    if (!Array.isArray(list) || !list.length || (name === "columns" && Array.isArray(value.rows))) return [];
+    if (areRows(list)) return [{ name, rows: list }];
+    const columns = Array.isArray(value.columns)
+      ? value.columns.map((/** @type {any} */ column) => (typeof column === "string" ? column : String(column?.name)))
+      : null;
+    if (!columns || !list.every((row) => Array.isArray(row) && row.length === columns.length)) return [];
+    return [
+      {
+        name,
+        rows: list.map((row) =>
+          Object.fromEntries(
+            columns.map((/** @type {string} */ column, /** @type {number} */ index) => [column, row[index]]),
+          ),
+        ),
+      },
+    ];
+  });
+}
+
+/** @param {unknown[]} list @returns {list is Rows} */
+function areRows(list) {
+  return list.length > 0 && list.every((item) => typeof item === "object" && item !== null && !Array.isArray(item));
+}
+
+/** @param {string} name @param {Rows} rows */
+function table(name, rows) {
+  const columns = [...new Set(rows.slice(0, MOST_ROWS).flatMap((row) => Object.keys(row)))].slice(0, MOST_COLUMNS);
+  const numeric = new Set(
+    columns.filter((column) =>
+      rows.every(({ [column]: value }) => value === null || value === undefined || numberAsWritten(value) !== null),
+    ),
+  );
+  const kind = (/** @type {string} */ column) => (numeric.has(column) ? "number right" : null);
+  const body = rows
+    .slice(0, MOST_ROWS)
+    .map((row) =>
+      h(
+        "tr",
+        {},
+        ...columns.map((column) => h("td", { class: kind(column) ?? length(row[column]) }, cell(row[column]))),
+      ),
+    );
+  const title = `${name ? `${name}: ` : ""}${plural(rows.length, "row")}${rows.length > MOST_ROWS ? `, the first ${MOST_ROWS} shown` : ""}`;
+  return h(
+    "div",
+    { class: "table-wrap", tabindex: "0", role: "region", "aria-label": title },
+    h(
+      "table",
+      { class: "rows" },
+      h("caption", {}, title),
+      h("thead", {}, h("tr", {}, ...columns.map((column) => h("th", { scope: "col", class: kind(column) }, column)))),
+      h("tbody", {}, ...body),
+    ),
+  );
+}
+
+/** @param {unknown} value */
+function length(value) {
+  return typeof value === "string" && value.length > 24 ? "long" : null;
+}
+
+/** @param {unknown} value */
+function cell(value) {
+  if (value === null || value === undefined) return h("span", { class: "quiet" }, value === null ? "null" : "");
+  const written = numberAsWritten(value);
+  if (written !== null) return written;
+  if (typeof value === "object") return h("code", {}, short(JSON.stringify(value)));
+  return short(String(value));
+}
+
+/** @param {string} text */
+function short(text) {
+  return text.length > 300 ? h("span", { title: text.slice(0, 2000) }, `${text.slice(0, 300)} …`) : text;
+}
+
+/** What stands beside the tables, such as `truncated`. @param {any} value @param {string[]} shown */
+function rest(value, shown) {
+  if (Array.isArray(value)) return "";
+  const hidden = ["success", "columns", ...shown];
+  return facts(Object.entries(value).filter(([name]) => !hidden.includes(name))) ?? "";
+}
+
+/** Names and values; an object within has its own. @param {[string, unknown][]} entries @param {number} [depth] @returns {HTMLElement | null} */
+function facts(entries, depth = 0) {
+  if (!entries.length) return null;
+  const rows = entries.flatMap(([name, value]) => {
+    const isNested = depth < 2 && typeof value === "object" && value !== null && !Array.isArray(value);
+    const nested = isNested && numberAsWritten(value) === null ? facts(Object.entries(value), depth + 1) : null;
+    return [h("dt", {}, name), h("dd", {}, nested ?? cell(value))];
+  });
+  return h("dl", { class: "facts result-rest" }, ...rows);
+}
+
+customElements.define("call-result", CallResult);

@@ -1,0 +1,90 @@
+// <running-calls>: what runs at this moment, how long already, and a button that ends it.
+
+import { ask, asProblem } from "./api.js";
+import { h, keyed, say } from "./dom.js";
+import { stream } from "./events.js";
+import { age, wholeTime } from "./format.js";
+
+/** @typedef {import("./api.js").RunningCall} RunningCall */
+
+export class RunningCalls extends HTMLElement {
+  #list = h("ul", { class: "running" });
+  #none = h("p", { class: "quiet none" }, "Nothing runs longer than a moment.");
+  #update = () => this.#show();
+
+  connectedCallback() {
+    if (!this.firstChild) this.append(this.#list, this.#none);
+    stream.addEventListener("snapshot", this.#update);
+    this.#show();
+  }
+
+  disconnectedCallback() {
+    stream.removeEventListener("snapshot", this.#update);
+  }
+
+  #show() {
+    const running = [...(stream.snapshot?.running ?? [])].sort((one, other) => one.started - other.started);
+    keyed(this.#list, running, (call) => call.id, makeRow, updateRow);
+    this.#none.hidden = running.length > 0;
+  }
+}
+
+/** @param {RunningCall} call */
+function makeRow(call) {
+  const row = h(
+    "li",
+    { class: "running-call" },
+    h(
+      "span",
+      { class: "running-age number", title: `since ${wholeTime(call.started)}` },
+      age(stream.now() - call.started),
+    ),
+    h(
+      "span",
+      { class: "running-what" },
+      h("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation),
+      h(
+        "span",
+        { class: "quiet" },
+        [call.server, call.face, call.client, call.principal, call.customer].filter(Boolean).join(" · "),
+      ),
+    ),
+  );
+  if (call.can_cancel && stream.hello?.may.act) row.append(cancelButton(call));
+  return row;
+}
+
+/** @param {HTMLElement} row @param {RunningCall} call */
+function updateRow(row, call) {
+  const shown = row.querySelector(".running-age");
+  if (shown) say(shown, age(stream.now() - call.started));
+}
+
+/**
+ * Make a button that ends a running call, and says what became of it.
+ *
+ * @param {{id: string, operation: string}} call
+ */
+export function cancelButton(call) {
+  const button = h(
+    "button",
+    { type: "button", class: "small danger", "aria-label": `Cancel ${call.operation}`, onclick: cancel },
+    "Cancel",
+  );
+  async function cancel() {
+    button.disabled = true;
+    say(button, "Cancelling …");
+    try {
+      await ask("POST", `/console/calls/${encodeURIComponent(call.id)}/cancel`);
+      say(button, "Cancelled");
+    } catch (error) {
+      const problem = asProblem(error);
+      say(button, problem.status === 404 ? "Has ended" : "Not cancelled");
+      button.title = problem.message;
+      button.disabled = problem.status === 404;
+    }
+  }
+  return button;
+}
+
+customElements.define("running-calls", RunningCalls);

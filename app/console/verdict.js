@@ -1,0 +1,76 @@
+// Whether all is well, in a sentence that somebody can act on.
+
+import { percent, plural, rate, timeOfDay } from "./format.js";
+
+/** @typedef {import("./events.js").Stream} Stream */
+/** @typedef {{tone: "good" | "warn" | "bad" | "quiet", title: string, detail: string}} Verdict */
+
+/** Points of ten seconds that count as now. */
+const RECENT = 6;
+/** A share of failed calls from which on it is worth saying. */
+const MANY = 0.05;
+/** Calls below which a share says nothing. */
+const FEW = 20;
+
+/**
+ * Judge what the stream tells.
+ *
+ * @param {Stream} stream
+ * @returns {Verdict}
+ */
+export function verdict(stream) {
+  const { snapshot } = stream;
+  if (stream.state === "waiting") {
+    const known = snapshot ? ` Shown is what was known at ${timeOfDay(snapshot.at)}.` : "";
+    return {
+      tone: "bad",
+      title: "The gateway can't be watched",
+      detail: `${stream.problem?.message ?? ""} Trying again.${known}`,
+    };
+  }
+  if (!snapshot) return { tone: "quiet", title: "Asking the gateway …", detail: "" };
+  const down = snapshot.servers.filter((server) => server.state === "down");
+  const some = snapshot.servers.filter((server) => server.state === "degraded");
+  const unset = snapshot.servers.filter((server) => server.state === "unconfigured");
+  const { calls, errors } = recent(stream);
+  const failed = errors ? `${percent(errors, calls)} of the last minute's failed` : "none of the last minute's failed";
+  const figures = calls ? `${rate(snapshot.rate.calls)} calls a second, ${failed}` : "No calls in the last minute";
+  if (down.length) {
+    const others = snapshot.servers.length - down.length;
+    const rest = others ? ` The other ${plural(others, "server")} ${others === 1 ? "works" : "work"} on.` : "";
+    return {
+      tone: "bad",
+      title: `${names(down)} ${down.length === 1 ? "does" : "do"} not answer`,
+      detail: `${figures}.${rest}`,
+    };
+  }
+  if (calls >= FEW && errors / calls >= MANY) {
+    return {
+      tone: "bad",
+      title: `${percent(errors, calls)} of the calls fail`,
+      detail: `${figures}. Below is which tools, and how.`,
+    };
+  }
+  if (some.length) {
+    const tools = some.flatMap((server) => Object.keys(server.off));
+    const what = tools.length ? `${tools.join(", ")} can't work` : `${names(some)} works in part`;
+    return { tone: "warn", title: what, detail: `${figures}. The server's card says why.` };
+  }
+  if (unset.length) {
+    const title = `${names(unset)} ${unset.length === 1 ? "is" : "are"} not configured`;
+    return { tone: "warn", title, detail: `${figures}. All else is well.` };
+  }
+  return { tone: "good", title: "All is well", detail: `${figures}.` };
+}
+
+/** @param {Stream} stream */
+function recent({ series }) {
+  if (!series) return { calls: 0, errors: 0 };
+  const sum = (/** @type {number[]} */ values) => values.slice(-RECENT).reduce((all, value) => all + value, 0);
+  return { calls: sum(series.calls), errors: sum(series.errors) };
+}
+
+/** @param {import("./api.js").ServerState[]} servers */
+function names(servers) {
+  return servers.map((server) => server.name.replace(/ MCP Server$/, "")).join(" and ");
+}

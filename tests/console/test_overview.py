@@ -1,0 +1,95 @@
+"""The overview says whether all is well, what is slow and what fails, within moments of when it begins."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from app.local.process import free_port
+from app.main import create_app
+from app.routers.kafka import KafkaMCPServer
+from app.settings import Settings
+from tests.clock import ClockMCPServer
+from tests.console.conftest import Look, Stack, looking_at
+from tests.fixtures.gateway import serve
+from tests.fixtures.kafka import RunBroker, settings_for_kafka
+
+WITHIN = 30_000
+"""Milliseconds in which a backend's end or return is seen, or the test fails."""
+
+
+@pytest.mark.debian("chromium")
+async def test_a_backend_that_dies_turns_its_card_red_with_the_reason_and_green_when_it_is_back(
+    browser: Browser, run_broker: RunBroker, tmp_path: Path
+) -> None:
+    port = free_port()
+    kinds = [ClockMCPServer, KafkaMCPServer]
+    settings = settings_for_kafka(f"127.0.0.1:{port}", request_timeout_ms=1_000)
+    async with serve(create_app(kinds, Settings(), [settings])) as served:
+        look = looking_at(browser, served)
+        async with run_broker(tmp_path / "kafka", port=port), look() as seen:
+            card = seen.page.locator("[data-server=kafka]")
+            await expect(card).to_have_attribute("data-state", "ready", timeout=WITHIN)
+            green = await _edge(card)
+        async with look() as seen:
+            page = seen.page
+            card = page.locator("[data-server=kafka]")
+            await expect(card).to_have_attribute("data-state", "down", timeout=WITHIN)
+            await expect(card.locator(".reason")).to_have_text(re.compile("Kafka"))
+            await expect(page.locator("h1")).to_have_text("Kafka does not answer")
+            await expect(page.locator("[data-server=clock]")).to_have_attribute("data-state", "ready")
+            assert await _edge(card) != green
+            async with run_broker(tmp_path / "kafka", port=port):
+                await expect(card).to_have_attribute("data-state", "ready", timeout=WITHIN)
+                await expect(card.locator(".reason")).to_be_hidden()
+                await expect(page.locator("h1")).to_have_text("All is well")
+                assert await _edge(card) == green
+
+
+async def _edge(card: "object") -> str:
+    return str(await card.evaluate("card => getComputedStyle(card).borderLeftColor"))  # type: ignore[attr-defined]
+
+
+@pytest.mark.debian("chromium")
+async def test_what_is_slow_and_what_fails_is_named_and_leads_to_its_calls(look: Look, stack: Stack) -> None:
+    await stack.call("kafka", "consume_messages", {"topic": "agent-responses", "timeout_ms": 700})
+    await stack.call("database", "get_customer_context", {"customer_id": "nobody"})
+    async with look() as seen:
+        page = seen.page
+        slow = page.locator("section.card", has=page.get_by_role("heading", name=re.compile("Slowest"))).locator("li")
+        await expect(slow.first).to_contain_text("consume_messages")
+        fails = page.locator("section.card", has=page.get_by_role("heading", name=re.compile("Failing"))).locator("li")
+        await expect(fails.first).to_contain_text("mostly not found")
+        await fails.first.get_by_role("link").click()
+        rows = page.locator(".feed tbody tr")
+        await expect(rows).to_have_count(1)
+        await expect(rows).to_contain_text("get_customer_context")
+        assert seen.complaints == []
+
+
+@pytest.mark.debian("chromium")
+async def test_the_charts_tell_their_values_in_words_and_by_arrow_keys(look: Look, stack: Stack) -> None:
+    async with look() as seen:
+        chart = seen.page.locator("time-chart").first
+        await expect(chart).to_have_attribute("aria-label", re.compile(r"Calls a second: now calls \d"))
+        await chart.focus()
+        await seen.page.keyboard.press("ArrowLeft")
+        await expect(chart.locator(".chart-values")).to_have_text(re.compile(r"^\d\d:\d\d:\d0 .*calls \d"))
+
+
+@pytest.mark.debian("chromium")
+async def test_a_gateway_that_stops_is_said_and_found_again_when_it_is_back(browser: Browser) -> None:
+    async with serve(create_app([ClockMCPServer], Settings())) as served:
+        look = looking_at(browser, served)
+        async with look() as seen:
+            page = seen.page
+            await expect(page.locator("h1")).to_have_text("All is well")
+            # The browser's own network ends, which is the same to the page.
+            await page.context.set_offline(True)
+            await page.evaluate("import('./console/events.js').then(({ stream }) => stream.restart())")
+            await expect(page.locator("#live")).to_have_text("No connection")
+            await expect(page.locator("h1")).to_have_text("The gateway can't be watched")
+            await expect(page.locator(".verdict")).to_contain_text("Shown is what was known at")
+            await page.context.set_offline(False)
+            await expect(page.locator("h1")).to_have_text("All is well", timeout=WITHIN)

@@ -1,0 +1,145 @@
+"""Each page on wide and narrow screens, dark and light: it loads nothing foreign, and everybody can use it."""
+
+import os
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.console.check import PAGES
+from tests.console.conftest import Look, Stack, address_of_tool
+from tests.fixtures.node import install
+
+_AXE = install(Path(__file__).parent) / "axe-core" / "axe.min.js"
+_SERIOUS = ("serious", "critical")
+_PICTURES = os.environ.get("CONSOLE_PICTURES")
+"""Where pictures are kept, of which docs/console.md shows some; a folder of the test run if left out."""
+
+MOST_BYTES = 200_000
+MOST_LINES = 5_000
+
+
+async def _run(page: Page) -> None:
+    await page.get_by_role("button", name="Run", exact=True).click()
+    await expect(page.locator("call-result .badge")).to_have_text("ok")
+
+
+async def _open_a_call(page: Page) -> None:
+    await page.locator(".feed tbody a", has_text="query_database").first.click()
+    await expect(page.locator("call-details .log")).to_be_visible()
+
+
+async def _nothing(page: Page) -> None:
+    await expect(page.locator("h1").first).to_be_visible()
+
+
+_DO: dict[str, tuple[str, Callable[[Page], Awaitable[None]]]] = {
+    "overview": ("", _nothing),
+    "calls": ("#/calls", _nothing),
+    "call": ("#/calls", _open_a_call),
+    "tools": ("#/tools", _nothing),
+    "tool": (address_of_tool("database", "query_database"), _run),
+    "connect": ("#/connect", _nothing),
+}
+
+
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize("name", _DO)
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["wide", "narrow"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_a_page_is_whole_and_can_be_used_by_everybody(
+    look: Look, stack: Stack, name: str, width: int, height: int, dark: bool, tmp_path: Path
+) -> None:
+    await stack.call("database", "query_database", {"query": "SELECT count(*) FROM tickets"})
+    await stack.call("database", "get_customer_context", {"customer_id": "nobody"})
+    address, do = _DO[name]
+    async with look(address, width=width, height=height, dark=dark) as seen:
+        page = seen.page
+        await do(page)
+        picture = f"{name}-{'dark' if dark else 'light'}-{'narrow' if width < 500 else 'wide'}.png"
+        await page.screenshot(path=Path(_PICTURES or tmp_path) / picture)
+        assert seen.complaints == []
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        assert await _violations(page) == []
+
+
+async def _violations(page: Page) -> list[dict[str, Any]]:
+    """Return what axe finds that keeps somebody from using the page."""
+    await page.evaluate(_AXE.read_text())
+    found = await page.evaluate("async () => (await axe.run()).violations")
+    return [
+        {
+            "rule": rule["id"],
+            "at": [node["target"] for node in rule["nodes"]][:3],
+            "why": rule["nodes"][0]["failureSummary"],
+        }
+        for rule in found
+        if rule["impact"] in _SERIOUS
+    ]
+
+
+@pytest.mark.debian("chromium")
+async def test_all_of_it_is_reached_by_keyboard(look: Look) -> None:
+    async with look() as seen:
+        page = seen.page
+        await page.keyboard.press("Tab")
+        await expect(page.locator(".skip")).to_be_focused()
+        bar = page.get_by_role("banner")
+        for name in ("Switchboard: overview", "Overview", "Calls", "Tools"):
+            await page.keyboard.press("Tab")
+            await expect(bar.get_by_role("link", name=name, exact=True)).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Tools", exact=True)).to_be_visible()
+        await page.keyboard.press("/")
+        await expect(page.get_by_label("Find a tool or a resource")).to_be_focused()
+        await page.keyboard.type("customer context")
+        await page.keyboard.press("ArrowDown")
+        await page.keyboard.press("Enter")
+        await page.get_by_label("customer_id").focus()
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator("call-result .badge")).to_have_text("ok")
+
+
+@pytest.mark.debian("chromium")
+async def test_a_viewer_chooses_dark_or_light_and_the_next_page_knows(look: Look) -> None:
+    async with look() as seen:
+        page = seen.page
+        ground = "getComputedStyle(document.body).backgroundColor"
+        light = await page.evaluate(ground)
+        for chosen in ("light", "dark"):
+            await page.get_by_role("button", name="Theme").click()
+            await expect(page.get_by_role("button", name=f"Theme: {chosen}")).to_be_visible()
+        dark = await page.evaluate(ground)
+        assert dark != light
+        await page.reload()
+        await expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
+        assert await page.evaluate(ground) == dark
+
+
+def test_the_pages_are_small_and_name_nothing_foreign() -> None:
+    files = [file for file in PAGES.iterdir() if file.is_file()]
+    texts = {file.name: file.read_text() for file in files}
+    assert sum(file.stat().st_size for file in files) < MOST_BYTES
+    assert sum(text.count("\n") for text in texts.values()) < MOST_LINES
+    for name, text in texts.items():
+        foreign = set(re.findall(r"https?://[^\s\"'`)]+", text)) - {"http://www.w3.org/2000/svg"}
+        assert not foreign, name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            name
+        )
+
+
+@pytest.mark.debian("chromium")
+async def test_times_are_in_the_zone_of_the_viewer(look: Look, stack: Stack) -> None:
+    await stack.call("kafka", "list_topics", {})
+    async with look("#/calls") as seen:
+        there = await seen.page.context.browser.new_page(timezone_id="Asia/Kathmandu")  # type: ignore[union-attr]
+        with anyio.fail_after(30):
+            await there.goto(f"{stack.served.url}/#/calls")
+            shown = there.locator(".feed tbody tr", has_text="list_topics").first.locator(".column-ended")
+            await expect(shown).to_have_attribute("title", re.compile(r"GMT\+5:45"))
+        await there.close()

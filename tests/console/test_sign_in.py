@@ -1,0 +1,86 @@
+"""Where keys are asked for, the page asks for one; what it shows is what its role may see, and nobody else sees any."""
+
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.console.conftest import LIVE, looking_at
+from tests.faces.console.desk import Desk, opened
+
+ASKED = "sign-in"
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncGenerator[Desk]:
+    async with opened(tmp_path) as desk:
+        yield desk
+
+
+async def _sign_in(page: Page, key: str) -> None:
+    await page.get_by_label("Key").fill(key)
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+
+
+@pytest.mark.debian("chromium")
+async def test_who_shows_a_key_sees_the_console_until_signing_out(desk: Desk, browser: Browser) -> None:
+    async with looking_at(browser, desk.served, ASKED)("#/calls") as seen:
+        page = seen.page
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        await _sign_in(page, desk.tokens["operator"])
+        await page.locator(LIVE).wait_for()
+        await expect(page.get_by_role("heading", name="Calls")).to_be_visible()
+        await expect(page.locator("#viewer")).to_contain_text("operator")
+        secret = desk.tokens["operator"].split("_", 2)[2]
+        assert secret not in await page.content()
+        assert await page.evaluate("Object.keys(localStorage).length + Object.keys(sessionStorage).length") == 0
+        assert await page.evaluate("document.cookie") == ""
+        await page.reload()
+        await page.locator(LIVE).wait_for()
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        assert _unexpected(seen.complaints) == []
+
+
+@pytest.mark.debian("chromium")
+async def test_a_wrong_key_and_one_of_another_role_are_refused_in_words(desk: Desk, browser: Browser) -> None:
+    async with looking_at(browser, desk.served, ASKED)() as seen:
+        page = seen.page
+        await _sign_in(page, "sb_unknown00000_" + "x" * 43)
+        await expect(page.get_by_role("alert")).to_have_text(re.compile("key", re.IGNORECASE))
+        for role, told in (("stranger", "console:read"), ("bot", "customer")):
+            await _sign_in(page, desk.tokens[role])
+            await expect(page.get_by_role("alert")).to_contain_text(told)
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        assert await page.locator("[data-server], .feed, .tool-list").count() == 0
+
+
+@pytest.mark.debian("chromium")
+async def test_a_key_that_is_revoked_ends_what_its_page_shows(desk: Desk, browser: Browser) -> None:
+    async with looking_at(browser, desk.served, ASKED)() as seen:
+        page = seen.page
+        await _sign_in(page, desk.tokens["watcher"])
+        await expect(page.locator("[data-server=clock]")).to_be_visible()
+        await desk.revoke("watcher")
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible(timeout=10_000)
+        await expect(page.locator("[data-server=clock]")).to_have_count(0)
+
+
+@pytest.mark.debian("chromium")
+async def test_a_viewer_sees_the_tools_of_its_role_and_calls_them_as_itself(desk: Desk, browser: Browser) -> None:
+    async with looking_at(browser, desk.served, ASKED)("#/tools/tool/clock/get_time") as seen:
+        page = seen.page
+        await _sign_in(page, desk.tokens["timekeeper"])
+        await expect(page.locator(".tool-list a")).to_have_text(["get_time"])
+        await expect(page.locator(".policy")).to_contain_text("timekeeper")
+        await page.get_by_role("button", name="Run", exact=True).click()
+        await expect(page.locator("call-result .badge")).to_have_text("ok")
+        await page.goto(f"{desk.served.url}/#/tools/tool/vault/open_vault")
+        await expect(page.get_by_text("There is no such tool")).to_be_visible()
+
+
+def _unexpected(complaints: list[str]) -> list[str]:
+    """Leave out that the browser writes each refusal to its console, which is how a page learns that it has to ask."""
+    return [complaint for complaint in complaints if "status of 401" not in complaint]

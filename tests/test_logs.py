@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from app.guard.principal import Principal
-from app.logs import LONGEST_LINE, BackgroundHandler, CallLog, CallRecord, JsonFormatter, TextFormatter
+from app.logs import (
+    LONGEST_LINE,
+    MOST_KEPT,
+    BackgroundHandler,
+    CallLog,
+    CallRecord,
+    JsonFormatter,
+    TextFormatter,
+    events_of,
+)
 from app.servers.calls import CallContext
 from app.servers.origins import Origin
 from app.telemetry.recorder import EndedCall, StartedCall
@@ -248,3 +257,28 @@ async def test_a_level_above_info_leaves_the_lines_of_calls_out(log: logging.Log
     log.setLevel(logging.WARNING)
     CallLog({"clock": log}).calls_ended(CALLS)
     assert _messages(log, written) == []
+
+
+def test_the_newest_events_are_kept_and_found_by_their_request() -> None:
+    handler, root = BackgroundHandler(io.StringIO(), TextFormatter()), logging.getLogger()
+    log = logging.getLogger("app.tests.kept")
+    log.addHandler(handler)
+    root.addHandler(handler)  # where a request's events are looked for
+    log.propagate = False
+    try:
+        log.error("request_id=%s: first", "a")
+        log.error("request_id=%s: a trace", "a.b", exc_info=ValueError("2026-01-01 wrong"))
+        log.error("stage='ran' request_id=%s", "a:b")
+        handler.flush()
+        assert [event.partition("kept ")[2] for event in events_of("a")] == ["request_id=a: first"]
+        [trace] = events_of("a.b")
+        assert trace.endswith("ValueError: 2026-01-01 wrong")
+        assert len(events_of("a:b")) == 1
+        for _ in range(MOST_KEPT // 50_000 + 1):
+            log.error("%s", "x" * 50_000)
+            handler.flush()
+        assert events_of("a") == []
+        assert MOST_KEPT - 60_000 < sum(map(len, handler.kept())) <= MOST_KEPT
+    finally:
+        root.removeHandler(handler)
+        log.removeHandler(handler)

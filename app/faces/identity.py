@@ -143,9 +143,6 @@ class Identified:
                 return self._ask(given, scope, receive, send)
         elif (cookies := state["headers"].get(b"cookie")) is not None and scope["path"].startswith(CONSOLE):
             return self._resume(cookies, scope, receive, send)
-        return self._go_on(scope, receive, send)
-
-    def _go_on(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         refusal = self._without_a_key(scope)
         return self._app(scope, receive, send) if refusal is None else send_refusal(scope, send, refusal)
 
@@ -162,26 +159,24 @@ class Identified:
 
     async def _resume(self, cookies: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a session of the console for the key that it stands for."""
-        state, keyring = scope["state"], self._keyring
-        token = session_in(cookies)
-        if keyring is None or token is None:
-            await self._go_on(scope, receive, send)
-            return
-        session = self._identity.sessions.recall(token)
-        try:
-            if session is None:
-                raise Unauthenticated("This session is over. Sign in again with a key.")
-            credential = await keyring.resume(session.key_id)
-        except GatewayError as error:
-            # What leads to signing in is for who is not signed in any more, too.
-            state["session_refused"] = error
-            if self._without_a_key(scope) is not None:
-                await send_refusal(scope, send, error, forgetting(scope, error))
+        state, keyring, token = scope["state"], self._keyring, session_in(cookies)
+        if keyring is not None and token is not None:
+            try:
+                session = state["session"] = self._identity.sessions.recall(token)
+                if session is None:
+                    raise Unauthenticated("This session is over. Sign in again with a key.")
+                state["principal"] = (await keyring.resume(session.key_id)).principal
+            except GatewayError as error:
+                state["session_refused"] = error
+            else:
+                await self._app(scope, receive, send)
                 return
+        refusal = self._without_a_key(scope)
+        if refusal is None:  # what leads to signing in is for who is not signed in any more, too
+            await self._app(scope, receive, send)
         else:
-            state["session"] = session
-            state["principal"] = credential.principal
-        await self._app(scope, receive, send)
+            over: GatewayError | None = state.get("session_refused")
+            await send_refusal(scope, send, over or refusal, forgetting(scope, over) if over is not None else None)
 
     def _without_a_key(self, scope: Scope) -> GatewayError | None:
         """Return why a request without a key is refused; None if it is not."""

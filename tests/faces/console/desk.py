@@ -91,7 +91,7 @@ async def opened(
     *,
     more: Sequence[ServerKind] = (),
     settings: Settings | None = None,
-    services: Any = (),
+    rate: Rate = Rate(10_000, 10_000),  # noqa: B008 - it can't be changed
     **door: Any,
 ) -> AsyncGenerator[Desk]:
     """Serve a clock and a vault to people with keys."""
@@ -110,8 +110,8 @@ async def opened(
     clock = ClockMCPServer()
     kinds: list[ServerKind] = [clock, VaultMCPServer, *more]
     guard = Guard(Policy.load(directory / "switchboard.toml", vocabulary_of(Catalogue(kinds))))
-    identity = Identity(Keyring(open_file, Rate(10_000, 10_000)), **door)
-    app = create_app(kinds, settings or Settings(), services, guard=guard, identity=identity)
+    identity = Identity(Keyring(open_file, rate), **door)
+    app = create_app(kinds, settings or Settings(), guard=guard, identity=identity)
     async with serve(app) as served:
         yield Desk(served, store, tokens, keys, clock)
 

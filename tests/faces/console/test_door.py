@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from app.guard.credentials import mint
+from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY
 from app.guard.secret import Secret
 from app.guard.sessions import LASTS, Sessions
@@ -218,6 +219,14 @@ async def test_who_signs_out_ends_the_session_with_what_it_has_open(desk: Desk, 
     assert (await http.delete("/console/session", headers=MARK)).status_code == 204
     body = {"key": desk.tokens["watcher"]}
     assert (await http.post("/console/session", json=body, headers={**fields, **MARK})).status_code == 204
+
+
+async def test_who_guesses_keys_is_told_when_to_come_back(tmp_path: Path) -> None:
+    async with opened(tmp_path, rate=Rate(0.01, 2)) as desk, client_of(desk.served) as http:
+        wrong = [mint(frozenset({"operator"}))[0] for _ in range(3)]
+        answers = [await http.post("/console/session", json={"key": key}, headers=MARK) for key in wrong]
+        assert [answer.status_code for answer in answers] == [401, 401, 429]
+        assert int(answers[2].headers["retry-after"]) > 1
 
 
 # What pages of others can make a browser send

@@ -2,7 +2,7 @@
 
 The parsers beneath take the last of two equal keys, the nearest double of a number (`1e999` is then infinite), 0 for
 `-0` and, some of them, `NaN`. Here two equal keys and a number that would be altered are refused by their path, as
-RFC 7493 wants it of those who send. Integers are exact, whatever their size. What has more values than anybody needs is
+RFC 7493 wants it of those who send. Integers are exact, up to 1,000 digits. What has more values than anybody needs is
 not read at all: a megabyte of `0,0,0` costs the time of a thousand calls.
 """
 
@@ -26,15 +26,21 @@ _NEGATIVE_ZERO = re.compile(rb"-0(?![0-9.eE])")
 _NORMAL = (1e-300, 1e300)
 """Between these a double keeps 15 digits."""
 BYTES_AS_BASE64 = 'bytes that are no text go in base64, where a tool takes `encoding: "base64"`'
-MOST_VALUES = 100_000
-"""Members and elements of a document, at all depths together: more than a megabyte of objects as programs write them
-has, and as many as all that read a call, or refuse it, read in some 100 ms."""
+MOST_VALUES = 20_000
+"""Members and elements of a document, at all depths together: as many as all that read a call one after the other, and
+refuse it, read in some 50 ms."""
+MOST_VALUES_OF_ANSWERS = 100_000
+"""The same of what a backend answers, which is read once."""
+_AS_MANY_AS_A_LIST = 4
+"""Values that take as long as a list or an object does, besides what is in it."""
 _OTHERS = bytes(set(range(256)) - set(b'",]}\\'))
 """Bytes that say nothing of how many values there are."""
 _MOST_WEIGHED = 4000
 """Numbers of a document that are compared digit by digit, which takes some 5 µs each."""
 _LONGEST = 1000
-"""Characters of a number with a fraction or an exponent; the longest that a double writes has 326."""
+"""Characters of a number. The longest that a double writes has 326; of an integer each reader, and each writer, takes
+the square of its digits."""
+_TOO_LONG = b"0" * (_LONGEST + 1)
 
 Place = tuple[str | int, ...]
 
@@ -77,18 +83,23 @@ class _Defect(str):
 _TWICE = _Defect("this key is there twice; send it once")
 _UNWEIGHED = _Defect("too many numbers here are longer than a double needs; round them, or send them as strings")
 ALTERED = _Defect("this number would be altered: a double can't hold it; round it, or send it as a string")
+_TOO_MANY_DIGITS = _Defect(f"this number has more than {_LONGEST} digits; send it as a string")
 _NO_SIGN = _Defect("this number would be altered: integers have no negative zero; send 0 or -0.0")
 
 
-def read(text: bytes) -> Any:
+def read(text: bytes, most: int = MOST_VALUES) -> Any:
     """Return what a JSON text says.
+
+    Args:
+        text: the JSON.
+        most: values that it may have.
 
     Raises:
         NotJson: it is none; `NaN`, `Infinity` and half surrogate pairs are not JSON.
-        NotExact: what came out would not be what was sent; or it has more than `MOST_VALUES` values.
+        NotExact: what came out would not be what was sent; or it would take too long to read.
     """
-    if len(text) > MOST_VALUES:
-        refuse_too_many_values(text)
+    if len(text) > _LONGEST:
+        refuse_what_takes_long(text, most)
     try:
         document = jiter.from_json(text, allow_inf_nan=False, cache_mode="keys", catch_duplicate_keys=True)
     except ValueError as error:
@@ -115,35 +126,58 @@ def _refusal(text: bytes, error: ValueError) -> NotJson | NotExact:
     return NotJson(why_not_json(text, str(error)))
 
 
-def refuse_too_many_values(text: bytes) -> None:
+def refuse_what_takes_long(text: bytes, most: int = MOST_VALUES) -> None:
     """Refuse a JSON text that takes long to read, by a look at it that takes none; in front of other parsers, too.
 
+    Args:
+        text: the JSON, if it is any.
+        most: values that it may have.
+
     Raises:
-        NotExact: it has more than `MOST_VALUES` values.
+        NotExact: it has more values, a list or an object counting as four more, or an integer that is too long.
     """
-    if len(text) > MOST_VALUES and count_values(text) > MOST_VALUES:
-        raise NotExact([((), f"it has more than {MOST_VALUES} values; send what is so large as a string")])
+    if len(text) > most // 2 and count_values(text, most) > most:
+        raise NotExact([((), f"it has more than {most} values; send what is so large as a string")])
+    if len(text) > _LONGEST and text.translate(_SHAPE).find(_TOO_LONG) >= 0 and (defects := _too_long_integers(text)):
+        raise NotExact(defects)
 
 
-def count_values(text: bytes) -> int:
-    """Return how many values a JSON text has, at least and about; of many it may return any number above `MOST_VALUES`.
+def count_values(text: bytes, most: int = MOST_VALUES) -> int:
+    """Return how many values a JSON text has, at least and about; of many it may return any number above `most`.
 
     What opens is not counted: where nothing closes it, every parser gives up after some hundred.
     """
-    if (all_signs := _signs(text)) <= MOST_VALUES // 10:
+    if (all_signs := _signs(text)) <= most // 10:
         return all_signs
     # Most of what is large is one text, whatever stands in it: only what is between texts counts.
     marks = text.translate(None, _OTHERS)
     if b"\\" in marks:
         marks = marks.replace(rb"\\", b"").replace(rb"\"", b"")
-    if (quotes := marks.count(b'"')) > 4 * MOST_VALUES:
+    if (quotes := marks.count(b'"')) > 4 * most:
         return quotes // 4
     return _signs(b"".join(marks.split(b'"')[::2]))
 
 
 def _signs(text: bytes) -> int:
     """Return how many signs there are of which each value has one: the end of its own, or what is before the next."""
-    return text.count(b",") + text.count(b"]") + text.count(b"}")
+    return text.count(b",") + (1 + _AS_MANY_AS_A_LIST) * (text.count(b"]") + text.count(b"}"))
+
+
+def _too_long_integers(text: bytes) -> list[tuple[Place, str]]:
+    """Return where integers are too long, by a parser that does not read them; nothing where it is no JSON."""
+
+    def integer(digits: str) -> _Defect | None:
+        return _TOO_MANY_DIGITS if len(digits.lstrip("-")) > _LONGEST else None
+
+    try:
+        document = json.loads(text, parse_float=_ignored, parse_int=integer)
+    except (ValueError, RecursionError):
+        return []  # which those who read it will say
+    return list(islice(_places(document, ()), MOST_REFUSALS))
+
+
+def _ignored(_: str) -> None:
+    return None
 
 
 def why_not_json(text: bytes | str, parsers: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app import exact_json
-from app.exact_json import MOST_VALUES, NotExact, NotJson, count_values, exact_float, read
+from app.exact_json import MOST_VALUES, MOST_VALUES_OF_ANSWERS, NotExact, NotJson, count_values, exact_float, read
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,34 @@ def test_more_values_than_anybody_needs_are_not_read(value: str) -> None:
         read(f"[{','.join([value] * (MOST_VALUES + 1))}]".encode())
 
 
+@pytest.mark.parametrize("value", ["[]", "{}", "[[[[0]]]]", '{"a":{"b":{}}}'])
+def test_lists_and_objects_count_for_what_they_cost(value: str) -> None:
+    with pytest.raises(NotExact, match=f"more than {MOST_VALUES} values"):
+        read(f"[{','.join([value] * (MOST_VALUES // 5))}]".encode())
+
+
+def test_what_a_backend_answers_may_have_more_values() -> None:
+    answer = json.dumps([0] * (MOST_VALUES_OF_ANSWERS // 2)).encode()
+    assert len(read(answer, MOST_VALUES_OF_ANSWERS)) == MOST_VALUES_OF_ANSWERS // 2
+    with pytest.raises(NotExact, match="more than"):
+        read(answer)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_an_integer_has_a_length(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    longest = f"{sign}{'7' * 1000}"
+    assert read(f'{{"a":[{longest}]}}'.encode()) == {"a": [int(longest)]}
+    monkeypatch.setattr("app.exact_json.jiter.from_json", None)  # nothing reads them: it takes the square of the digits
+    with pytest.raises(NotExact) as refusal:
+        read(f'{{"a":[{",".join([longest + "7"] * 4000)}]}}'.encode())
+    assert refusal.value.defects[0] == (("a", 0), "this number has more than 1000 digits; send it as a string")
+    assert len(refusal.value.defects) == 50
+
+
+def test_digits_in_a_text_are_no_integer() -> None:
+    assert read(b'{"a":"%b"}' % (b"7" * 5000)) == {"a": "7" * 5000}
+
+
 @pytest.mark.parametrize("text", ["," * 4, r"]}\"a\",", r"\\,]\"", r"}\\\","])
 def test_a_large_text_is_one_value_whatever_stands_in_it(text: str) -> None:
     value = text * MOST_VALUES
@@ -126,7 +154,7 @@ def test_numbers_as_programs_write_them_cost_next_to_nothing(weighed: list[str])
 )
 def test_thousands_of_long_numbers_are_not_all_compared(weighed: list[str], number: str, why: str) -> None:
     with pytest.raises(NotExact, match=why) as refusal:
-        read(f"[{','.join([number] * (MOST_VALUES - 1))}]".encode())
+        read(f"[{','.join([number] * (MOST_VALUES - 5))}]".encode())
     assert len(refusal.value.defects) <= 50
     assert len(weighed) <= 10_000
 
@@ -140,6 +168,7 @@ def test_values_are_counted_without_reading_them(value: Any) -> None:
 
     def count(part: Any) -> int:
         members = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-        return 1 + sum(map(count, members))
+        own = 5 if isinstance(part, dict | list) else 1
+        return own + sum(map(count, members))
 
     assert count(many) / 3 <= count_values(text) <= 2 * count(many)

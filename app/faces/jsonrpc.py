@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from app.errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
-from app.exact_json import BYTES_AS_BASE64, NotExact, NotJson, read, refuse_too_many_values, why_not_json
+from app.exact_json import BYTES_AS_BASE64, NotExact, NotJson, read, refuse_what_takes_long, why_not_json
 
 RequestId = int | str
 
@@ -67,7 +67,7 @@ def read_message(raw: bytes | str) -> types.JSONRPCMessage:
             (half a surrogate pair, say) spoils a request but not its id. Arguments of a tool that are JSON, but would
             come out as something else, are the gateway's to refuse.
     """
-    _refuse_too_many_values(raw)
+    _refuse_what_takes_long(raw)
     try:
         request = _request.validate_json(raw, by_name=False)
         _refuse_altered(raw, request.id)
@@ -102,9 +102,9 @@ def arguments_of(call: bytes | str) -> bytes:
     return b"{}" if arguments == b"null" else arguments
 
 
-def _refuse_too_many_values(raw: bytes | str) -> None:
+def _refuse_what_takes_long(raw: bytes | str) -> None:
     try:
-        refuse_too_many_values(raw.encode() if isinstance(raw, str) else raw)
+        refuse_what_takes_long(raw.encode() if isinstance(raw, str) else raw)
     except NotExact as error:
         raise NotAMessage(INVALID_REQUEST, str(error), _unread_id(raw)) from None
 

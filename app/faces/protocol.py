@@ -28,6 +28,7 @@ from app.errors import (
     GatewayError,
     InvalidArguments,
     NotFound,
+    TooManyRequests,
     UnknownServer,
     UnknownTool,
     failures_of,
@@ -36,7 +37,7 @@ from app.faces.holding import Holding
 from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
 from app.faces.subscriptions import Subscription, Subscriptions, end
-from app.gateway import Gateway, What
+from app.gateway import MOST_OF_A_CONNECTION, Gateway, What
 from app.results import ProtocolResult, parse_json
 from app.servers.base import ServerKind
 from app.servers.calls import CallContext, Face, JsonObject, Peer, new_request_id
@@ -317,6 +318,9 @@ async def _listen(
     none is left, the request fails and says why.
     """
     wanted = list(dict.fromkeys(params.notifications.resource_subscriptions or ()))
+    if len(wanted) > MOST_OF_A_CONNECTION:
+        refusal = TooManyRequests(f"A connection has at most {MOST_OF_A_CONNECTION} subscriptions; here are more URIs.")
+        raise _protocol_error(refusal, call)
     meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: context.request_id}
     acknowledged = asyncio.Event()
 
@@ -379,8 +383,6 @@ def _tool_result(tool: Tool, result: Any) -> Any:
     the bytes that it is.
     """
     if isinstance(result, ProtocolResult):
-        if isinstance(result.value, types.CallToolResult) and not result.value.is_error:
-            tool.check_result(result.value.structured_content)
         return result
     body = tool.dump(result)
     text = body.decode()

@@ -18,6 +18,7 @@ from app.errors import AckExpired, BackendNotConfigured, Conflict, GatewayError,
 from app.findings import Finding
 from app.guard.principal import Principal
 from app.measures import Measure
+from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import resource, route, tool, watch
@@ -25,7 +26,7 @@ from app.servers.methods import Encoded
 from app.servers.resources import Update
 from app.services.kafka import KafkaService
 from app.services.kafka.examination import examine
-from app.services.kafka.messages import ConsumedMessages, PublishedMessage
+from app.services.kafka.messages import ConsumedMessages, PublishedMessage, written
 from app.services.kafka.reading import MAX_MESSAGES, Milliseconds, Start
 from app.services.kafka.schemas import (
     BrokerList,
@@ -215,7 +216,7 @@ class KafkaMCPServer(BaseMCPServer):
         errors=[NotFound, AckExpired],
         example={"topic": "customer-queries", "max_messages": 5, "start": {"tail": 5}},
     )
-    async def consume_messages(self, arguments: ConsumeMessages, context: CallContext) -> ConsumedMessages:
+    async def consume_messages(self, arguments: ConsumeMessages, context: CallContext) -> RawResult[ConsumedMessages]:
         """Read messages of a topic, by browsing or as work of a consumer group.
 
         Browsing changes nothing.
@@ -224,7 +225,7 @@ class KafkaMCPServer(BaseMCPServer):
         call again with the answer's `ack`. `ack_expired` means that you were too late: call again without `ack`.
         """
         if arguments.group_id is not None:
-            return await self._work(arguments, arguments.group_id, context)
+            return await written(await self._work(arguments, arguments.group_id, context))
         for field in ("ack", "lease_ms"):
             if field in arguments.model_fields_set:
                 raise InvalidArguments.of(field, "is for work in a group; give group_id, too")
@@ -232,7 +233,7 @@ class KafkaMCPServer(BaseMCPServer):
             raise InvalidArguments.of("start", "leave it out when you give a cursor")
         if arguments.max_messages == 0:
             raise InvalidArguments.of("max_messages", "must be at least 1 to browse")
-        return await self.kafka.browse(
+        consumed = await self.kafka.browse(
             arguments.topic,
             start=arguments.start or "earliest",
             cursor=arguments.cursor,
@@ -243,6 +244,7 @@ class KafkaMCPServer(BaseMCPServer):
             key_contains=arguments.key_contains,
             value_contains=arguments.value_contains,
         )
+        return await written(consumed)
 
     async def _work(self, arguments: ConsumeMessages, group_id: str, context: CallContext) -> ConsumedMessages:
         for field in ("start", "cursor", "partition", "key_contains", "value_contains"):

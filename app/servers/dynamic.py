@@ -1,13 +1,16 @@
 """Tools that are known only at run time: JSON Schemas say what they take and return, their server runs them by name."""
 
-from collections.abc import Awaitable, Mapping
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self, cast
 
+import mcp_types as types
 from pydantic import BaseModel, JsonValue
 from pydantic_core import to_json
 
+from app.budget import LARGE
 from app.errors import InvalidArguments
 from app.results import ProtocolResult, RawResult, Result, parse_json
 from app.servers.calls import CallContext, JsonObject
@@ -105,8 +108,26 @@ class DynamicTool(Tool):
             raise InvalidArguments.at([((), f"they can't be checked in time: {error}; send less at a time")]) from None
         return cast("JsonObject", taken)
 
-    def run(self, server: RunsUndeclared, arguments: JsonObject, context: CallContext) -> Awaitable[Any]:
-        return server.call_undeclared(self.name, arguments, context)
+    async def run(self, server: RunsUndeclared, arguments: JsonObject, context: CallContext) -> Any:
+        result = await server.call_undeclared(self.name, arguments, context)
+        if self.result_schema is None:
+            return result
+        if isinstance(result, ProtocolResult):
+            value = cast("object", result.value)
+            if isinstance(value, types.CallToolResult) and not value.is_error:
+                await self._check_aside(value.structured_content, result.size)
+        elif not isinstance(result, BaseModel) or isinstance(result, Result):
+            body = self.dump(cast("Any", result))
+            await self._check_aside(parse_json(body), len(body))
+            result = cast("object", RawResult(body))
+        return result
+
+    async def _check_aside(self, value: Any, size: int) -> None:
+        """Hold a result of so many bytes against the schema; not on the event loop, if it is a large one."""
+        if size > LARGE:
+            await asyncio.to_thread(self.check_result, value)
+        else:
+            self.check_result(value)
 
     def dump(self, result: BaseModel | RawResult[Any] | ProtocolResult | Mapping[str, JsonValue]) -> bytes:
         # Nobody has promised anything of it.
@@ -119,12 +140,16 @@ class DynamicTool(Tool):
             body = to_json(result.model_dump(mode="json"), inf_nan_mode="constants")
         else:
             body = to_json({"success": True, **result}, inf_nan_mode="constants")
-        value = parse_json(body)
-        if not isinstance(result, BaseModel) or isinstance(result, Result):
-            self.check_result(value)
+        parse_json(body)
         return body
 
     def check_result(self, value: Any) -> None:
+        """Hold a result, as JSON says it, against its schema.
+
+        Raises:
+            ValueError: it breaks the schema, or is too much to be checked. The message, for the log, says where and
+                repeats nothing of it.
+        """
         promised = self._compiled_result_schema
         if promised is not None and not promised.is_valid(value):
             place, rule = promised.refusals(value)[0]

@@ -18,7 +18,7 @@ Refusal = tuple[tuple[str | int, ...], str]
 _LINEAR = jsonschema_rs.RegexOptions(size_limit=LARGEST_PATTERN)
 """Patterns are matched in linear time. They can't look around or back."""
 _MASK = "the value"
-_MOST_TOLD = 8 << 20
+_MOST_TOLD = 3 << 20
 """Bytes that the library may copy to say what is wrong; it copies a value for each branch that it does not fit."""
 _TOO_MUCH_TO_TELL = "does not fit the schema, in more ways than can be told; send less at a time to hear which"
 _LONGEST_REASON = 500

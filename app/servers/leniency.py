@@ -20,7 +20,7 @@ from app.servers.schema_cost import TooMuchWork
 _INTEGER = re.compile(r"(-?(?:0|[1-9][0-9]{0,99}))(?:\.0{1,99})?")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "false": False}
-_MOST_WITHIN_STRINGS = 20_000
+_MOST_WITHIN_STRINGS = 10_000
 """Values that are read from strings of one document, all of which stand for lists and objects."""
 _MOST_STEPS = 40_000
 """Values that are looked at, each by one schema."""

@@ -224,9 +224,6 @@ class MethodTool(Tool):
         assert isinstance(result, BaseModel)
         return writer_of(type(result))(result)
 
-    def check_result(self, value: Any) -> None:
-        return  # the model of the result has seen to that
-
     def run(self, server: object, arguments: BaseModel, context: CallContext) -> Awaitable[Any]:
         keywords = {self.whole_model: arguments} if self.whole_model else arguments.__dict__
         if self.signature.context_parameter:

@@ -24,11 +24,11 @@ _MOST_PATTERNS = 16 << 20
 _STEPS_OF_A_FORMAT = 5
 _STEPS_OF_AN_OPTION = 4
 _BYTES_OF_AN_ERROR = 500
-_BYTES_OF_A_RULE = 16
+_BYTES_OF_A_RULE = 6
 _MOST_RULES = 10_000
-_MOST_STEPS = 25_000_000
+_MOST_STEPS = 10_000_000
 """Steps of the validator, of some 10 ns each."""
-_MOST_SUMS = 200_000
+_MOST_SUMS = 100_000
 """Additions that one value's ways may take to be counted."""
 _MOST_KEPT = 1_000_000
 """Sums that are remembered for the next value."""
@@ -66,6 +66,8 @@ class _Rules:
     base: str
     own: int = 1
     """Steps for each value."""
+    missing: int = 0
+    """Members that each value may lack, each an error of its own."""
     per_character: int = 0
     """Steps for each character of a text."""
     per_name: int = 0
@@ -108,6 +110,7 @@ class _Place:
         self.ways = ways
         self.own = sum(times * rules.own for rules, times in ways.items())
         self.times = sum(ways.values())
+        self.errors = sum(times * (1 + rules.missing) for rules, times in ways.items())
         self.per_character = sum(times * rules.per_character for rules, times in ways.items())
         self.per_name = sum(times * rules.per_name for rules, times in ways.items())
         self.height = height
@@ -266,8 +269,11 @@ class SchemaCost:
                     rules.per_character += _weight(value)
                 case "format" | "contentEncoding" | "contentMediaType":
                     rules.per_character += _STEPS_OF_A_FORMAT
-                case "enum" | "const" | "required" | "dependentRequired":
+                case "enum" | "const":
                     rules.own += _STEPS_OF_AN_OPTION * _size(value)
+                case "required" | "dependentRequired":
+                    rules.own += _STEPS_OF_AN_OPTION * _size(value)
+                    rules.missing += _size(value)
                 case _:
                     pass
 
@@ -411,7 +417,7 @@ class _Sheet:
                 size += self.weigh(item, self._below(place, position) if place else None, within)
         if place:
             self.checking += place.own
-            self.telling += place.times * (size + _BYTES_OF_AN_ERROR) + _BYTES_OF_A_RULE * place.own
+            self.telling += place.times * size + place.errors * _BYTES_OF_AN_ERROR + _BYTES_OF_A_RULE * place.own
             if self.checking > _MOST_STEPS:
                 raise TooMuchWork("the schema has too many rules for so much")
             if level + place.height > _MOST_LEVELS:

@@ -137,23 +137,18 @@ class Tool(ABC):
 
     @abstractmethod
     def run(self, server: Any, arguments: Any, context: CallContext) -> Awaitable[Any]:
-        """Call it on an open server, with checked arguments."""
+        """Call it on an open server, with checked arguments.
+
+        Raises:
+            ValueError: a tool known only at run time breaks its own output schema.
+        """
 
     @abstractmethod
     def dump(self, result: BaseModel | RawResult[Any] | ProtocolResult | Mapping[str, JsonValue]) -> bytes:
         """Serialize a result, once.
 
         Raises:
-            ValueError: it is no JSON, as NaN is none; or a tool known only at run time breaks its own output schema.
-        """
-
-    @abstractmethod
-    def check_result(self, value: Any) -> None:
-        """Hold a result, as JSON says it, against the output schema, where nothing else has done so.
-
-        Raises:
-            ValueError: it breaks the schema, or is too much to be checked. The message, for the log, says where and
-                repeats nothing of it.
+            ValueError: it is no JSON, as NaN is none.
         """
 
 

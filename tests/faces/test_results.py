@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -292,3 +293,29 @@ def test_what_is_no_json_is_not_read_as_any(body: bytes) -> None:
 
 def test_json_is_read_deeper_than_the_fast_parser_goes() -> None:
     assert parse_json(json.dumps(nested(400)).encode()) == nested(400)
+
+
+@pytest.mark.parametrize("size", [1, 20_000])
+async def test_a_large_result_is_held_against_its_schema_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    class ListMCPServer(BaseMCPServer):
+        async def call_tool(self, name: str, arguments: JsonObject, context: CallContext) -> Any:
+            value = {"items": list(range(size))}
+            in_words = ProtocolResult(types.CallToolResult(content=[], structured_content=value))
+            return value if name == "plain" else in_words
+
+    schema: JsonObject = {"type": "object", "properties": {"items": {"type": "array", "items": {"type": "integer"}}}}
+    tools = [DynamicTool.of(name, output_schema=schema) for name in ("plain", "protocol")]
+    seen: list[bool] = []
+    check = DynamicTool.check_result
+
+    def note(self: DynamicTool, value: Any) -> None:
+        seen.append(threading.current_thread() is threading.main_thread())
+        check(self, value)
+
+    monkeypatch.setattr(DynamicTool, "check_result", note)
+    async with serve(create_app([ListMCPServer("list", "List MCP Server", tools=tools)], Settings())) as served:
+        for name in ("plain", "protocol"):
+            assert all((await answers(served, "list", name, {})).values())
+    assert set(seen) == {size == 1}

@@ -227,6 +227,17 @@ async def test_one_connection_leaves_subscriptions_to_the_callers_others(
             await nobody_watches(served)
 
 
+async def test_more_addresses_than_a_connection_may_watch_are_not_looked_at(
+    clock: ClockMCPServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(create_app([clock], Settings())) as served, websocket(served, MODERN) as socket:
+        answer = await socket.ask(listen(*(f"clock://zones/{number}" for number in range(129))))
+    assert answer["error"]["data"]["code"] == "too_many_requests"
+    assert "at most 128" in answer["error"]["message"]
+    assert clock.watchers == []
+    assert not [record for record in caplog.records if "watch" in record.getMessage()]
+
+
 async def test_only_who_can_be_told_is_promised_it(gateway: Served) -> None:
     over_http = await post(gateway, LEGACY, "initialize", handshake(LEGACY))
     assert over_http.json()["result"]["capabilities"]["resources"]["subscribe"] is False

@@ -1,5 +1,6 @@
 """Lambda: functions are invoked and described."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field, JsonValue
 
 from app.errors import ArgumentRefused, InvalidArguments
-from app.exact_json import NotExact, NotJson, read
+from app.exact_json import MOST_VALUES_OF_ANSWERS, NotExact, NotJson, read
 from app.results import Result
 from app.services.aws.clients import Connection
 from app.services.aws.failures import aws_failures, naming_others
@@ -120,7 +121,7 @@ class Functions:
                     LogType=log_type,
                     **options,
                 )
-                decoded, encoding = _decoded(await answer["Payload"].read())
+                decoded, encoding = await asyncio.to_thread(_decoded, await answer["Payload"].read())
                 return Invocation(
                     function_name=function_name,
                     status_code=answer["StatusCode"],
@@ -179,7 +180,7 @@ def _decoded(body: bytes) -> tuple[JsonValue, PayloadEncoding | None]:
     if not body:
         return None, None
     with suppress(NotJson, NotExact):
-        if _depth(payload := read(body)) <= _DEEPEST:
+        if _depth(payload := read(body, MOST_VALUES_OF_ANSWERS)) <= _DEEPEST:
             return payload, "json"
     try:
         return body.decode(), "text"

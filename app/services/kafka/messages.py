@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from app import exact_json
 from app.errors import InvalidArguments
-from app.results import Result
+from app.results import RawResult, Result, writer_of
 from app.services.kafka.driver import Record
 
 Encoding = Literal["json", "text", "base64", "schema_registry"]
@@ -91,6 +91,21 @@ class ConsumedMessages(Result):
     skipped: int = Field(0, description="Offsets that retention has removed: at most so many messages.")
     ack: str | None = Field(None, description="Give it back when these are dealt with (group only).")
     partitions: list[int] | None = Field(None, description="Read by this gateway now (group only).")
+
+
+async def written(consumed: ConsumedMessages) -> RawResult[ConsumedMessages]:
+    """Return an answer as JSON, written message by message, so that the event loop is held for no large one."""
+    write = writer_of(Message)
+    written: list[bytes] = []
+    at_once = 0
+    for message in consumed.messages:
+        written.append(write(message))
+        at_once += len(written[-1])
+        if at_once > _DECODED_AT_ONCE:
+            await asyncio.sleep(0)
+            at_once = 0
+    around = writer_of(ConsumedMessages)(consumed.model_copy(update={"messages": []}))
+    return RawResult(around.replace(b'"messages":[]', b'"messages":[%b]' % b",".join(written), 1))
 
 
 def encode_value(message: JsonValue, encoding: Literal["base64"] | None) -> bytes | None:
@@ -253,7 +268,7 @@ def _whole_json(raw: bytes, text: str) -> JsonValue:
     Raises:
         ValueError: it is none, or the value would not be all that the text says.
     """
-    value: JsonValue = exact_json.read(raw)
+    value: JsonValue = exact_json.read(raw, exact_json.MOST_VALUES_OF_ANSWERS)
     if isinstance(value, list | dict):
         if raw.count(b"[") + raw.count(b"{") > _MOST_LEVELS:
             _check_depth(value, _MOST_LEVELS)

@@ -1,5 +1,6 @@
 """Values: what goes in comes out unchanged, decoded only where nothing is lost."""
 
+import asyncio
 import base64
 import json
 import math
@@ -15,7 +16,7 @@ from app.errors import InvalidArguments
 from app.local.kafka import LocalKafka
 from app.servers.calls import JsonObject
 from app.services.kafka import KafkaService
-from app.services.kafka.messages import Message
+from app.services.kafka.messages import ConsumedMessages, Message, written
 from app.services.kafka.reading import FromTail, Milliseconds
 from tests.services.kafka.conftest import browse, values, work
 
@@ -188,7 +189,7 @@ async def test_what_only_looks_like_it_is_stored(kafka: KafkaService, topic: str
 
 async def test_a_large_page_is_decoded_beside_the_event_loop(kafka: KafkaService, topic: str) -> None:
     """More than is decoded at once, which is the only way to a thread, comes back the same."""
-    large: JsonObject = {"rows": [{"n": number, "half": number / 2} for number in range(30_000)]}
+    large: JsonObject = {"rows": [{"n": number, "half": number / 2} for number in range(10_000)]}
     await kafka.publish(topic, large)
     [message] = (await browse(kafka, topic)).messages
     assert (message.encoding, message.value) == ("json", large)
@@ -277,3 +278,26 @@ async def test_a_header_of_any_name_hides_no_message(
     assert values(await browse(kafka, topic, start=FromTail(tail=2))) == ["odd", "after"]
     assert values(await work(kafka, topic, group_id)) == ["before", "odd", "odd", "after"]
     assert (await kafka.topics.describe(topic)).message_count == 4
+
+
+async def test_a_page_is_written_message_by_message_and_the_event_loop_goes_on() -> None:
+    message = {"topic": "t", "partition": 0, "offset": 1, "timestamp": None, "key": "k", "value": ["x" * 100] * 2000}
+    page = ConsumedMessages.model_validate(
+        {"messages": [message] * 8, "next_cursor": '"messages":[]', "reached_end": True, "truncated": False}
+    )
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(turn())
+    try:
+        assert (await written(page)).json == page.model_dump_json().encode()
+        assert turns >= len(page.messages)
+    finally:
+        task.cancel()
+    empty = page.model_copy(update={"messages": []})
+    assert (await written(empty)).json == empty.model_dump_json().encode()

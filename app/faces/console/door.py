@@ -15,6 +15,7 @@ from app.errors import (
     GatewayError,
     InvalidArguments,
     OriginRefused,
+    RequestTooLarge,
     Unauthenticated,
 )
 from app.faces.http import JSON, note_refusal, read_json, send_bytes, send_problem
@@ -26,6 +27,8 @@ from app.guard.sessions import LASTS, Session
 MARK = b"x-switchboard-console"
 """The header that each changing request carries: forms can't send it, and pages of other origins have to ask first."""
 READ, ACT = "console:read", "console:act"
+_LARGEST_SIGN_IN = 8192
+"""Bytes of the request that shows a key."""
 _OWN = (b"same-origin", b"none")
 """Whence a browser says that a request of our own pages comes, or of the person at it."""
 
@@ -110,6 +113,7 @@ class Door:
         _require_mark(scope)
         if identity is None or identity.keyring is None:
             raise Conflict("Nobody is asked for a key here: look without one.")
+        _refuse_long(scope["state"]["headers"].get(b"content-length", b""))
         body = await read_json(scope, receive, self._gateway, stated=True)
         try:
             given = msgspec.json.decode(body, type=_SignIn).key.strip()
@@ -204,6 +208,16 @@ def _refuse_other_pages(headers: Mapping[bytes, bytes]) -> None:
         )
     if headers.get(b"sec-fetch-site", b"none") not in _OWN:
         raise OriginRefused("The console answers its own pages alone, and a page of another site asks.")
+
+
+def _refuse_long(length: bytes) -> None:
+    """Refuse a body before it is read, which strangers may send here: it would take room from those who have a key.
+
+    Raises:
+        RequestTooLarge: it is longer than a key needs, or does not say how long it is.
+    """
+    if not length.isdigit() or len(length) > len(str(_LARGEST_SIGN_IN)) or int(length) > _LARGEST_SIGN_IN:
+        raise RequestTooLarge(f"Send at most {_LARGEST_SIGN_IN} bytes, and say how many (Content-Length).")
 
 
 def _require_mark(scope: Scope) -> None:

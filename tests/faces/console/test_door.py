@@ -1,5 +1,6 @@
 """Who may look at the console, by what, and what pages of others can't make a browser do."""
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -18,7 +19,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.faces.console.desk import MARK, Desk, cookie, looking, opened
-from tests.faces.raw import client_of
+from tests.faces.raw import WITHIN, client_of
 from tests.fixtures.gateway import serve
 
 READ = (
@@ -284,6 +285,23 @@ async def test_what_is_no_sign_in_is_told_what_one_is(desk: Desk, http: httpx.As
     answer = await http.post("/console/session", content=body, headers=fields)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_arguments")
     assert '{"key": "sb_…"}' in answer.json()["detail"]
+
+
+async def test_a_stranger_can_not_have_a_long_body_held(desk: Desk, http: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield b"{}"
+
+    fields = {**MARK, "content-type": "application/json"}
+    bodies: list[Any] = [b" " * 8193, pieces()]
+    for body in bodies:
+        answer = await http.post("/console/session", content=body, headers=fields)
+        assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
+    # Where the rest of it never comes, nothing of it is waited for.
+    reader, writer = await asyncio.open_connection("127.0.0.1", desk.served.port)
+    head = "POST /console/session HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    writer.write(f"{head}x-switchboard-console: 1\r\ncontent-length: 4000000\r\n\r\n".encode())
+    assert b" 413 " in await asyncio.wait_for(reader.readline(), WITHIN)
+    writer.close()
 
 
 async def test_another_method_is_told_which_there_are(desk: Desk, http: httpx.AsyncClient) -> None:

@@ -328,17 +328,14 @@ class Keyring:
             # One program with an old key is no reason to keep others from behind the same address.
             self._limit((whose, digest))
             raise refused[1]
-        # Paid in advance, so that no more are looked up at a time than may fail, and given back to who is no guesser.
+        # Not paid in advance: many may show good keys at once from one address. What has failed is paid for by waiting.
         self._limit(whose)
-        failed = False
+        self._failures.take(whose, self._rate, -1)
         try:
             return await self._ask(digest, key_id)
         except Unauthenticated:
-            failed = True
+            self._failures.overdraw(whose, self._rate)
             raise
-        finally:
-            if not failed:
-                self._failures.take(whose, self._rate, -1)
 
     async def resume(self, key_id: str) -> Credential:
         """Return the credential of a key that was shown before, by what we have signed for whoever showed it.

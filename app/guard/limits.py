@@ -76,6 +76,14 @@ class RateLimiter:
             return 0.0
         return (tokens - left) / rate.per_second if tokens <= rate.burst else float("inf")
 
+    def overdraw(self, key: object, rate: Rate, now: float | None = None) -> None:
+        """Take a token that may not be there, for what is known only afterwards; at most a burst of them is missing."""
+        if now is None:
+            now = time.monotonic()
+        tokens, since = self._buckets.get(key, (float(rate.burst), now))
+        left = min(rate.burst, tokens + (now - since) * rate.per_second)
+        self._buckets[key] = max(left - 1, -rate.burst), now
+
     def _forget(self) -> None:
         """Drop the half that was used longest ago: these are the fullest."""
         oldest = sorted(self._buckets, key=lambda key: self._buckets[key][1])[: _MOST_BUCKETS // 2]

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from app.errors import GatewayError
+from app.errors import GatewayError, InvalidArguments
 
 _OWNED = "owned:"
-"""How idempotency keys begin that are somebody's own."""
+"""How idempotency keys and cursors begin that are somebody's own."""
+_NOT_OWN = "is no cursor of this caller; leave it out to begin again"
 
 
 End = Callable[[GatewayError], object]
@@ -59,6 +60,32 @@ class Principal:
         finally:
             if release is not None:
                 release()
+
+    def own_cursor(self, cursor: str | None) -> str | None:
+        """Return a page's cursor in a form that `read_cursor` takes from the same owner alone."""
+        return f"{self._mark}{cursor}" if cursor else cursor
+
+    def read_cursor(self, cursor: str | None, name: str = "cursor") -> str | None:
+        """Return a cursor as it was before `own_cursor`.
+
+        Args:
+            cursor: as the caller gives it.
+            name: of the argument.
+
+        Raises:
+            InvalidArguments: it is another owner's.
+        """
+        if cursor is None:
+            return None
+        mark = self._mark
+        if not cursor.startswith(mark) or (not mark and cursor.startswith(_OWNED)):
+            raise InvalidArguments.of(name, _NOT_OWN)
+        return cursor.removeprefix(mark)
+
+    @property
+    def _mark(self) -> str:
+        """How its cursors begin. It tells owners apart, and is no secret."""
+        return f"{_OWNED}{self.owner[:16]}:" if self.owner else ""
 
     def own_key(self, key: str) -> str:
         """Return an idempotency key that is equal to no other owner's: neither learns that the other has used it."""

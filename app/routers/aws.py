@@ -280,6 +280,7 @@ class AWSMCPServer(BaseMCPServer):
     )
     async def s3_list_objects(
         self,
+        principal: Principal,
         bucket: BucketName,
         prefix: Annotated[str, Field(max_length=1024)] = "",
         delimiter: Annotated[
@@ -293,9 +294,11 @@ class AWSMCPServer(BaseMCPServer):
         ] = None,
     ) -> ObjectList:
         """List objects of an S3 bucket in the order of their keys."""
-        return await self._aws.buckets.list_objects(
-            bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, continuation_token=continuation_token
+        token = principal.read_cursor(continuation_token, "continuation_token")
+        page = await self._aws.buckets.list_objects(
+            bucket, prefix=prefix, delimiter=delimiter, max_keys=max_keys, continuation_token=token
         )
+        return page.model_copy(update={"next_continuation_token": principal.own_cursor(page.next_continuation_token)})
 
     @tool(
         destructive=True,

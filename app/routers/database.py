@@ -232,14 +232,14 @@ class DatabaseMCPServer(BaseMCPServer):
         self, principal: Principal, cursor: Cursor | None = None, limit: PageLimit = 50
     ) -> RawResult[CustomerPage]:
         """Customers by id, page by page."""
-        return await self.records.page(CUSTOMERS, cursor, limit, principal.customer)
+        return await self.records.page(CUSTOMERS, cursor, limit, principal.customer, principal.owner)
 
     @resource("db://tickets{?cursor,limit}", title="Tickets", confined="service")
     async def tickets(
         self, principal: Principal, cursor: Cursor | None = None, limit: PageLimit = 50
     ) -> RawResult[TicketPage]:
         """Tickets, the newest first, page by page."""
-        return await self.records.page(TICKETS, cursor, limit, principal.customer)
+        return await self.records.page(TICKETS, cursor, limit, principal.customer, principal.owner)
 
     @resource("db://knowledge_articles{?cursor,limit}", title="Knowledge articles", public=True)
     async def knowledge_articles(self, cursor: Cursor | None = None, limit: PageLimit = 50) -> RawResult[ArticlePage]:
@@ -251,7 +251,7 @@ class DatabaseMCPServer(BaseMCPServer):
         self, principal: Principal, cursor: Cursor | None = None, limit: PageLimit = 50
     ) -> RawResult[InteractionPage]:
         """Interactions, the newest first, page by page. Where `internal` is true no customer may see it."""
-        return await self.records.page(INTERACTIONS, cursor, limit, principal.customer)
+        return await self.records.page(INTERACTIONS, cursor, limit, principal.customer, principal.owner)
 
     @resource("db://analytics{?time_period,group_by}", title="Analytics")
     async def analytics_report(

@@ -233,10 +233,11 @@ class KafkaMCPServer(BaseMCPServer):
             raise InvalidArguments.of("start", "leave it out when you give a cursor")
         if arguments.max_messages == 0:
             raise InvalidArguments.of("max_messages", "must be at least 1 to browse")
-        consumed = await self.kafka.browse(
+        principal = context.principal
+        found = await self.kafka.browse(
             arguments.topic,
             start=arguments.start or "earliest",
-            cursor=arguments.cursor,
+            cursor=principal.read_cursor(arguments.cursor),
             partition=arguments.partition,
             max_messages=arguments.max_messages,
             timeout_ms=arguments.timeout_ms,
@@ -244,7 +245,7 @@ class KafkaMCPServer(BaseMCPServer):
             key_contains=arguments.key_contains,
             value_contains=arguments.value_contains,
         )
-        return await written(consumed)
+        return await written(found.model_copy(update={"next_cursor": principal.own_cursor(found.next_cursor)}))
 
     async def _work(self, arguments: ConsumeMessages, group_id: str, context: CallContext) -> ConsumedMessages:
         for field in ("start", "cursor", "partition", "key_contains", "value_contains"):
@@ -316,10 +317,10 @@ class KafkaMCPServer(BaseMCPServer):
 
     @watch("kafka://topics/{topic}")
     @asynccontextmanager
-    async def topic_changes(self, topic: TopicName) -> AsyncGenerator[AsyncIterator[Update]]:
+    async def topic_changes(self, topic: TopicName, principal: Principal) -> AsyncGenerator[AsyncIterator[Update]]:
         """Tell of new messages, at most one notice at a time; read from its cursor what came since the one before."""
         async with self.kafka.changes(topic) as notices:
-            yield notices
+            yield (_own_notice(notice, principal) async for notice in notices)
 
     @resource("kafka://consumer-groups")
     async def consumer_groups(self) -> ConsumerGroupList:
@@ -349,27 +350,34 @@ class KafkaMCPServer(BaseMCPServer):
         if start not in ("earliest", "latest"):
             raise InvalidArguments.of("start", "expected `earliest` or `latest`")
         cursor = request.headers.get("last-event-id") or request.query_params.get("cursor") or None
-        events = await self.kafka.stream(topic, start=start, cursor=cursor)
+        principal = context.principal
+        events = await self.kafka.stream(topic, start=start, cursor=principal.read_cursor(cursor))
         return StreamingResponse(
-            _server_sent(events),
+            _server_sent(events, principal),
             media_type="text/event-stream",
             # Proxies must pass each event on at once.
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 
 
-async def _server_sent(events: AsyncGenerator[StreamEvent]) -> AsyncGenerator[bytes]:
+def _own_notice(notice: Update, principal: Principal) -> Update:
+    cursor = notice.get("cursor")
+    return {**notice, "cursor": principal.own_cursor(cursor)} if isinstance(cursor, str) else notice
+
+
+async def _server_sent(events: AsyncGenerator[StreamEvent], principal: Principal) -> AsyncGenerator[bytes]:
     """Write events in the form that browsers' EventSource reads."""
     yield f"retry: {_RECONNECT_AFTER_MS}\n\n".encode()
     async with aclosing(events):
         try:
             async for event in events:
+                cursor = principal.own_cursor(event.cursor)
                 match event.kind:
                     case "message":
                         assert event.message is not None
-                        yield _event(event.kind, event.message.model_dump_json(), event.cursor)
+                        yield _event(event.kind, event.message.model_dump_json(), cursor)
                     case "skipped":
-                        yield _event(event.kind, f'{{"skipped":{event.skipped}}}', event.cursor)
+                        yield _event(event.kind, f'{{"skipped":{event.skipped}}}', cursor)
                     case "idle":
                         yield b": idle\n\n"
         except GatewayError as error:

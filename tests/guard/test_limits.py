@@ -49,6 +49,17 @@ def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     assert limiter.take("a", rate, 51, now=1e6) == math.inf
 
 
+def test_what_is_known_afterwards_is_paid_for_by_waiting_and_not_for_ever() -> None:
+    limiter, rate = RateLimiter(), Rate(per_second=1.0, burst=3)
+    for _ in range(5):
+        limiter.overdraw("a", rate, now=100.0)
+    assert limiter.take("a", rate, now=100.0) == 3.0
+    assert limiter.take("a", rate, now=103.0) == 0.0
+    for _ in range(1000):
+        limiter.overdraw("a", rate, now=103.0)
+    assert limiter.take("a", rate, now=103.0) == 4.0
+
+
 def test_nobody_pays_for_another() -> None:
     limiter, rate = RateLimiter(), Rate(per_second=1.0, burst=1)
     assert limiter.take("a", rate, now=0.0) == 0.0

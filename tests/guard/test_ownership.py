@@ -1,6 +1,7 @@
-"""What is a tenant's and a bound customer's own: idempotency keys, and acknowledgements of messages."""
+"""What is a tenant's and a bound customer's own: idempotency keys, acknowledgements of messages, cursors of pages."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -10,13 +11,19 @@ from app.errors import InvalidArguments
 from app.guard.guard import Guard
 from app.guard.policy import Policy, vocabulary_of
 from app.guard.principal import Principal
+from app.local.aws import LocalAws
+from app.local.kafka import LocalKafka
 from app.local.postgres import LocalPostgres
 from app.main import create_app
+from app.routers.aws import AWSMCPServer
 from app.routers.database import DatabaseMCPServer
+from app.routers.kafka import KafkaMCPServer
 from app.services.kafka.acks import Ack, AckSigner
 from app.settings import Settings
 from tests.faces.raw import client_of
+from tests.fixtures.aws import AwsBehindTheGateway, settings_for_aws
 from tests.fixtures.gateway import serve
+from tests.fixtures.kafka import settings_for_kafka
 from tests.fixtures.postgres import cloned_database
 from tests.guard.callers import known_by_name
 
@@ -80,3 +87,75 @@ def test_an_acknowledgement_is_of_no_use_to_others() -> None:
     for other in (OWNERS[0], OWNERS[2], OWNERS[4]):
         with pytest.raises(InvalidArguments, match="was not signed by this gateway"):
             signer.read(token, group_id="g", topic="t", owner=other.owner)
+
+
+async def page(http: httpx.AsyncClient, caller: str, **query: str) -> httpx.Response:
+    uri = str(httpx.URL("db://interactions", params={"limit": "1", **query}))
+    return await http.get("/mcp/database/resources/read", params={"uri": uri}, headers={"x-test-caller": caller})
+
+
+async def test_a_page_goes_on_for_whom_it_was_begun(http: httpx.AsyncClient) -> None:
+    for number in range(3):
+        for caller, customer in (("one of acme", "12345"), ("two", "12346")):
+            assert (await save(http, caller, customer, f"page {number}")).status_code == 200
+    callers = [owner.id for owner in OWNERS if owner.id != "like both"]
+    cursors = {caller: (await page(http, caller)).json()["next_cursor"] for caller in callers}
+    for whose, cursor in cursors.items():
+        for caller in callers:
+            answer = await page(http, caller, cursor=cursor)
+            assert answer.status_code == (200 if caller == whose else 422), (whose, caller)
+        assert (await page(http, whose, cursor=cursor)).json()["interactions"]
+
+
+def test_a_cursor_that_a_backend_made_is_its_owners() -> None:
+    cursors = {owner.id: owner.own_cursor("c.1") for owner in OWNERS}
+    assert len(set(cursors.values())) == len(OWNERS)
+    for owner in OWNERS:
+        assert owner.read_cursor(cursors[owner.id]) == "c.1"
+        assert (owner.own_cursor(None), owner.own_cursor(""), owner.read_cursor(None)) == (None, "", None)
+        for other in (name for name in cursors if name != owner.id):
+            with pytest.raises(InvalidArguments, match="is no cursor of this caller"):
+                owner.read_cursor(cursors[other])
+
+
+async def test_cursors_of_topics_and_listings_are_their_owners(
+    kafka_broker: LocalKafka, aws_stack: LocalAws, behind: AwsBehindTheGateway, bucket: str, topic: str
+) -> None:
+    kinds, settings = [KafkaMCPServer, AWSMCPServer], [settings_for_kafka(kafka_broker), settings_for_aws(aws_stack)]
+    app = known_by_name(create_app(kinds, Settings(), settings), *OWNERS[:2], Principal("globex", ROLES, "globex"))
+    for name in "abc":
+        await behind.s3.put_object(Bucket=bucket, Key=name, Body=b"x")
+    listing = {"bucket": bucket, "max_keys": 1}
+    browsing = {"topic": topic, "max_messages": 1, "timeout_ms": 5000}
+    async with serve(app) as served, client_of(served) as http:
+
+        async def ask(caller: str, tool: str, arguments: dict[str, Any]) -> httpx.Response:
+            return await http.post(f"/mcp/{tool}", json=arguments, headers={"x-test-caller": caller})
+
+        for number in range(3):
+            published = {"topic": topic, "message": f"{number}"}
+            assert (await ask("acme", "kafka/tools/publish_message", published)).status_code == 200
+        for whose in ("everybody", "acme"):
+            listed = await ask(whose, "aws/tools/s3_list_objects", listing)
+            browsed = await ask(whose, "kafka/tools/consume_messages", browsing | {"start": "earliest"})
+            token, cursor = listed.json()["next_continuation_token"], browsed.json()["next_cursor"]
+            for caller in ("everybody", "acme", "globex"):
+                expected = 200 if caller == whose else 422
+                more = await ask(caller, "aws/tools/s3_list_objects", listing | {"continuation_token": token})
+                assert more.status_code == expected, (whose, caller, more.text)
+                more = await ask(caller, "kafka/tools/consume_messages", browsing | {"cursor": cursor})
+                assert more.status_code == expected, (whose, caller, more.text)
+                path = f"/mcp/kafka/topics/{topic}/stream?cursor={cursor}"
+                async with http.stream("GET", path, headers={"x-test-caller": caller}) as stream:
+                    assert stream.status_code == expected
+                    events = [line async for line in _until_a_message(stream)] if expected == 200 else []
+                if events:
+                    assert events[-1].startswith("id: ")
+                    assert ("owned:" in events[-1]) is (whose == "acme")
+
+
+async def _until_a_message(stream: httpx.Response) -> AsyncIterator[str]:
+    async for line in stream.aiter_lines():
+        yield line
+        if line.startswith("id: "):
+            return

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, not_, select
+from sqlalchemy import ColumnElement, Select, Text, bindparam, case, func, not_, select
 
 from app.errors import InvalidArguments, NotFound
 from app.models import Article, ArticleStatus, Base, Customer, Interaction, Ticket
@@ -129,7 +129,12 @@ class SupportRecords:
         self._database = database
 
     async def page(
-        self, listing: Listing[PageT, Any], cursor: str | None, limit: int, customer: str | None = None
+        self,
+        listing: Listing[PageT, Any],
+        cursor: str | None,
+        limit: int,
+        customer: str | None = None,
+        owner: str = "",
     ) -> RawResult[PageT]:
         """Return the rows that come after a cursor.
 
@@ -138,13 +143,16 @@ class SupportRecords:
             cursor: `next_cursor` of the page before, None for the first page.
             limit: most rows.
             customer: to whom the caller is bound; there are no rows of others then, and no notes of the staff.
+            owner: whose cursors are taken; "" stands for everybody who has none of its own.
 
         Raises:
-            InvalidArguments: the cursor is damaged or of another table.
+            InvalidArguments: the cursor is damaged, of another table or another owner.
         """
-        after = _beginning(listing) if cursor is None else _read_cursor(listing, cursor)
+        after = _beginning(listing) if cursor is None else _read_cursor(listing, cursor, owner)
         statement = _PAGES[listing.name].of(customer)
-        found = await self._database.reads.fetch_json(statement, after=after, limit=limit, customer=customer)
+        found = await self._database.reads.fetch_json(
+            statement, after=after, limit=limit, customer=customer, owner=owner
+        )
         assert found is not None
         return RawResult(found)
 
@@ -167,11 +175,11 @@ def _beginning(listing: Listing[Any, Any]) -> int | str:
     return 2**63 - 1 if listing.newest_first else 0
 
 
-def _read_cursor(listing: Listing[Any, Any], cursor: str) -> int | str:
+def _read_cursor(listing: Listing[Any, Any], cursor: str, owner: str) -> int | str:
     try:
         plain = bytes.fromhex(cursor[:-8]).decode()
         name, _, last = plain.partition(":")
-        whole = hashlib.md5(plain.encode(), usedforsecurity=False).hexdigest()[:8] == cursor[-8:]
+        whole = hashlib.md5(f"{plain}{owner}".encode(), usedforsecurity=False).hexdigest()[:8] == cursor[-8:]
         if whole and name == listing.name:
             return last if listing.table is Customer else int(last)
     except ValueError:
@@ -216,7 +224,9 @@ def _page(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
     last = select(numbered.c.id).where(numbered.c.number == limit).scalar_subquery()
     plain = func.concat(literal(f"{listing.name}:"), last)
     encoded = func.encode(func.convert_to(plain, literal("UTF8")), literal("hex"))
-    cursor = func.concat(encoded, func.substr(func.md5(plain), literal(1), literal(8)))
+    # It is no secret: what a caller may see is said by the statement, wherever a forged one begins.
+    whose = func.md5(func.concat(plain, bindparam("owner", type_=Text())))
+    cursor = func.concat(encoded, func.substr(whose, literal(1), literal(8)))
     pairs: dict[str, ColumnElement[Any]] = {
         "success": literal(True),
         listing.name: func.coalesce(shown, func.json_build_array()),

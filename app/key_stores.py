@@ -2,13 +2,18 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pkgutil import resolve_name
 
 from app.guard.credentials import FirstOf, KeyAdministration, KeyStore, KnownKeys, StoredKey
 from app.guard.key_file import KeyFile, read_first_key
 from app.guard.settings import IdentitySettings
 from app.services.postgres.connections.settings import PostgresSettings
 
+IN_DATABASE = "app.services.postgres.identity:open_keys"
+"""What opens keys in a database, by dotted name, as servers are: its libraries take longer to load than all else, and
+not everybody has keys in a database."""
 Administer = Callable[[], AbstractAsyncContextManager[KeyAdministration]]
+OpenTable = Callable[[PostgresSettings], AbstractAsyncContextManager[KeyAdministration]]
 
 
 class NoKeyStore(ValueError):
@@ -33,9 +38,7 @@ def administered(given: IdentitySettings, database: PostgresSettings) -> Adminis
 
     @asynccontextmanager
     async def open_table() -> AsyncGenerator[KeyAdministration]:
-        # Its libraries take longer to load than all else, and not everybody has keys in a database.
-        from app.services.postgres.identity import open_keys  # noqa: PLC0415
-
+        open_keys: OpenTable = resolve_name(IN_DATABASE)
         async with open_keys(database) as keys:
             yield keys
 

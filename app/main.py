@@ -141,7 +141,9 @@ def create_app(
     app.state.gateway = gateway
     app.state.activity = activity
     speak_problem_json(app)
-    app.include_router(health_router(lambda: gateway.servers, gateway.turned_off, lambda: gateway.stopping, VERSION))
+    app.include_router(
+        health_router(lambda: gateway.servers, gateway.turned_off, lambda: gateway.stopping, VERSION, identity)
+    )
     add_rest_routes(app.router, gateway, endpoints)
     add_batch_route(app.router, gateway)
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())

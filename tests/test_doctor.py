@@ -73,7 +73,7 @@ async def test_each_mistake_in_a_setting_is_a_line_and_hides_no_other_server(kaf
 async def test_nothing_configured_is_not_well() -> None:
     status, found = await doctor()
     assert status == 1
-    assert {subject for state, subject in found if state == "off"} == {"database", "kafka", "aws", "clients"}
+    assert {subject for state, subject in found if state == "off"} == {"database", "kafka", "aws", "keys", "clients"}
     assert "DATABASE_URL" in found["off", "database"][0]
     assert "no server is configured" in found["broken", "settings"][0]
 

@@ -10,17 +10,20 @@ import httpx
 from mcp import Client
 from pydantic_settings import BaseSettings
 
+from app.cli.launcher import read_keyring
 from app.cli.running import (
     LOCAL_STACK,
     UnusableSettings,
     chosen_servers,
     gateway_address,
     misspelt,
+    read_guard,
     read_settings,
     run,
 )
 from app.findings import Finding, checked, counted
 from app.gateway import Gateway
+from app.guard.policy import Policy
 from app.guard.secret import SecretSettings
 from app.guard.settings import IdentitySettings
 from app.logs import set_up_logging
@@ -76,8 +79,16 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
                 yield kind.server_id, finding
         else:
             readable.append(kind)
+    policy: Policy | None = None
+    try:
+        policy = read_guard(settings, kinds).policy
+    except UnusableSettings as error:
+        for finding in _of_settings(error):
+            yield "policy", finding
     if len(readable) == len(kinds):
         yield "settings", Finding("ok", "each variable can be used as it is")
+    if policy is not None:
+        yield "keys", await _keys(policy)
     gateway = Gateway(readable, settings)
     async with gateway.open(service_settings):
         configured = {name: server for name, server in gateway.servers.items() if server.unconfigured() is None}
@@ -106,6 +117,24 @@ def _of_examination(findings: Sequence[Finding] | BaseException) -> Sequence[Fin
     if isinstance(findings, BaseException):
         return [Finding("broken", f"its checks failed ({type(findings).__name__}), which is a mistake of theirs")]
     return findings
+
+
+async def _keys(policy: Policy) -> Finding:
+    """Return whether callers are asked for keys, and if so, whether there are any."""
+    given = read_settings(IdentitySettings)
+    if not (policy.has_auth or given.names_keys):
+        return Finding("off", "nobody is asked for a key; [auth] in switchboard.toml asks for keys")
+
+    async def let_somebody_in() -> str:
+        async with read_keyring(given).open() as keyring:
+            if (objection := await keyring.objection()) is not None:
+                raise objection
+        return "callers are asked for a key, and there is one that is good"
+
+    try:
+        return await checked(let_somebody_in())
+    except UnusableSettings as error:
+        return Finding("broken", error.message.removeprefix("Nothing was started, since "))
 
 
 async def _clients_view(settings: Settings) -> Finding:

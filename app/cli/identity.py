@@ -30,7 +30,7 @@ def identity_for(hosts: Sequence[str], policy: Policy, *, allow_anonymous: bool 
         UnusableSettings: everybody on the network could call, and nobody has said so; or there could be no key.
     """
     given = read_settings(IdentitySettings, allow_anonymous=allow_anonymous or None)
-    if not policy.has_auth and given.first_key is None and given.key_file is None:
+    if not (policy.has_auth or given.names_keys):
         outside = next((host for host in hosts if not _is_loopback(host)), None)
         if outside is not None and not given.allow_anonymous:
             raise UnusableSettings(_THREE_WAYS.format(host=outside))

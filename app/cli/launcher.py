@@ -24,8 +24,7 @@ def launcher_of(policy: Policy) -> Launcher:
     given = read_settings(IdentitySettings)
     token = given.token
     if token is None:
-        asks = policy.has_auth or given.first_key is not None or given.key_file is not None
-        if asks and policy.local_role is None:
+        if (policy.has_auth or given.names_keys) and policy.local_role is None:
             raise UnusableSettings(
                 "Nothing was started: keys are asked for. Set SWITCHBOARD_TOKEN to one, or let whoever launches this"
                 " process have a role: local_role in [auth] of switchboard.toml."

@@ -97,6 +97,8 @@ class Identity:
         async with AsyncExitStack() as stack:
             if self.keyring is not None:
                 await stack.enter_async_context(self.keyring.open())
+                telling = asyncio.create_task(self._tell_objection(), name="first look at the keys")
+                stack.callback(telling.cancel)
             elif not self.through_proxies:
                 _log.info(
                     "nobody is asked for a key: who reaches this address may do everything, except through a proxy;"
@@ -106,6 +108,24 @@ class Identity:
                 reminding = asyncio.create_task(_remind(), name="reminder that everybody may call")
                 stack.callback(reminding.cancel)
             yield
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether there are keys that callers can show."""
+        return self.keyring is not None
+
+    async def objection(self) -> GatewayError | None:
+        """Return why keys let nobody in, where they are asked for; None if all is well."""
+        return None if self.keyring is None else await self.keyring.objection()
+
+    @property
+    def lets_somebody_in(self) -> bool:
+        """Whether somebody can call even if the keys can't be looked up."""
+        return self.anonymous is not None or self.keyring is None or self.keyring.knows_somebody
+
+    async def _tell_objection(self) -> None:
+        if (objection := await self.objection()) is not None:
+            _log.warning("keys: %s", objection.detail)
 
 
 async def _remind() -> None:

@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from app.errors import GatewayError, IdentityUnavailable, RateLimited, Unauthenticated
 from app.guard.limits import Rate, RateLimiter
 from app.guard.principal import End, Principal
+from app.single_flight import SingleFlight
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ _REFUSED_FOR = 10.0
 """Seconds for which a bad key is refused without asking the store again. A key is never shown before it is made."""
 MOST_ASKED = 1000
 """Keys that the store is asked for at a time, and that wait for the next time."""
+_PROBED_WITHIN = 2.0
+"""Seconds that it has when it is asked how it is."""
 MOST_REMEMBERED = 10_000
 """Keys that are known without asking the store."""
 
@@ -52,6 +55,7 @@ _numbers = itertools.count()
 
 NO_KEY = "Send a key: `Authorization: Bearer sb_…`. Operators make one with `switchboard keys create`."
 _BAD_KEY = "This key is not known here, or is not whole. Operators make one with `switchboard keys create`."
+NO_GOOD_KEY = "There is no good key, so nobody can call; make one with `switchboard keys create --role …`"
 _AWAY = "Where keys are kept can't be reached, so whose this one is can't be told. Repeat in a moment."
 
 
@@ -92,6 +96,14 @@ class KeyStore(Protocol):
 
     async def find(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
         """Return the keys of these ids that there are, those that are good for nothing included.
+
+        Raises:
+            GatewayError: nobody can tell.
+        """
+        ...
+
+    async def has_good_ones(self) -> bool:
+        """Tell whether there is a key now that anybody could be let in by.
 
         Raises:
             GatewayError: nobody can tell.
@@ -158,6 +170,10 @@ class FirstOf:
                 found.update(await store.find(missing))
         return found
 
+    async def has_good_ones(self) -> bool:
+        """Tell whether one of them has, once all were asked: the others may be away."""
+        return any([await store.has_good_ones() for store in self._stores])
+
 
 class KnownKeys:
     """Keys that are given when the process starts, and hold until its end."""
@@ -168,6 +184,16 @@ class KnownKeys:
     async def find(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
         """Return the keys of these ids that there are."""
         return {key_id: self._keys[key_id] for key_id in ids if key_id in self._keys}
+
+    async def has_good_ones(self) -> bool:
+        """Tell whether there is one that has not ended."""
+        return has_good(self._keys.values())
+
+
+def has_good(keys: Iterable[StoredKey]) -> bool:
+    """Tell whether one of these keys is good now."""
+    now = time.time()
+    return any(key.complaint(now) is None for key in keys)
 
 
 class Credential:
@@ -256,6 +282,7 @@ class Keyring:
         self._away: GatewayError | None = None
         """Why the store could not be asked the last time."""
         self._looking: asyncio.Task[None] | None = None
+        self._probing = SingleFlight[bool]()
         self._open = False
 
     @asynccontextmanager
@@ -278,6 +305,30 @@ class Keyring:
     def away(self) -> GatewayError | None:
         """Why the store can't be asked now; None if it can."""
         return self._away
+
+    @property
+    def knows_somebody(self) -> bool:
+        """Whether there is a key that is taken without asking the store."""
+        now = time.monotonic()
+        return any(credential.good_until > now for credential in self._remembered.values())
+
+    async def objection(self) -> GatewayError | None:
+        """Ask the store; return why it lets nobody in, with the remedy, and None if all is well.
+
+        Anybody may make a probe ask: the store is asked once for all of them.
+        """
+        try:
+            async with asyncio.timeout(_PROBED_WITHIN):
+                good = await self._probing.run(self._store.has_good_ones)
+                return None if good else IdentityUnavailable(NO_GOOD_KEY)
+        except GatewayError as error:
+            return error
+        except (TimeoutError, ValidationError) as error:
+            return IdentityUnavailable(
+                f"Where keys are kept there is no answer in {_PROBED_WITHIN:g} s"
+                if isinstance(error, TimeoutError)
+                else "Where keys are kept there is something that is none; see the table api_keys"
+            )
 
     def recall(self, token: bytes) -> Credential | None:
         """Return whose key this is if that is known for certain; None if `accept` has to find out."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.errors import IdentityUnavailable
-from app.guard.credentials import STORED_KEYS, StoredKey
+from app.guard.credentials import STORED_KEYS, StoredKey, has_good
 from app.guard.principal import DEVELOPER
 
 _FIRST_KEY = re.compile(r"(?P<id>[a-z0-9]{12}):(?P<hash>[0-9a-f]{64})(?::(?P<roles>[a-z][a-z0-9_,]{0,400}))?")
@@ -60,6 +60,14 @@ class KeyFile:
         keys = self._current()
         return {key_id: keys[key_id] for key_id in ids if key_id in keys}
 
+    async def has_good_ones(self) -> bool:
+        """Tell whether there is one that has not ended.
+
+        Raises:
+            IdentityUnavailable: as for `find`.
+        """
+        return has_good(self._current().values())
+
     async def all(self) -> Sequence[StoredKey]:
         """Return every key, the oldest first."""
         return sorted(self._current().values(), key=lambda key: key.created_at)
@@ -84,12 +92,18 @@ class KeyFile:
                 self._keys, self._read = {key.id: key for key in keys}, now
         except FileNotFoundError:
             if self._read is not None:  # no file yet is no key; one that has gone is an outage
-                raise IdentityUnavailable(f"the file of keys, {self._path}, has gone") from None
+                raise IdentityUnavailable(
+                    f"the file of keys, {self._path}, has gone; put it back (SWITCHBOARD_KEY_FILE)"
+                ) from None
         except OSError as error:
-            raise IdentityUnavailable(f"the file of keys, {self._path}: {error.strerror}") from None
+            raise IdentityUnavailable(
+                f"the file of keys, {self._path}: {error.strerror}; let the user of this process read it, or set"
+                " SWITCHBOARD_KEY_FILE to another one"
+            ) from None
         except (ValidationError, ValueError, KeyError, TypeError):
             raise IdentityUnavailable(
-                f"the file of keys, {self._path}, is not what `switchboard keys` writes"
+                f"the file of keys, {self._path}, is not what `switchboard keys` writes; restore it, or remove it and"
+                " make keys anew"
             ) from None
         return self._keys
 

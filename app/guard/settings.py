@@ -43,3 +43,8 @@ class IdentitySettings(BaseSettings):
         default=False, description="Serve everybody who can reach the port, on any address and without a key."
     )
     token: SecretStr | None = Field(default=None, description="The key of whoever launches `switchboard stdio`.")
+
+    @property
+    def names_keys(self) -> bool:
+        """Whether a variable says that there are keys, so that callers are asked for one whatever the policy says."""
+        return self.first_key is not None or self.key_file is not None

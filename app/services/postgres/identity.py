@@ -1,14 +1,15 @@
 """Keys in PostgreSQL: one statement finds all that are asked for, through poolers too."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Text, any_, bindparam, cast, func, insert, literal_column, select, update
+from sqlalchemy import Text, any_, bindparam, cast, exists, func, insert, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.errors import Forbidden, IdentityUnavailable
 from app.guard.credentials import STORED_KEYS, StoredKey
 from app.models import ApiKey
 from app.services.postgres.connections.pools import Database, Statement, open_database
@@ -30,6 +31,11 @@ _NAMED = [part for name, value in _FIELDS.items() for part in (_quoted(name), va
 _KEYS = cast(func.coalesce(func.json_agg(func.json_build_object(*_NAMED)), literal_column("'[]'")), Text)
 _FIND = Statement(select(_KEYS).where(ApiKey.id == any_(bindparam("ids", type_=ARRAY(Text)))))
 _ALL = Statement(select(_KEYS))
+_GOOD = (
+    or_(ApiKey.revoked_at.is_(None), ApiKey.revoked_at > func.now()),
+    or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+)
+_HAS_GOOD_ONES = Statement(select(cast(exists().where(*_GOOD), Text)))
 
 
 class PostgresKeys:
@@ -48,12 +54,23 @@ class PostgresKeys:
         Raises:
             GatewayError: the database can't be asked, or lacks the table.
         """
-        found = await self._database.reads.fetch_json(_FIND, ids=list(ids))
+        with _who_may():
+            found = await self._database.reads.fetch_json(_FIND, ids=list(ids))
         return {key.id: key for key in STORED_KEYS.validate_json(found or b"[]")}
+
+    async def has_good_ones(self) -> bool:
+        """Tell whether there is one that has not ended.
+
+        Raises:
+            GatewayError: as for `find`.
+        """
+        with _who_may():
+            return await self._database.reads.fetch_json(_HAS_GOOD_ONES) == b"true"
 
     async def all(self) -> Sequence[StoredKey]:
         """Return every key, the oldest first."""
-        found = await self._database.reads.fetch_json(_ALL)
+        with _who_may():
+            found = await self._database.reads.fetch_json(_ALL)
         return sorted(STORED_KEYS.validate_json(found or b"[]"), key=lambda key: (key.created_at, key.id))
 
     async def add(self, key: StoredKey) -> None:
@@ -71,7 +88,8 @@ class PostgresKeys:
         async def work(session: AsyncSession) -> None:
             await session.execute(insert(ApiKey).values(**values))
 
-        await self._database.write(work)
+        with _who_may():
+            await self._database.write(work)
 
     async def end(self, key_id: str, at: float) -> None:
         """Make a key good for nothing from a time on, unless it is so earlier."""
@@ -80,7 +98,24 @@ class PostgresKeys:
         async def work(session: AsyncSession) -> None:
             await session.execute(update(ApiKey).where(ApiKey.id == key_id).values(revoked_at=ends))
 
-        await self._database.write(work)
+        with _who_may():
+            await self._database.write(work)
+
+
+@contextmanager
+def _who_may() -> Generator[None]:
+    """Say what a login needs that may not do this.
+
+    Raises:
+        IdentityUnavailable: it lacks a right.
+    """
+    try:
+        yield
+    except Forbidden as error:
+        raise IdentityUnavailable(
+            "the login of DATABASE_URL may not use the table of keys; GRANT SELECT, INSERT, UPDATE ON api_keys to it,"
+            " or run `switchboard migrate` with it"
+        ) from error
 
 
 def _time(seconds: float) -> datetime:

@@ -68,8 +68,8 @@ class PostgresSettings(BaseSettings):
         description="Gateway processes that share the database; the reader login's CONNECTION LIMIT is made for them.",
     )
     read_pool_size: int = Field(
-        # With 12 four processes have room in PostgreSQL's default of 100 connections, however many cores there are.
-        default_factory=lambda: min(3 * (os.cpu_count() or 2), 12),
+        # With 11 four processes have room in PostgreSQL's default of 100 connections, however many cores there are.
+        default_factory=lambda: min(3 * (os.cpu_count() or 2), 11),
         ge=1,
         le=500,
         description="Connections for the short fixed reads; more than 4 a core of the database make it slower.",
@@ -144,8 +144,9 @@ class PostgresSettings(BaseSettings):
 
     @property
     def connections(self) -> int:
-        """Most connections of one process with the login of `DATABASE_URL`; one is for hearing of changes."""
-        return self.read_pool_size + self.report_pool_size + self.write_pool_size + 1
+        """Most connections of one process with the login of `DATABASE_URL`: one is for hearing of changes, one for
+        looking up keys."""
+        return self.read_pool_size + self.report_pool_size + self.write_pool_size + 2
 
     @property
     def reader_connections(self) -> int:

@@ -10,7 +10,7 @@ of the server if it has several; what is not is never sent twice.
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -599,11 +599,14 @@ def _bytes_as_base64(arguments: Mapping[str, Any], properties: JsonObject) -> Js
         properties: of the tool's input schema; empty where that is not known.
 
     Raises:
-        InvalidArguments: the tool takes no bytes there, or another argument says that they are something else.
+        InvalidArguments: the tool takes no bytes there, nor does any within a list or an object; or another argument
+            says that they are something else.
     """
     ready = dict(arguments)
     for name, value in arguments.items():
         if not isinstance(value, bytes | bytearray | memoryview):
+            if (place := _bytes_within(value, name)) is not None:
+                raise _refused(place, "holds bytes, of which JSON knows none; decode them to text, or send base64")
             continue
         possible = (f"{name}_encoding", *(["encoding"] if name in _CONTENT else []))
         says = next((said for said in possible if said in properties or (not properties and said == "encoding")), None)
@@ -615,6 +618,18 @@ def _bytes_as_base64(arguments: Mapping[str, Any], properties: JsonObject) -> Js
             )
         ready |= {name: base64.b64encode(cast("bytes", value)).decode(), says: "base64"}
     return ready
+
+
+def _bytes_within(value: Any, place: str) -> str | None:
+    """Return where bytes stand within a value, which would go out as if they had been text."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return place
+    members: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        members = cast("Mapping[Any, Any]", value).items()
+    elif isinstance(value, list | tuple):
+        members = enumerate(cast("Sequence[Any]", value))
+    return next((found for key, member in members if (found := _bytes_within(member, f"{place}.{key}"))), None)
 
 
 def _refused(name: str, reason: str) -> InvalidArguments:

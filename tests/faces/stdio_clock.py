@@ -5,6 +5,7 @@ import logging
 
 from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
+from app.results import RawResult
 from app.servers.declaring import tool
 from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
@@ -39,6 +40,11 @@ class StdioClock(ClockMCPServer):
         """Answer after everything else that was asked with it."""
         await asyncio.sleep(0.5)
         return ClockTime(zone="late")
+
+    @tool(read_only=True)
+    async def get_lines(self, size: int) -> RawResult[ClockTime]:
+        """Answer JSON as a backend may have written it: in lines."""
+        return RawResult(b'{\r\n"success":true,\n"zone":\r"%b",\n"ticks":7\n}' % (b"x" * size))
 
     @tool()
     async def print_something(self) -> ClockTime:

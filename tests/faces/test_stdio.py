@@ -13,6 +13,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from app.budget import LARGE
 from app.servers.calls import JsonObject
 from app.settings import Settings
 from tests.faces.raw import ERAS, STARTS_WITHIN, handshake, launched, request
@@ -206,3 +207,17 @@ async def test_a_client_that_closes_our_output_ends_it() -> None:
         assert await process.wait() == 0
     assert "Traceback" not in log.decode()
     assert "outcome=cancelled" in log.decode()
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_lines_of_a_backends_json_are_no_messages(era: str) -> None:
+    small, large = 10, 2 * LARGE  # the SDK writes the first answer, plain calls go past it, large results, too
+    calls = [
+        request(era, "tools/call", {"name": "get_lines", "arguments": {"size": size}}, number=number)
+        for number, size in enumerate((small, small, large, large))
+    ]
+    opening = [HANDSHAKE] if era == "2025-11-25" else []
+    answers, _ = await piped(lines(*opening, *calls))
+    found = {answer["id"]: answer["result"]["structuredContent"] for answer in answers if answer["id"] != 1000}
+    assert {number: len(result["zone"]) for number, result in found.items()} == {0: small, 1: small, 2: large, 3: large}
+    assert len(answers) == len(opening) + len(calls)

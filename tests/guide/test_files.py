@@ -76,6 +76,16 @@ async def test_bytes_where_none_belong_are_refused_by_name(client: MCPClient, bu
         )
 
 
+@pytest.mark.parametrize("content", [b"as text", b"\xff", bytearray(b"x"), memoryview(b"x")])
+async def test_bytes_within_an_argument_are_refused_by_their_place(client: MCPClient, topic: str, content: Any) -> None:
+    arguments: dict[str, Any] = {"topic": topic, "message": {"a": [1, content]}}
+    with pytest.raises(InvalidArguments, match=r"message\.a\.1: holds bytes") as refusal:
+        await client.call_tool("kafka", "publish_message", arguments)
+    assert [error.field for error in refusal.value.errors] == ["message.a.1"]
+    [outcome] = await client.batch([{"server": "kafka", "tool": "publish_message", "arguments": arguments}])
+    assert isinstance(outcome, InvalidArguments)
+
+
 async def test_text_that_is_no_utf_8_is_answered_with_what_to_do(gateway: Served, bucket: str) -> None:
     body = b'{"bucket": "%b", "key": "a.pdf", "content": "%b"}' % (bucket.encode(), b"\xe2\xe3\xcf\xd3")
     async with httpx.AsyncClient(base_url=gateway.url) as http:

@@ -8,7 +8,8 @@ about all topics unless somebody wants the list, so the size of the cluster cost
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
@@ -289,6 +290,7 @@ class Cluster:
         partition_bytes: int,
         max_bytes: int,
         unpacked: bool = True,
+        clock: asyncio.Timeout | None = None,
     ) -> tuple[dict[int, Fetched], set[int]]:
         """Read what is stored, without waiting for more.
 
@@ -298,6 +300,7 @@ class Cluster:
             partition_bytes: of one partition, as they are stored.
             max_bytes: of one broker, as they are stored.
             unpacked: unpack what is compressed.
+            clock: bounds how long Kafka is waited for, and stands still meanwhile.
 
         Returns:
             what each partition gave, and the partitions whose position is outside of what is stored.
@@ -325,7 +328,8 @@ class Cluster:
 
         found, outside = await self._again_when_moved(ask, topic=topic)
         if unpacked and (packed := [found[p] for p in positions if p in found and found[p].is_packed]):
-            await asyncio.to_thread(_unpack, packed)
+            with _standing_still(clock):
+                await asyncio.to_thread(_unpack, packed)
         return found, outside
 
     async def count(
@@ -590,6 +594,20 @@ def _by_leader(topic: Topic, partitions: Mapping[int, object]) -> dict[int, list
         if known is not None and known.leader is not None:
             grouped[known.leader].append(partition)
     return grouped
+
+
+@contextmanager
+def _standing_still(clock: asyncio.Timeout | None) -> Generator[None]:
+    """Stop a clock for a block, whose work has a bound of its own."""
+    if clock is None or (when := clock.when()) is None:
+        yield
+        return
+    left = when - asyncio.get_running_loop().time()
+    clock.reschedule(None)
+    try:
+        yield
+    finally:
+        clock.reschedule(asyncio.get_running_loop().time() + max(left, 0))
 
 
 def _unpack(answers: Sequence[Fetched]) -> None:

@@ -274,7 +274,7 @@ class Reader:
         bound = asyncio.timeout(max(deadline - time.monotonic(), 0) + GRACE)
         try:
             async with bound:
-                await self.read_stored(topic.name, page, limits, deadline)
+                await self.read_stored(topic.name, page, limits, deadline, bound)
                 if page.records or not page.drained or time.monotonic() >= deadline:
                     return _with_end(page, topic, whole)
                 async with self._tails.follow(topic.name) as tail:
@@ -286,7 +286,7 @@ class Reader:
                             if tail.trouble is not None:
                                 raise tail.trouble from None  # nobody knows whether there is more
                             return _with_end(page, topic, whole)
-                        await self.read_stored(topic.name, page, limits, deadline)
+                        await self.read_stored(topic.name, page, limits, deadline, bound)
         except TimeoutError:
             if not bound.expired() or not (page.records or page.drained):
                 raise BackendTimeout("Kafka did not answer within timeout_ms; try again later") from None
@@ -300,7 +300,9 @@ class Reader:
         if whole:
             page.positions |= dict.fromkeys(tail.ends.keys() - topic.partitions.keys() - page.positions.keys(), 0)
 
-    async def read_stored(self, topic: str, page: Page, limits: Limits, deadline: float) -> None:
+    async def read_stored(
+        self, topic: str, page: Page, limits: Limits, deadline: float, clock: asyncio.Timeout | None = None
+    ) -> None:
         """Read what is stored, without waiting for more, and add it to the page.
 
         Args:
@@ -308,6 +310,7 @@ class Reader:
             page: it is read on from its positions.
             limits: when the page is full.
             deadline: by time.monotonic(); a search that takes longer is broken off.
+            clock: as for `Cluster.fetch`.
 
         Raises:
             Conflict: what comes next is too large to be unpacked.
@@ -319,7 +322,7 @@ class Reader:
         while page.positions:
             try:
                 fetched, outside = await self._cluster.fetch(
-                    topic, page.positions, partition_bytes=room, max_bytes=_MOST_ANSWER
+                    topic, page.positions, partition_bytes=room, max_bytes=_MOST_ANSWER, clock=clock
                 )
             except Conflict:
                 if not page.records:

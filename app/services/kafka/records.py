@@ -15,6 +15,7 @@ from app.services.kafka.unpacking import (
     MOST_UNPACKED,
     BatchTooLarge,
     is_packed,
+    of_one_kind,
     unpack,
 )
 
@@ -49,7 +50,7 @@ class Fetched:
         self.size = len(records)
         self._partition = partition
         self._begin = position
-        self._bytes = records
+        self._bytes = of_one_kind(records)
         self._isolation = isolation
         self._aborted: list[tuple[int, int]] = list(aborted or ()) if isolation == READ_COMMITTED else []
         self._open()

@@ -1,4 +1,7 @@
-"""Compressed batches, unpacked beside the event loop, no further than fits: few bytes may stand for megabytes."""
+"""Compressed batches, and the messages from before there were any, unpacked beside the event loop.
+
+No further than fits: few bytes may stand for megabytes.
+"""
 
 import struct
 import zlib
@@ -14,7 +17,13 @@ HEAD = struct.Struct(">qiibIhiqqqhii")
 producer's id and epoch, sequence, number of records."""
 BEFORE_LENGTH_COUNTS = 12
 MAGIC_OF_BATCHES = 2
-"""Older messages, which no broker keeps any longer, have another head."""
+"""Before Kafka 0.11 there were single messages, with another head; a compressed one holds many in its value."""
+_MESSAGE = struct.Struct(">qiIbb")
+"""The head of such a message: offset, length, checksum, magic, attributes. With magic 1, a time follows."""
+_TIMESTAMP = struct.Struct(">q")
+_LENGTH = struct.Struct(">i")
+_AFTER_CHECKSUM_OF_A_MESSAGE = 16
+_TIMED_BY_THE_BROKER = 0x08
 _COMPRESSED = 0x07
 _LENGTH_AND_MAGIC = struct.Struct(">8xi4xb")
 _CHECKSUM_AND_ATTRIBUTES = struct.Struct(">17xIh")
@@ -45,11 +54,21 @@ class _TooLarge(Exception):
     """What is unpacked does not fit."""
 
 
+def of_one_kind(records: bytes) -> bytes:
+    """Return the beginning of what a broker sent that a parser reads as one: no batches behind single messages."""
+    at = 0
+    while (end := _end_of_batch(records, at)) is not None:
+        if _is_batch(records, at):
+            return records[:at] or records
+        at = end
+    return records
+
+
 def is_packed(records: bytes) -> bool:
     """Tell whether any of the batches that a broker sent is compressed."""
     at = 0
     while (end := _end_of_batch(records, at)) is not None:
-        if _CHECKSUM_AND_ATTRIBUTES.unpack_from(records, at)[1] & _COMPRESSED:
+        if _codec(records, at):
             return True
         at = end
     return False
@@ -69,36 +88,86 @@ def unpack(records: bytes, room: int) -> tuple[bytes, int]:
     parts: list[bytes] = []
     kept = at = used = 0
     while (end := _end_of_batch(records, at)) is not None:
-        checksum, attributes = _CHECKSUM_AND_ATTRIBUTES.unpack_from(records, at)
-        # What was damaged on its way is left as it is, for the parser to refuse.
-        if attributes & _COMPRESSED and calc_crc32c(records[at + _AFTER_CHECKSUM : end]) == checksum:
+        if _codec(records, at):
             most = LARGEST_BATCH if room == MOST_UNPACKED and not used else room - used
             try:
                 if most <= 0:
                     raise _TooLarge
-                unpacked = _CODECS[attributes & _COMPRESSED](records[at + HEAD.size : end], most)
+                unpacked = (_batch if _is_batch(records, at) else _messages)(records[at:end], most)
             except _TooLarge:
                 if at == 0 and most == LARGEST_BATCH:
-                    head = HEAD.unpack_from(records, at)
-                    raise BatchTooLarge(head[0], head[0] + head[6] + 1) from None
+                    head = HEAD.unpack_from(records, at) if _is_batch(records, at) else None
+                    begin = _MESSAGE.unpack_from(records, at)[0]
+                    raise BatchTooLarge(begin, begin + (head[6] if head else 0) + 1) from None
                 return b"".join([*parts, records[kept:at]]), used
-            except (zlib.error, ValueError, KeyError):
-                pass  # as above
+            except (zlib.error, ValueError, KeyError, struct.error):
+                pass  # What was damaged on its way is left as it is, for the parser to refuse.
             else:
-                parts += records[kept:at], _plain(records[at : at + HEAD.size], attributes & ~_COMPRESSED, unpacked)
+                parts += records[kept:at], unpacked
                 used += len(unpacked)
                 kept = end
         at = end
     return b"".join([*parts, records[kept:]]), used
 
 
+def _is_batch(records: bytes, at: int) -> bool:
+    return _LENGTH_AND_MAGIC.unpack_from(records, at)[1] >= MAGIC_OF_BATCHES
+
+
+def _codec(records: bytes, at: int) -> int:
+    """Return by which codec a batch, or a message, is compressed; 0 if by none."""
+    if _is_batch(records, at):
+        return _CHECKSUM_AND_ATTRIBUTES.unpack_from(records, at)[1] & _COMPRESSED
+    return _MESSAGE.unpack_from(records, at)[4] & _COMPRESSED
+
+
 def _end_of_batch(records: bytes, at: int) -> int | None:
-    """Return where a batch ends; None if it is cut off, or older than those that are known here."""
-    if at + HEAD.size > len(records):
+    """Return where a batch, or a message, ends; None if it is cut off."""
+    if at + _MESSAGE.size > len(records):
         return None
-    length, magic = _LENGTH_AND_MAGIC.unpack_from(records, at)
+    length = _LENGTH_AND_MAGIC.unpack_from(records, at)[0]
+    shortest = HEAD.size if _is_batch(records, at) else _MESSAGE.size
     end = at + BEFORE_LENGTH_COUNTS + length
-    return end if magic >= MAGIC_OF_BATCHES and at + HEAD.size <= end <= len(records) else None
+    return end if at + shortest <= end <= len(records) else None
+
+
+def _batch(batch: bytes, most: int) -> bytes:
+    """Return a batch as if it had not been compressed."""
+    checksum, attributes = _CHECKSUM_AND_ATTRIBUTES.unpack_from(batch)
+    if calc_crc32c(batch[_AFTER_CHECKSUM:]) != checksum:
+        raise ValueError("it is damaged")
+    unpacked = _CODECS[attributes & _COMPRESSED](batch[HEAD.size :], most)
+    return _plain(batch[: HEAD.size], attributes & ~_COMPRESSED, unpacked)
+
+
+def _messages(message: bytes, most: int) -> bytes:
+    """Return the messages that a compressed one holds.
+
+    Theirs are the offsets of magic 0; with magic 1 they count to the one that holds them, which has the last one's.
+    """
+    last, _, checksum, magic, attributes = _MESSAGE.unpack_from(message)
+    if zlib.crc32(message[_AFTER_CHECKSUM_OF_A_MESSAGE:]) != checksum:
+        raise ValueError("it is damaged")
+    at = _MESSAGE.size + (_TIMESTAMP.size if magic else 0)
+    at += _LENGTH.size + max(_LENGTH.unpack_from(message, at)[0], 0)  # the key
+    held = _CODECS[attributes & _COMPRESSED](message[at + _LENGTH.size :], most)
+    found: list[tuple[int, bytes]] = []
+    begin = 0
+    while begin < len(held):
+        offset, length, *_ = _MESSAGE.unpack_from(held, begin)
+        if length < _MESSAGE.size - BEFORE_LENGTH_COUNTS or begin + BEFORE_LENGTH_COUNTS + length > len(held):
+            raise ValueError("it breaks off")
+        content = held[begin + _AFTER_CHECKSUM_OF_A_MESSAGE : begin + BEFORE_LENGTH_COUNTS + length]
+        if magic and attributes & _TIMED_BY_THE_BROKER:
+            time = message[_MESSAGE.size : _MESSAGE.size + _TIMESTAMP.size]
+            content = bytes([content[0], content[1] | _TIMED_BY_THE_BROKER]) + time + content[2 + len(time) :]
+        found.append((offset, content))
+        begin += BEFORE_LENGTH_COUNTS + length
+    to_add = last - found[-1][0] if magic and found else 0
+    return b"".join(
+        struct.pack(">qiI", offset + to_add, len(content) + 4, zlib.crc32(content)) + content
+        for offset, content in found
+    )
 
 
 def _plain(head: bytes, attributes: int, payload: bytes) -> bytes:

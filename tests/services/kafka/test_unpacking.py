@@ -1,19 +1,22 @@
 """Compressed batches are unpacked beside the event loop, and no further than fits."""
 
+import asyncio
 import threading
+import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from app.errors import Conflict
 from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService, unpacking
 from app.services.kafka.driver import READ_COMMITTED
-from app.services.kafka.reading import FromOffset
+from app.services.kafka.reading import GRACE, FromOffset
 from app.services.kafka.records import Fetched
 from app.services.kafka.unpacking import LARGEST_BATCH, MOST_UNPACKED, BatchTooLarge, is_packed, unpack
 from tests.services.kafka.conftest import browse, values, work
@@ -45,7 +48,53 @@ def test_what_was_compressed_is_read_as_if_it_had_not_been(codec: str) -> None:
     unpacked, used = unpack(records, MOST_UNPACKED)
     assert not is_packed(unpacked)
     assert read(unpacked) == read(records) == [*enumerate([b"x", *stored, b"y", b"z" * 1000])]
-    assert len(unpacked) - used == len(batch(None, 0, b"x")) + len(batch(None, 4, b"y")) + 2 * unpacking.HEAD.size
+    assert len(unpacked) - used == len(batch(None, 0, b"x")) + len(batch(None, 4, b"y"))
+
+
+def old_messages(magic: Literal[0, 1], codec: str | None, *stored: bytes) -> bytearray:
+    """Write messages as producers did before Kafka 0.11, counted from 0."""
+    builder = LegacyRecordBatchBuilder(magic, CODECS[codec], 1 << 30)
+    for number, value in enumerate(stored):
+        builder.append(number, timestamp=1_700_000_000_000, key=b"key", value=value)
+    return bytearray(builder.build())
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy"])
+@pytest.mark.parametrize("magic", [0, 1])
+def test_messages_from_before_there_were_batches_are_unpacked_too(magic: Literal[0, 1], codec: str) -> None:
+    stored = [b"a" * 70_000, b"", b"c" * 10]
+    held = old_messages(magic, codec, *stored)
+    held[:8] = (2).to_bytes(8, "big")  # as a broker does: the last one's offset
+    after = old_messages(magic, None, b"z")
+    after[:8] = (3).to_bytes(8, "big")
+    records = bytes(held + after)
+    assert is_packed(records)
+    unpacked, _ = unpack(records, MOST_UNPACKED)
+    assert not is_packed(unpacked)
+    assert read(unpacked) == read(records) == [*enumerate([*stored, b"z"])]
+    # aiokafka takes all that comes at once for what the first is.
+    assert read(records + batch(codec, 4, b"new")) == read(records)
+    assert unpack(bytes(held[:-1]), MOST_UNPACKED) == (held[:-1], 0)
+    held[-1] ^= 1
+    assert unpack(bytes(held), MOST_UNPACKED) == (held, 0)
+
+
+def test_old_messages_have_the_time_that_their_broker_gave_them_all() -> None:
+    held = old_messages(1, "gzip", b"a", b"b")
+    held[:8] = (7).to_bytes(8, "big")
+    held[17] |= 0x08
+    held[18:26] = (1_800_000_000_000).to_bytes(8, "big")
+    held[12:16] = zlib.crc32(held[16:]).to_bytes(4, "big")
+    answer = Fetched(PARTITION, 0, 0, 1000, unpack(bytes(held), MOST_UNPACKED)[0], None, READ_COMMITTED)
+    assert [(record.offset, record.timestamp) for record in answer] == [(6, 1_800_000_000_000), (7, 1_800_000_000_000)]
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_an_old_message_that_becomes_a_huge_one_is_refused(magic: Literal[0, 1]) -> None:
+    bomb = bytes(old_messages(magic, "gzip", b"a" * (LARGEST_BATCH + 1)))
+    with pytest.raises(BatchTooLarge) as refusal:
+        unpack(bomb, MOST_UNPACKED)
+    assert (refusal.value.begin, refusal.value.following) == (0, 1)
 
 
 def test_blocks_of_snappy_are_read_without_their_frame() -> None:
@@ -143,3 +192,21 @@ async def test_batches_are_unpacked_beside_the_event_loop(
     assert (await kafka.topics.describe(topic)).message_count == 3
     assert threads
     assert threading.main_thread() not in threads
+
+
+async def test_who_does_not_wait_for_kafka_waits_for_what_is_unpacked(
+    kafka_broker: LocalKafka, kafka: KafkaService, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store(kafka_broker, topic, "gzip", b"a" * 1000)
+    over = threading.Event()
+    unpack_gzip = unpacking._CODECS[1]
+    loop = asyncio.get_running_loop()
+
+    def slow(data: bytes, most: int) -> bytes:
+        loop.call_soon_threadsafe(loop.call_later, 2 * GRACE, over.set)
+        assert over.wait(10)
+        return unpack_gzip(data, most)
+
+    monkeypatch.setattr(unpacking, "_CODECS", {**unpacking._CODECS, 1: slow})
+    assert values(await browse(kafka, topic, timeout_ms=0)) == ["a" * 1000]
+    assert over.is_set()

@@ -56,6 +56,7 @@ async def test_all_is_well(demo_database: TestDatabase, kafka_broker: LocalKafka
     }
     [clients] = found["off", "clients"]
     assert "switchboard serve" in clients
+    assert {name: "not tried" in found["off", name][-1] for name in ("kafka", "aws")} == {"kafka": True, "aws": True}
 
 
 async def test_each_mistake_in_a_setting_is_a_line_and_hides_no_other_server(kafka_broker: LocalKafka) -> None:

@@ -15,7 +15,8 @@ _TABLES = Statement(
     SELECT CAST(json_build_object(
         'missing', count(*) FILTER (WHERE relation IS NULL),
         'hidden', count(*) FILTER (WHERE NOT has_table_privilege(relation, 'SELECT')),
-        'writes', bool_and(has_table_privilege(relation, 'INSERT')) FILTER (WHERE name = 'interactions'),
+        'writes', bool_and(has_table_privilege(relation, 'INSERT')) FILTER (WHERE name = 'interactions')
+            AND bool_and(has_any_column_privilege(relation, 'UPDATE')) FILTER (WHERE name = 'tickets'),
         'standby', pg_is_in_recovery(),
         'versioned', coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), false)
     ) AS text)

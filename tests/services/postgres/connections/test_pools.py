@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import bindparam, cast, func, literal_column, select, text
+from sqlalchemy import bindparam, cast, func, literal_column, make_url, select, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Text
@@ -24,6 +24,7 @@ from app.errors import (
 )
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import free_port
+from app.services.postgres.connections.condition import condition_of
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.pools import Database, Statement, open_database
 from app.services.postgres.desk.support import NewInteraction, SupportDesk
@@ -312,3 +313,20 @@ async def test_a_postgresql_that_hangs_answers_504_in_time(postgres_directory: P
             finally:
                 os.kill(server.process.pid, signal.SIGCONT)
             await pools.ping()
+
+
+async def test_a_login_that_may_not_write_all_that_we_write_is_told_before_it_is_tried(database: TestDatabase) -> None:
+    name = "half_a_writer"
+    async with database.connect() as connection:
+        await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+        try:
+            await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
+            url = make_url(database.url).set(username=name, password="secret").render_as_string(hide_password=False)
+            async with open_database(settings_for(url)) as pools:
+                for grant in ("INSERT ON interactions", "UPDATE (status) ON tickets"):
+                    assert "may not write" in str((await condition_of(pools.reads)).writing)
+                    await connection.execute(f"GRANT {grant} TO {name}")
+                assert (await condition_of(pools.reads)).writing is None
+        finally:
+            await connection.execute(f"DROP OWNED BY {name}")
+            await connection.execute(f"DROP ROLE {name}")

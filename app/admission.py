@@ -7,15 +7,19 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from msgspec import structs
+
 from app.errors import BackendTimeout, CallerGone, CallerStalled, GatewayError, InternalError, TooManyRequests
 from app.guard.guard import Guard
-from app.guard.policy import Permit
+from app.guard.policy import PROMPTS, Permit
 from app.lookout import Interruptible, Lookout
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
 from app.servers.operations import Operation
+from app.servers.origins import Origin
 from app.settings import Settings
-from app.telemetry.recorder import EndedCall, Recorder, StartedCall
+from app.stages import CallSpan
+from app.telemetry.recorder import EndedCall, Recorder, StartedCall, Tracing
 
 STALLED = 2.0
 """Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
@@ -61,6 +65,8 @@ class Surroundings:
     lookout: Lookout
     guard: Guard | None = None
     """Whom everything is asked of; None lets everybody do everything."""
+    tracing: Tracing | None = None
+    """Makes spans of calls; None where nobody traces."""
 
 
 class Admission(Interruptible):
@@ -79,12 +85,21 @@ class Admission(Interruptible):
     time is up, `InternalError` for anything unforeseen, whose trace is logged under the request id.
     """
 
-    __slots__ = ("_around", "_narrow", "_release", "_timer", "call", "context", "log", "operation", "permit", "serving")
+    __slots__ = (
+        *("_around", "_narrow", "_release", "_timer", "call", "context", "log", "operation", "permit", "serving"),
+        "span",
+    )
 
     def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
         self._around = around
         self.serving = serving
         self.operation = operation
+        self.span: CallSpan | None = None
+        if around.tracing is not None:
+            obeys = operation.obeys
+            tool = obeys is not None and obeys != PROMPTS and "://" not in obeys
+            self.span = around.tracing.begin(serving.kind.server_id, operation.name, context, tool=tool)
+            context = traced(context, self.span)
         self.context = context
         self.log = serving.log
         self.call = StartedCall(serving.kind.server_id, operation.name, context, time.perf_counter())
@@ -162,6 +177,8 @@ class Admission(Interruptible):
 
     def _ended(self, outcome: str, rule: str | None = None) -> None:
         call = self.call
+        if self.span is not None:
+            self.span.end(outcome)
         self._around.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3, rule))
 
 
@@ -233,3 +250,8 @@ class StreamAdmission(Admission):
         else:
             few = f"Less than {LEAST_MOVED} bytes"
             self.interrupt(CallerStalled(f"{few} were sent or taken in {limit:g} s (STREAM_IDLE_TIMEOUT)."))
+
+
+def traced(context: CallContext, span: CallSpan) -> CallContext:
+    """Return a call's context with its own span in place of its caller's, for whatever is said of it from now on."""
+    return structs.replace(context, origin=Origin(span.traceparent, context.origin.conversation))

@@ -37,7 +37,7 @@ from pydantic_settings import BaseSettings
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.admission import Admission, Narrow, Serving, StreamAdmission, Surroundings
+from app.admission import Admission, Narrow, Serving, StreamAdmission, Surroundings, traced
 from app.budget import LARGE, Budget, Share
 from app.catalogue import Catalogue, Offer, quoted
 from app.errors import (
@@ -66,7 +66,7 @@ from app.servers.routes import HttpRoute
 from app.servers.tools import Tool
 from app.settings import Settings
 from app.stages import Stages
-from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall
+from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall, Tracing
 
 T = TypeVar("T")
 FoundT = TypeVar("FoundT")
@@ -88,6 +88,7 @@ class Gateway:
         settings: limits of the process.
         sinks: told of every call, beside the log.
         guard: says who may do what; without one everybody may do everything.
+        tracing: makes a span of each call.
 
     Raises:
         ValueError: two servers claim one name, one tool or one resource scheme, which share `/mcp`.
@@ -99,8 +100,10 @@ class Gateway:
         settings: Settings,
         sinks: Sequence[Sink] = (),
         guard: Guard | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
+        self._tracing = tracing
         self.guard = guard
         self.catalogue = Catalogue(kinds)
         """All that this process serves, for whoever builds ways to it. What somebody may see of it: `offered_to`."""
@@ -144,7 +147,7 @@ class Gateway:
         self.stopping = False
         self.closing.clear()
         log = CallLog({serving.kind.server_id: serving.log for serving in self._serving.values()})
-        self._around = Surroundings(self.settings, Recorder((log, *self._sinks)), Lookout(), self.guard)
+        self._around = Surroundings(self.settings, Recorder((log, *self._sinks)), Lookout(), self.guard, self._tracing)
         given = {type(settings): settings for settings in service_settings}
         async with AsyncExitStack() as stack:
             for kind in self.catalogue.servers.values():
@@ -529,6 +532,10 @@ class Gateway:
         where = "all" if server is None else quoted(server)
         # Of a URI the scheme: the rest may be about a customer.
         what = quoted("".join(name.partition("://")[:2]))
+        if (tracing := self._around.tracing) is not None:
+            span = tracing.begin(where, what, context, tool=False)
+            context = traced(context, span)
+            span.end(error.code)
         call = StartedCall(where, what, context, perf_counter())
         self._around.recorder.started(call)
         self._around.recorder.ended(EndedCall(call, error.code, 0.0, error.rule))
@@ -598,8 +605,8 @@ class Gateway:
         """
         with admission as server:
             operation = admission.operation
-            if admission.log.isEnabledFor(logging.DEBUG):
-                stages = Stages(admission.log, operation.name, admission.context.request_id)
+            if admission.span is not None or admission.log.isEnabledFor(logging.DEBUG):
+                stages = Stages(admission.log, operation.name, admission.context.request_id, admission.span)
                 operation, write = _telling(stages, operation, write)
             if changes and self.results.held:
                 self._refuse_beyond(0, held)

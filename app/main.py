@@ -35,6 +35,7 @@ from app.routers.health import health_router
 from app.servers.base import ServerKind
 from app.settings import Settings
 from app.telemetry.activity import Activity
+from app.telemetry.recorder import Tracing
 from app.version import VERSION
 
 _ABOUT = """
@@ -89,6 +90,7 @@ def create_app(
     launched: LaunchedByClients | None = None,
     guard: Guard | None = None,
     identity: Identity | None = None,
+    tracing: Tracing | None = None,
 ) -> GatewayApp:
     """Return the gateway as one ASGI application.
 
@@ -100,11 +102,12 @@ def create_app(
         launched: what the console tells clients that launch a process of their own.
         guard: says who may do what; without one everybody may do everything.
         identity: who may call; everybody if left out.
+        tracing: makes a span of each call.
     """
     settings = settings or Settings()
     kinds = load_servers() if servers is None else servers
     activity = Activity([kind.server_id for kind in kinds])
-    gateway = Gateway(kinds, settings, [activity], guard)
+    gateway = Gateway(kinds, settings, [activity], guard, tracing)
     endpoints = tool_endpoints(gateway)
     mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}
     for server_id in gateway.catalogue.servers:

@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = "text"
 
+    otel_exporter_otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = Field(
+        default=None, description="Collector that gets traces, by OTLP over HTTP; wants the extra `otel`."
+    )
+
     tool_timeout: Seconds = Field(default=30.0, description="Seconds a tool may take unless it says otherwise itself.")
     max_request_bytes: int = Field(
         default=4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame."

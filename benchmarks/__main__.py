@@ -211,6 +211,7 @@ async def main() -> None:
         product, process = await stack.enter_async_context(_gateway("product", environment, scratch))
         constant, _ = await stack.enter_async_context(_gateway("constant", {}, scratch))
         trivial, _ = await stack.enter_async_context(_gateway("trivial", {}, scratch))
+        unrecorded, _ = await stack.enter_async_context(_gateway("unrecorded", {}, scratch))
         guarded, _ = await stack.enter_async_context(_gateway("guarded", {}, scratch))
         crowd, _ = await stack.enter_async_context(_gateway("crowd", {}, scratch))
         tools = "/mcp/database/tools/get_customer_context"
@@ -230,6 +231,7 @@ async def main() -> None:
         spine_cases: dict[str, Measure] = {
             "a constant ASGI app": post(constant, "/", _rest_body),
             "trivial tool, REST": post(trivial, "/mcp/trivial/tools/echo", _rest_body),
+            "trivial tool, no account of calls (metrics)": post(unrecorded, "/mcp/trivial/tools/echo", _rest_body),
             "trivial tool, guard on (key, role, limit)": post(
                 guarded, "/mcp/trivial/tools/echo", _rest_body, {**JSON_HEADERS, "authorization": f"Bearer {KEY}"}
             ),

@@ -105,9 +105,17 @@ def guarded_app() -> FastAPI:
     return create_app([TrivialMCPServer], guard=Guard(policy), identity=identity)
 
 
+def unrecorded_app() -> FastAPI:
+    """Return the trivial tool without the account of calls that metrics and the console are made of; its log stays."""
+    app = create_app([TrivialMCPServer])
+    app.state.gateway._sinks = ()
+    return app
+
+
 APPS = {
     "constant": constant_app,
     "trivial": lambda: create_app([TrivialMCPServer]),
+    "unrecorded": unrecorded_app,
     "guarded": guarded_app,
     "crowd": lambda: create_app([TrivialMCPServer, crowd(200)]),
     "product": create_app,

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from app.cli.commands import has_local_stack
-from app.cli.running import CONFIG, chosen_servers, read_guard, read_settings, run, start_log
+from app.cli.running import CONFIG, chosen_servers, open_tracing, read_guard, read_settings, run, start_log
 from app.serving.process import PortInUse
 from app.settings import Settings
 
@@ -40,4 +40,5 @@ def dev(port: int | None, data_dir: Path, config: Path | None) -> None:
     kinds = chosen_servers([], settings)
     guard = read_guard(settings, kinds)
     start_log(settings, kinds)
-    run(lambda: serve(settings, data_dir, guard), PortInUse, failure, serves=True)
+    with open_tracing(settings) as tracing:
+        run(lambda: serve(settings, data_dir, guard, tracing), PortInUse, failure, serves=True)

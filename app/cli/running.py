@@ -5,8 +5,10 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from textwrap import indent
 from typing import TypeVar, cast
@@ -35,6 +37,7 @@ from app.servers.base import CLIENT_PREFIX, ServerKind
 from app.serving.addresses import address_class
 from app.settings import Settings
 from app.signals import stopping_by
+from app.telemetry.recorder import Tracing
 
 _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -48,6 +51,8 @@ _REASONS = {
 }
 """Of pydantic's refusals that speak of parsers, in words of those who set variables."""
 _POLICY = Path("switchboard.toml")
+_TRACING = "app.telemetry.tracing"
+"""Imported by who traces alone: it takes a tenth of a second, and packages that others need not have."""
 LOCAL_STACK = Path(".switchboard/env")
 """Where `switchboard dev` leaves the addresses of its backends, and its own."""
 
@@ -141,6 +146,29 @@ def read_guard(settings: Settings, kinds: Sequence[ServerKind]) -> Guard:
         return Guard(Policy(written, vocabulary_of(known), places, known_later(known)))
     except PolicyMistake as error:
         raise UnusableSettings(f"The policy can't be used; nothing was started.\n{indent(str(error), '  ')}") from None
+
+
+@contextmanager
+def open_tracing(settings: Settings) -> Generator[Tracing | None]:
+    """Make spans of calls while the block runs, where OTEL_EXPORTER_OTLP_ENDPOINT says who gets them.
+
+    Raises:
+        UnusableSettings: what it takes is not installed.
+    """
+    if settings.otel_exporter_otlp_endpoint is None:
+        yield None
+        return
+    try:
+        tracing = import_module(_TRACING).OpenTelemetry()
+    except ModuleNotFoundError as error:
+        raise UnusableSettings(
+            f"{_UNUSABLE}\n  OTEL_EXPORTER_OTLP_ENDPOINT: traces want the extra `otel`"
+            f" (pip install 'switchboard-gateway[otel]'); there is no {error.name}."
+        ) from None
+    try:
+        yield tracing
+    finally:
+        tracing.close()
 
 
 _OTHER_VARIABLES = {

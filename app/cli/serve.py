@@ -5,7 +5,16 @@ from pathlib import Path
 import click
 
 from app.cli.identity import identity_for
-from app.cli.running import CONFIG, chosen_servers, read_guard, read_service_settings, read_settings, run, start_log
+from app.cli.running import (
+    CONFIG,
+    chosen_servers,
+    open_tracing,
+    read_guard,
+    read_service_settings,
+    read_settings,
+    run,
+    start_log,
+)
 from app.guard.secret import SecretSettings
 from app.main import create_app
 from app.serving.addresses import address_class
@@ -48,11 +57,14 @@ def serve(
         identity_for(hosts, guard.policy, allow_anonymous=allow_anonymous) for _ in (kinds if addresses else [None])
     ]
     start_log(settings, kinds)
-    if addresses:
-        sites = [
-            own_site(kind, addresses[kind.server_id], settings, service_settings, guard, identity)
-            for kind, identity in zip(kinds, identities, strict=True)
-        ]
-    else:
-        sites = [Site(create_app(kinds, settings, service_settings, guard=guard, identity=identities[0]), settings)]
-    run(lambda: serve_sites(sites), PortInUse, serves=True)
+    with open_tracing(settings) as tracing:
+        if addresses:
+            sites = [
+                own_site(kind, addresses[kind.server_id], settings, service_settings, guard, identity, tracing)
+                for kind, identity in zip(kinds, identities, strict=True)
+            ]
+        else:
+            [identity] = identities
+            app = create_app(kinds, settings, service_settings, guard=guard, identity=identity, tracing=tracing)
+            sites = [Site(app, settings)]
+        run(lambda: serve_sites(sites), PortInUse, serves=True)

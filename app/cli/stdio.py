@@ -5,7 +5,16 @@ from pathlib import Path
 import click
 
 from app.cli.launcher import launcher_of
-from app.cli.running import CONFIG, chosen_servers, read_guard, read_service_settings, read_settings, run, start_log
+from app.cli.running import (
+    CONFIG,
+    chosen_servers,
+    open_tracing,
+    read_guard,
+    read_service_settings,
+    read_settings,
+    run,
+    start_log,
+)
 from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
 from app.guard.secret import SecretSettings
@@ -26,10 +35,11 @@ def stdio(servers: tuple[str, ...], config: Path | None) -> None:
     start_log(settings, kinds)
 
     async def speak() -> None:
-        gateway = Gateway(kinds, settings, guard=guard)
+        gateway = Gateway(kinds, settings, guard=guard, tracing=tracing)
         only = kinds[0].server_id if len(kinds) == 1 else None
         async with gateway.open(service_settings), launcher() as principal:
             await serve_stdio(gateway, only, principal)
 
     # The SDK reads its input in a thread that only the end of the process ends.
-    run(speak, serves=True)
+    with open_tracing(settings) as tracing:
+        run(speak, serves=True)

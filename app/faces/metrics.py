@@ -86,15 +86,10 @@ async def _of(gateway: Gateway) -> list[Measure]:
     """Return what is measured of a gateway and its servers."""
     subscribed = "Subscriptions to resources, and streams of events."
     measures = [Measure("switchboard_subscriptions", subscribed, gateway.subscriptions)]
-    measures += [
-        Measure(
-            "switchboard_held_bytes",
-            "Bytes that callers hold together.",
-            budget.held,
-            {"of": of, "limit": str(budget.limit)},
-        )
-        for of, budget in (("unfinished requests", gateway.unfinished), ("unsent answers", gateway.results))
-    ]
+    for of, budget in (("unfinished requests", gateway.unfinished), ("unsent answers", gateway.results)):
+        held, most = "Bytes that all callers hold together.", "Bytes that all callers may hold together."
+        measures.append(Measure("switchboard_held_bytes", held, budget.held, {"of": of}))
+        measures.append(Measure("switchboard_held_bytes_limit", most, budget.limit, {"of": of}))
     for name, server in gateway.servers.items():
         of = {"server": name}
         measures += [

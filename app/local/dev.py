@@ -45,6 +45,7 @@ from app.services.postgres.migrations import migrate
 from app.services.postgres.sql.login import ensure_reader_login
 from app.serving.process import require_free_port, serve
 from app.settings import Settings
+from app.telemetry.recorder import Tracing
 
 _DATABASE = "customer_support"
 _SECRET = "SWITCHBOARD_SECRET"  # noqa: S105 - the variable's name
@@ -60,7 +61,7 @@ class Backend:
     """One line for people."""
 
 
-async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard) -> None:
+async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard, tracing: Tracing | None = None) -> None:
     """Start every backend, serve until a signal comes, and stop what was started. Callers are held to the guard.
 
     Raises:
@@ -86,6 +87,7 @@ async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard) ->
             launched=LaunchedByClients(own_command(), data_dir / "env"),
             guard=guard,
             identity=Identity(_keyring(backends, own), anonymous=EVERYBODY, public_pages=True),
+            tracing=tracing,
         )
         await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir, token), err=True))
         click.echo("Stopping the local stack …", err=True)

@@ -30,6 +30,7 @@ from app.serving.watch import watched
 from app.serving.websocket import WebSocketProtocol
 from app.settings import Settings
 from app.signals import stopping_by
+from app.telemetry.recorder import Tracing
 
 _log = logging.getLogger(__name__)
 _PING_INTERVAL, _PONG_WITHIN = 20.0, 20.0
@@ -298,10 +299,19 @@ def own_site(
     service_settings: Sequence[BaseSettings] = (),
     guard: Guard | None = None,
     identity: Identity | None = None,
+    tracing: Tracing | None = None,
 ) -> Site:
     """Return a server alone, at an address of its own and, for WebSockets, at the root of that."""
     settings = settings.model_copy(update=address.model_dump())
-    app = create_app([kind], settings, service_settings, root_server=kind.server_id, guard=guard, identity=identity)
+    app = create_app(
+        [kind],
+        settings,
+        service_settings,
+        root_server=kind.server_id,
+        guard=guard,
+        identity=identity,
+        tracing=tracing,
+    )
     return Site(app, settings, f"{address.model_config.get('env_prefix', '')}PORT")
 
 

@@ -16,7 +16,7 @@ DURATION = "mcp_server_operation_duration_seconds"
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """OpenTelemetry's bounds for operations of MCP servers, and three below them, where most of ours end."""
 _LABELS = ("server", "operation", "face", "outcome")
-_DECISIONS = "switchboard_guard_decisions"
+_DECISIONS = "switchboard_guard_decisions_total"
 
 
 class Metrics(Collector):

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from app.servers.calls import CallContext
+from app.stages import CallSpan
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,21 @@ class Sink(Protocol):
 
     def calls_ended(self, calls: Sequence[EndedCall]) -> None:
         """Take what has ended."""
+
+
+class Tracing(Protocol):
+    """Makes a span of each call."""
+
+    def begin(self, server: str, operation: str, context: CallContext, *, tool: bool) -> CallSpan:
+        """Begin the span of a call.
+
+        Args:
+            server: as in `StartedCall`.
+            operation: as in `StartedCall`.
+            context: who calls, and the trace that it is a part of.
+            tool: whether the operation is a tool.
+        """
+        ...
 
 
 class Recorder:

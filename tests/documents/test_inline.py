@@ -38,6 +38,11 @@ NOT_RUN: Mapping[str, str] = {
 NOT_OURS: Mapping[str, str] = {
     # Paths and addresses.
     "/*": "a sign of SQL",
+    **dict.fromkeys(
+        ("OTEL_SERVICE_NAME", "OTEL_TRACES_SAMPLER", "OTEL_EXPORTER_OTLP_HEADERS"), "of OpenTelemetry's SDK"
+    ),
+    **dict.fromkeys(("OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.05"), "as above"),
+    "switchboard <trace id>": "what `application_name` says; tests/telemetry/test_tracing.py reads it",
     "//": "of an object's key",
     "/app": "a parameter's path, in an example",
     "/app/plan": "as above",

@@ -16,8 +16,11 @@ from app.errors import BackendTimeout, Conflict
 from app.services.kafka.driver import LargerThanWeSend, Producer, size_of_batch
 from app.services.kafka.failures import MOVED, UNREACHABLE
 from app.services.kafka.settings import KafkaSettings
+from app.stages import current_traceparent
 
 IDEMPOTENCY_HEADER = "idempotency-key"
+_TRACE = "traceparent"
+"""The header that tells readers of the trace, as W3C names it."""
 _KEYS_REMEMBERED = 10_000
 _STOP_WITHIN = 10.0
 
@@ -158,6 +161,8 @@ class Publisher:
             self._by_key.pop(place, None)
 
     def _begin(self, message: Outgoing) -> _Sending:
+        if (trace := current_traceparent()) is not None and all(name != _TRACE for name, _ in message.headers):
+            message = replace(message, headers=(*message.headers, (_TRACE, trace.encode())))
         sending = _Sending()
         sending.task = asyncio.create_task(self._send(message, sending))
         # Nobody may be left to hear of a failure.

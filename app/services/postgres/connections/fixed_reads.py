@@ -15,6 +15,7 @@ import asyncpg
 
 from app.errors import TooManyRequests
 from app.services.postgres.connections.connecting import Connection
+from app.services.postgres.connections.naming import application_name
 from app.stages import current_stages
 
 if TYPE_CHECKING:
@@ -49,13 +50,25 @@ class _Member:
     connection: "Connection"
     generation: int
     used_at: float = 0.0
+    name: str | None = None
+    """Of the trace that PostgreSQL was told of last."""
     prepared: "dict[str, PreparedStatement[asyncpg.Record]]" = field(
         default_factory=dict[str, "PreparedStatement[asyncpg.Record]"]
     )
 
-    async def fetch_value(self, sql: str, arguments: list[Any]) -> Any:
+    async def fetch_value(self, sql: str, arguments: list[Any], name: str | None) -> Any:
+        """Return the first column of the first row.
+
+        Args:
+            sql: the statement.
+            arguments: its own.
+            name: what `application_name` says; another round trip, which only calls that are traced pay.
+        """
         if self.connection.is_pooled:
-            return await self._fetch_in_transaction(sql, arguments)
+            return await self._fetch_in_transaction(sql, arguments, name)
+        if name != self.name:
+            await self.connection.execute("RESET application_name" if name is None else f"SET {name}")
+            self.name = name
         statement = self.prepared.get(sql)
         if statement is None:
             # Without a cache of its own asyncpg names a statement only if it is told to.
@@ -63,9 +76,10 @@ class _Member:
             statement = self.prepared[sql] = await self.connection.prepare(sql, name=name)
         return await statement.fetchval(*arguments)
 
-    async def _fetch_in_transaction(self, sql: str, arguments: list[Any]) -> Any:
+    async def _fetch_in_transaction(self, sql: str, arguments: list[Any], name: str | None) -> Any:
         """Run a statement where neither settings nor prepared statements outlive a transaction."""
-        await self.connection.execute(f"BEGIN READ ONLY{self.connection.pins}")
+        named = "" if name is None else f"; SET LOCAL {name}"
+        await self.connection.execute(f"BEGIN READ ONLY{named}{self.connection.pins}")
         try:
             value = await self.connection.fetchval(sql, *arguments)
         except asyncpg.PostgresError:
@@ -185,7 +199,7 @@ class FixedReads:
         stages = current_stages()
         member = await (self._take() if stages is None else stages.waiting("a connection", self._take()))
         try:
-            return await member.fetch_value(sql, arguments)
+            return await member.fetch_value(sql, arguments, None if stages is None else application_name())
         except (TimeoutError, *LOST):
             # Whatever it is still busy with is nothing for the next caller.
             member.connection.terminate()

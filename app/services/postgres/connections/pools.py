@@ -23,6 +23,7 @@ from app.services.postgres.connections.confined import confined
 from app.services.postgres.connections.connecting import MARGIN, Connection, Connector
 from app.services.postgres.connections.errors import OUTDATED, driver_error, postgres_errors
 from app.services.postgres.connections.fixed_reads import FixedReads
+from app.services.postgres.connections.naming import application_name
 from app.services.postgres.connections.settings import PostgresSettings
 from app.stages import waiting_for
 
@@ -181,6 +182,8 @@ class Database:
             pins = cast("Connection", raw.driver_connection).pins
             if pins:
                 await session.execute(text(pins.removeprefix("; ")))
+            if name := application_name():
+                await session.execute(text(f"SET LOCAL {name}"))
             return await work(session)
 
 

@@ -13,6 +13,7 @@ from app.measures import Measure, pool_measures
 from app.outages import Outages
 from app.services.postgres.connections.connecting import Connection
 from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
+from app.services.postgres.connections.naming import application_name
 from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.login import ReaderConnector
@@ -148,7 +149,8 @@ async def _read_only(connection: "Lent", seconds: float) -> AsyncGenerator[None]
     rolled_back = False
     try:
         # The limit comes first: it holds for what pins the others too.
-        await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {milliseconds}; SELECT {_PIN}")
+        named = f"; SET LOCAL {name}" if (name := application_name()) else ""
+        await connection.execute(f"BEGIN READ ONLY; SET LOCAL statement_timeout = {milliseconds}{named}; SELECT {_PIN}")
         yield
     finally:
         try:

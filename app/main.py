@@ -106,7 +106,7 @@ def create_app(
     """
     settings = settings or Settings()
     kinds = load_servers() if servers is None else servers
-    activity = Activity([kind.server_id for kind in kinds])
+    activity = Activity([kind.server_id for kind in kinds], lambda: gateway.late)
     gateway = Gateway(kinds, settings, [activity], guard, tracing)
     endpoints = tool_endpoints(gateway)
     mcp = {"/mcp": StreamableHTTP(gateway, None, partial(list_servers, gateway))}

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from app.guard.principal import Principal
 from app.telemetry.recorder import EndedCall, StartedCall
 
 MOST_REMEMBERED = 2000
@@ -91,9 +92,18 @@ class PastCall(msgspec.Struct, frozen=True, gc=False):
     operation: str
     face: str
     request_id: str
-    principal: str
-    customer: str | None
+    caller: Principal
     client: str
+
+    @property
+    def principal(self) -> str:
+        """Who called."""
+        return self.caller.id
+
+    @property
+    def customer(self) -> str | None:
+        """To whom it was bound."""
+        return self.caller.customer
 
     @property
     def id(self) -> str:
@@ -155,22 +165,34 @@ class _Window:
     of: dict[Key, Histogram] = field(default_factory=dict[Key, Histogram])
 
 
+_NONE = Histogram(), "", "", "", ""
+"""Where no call was counted: none has an operation of this name."""
+
+
 class Activity:
     """A sink that keeps account of calls in memory that does not grow.
 
     Args:
         servers: the ids of those that there are.
+        running: returns the calls that have run for longer than `QUICK` or some more.
         clock: the time in seconds since 1970.
     """
 
-    def __init__(self, servers: Collection[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        servers: Collection[str],
+        running: Callable[[], Iterable[StartedCall]] = tuple,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._servers = {"all", *servers}
         self._clock = clock
         self.began = clock()
         """Since when account is kept."""
         self.count = 0
         """Calls that have ended so far."""
-        self._running: dict[StartedCall, None] = {}
+        self._running = running
+        self._latest = _NONE
+        """Where the latest call was counted, and its server, operation, face and outcome."""
         self._past: deque[PastCall] = deque(maxlen=MOST_REMEMBERED)
         self._keys: set[Key] = set()
         """What is counted apart."""
@@ -186,46 +208,55 @@ class Activity:
     # As a sink
 
     def calls_started(self, calls: Sequence[StartedCall]) -> None:
-        """Take what has started."""
-        self._running.update(dict.fromkeys(calls))
+        """Do nothing: what runs for long is asked for (`running`), and the rest is over before anybody looks."""
 
     def calls_ended(self, calls: Sequence[EndedCall]) -> None:
         """Take what has ended."""
         now = self._clock()
         self._move_on(now)
-        running, remember, point, of = self._running, self._past.append, self._point, self._window.of
+        point, of = self._point, self._window.of
         counts = point.counts
+        # Calls of one kind come in rows, and to see that costs a third of finding their histogram.
+        histogram, server, operation, face, outcome = self._latest
         for ended in calls:
-            call, ms, outcome = ended.call, ended.ms, ended.outcome
-            who, server, operation = call.context, call.server, call.operation
-            principal = who.principal
-            running.pop(call, None)
-            histogram = of.get((server, operation, who.face, outcome))
-            if histogram is None:
-                histogram = self._histogram(server, operation, who.face, outcome)
-            at = bisect_left(BOUNDS, ms)
-            histogram.counts[at] += 1
+            call = ended.call
+            if not (
+                call.operation is operation
+                and ended.outcome is outcome
+                and call.context.face is face
+                and call.server is server
+            ):
+                server, operation, face, outcome = call.server, call.operation, call.context.face, ended.outcome
+                histogram = of.get((server, operation, face, outcome))
+                if histogram is None:
+                    histogram = self._histogram(server, operation, face, outcome)
+            ms = ended.ms
+            bucket = bisect_left(BOUNDS, ms)
+            histogram.counts[bucket] += 1
             histogram.ms += ms
-            counts[at] += 1
+            counts[bucket] += 1
             if outcome != "ok":
                 point.errors += outcome not in _NO_FAILURES
                 if ended.rule is not None:
                     self._refused(outcome, ended.rule)
-            remember(
+        self._latest = histogram, server, operation, face, outcome
+        self._past.extend(
+            [
                 PastCall(
-                    call.at,
+                    (call := ended.call).at,
                     now,
-                    ms,
-                    outcome,
-                    server,
-                    operation,
-                    who.face,
+                    ended.ms,
+                    ended.outcome,
+                    call.server,
+                    call.operation,
+                    (who := call.context).face,
                     who.request_id,
-                    principal.id,
-                    principal.customer,
+                    who.principal,
                     who.client,
                 )
-            )
+                for ended in calls
+            ]
+        )
         self.count += len(calls)
 
     def _refused(self, outcome: str, rule: str) -> None:
@@ -245,6 +276,7 @@ class Activity:
             for key, histogram in self._window.of.items():
                 self._before.setdefault(key, Histogram()).add(histogram)
             self._window = _Window(number // _STEPS_A_WINDOW)
+            self._latest = _NONE
             self._windows.append(self._window)
 
     def _histogram(self, server: str, operation: str, face: str, outcome: str) -> Histogram:
@@ -279,14 +311,10 @@ class Activity:
         return next((call for call in reversed(self._past) if call.id == id), None)
 
     def running(self, older_than: float = QUICK) -> list[RunningCall]:
-        """Return the calls that run for longer than so many seconds, the oldest first."""
+        """Return the calls that run for longer than so many seconds, the oldest first; the quickest are not known."""
         now, wall = time.perf_counter(), self._clock()
-        return [RunningCall(call, wall - (now - call.at)) for call in self._running if now - call.at >= older_than]
-
-    @property
-    def in_flight(self) -> Collection[StartedCall]:
-        """All that has started and not ended."""
-        return self._running.keys()
+        calls = sorted(self._running(), key=lambda call: call.at)
+        return [RunningCall(call, wall - (now - call.at)) for call in calls if now - call.at >= older_than]
 
     def snapshot(self, now: float | None = None, *, points: int = POINTS) -> dict[str, Any]:
         """Return what the console's overview says of calls.

@@ -50,7 +50,7 @@ def clock() -> Time:
 
 @pytest.fixture
 def activity(clock: Time) -> Activity:
-    return Activity(["clock"], clock)
+    return Activity(["clock"], clock=clock)
 
 
 def end(
@@ -67,11 +67,12 @@ def end(
 
 
 @asynccontextmanager
-async def opened(activity: Activity) -> AsyncGenerator[tuple[Gateway, ClockMCPServer]]:
+async def opened() -> AsyncGenerator[tuple[Gateway, ClockMCPServer, Activity]]:
     clock = ClockMCPServer()
+    activity = Activity(["clock"], lambda: gateway.late)
     gateway = Gateway([clock], Settings(), [activity])
     async with gateway.open():
-        yield gateway, clock
+        yield gateway, clock, activity
 
 
 def test_a_call_that_has_ended_is_remembered_as_it_was(activity: Activity) -> None:
@@ -110,6 +111,26 @@ def test_no_two_calls_have_one_id(activity: Activity) -> None:
     for _ in range(MOST_REMEMBERED):
         end(activity)
     assert len({call.id for call in activity.ended(0)[1]}) == MOST_REMEMBERED
+
+
+def test_calls_of_one_turn_are_told_apart(activity: Activity, clock: Time) -> None:
+    kinds = [
+        ("get_time", "ok"),
+        ("get_time", "ok"),
+        ("get_time", "not_found"),
+        ("tick", "not_found"),
+        ("tick", "ok"),
+        ("tick", "ok"),
+    ]
+    for _ in range(3):
+        calls = [
+            EndedCall(StartedCall("clock", name, CONTEXT, perf_counter()), outcome, 1.0) for name, outcome in kinds
+        ]
+        activity.calls_ended(calls)
+        clock.now += STEP * 6
+    assert {key[1::2]: histogram.count for key, histogram in activity.totals().items()} == {
+        kind: 3 * kinds.count(kind) for kind in kinds
+    }
 
 
 def test_names_that_callers_make_up_are_one_name(activity: Activity) -> None:
@@ -217,8 +238,8 @@ def test_the_slowest_and_the_most_failing_operations_are_named(activity: Activit
     assert (shown["slowest"], shown["failing"]) == ([], [])
 
 
-async def test_a_running_call_is_listed_and_interrupted(activity: Activity) -> None:
-    async with opened(activity) as (gateway, clock):
+async def test_a_running_call_is_listed_and_interrupted() -> None:
+    async with opened() as (gateway, clock, activity):
         calling = asyncio.create_task(gateway.call("clock", "wait_for_cancellation", b"", UNBOUND))
         await clock.started.wait()
         async with asyncio.timeout(5):
@@ -248,11 +269,11 @@ async def test_a_running_call_is_listed_and_interrupted(activity: Activity) -> N
         assert activity.ended(0)[1][-1].outcome == "interrupted"
 
 
-async def test_what_was_refused_has_ended_too(activity: Activity) -> None:
-    async with opened(activity) as (gateway, _):
+async def test_what_was_refused_has_ended_too() -> None:
+    async with opened() as (gateway, _, activity):
         for tool in ("get_time", "nope"):
             with suppress(GatewayError):
                 await gateway.call("clock", tool, b'{"zone":"Atlantis"}', UNBOUND)
         await asyncio.sleep(0)
-        assert not activity.in_flight
+        assert activity.running(0.0) == []
         assert [call.outcome for call in activity.ended(0)[1]] == ["not_found", "unknown_tool"]

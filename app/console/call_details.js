@@ -35,6 +35,12 @@ export class CallDetails extends HTMLElement {
   #timer;
   #title = h("h2", { tabindex: "-1" });
   #content = h("div", {});
+  #took = h("span", { class: "number" });
+  /** Where its time went, and the log. */
+  #story = h("div", {});
+  #told = "";
+  /** @type {string | null} the call that is shown as one that runs */
+  #running = null;
 
   connectedCallback() {
     if (this.firstChild) return;
@@ -50,6 +56,7 @@ export class CallDetails extends HTMLElement {
   open(id) {
     if (id === this.#id) return;
     this.#id = id;
+    this.#running = null;
     this.hidden = false;
     this.#content.replaceChildren(h("p", { class: "quiet" }, "Asking …"));
     say(this.#title, "Call");
@@ -94,6 +101,12 @@ export class CallDetails extends HTMLElement {
     const failed = !running && call.outcome !== "ok";
     const outcome = running ? "running" : outcomeInWords(call.outcome ?? "");
     const took = running ? `for ${age(stream.now() - (call.started ?? stream.now()))}` : milliseconds(call.ms);
+    const story = JSON.stringify([call.stages, call.log]);
+    if (story !== this.#told) this.#story.replaceChildren(...stages(call.stages ?? []), ...log(call.log ?? []));
+    this.#told = story;
+    say(this.#took, took);
+    if (running && this.#running === call.id) return; // so that its button keeps the focus
+    this.#running = running ? call.id : null;
     const facts = /** @type {[string, string | null | undefined][]} */ ([
       ["Server", call.server],
       ["Way in", call.face],
@@ -108,7 +121,7 @@ export class CallDetails extends HTMLElement {
         "p",
         { class: "details-outcome" },
         h("span", { class: `badge ${running ? "busy" : failed ? "bad" : "good"}` }, outcome),
-        h("span", { class: "number" }, took),
+        this.#took,
         running && call.can_cancel && stream.hello?.may.act ? cancelButton(call) : null,
       ),
       h("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
@@ -119,8 +132,7 @@ export class CallDetails extends HTMLElement {
         h("code", {}, call.request_id),
         copyButton(() => call.request_id),
       ),
-      ...stages(call.stages ?? []),
-      ...log(call.log ?? []),
+      this.#story,
     );
   }
 }

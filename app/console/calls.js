@@ -10,7 +10,11 @@ import { milliseconds, number, outcomeInWords, plural, timeOfDay, wholeTime } fr
 /** @typedef {keyof typeof TITLES} Column */
 
 /** Rows that are shown of those that are kept: more would be slow to paint and are not read. */
-const MOST_SHOWN = 200;
+const MOST_SHOWN = 100;
+/** Calls at a time that nobody can follow: they are shown without an effect, and less often. */
+const MANY = 10;
+/** Milliseconds between two such looks. */
+const PAUSE = 750;
 
 const TITLES = {
   ended: "Ended",
@@ -43,6 +47,9 @@ export class CallsPage extends HTMLElement {
   #pointedAt = false;
   #arrived = 0;
   #drawing = 0;
+  #calm = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #later;
   /** @type {Partial<Record<Column, string>>} */
   #filters = {};
   #body = h("tbody", {});
@@ -235,11 +242,16 @@ export class CallsPage extends HTMLElement {
   /** @param {{calls: EndedCall[], dropped: number}} told */
   #take({ calls }) {
     if (this.#isHeld()) this.#arrived += calls.length;
-    this.#draw();
+    const isFlood = calls.length > MANY;
+    this.#calm = isFlood;
+    if (!isFlood) this.#draw();
+    else this.#later ??= setTimeout(() => this.#draw(), PAUSE);
   }
 
   #draw() {
     if (this.#drawing || !this.isConnected) return;
+    clearTimeout(this.#later);
+    this.#later = undefined;
     this.#drawing = requestAnimationFrame(() => {
       this.#drawing = 0;
       this.#drawNow();
@@ -259,7 +271,13 @@ export class CallsPage extends HTMLElement {
       if (call && wanted(call)) shown.push(call);
     }
     if (!this.#isHeld() || !this.#body.firstChild || shown.length !== this.#body.childElementCount) {
-      keyed(this.#body, shown, (call) => call.id, makeRow);
+      const calm = this.#calm || !this.#body.firstChild;
+      keyed(
+        this.#body,
+        shown,
+        (call) => call.id,
+        (call) => makeRow(call, calm),
+      );
       this.#markOpened(new URLSearchParams(location.hash.split("?")[1]).get("call"));
     }
     this.#tell(shown.length, calls.length);
@@ -307,14 +325,14 @@ export class CallsPage extends HTMLElement {
 /** Whether a call serves the pages themselves. @param {string} operation */
 export const isOfTheConsole = (operation) => operation.startsWith("console/");
 
-/** @param {EndedCall} call */
-function makeRow(call) {
+/** @param {EndedCall} call @param {boolean} calm whether it is simply there */
+function makeRow(call, calm) {
   const failed = call.outcome !== "ok";
   const cell = (/** @type {Column} */ column, /** @type {import("./dom.js").Child} */ shown, title = "") =>
     h("td", { class: `column-${column}`, role: "cell", title: title || null }, shown);
   return h(
     "tr",
-    { role: "row", "data-failed": failed },
+    { role: "row", class: calm ? null : "arriving", "data-failed": failed },
     cell("ended", timeOfDay(call.ended), wholeTime(call.ended)),
     cell("operation", h("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation), call.operation),
     cell("server", call.server),

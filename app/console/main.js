@@ -57,8 +57,9 @@ function showStanding() {
     hidden: "Asleep",
   };
   const live = find(document, "#live");
-  live.dataset.state = stream.state;
-  say(live, words[stream.state]);
+  const isSignedOut = stream.state === "refused" && stream.problem?.status === 401;
+  live.dataset.state = isSignedOut ? "signedout" : stream.state;
+  say(live, isSignedOut ? "Signed out" : words[stream.state]);
   const viewer = stream.hello?.viewer;
   say(
     find(document, "#viewer"),

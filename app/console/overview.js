@@ -231,7 +231,7 @@ function updateServerCard(card, server) {
   when.title = wholeTime(server.since);
   const reasons = Object.entries(server.off);
   // Where single tools are off each says why, and the sum of it would say it twice.
-  say(reason, reasons.length ? "" : (server.reason ?? ""));
+  say(reason, reasons.length ? "" : sentence(server.reason ?? ""));
   reason.hidden = !reason.textContent;
   keyed(
     off,
@@ -239,6 +239,11 @@ function updateServerCard(card, server) {
     ([tool]) => tool,
     ([tool, why]) => h("li", {}, h("code", {}, tool), " ", why),
   );
+}
+
+/** @param {string} text */
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** @typedef {{key: string, entry: {server: string, operation: string}, href: string, value: string, about: string, share: number}} Ranked */

@@ -1,7 +1,7 @@
 // <call-result>: what a call answered: a table where there are rows, JSON otherwise.
 
 import { Problem } from "./api.js";
-import { copyButton, h } from "./dom.js";
+import { copyButton, h, prose } from "./dom.js";
 import { numberAsWritten, parseExactly } from "./json.js";
 import { milliseconds, number, plural, size } from "./format.js";
 
@@ -83,7 +83,7 @@ export class CallResult extends HTMLElement {
         problem.status ? h("span", { class: "quiet" }, `HTTP ${problem.status}`) : null,
         problem.requestId ? h("a", { href: `#/calls?request_id=${problem.requestId}` }, "See the call") : null,
       ),
-      h("p", { class: "failure" }, problem.message),
+      h("p", { class: "failure" }, ...prose(problem.message)),
       problem.retryAfter ? h("p", { class: "quiet" }, `Again in ${plural(problem.retryAfter, "second")}.`) : "",
     );
   }

@@ -1,7 +1,7 @@
 // <sign-in>: asks for a key where one is needed, and gives it to the gateway for a session cookie. It keeps no key.
 
 import { ask, asProblem } from "./api.js";
-import { h, say } from "./dom.js";
+import { h, prose } from "./dom.js";
 import { stream } from "./events.js";
 
 export class SignIn extends HTMLElement {
@@ -49,7 +49,7 @@ export class SignIn extends HTMLElement {
 
   /** @param {string} message */
   tell(message) {
-    say(this.#wrong, message);
+    this.#wrong.replaceChildren(h("span", {}, ...prose(message)));
   }
 
   /** @param {Event} event */

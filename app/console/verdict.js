@@ -1,6 +1,6 @@
 // Whether all is well, in a sentence that somebody can act on.
 
-import { percent, plural, rate, timeOfDay } from "./format.js";
+import { percent, rate, timeOfDay } from "./format.js";
 
 /** @typedef {import("./events.js").Stream} Stream */
 /** @typedef {{tone: "good" | "warn" | "bad" | "quiet", title: string, detail: string}} Verdict */
@@ -11,6 +11,8 @@ const RECENT = 6;
 const MANY = 0.05;
 /** Calls below which a share says nothing. */
 const FEW = 20;
+/** Outcomes that are not the caller's doing. */
+const OURS = /^(backend_|internal_error|identity_|audit_|too_many_requests)/;
 
 /**
  * Judge what the stream tells.
@@ -37,7 +39,7 @@ export function verdict(stream) {
   const figures = calls ? `${rate(snapshot.rate.calls)} calls a second, ${failed}` : "No calls in the last minute";
   if (down.length) {
     const others = snapshot.servers.length - down.length;
-    const rest = others ? ` The other ${plural(others, "server")} ${others === 1 ? "works" : "work"} on.` : "";
+    const rest = others > 1 ? " The others work on." : others ? " The other one works on." : "";
     return {
       tone: "bad",
       title: `${names(down)} ${down.length === 1 ? "does" : "do"} not answer`,
@@ -45,11 +47,9 @@ export function verdict(stream) {
     };
   }
   if (calls >= FEW && errors / calls >= MANY) {
-    return {
-      tone: "bad",
-      title: `${percent(errors, calls)} of the calls fail`,
-      detail: `${figures}. Below is which tools, and how.`,
-    };
+    const tone = snapshot.failing.some(({ outcome }) => OURS.test(outcome)) ? "bad" : "warn";
+    const title = `${percent(errors, calls)} of the calls fail`;
+    return { tone, title, detail: `${figures}. “Failing most” says which, and why.` };
   }
   if (some.length) {
     const tools = some.flatMap((server) => Object.keys(server.off));

@@ -12,6 +12,7 @@ from app.routers.kafka import KafkaMCPServer
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.console.conftest import Look, Stack, looking_at
+from tests.console.usable import assert_usable
 from tests.fixtures.gateway import serve
 from tests.fixtures.kafka import RunBroker, settings_for_kafka
 
@@ -40,6 +41,7 @@ async def test_a_backend_that_dies_turns_its_card_red_with_the_reason_and_green_
             await expect(page.locator("h1")).to_have_text("Kafka does not answer")
             await expect(page.locator("[data-server=clock]")).to_have_attribute("data-state", "ready")
             assert await _edge(card) != green
+            await assert_usable(page, "overview-down", tmp_path)
             async with run_broker(tmp_path / "kafka", port=port):
                 await expect(card).to_have_attribute("data-state", "ready", timeout=WITHIN)
                 await expect(card.locator(".reason")).to_be_hidden()

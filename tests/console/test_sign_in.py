@@ -8,6 +8,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.console.conftest import LIVE, looking_at
+from tests.console.usable import assert_usable
 from tests.faces.console.desk import Desk, opened
 
 ASKED = "sign-in"
@@ -79,6 +80,17 @@ async def test_a_viewer_sees_the_tools_of_its_role_and_calls_them_as_itself(desk
         await expect(page.locator("call-result .badge")).to_have_text("ok")
         await page.goto(f"{desk.served.url}/#/tools/tool/vault/open_vault")
         await expect(page.get_by_text("There is no such tool")).to_be_visible()
+
+
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_the_page_that_asks_can_be_used_by_everybody(
+    desk: Desk, browser: Browser, dark: bool, tmp_path: Path
+) -> None:
+    async with looking_at(browser, desk.served, ASKED)(width=390, height=844, dark=dark) as seen:
+        await _sign_in(seen.page, "sb_wrong")
+        await expect(seen.page.get_by_role("alert")).not_to_be_empty()
+        await assert_usable(seen.page, f"sign-in-{'dark' if dark else 'light'}-narrow", tmp_path)
 
 
 def _unexpected(complaints: list[str]) -> list[str]:

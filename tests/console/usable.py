@@ -1,0 +1,36 @@
+"""Whether a page can be used by everybody, and what it looks like."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from playwright.async_api import Page
+
+from tests.fixtures.node import install
+
+_PICTURES = os.environ.get("CONSOLE_PICTURES")
+"""Where pictures are kept, of which docs/console.md shows some; a folder of the test run if left out."""
+_SERIOUS = ("serious", "critical")
+
+
+async def assert_usable(page: Page, name: str, folder: Path) -> None:
+    """Fail where a page is wider than its window, or axe finds what keeps somebody from using it.
+
+    Args:
+        page: shown as it is to be looked at.
+        name: of its picture.
+        folder: for the picture, unless `CONSOLE_PICTURES` names another one.
+    """
+    await page.screenshot(path=Path(_PICTURES or folder) / f"{name}.png")
+    assert page.viewport_size is not None
+    assert await page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    await page.evaluate(_axe())
+    found = await page.evaluate("async () => (await axe.run()).violations")
+    serious = [rule for rule in found if rule["impact"] in _SERIOUS]
+    told = [(rule["id"], [(node["target"], node["failureSummary"]) for node in rule["nodes"][:3]]) for rule in serious]
+    assert told == []
+
+
+@cache
+def _axe() -> str:
+    return (install(Path(__file__).parent) / "axe-core" / "axe.min.js").read_text()

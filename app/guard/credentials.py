@@ -445,8 +445,15 @@ class Keyring:
         if self._away is None:
             if len(self._wanted) >= MOST_ASKED and digest not in self._remembered:
                 raise IdentityUnavailable(_AWAY, retry_after=1)
-            with suppress(IdentityUnavailable):
-                self._judge(digest, await self._stored(key_id), at)
+            try:
+                key = await self._stored(key_id)
+            except IdentityUnavailable:
+                pass  # it may have been confirmed lately
+            else:
+                self._judge(digest, key, at)
+                credential = self._remembered[digest]  # however long the answer took
+                self._used.add(credential)
+                return credential
         credential = self._remembered.get(digest)
         if credential is None or credential.good_until < time.monotonic():
             raise IdentityUnavailable(_AWAY, retry_after=1)

@@ -136,7 +136,8 @@ def _leaves(rest: str) -> bool:
     return any(
         reading is None
         or any(unicodedata.category(character) in _HIDDEN for character in reading)
-        or any(segment in (".", "..") for segment in _SLASH.split(reading))
+        # Some servers cut parameters off a segment, and some the blanks at its end.
+        or any(segment.partition(";")[0].strip() in (".", "..") for segment in _SLASH.split(reading))
         for reading in _readings(rest)
     )
 

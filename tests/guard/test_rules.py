@@ -9,7 +9,14 @@ BELOW = Rule("key", "prefix", ("customers/{customer}/",))
 
 
 @pytest.mark.parametrize(
-    "key", ["customers/12345/a.pdf", "customers/12345/2026/é.pdf", "customers/12345/a..b", "customers/12345/"]
+    "key",
+    [
+        "customers/12345/a.pdf",
+        "customers/12345/2026/é.pdf",
+        "customers/12345/a..b",
+        "customers/12345/a;b..;c",
+        "customers/12345/",
+    ],
 )
 def test_what_lies_below_a_prefix_passes_unchanged(key: str) -> None:
     assert BELOW.judge(key, "12345") == key
@@ -30,6 +37,9 @@ def test_what_lies_below_a_prefix_passes_unchanged(key: str) -> None:
         "customers/12345/../12346/a.pdf",
         "customers/12345/./../12346/a.pdf",
         "customers/12345/..\\12346",
+        "customers/12345/..;/12346/a.pdf",
+        "customers/12345/..%3Bx=1/12346/a.pdf",
+        "customers/12345/.. /12346/a.pdf",
         "customers/12345/%2e%2e/12346/a.pdf",
         "customers/12345/%252e%252e/12346/a.pdf",
         "customers/12345/%25252e%25252e/12346/a.pdf",

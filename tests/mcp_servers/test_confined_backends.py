@@ -141,7 +141,18 @@ async def test_a_message_has_the_customers_key_and_says_whose_session_sent_it(
         assert message.headers["switchboard-customer"] == CUSTOMER
 
 
-@pytest.mark.parametrize("name", ["switchboard-customer", "Switchboard-Customer", " switchboard-customer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "switchboard-customer",
+        "Switchboard-Customer",
+        " switchboard-customer",
+        "switchboard_customer",
+        "switchboard-customer\0",
+        "switchboard\u2010customer",
+        "\uff53witchboard-customer",
+    ],
+)
 async def test_who_is_bound_cant_say_that_another_sent_it(
     call: Call, kafka: KafkaService, topic: str, name: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Messages of callers that are bound to one customer."""
 
+import unicodedata
 from collections.abc import Mapping
 
 from app.errors import ArgumentRefused
@@ -19,10 +20,15 @@ def refuse_pretence(headers: Mapping[str, str] | None, partition: int | None) ->
     Raises:
         ArgumentRefused: there is such a thing.
     """
-    # Some readers don't tell capitals apart, or take the first of two headers.
-    if any(name.strip().casefold() == CUSTOMER_HEADER for name in headers or ()):
+    # Some readers don't tell capitals or hyphens apart, end a name at NUL, or take the first of two headers.
+    if any(_letters(name) == _letters(CUSTOMER_HEADER) for name in headers or ()):
         raise ArgumentRefused(
             f"headers: {CUSTOMER_HEADER} is written by the gateway, for the customer of this session."
         )
     if partition is not None:
         raise ArgumentRefused("partition: the messages of this session go where its customer's key leads.")
+
+
+def _letters(name: str) -> str:
+    """Return what is left of a header's name where only its letters are compared."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))

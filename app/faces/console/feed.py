@@ -151,12 +151,15 @@ class Feed:
         """Tell a stream what happens, for as long as the block runs."""
         self._streams[stream] = end
         if self._telling is None:
-            self._telling = asyncio.create_task(self._tell(), name="telling of the console")
-            self._telling.add_done_callback(self._stopped)
+            self._begin()
         try:
             yield
         finally:
             del self._streams[stream]
+
+    def _begin(self) -> None:
+        self._telling = asyncio.create_task(self._tell(), name="telling of the console")
+        self._telling.add_done_callback(self._stopped)
 
     # What is told
 
@@ -204,10 +207,14 @@ class Feed:
                 self._pinging.cancel()
 
     def _stopped(self, telling: asyncio.Task[None]) -> None:
-        """End the streams that are left: the gateway stops, or what nobody foresaw has happened."""
+        """End the streams that are left where the gateway stops, or after what nobody foresaw."""
         self._telling = None
-        if not telling.cancelled() and (error := telling.exception()) is not None:
+        error = None if telling.cancelled() else telling.exception()
+        if error is not None:
             _log.error("the console's streams have ended, and begin anew", exc_info=error)
+        elif self._streams and not self._gateway.closing.is_set():  # somebody came while the last one went
+            self._begin()
+            return
         for end in list(self._streams.values()):
             end()
 

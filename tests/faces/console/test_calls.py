@@ -3,8 +3,7 @@
 import asyncio
 import io
 import logging
-from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
+from collections.abc import Generator
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ from app.logs import BackgroundHandler, JsonFormatter, TextFormatter
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.settings import Settings
-from tests.faces.console.desk import MARK, Desk, looking, opened
+from tests.faces.console.desk import MARK, Desk, looking
 from tests.faces.raw import WITHIN, client_of
 from tests.fixtures.gateway import serve
 from tests.fixtures.postgres import TestDatabase
@@ -30,18 +29,6 @@ def log(request: pytest.FixtureRequest) -> Generator[BackgroundHandler]:
     yield handler
     root.removeHandler(handler)
     root.setLevel(level)
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncGenerator[Desk]:
-    async with opened(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def http(desk: Desk) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_of(desk.served) as client:
-        yield client
 
 
 async def running(desk: Desk, http: httpx.AsyncClient, viewer: str, operation: str) -> dict[str, Any]:

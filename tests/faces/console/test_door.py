@@ -34,18 +34,6 @@ READ = (
 CHANGE = ("/console/calls/none/cancel", "/console/tools/clock/get_time")
 
 
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncGenerator[Desk]:
-    async with opened(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def http(desk: Desk) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_of(desk.served) as client:
-        yield client
-
-
 async def outcome(http: httpx.AsyncClient, method: str, path: str, fields: dict[str, str], **body: Any) -> object:
     """Return what an address answers: the status of what is well, the code of a failure."""
     async with http.stream(method, path, headers=fields, **body) as answer:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,6 @@ class LampMCPServer(BaseMCPServer):
     async def ping(self) -> None:
         if self.wrong is not None:
             raise self.wrong
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncGenerator[Desk]:
-    async with opened(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def http(desk: Desk) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_of(desk.served) as client:
-        yield client
 
 
 async def call(desk: Desk, http: httpx.AsyncClient, server: str, name: str, **arguments: Any) -> str:
@@ -181,6 +168,13 @@ async def test_streams_count_as_subscriptions(tmp_path: Path) -> None:
         async with asyncio.timeout(WITHIN):
             while gateway.subscriptions:
                 await http.get("/health")
+
+
+async def test_who_comes_after_the_last_one_has_gone_is_told_as_well(desk: Desk) -> None:
+    for _ in range(3):
+        async with looking(desk.served, desk.bearer("operator")) as events:
+            for _ in range(2):
+                await events.next("snapshot")
 
 
 async def test_streams_end_when_the_gateway_stops(desk: Desk) -> None:

@@ -1,25 +1,9 @@
 """What a viewer can try, and what trying it is answered: the same as at the tool's own address."""
 
-from collections.abc import AsyncGenerator
-from pathlib import Path
-
 import httpx
 import pytest
 
-from tests.faces.console.desk import MARK, Desk, cookie, opened
-from tests.faces.raw import client_of
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncGenerator[Desk]:
-    async with opened(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def http(desk: Desk) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_of(desk.served) as client:
-        yield client
+from tests.faces.console.desk import MARK, Desk, cookie
 
 
 async def test_what_a_viewer_may_use_is_listed_with_the_line_that_allows_it(

@@ -288,7 +288,7 @@ class InvalidArguments(GatewayError):
     rpc_code = INVALID_PARAMS
 
     @classmethod
-    def of(cls, field: str, message: str) -> "InvalidArguments":
+    def of(cls, field: str, message: str) -> Self:
         """Refuse one argument."""
         return cls(f"{field}: {message}", errors=[FieldError(field=field, message=message)])
 

@@ -10,8 +10,11 @@ from app.errors import BackendNotConfigured, BackendUnavailable, GatewayError
 from app.services.postgres.connections.pools import ReadPool, Statement
 from app.services.postgres.versions import newest_version
 
+TABLES = ("customers", "tickets", "interactions", "knowledge_articles")
+"""Those that callers read and write."""
+
 _TABLES = Statement(
-    text("""
+    text(f"""
     SELECT CAST(json_build_object(
         'missing', count(*) FILTER (WHERE relation IS NULL),
         'hidden', count(*) FILTER (WHERE NOT has_table_privilege(relation, 'SELECT')),
@@ -21,8 +24,8 @@ _TABLES = Statement(
         'versioned', coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), false)
     ) AS text)
     FROM (SELECT name, to_regclass(name) AS relation
-          FROM unnest(ARRAY['customers', 'tickets', 'interactions', 'knowledge_articles']) AS name) AS ours
-    """)
+          FROM unnest(ARRAY{list(TABLES)}) AS name) AS ours
+    """)  # noqa: S608 - made of constants
 )
 _VERSION = Statement(text("SELECT CAST(to_json(max(version_num)) AS text) FROM alembic_version"))
 

@@ -93,6 +93,9 @@ _RECURSION = 2e11
 _FIELDS = 32
 """Fields of a composite, as far as `(x).*` counts them."""
 
+_SORTED_ROW = 6.0
+"""Bytes of the shortest text of a key or a range among others, which is what the cost of sorting goes by."""
+
 _HARMLESS = 256.0
 """Bytes up to which no type of an operand matters."""
 
@@ -125,6 +128,26 @@ _ZONES: Mapping[str, int] = {
     **dict.fromkeys(TIMES, 0),
 }
 """Functions with the place of the argument that is, or may hold, a time zone."""
+
+_FILLS_RECORDS: Mapping[str, int] = {
+    **dict.fromkeys(("json_to_record", "json_to_recordset", "jsonb_to_record", "jsonb_to_recordset"), 0),
+    **dict.fromkeys(("json_populate_record", "json_populate_recordset", "populate_record"), 1),
+    **dict.fromkeys(("jsonb_populate_record", "jsonb_populate_record_valid", "jsonb_populate_recordset"), 1),
+}
+"""Functions that read texts as the types of a record's columns, with the place of the argument that holds them."""
+
+_NO_ZONES = (_SHORT_TYPES - TIMES) | {
+    "text",
+    "varchar",
+    "bpchar",
+    "citext",
+    "numeric",
+    "json",
+    "jsonb",
+    "bytea",
+    "hstore",
+}
+"""Types whose text holds no time zone. What is not among them may be a record with times in it."""
 
 _NO_TEXT = frozenset(
     """
@@ -305,6 +328,8 @@ class Reading:
     """The part."""
     argument: int | None = None
     """Which argument of the call it is; None for the operand of a cast."""
+    is_context: bool = False
+    """It is the document of JSON_TABLE or its like, which words end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +493,8 @@ class _Appraisal:
         self.operands: dict[int, Operand] = {}
         self.counted: set[int] = set()
         self.readings: dict[tuple[int, str], Reading] = {}
+        self._columns: dict[int, Any] = {}
+        """The columns that FROM gives to a function's record."""
 
     # Queries
 
@@ -623,6 +650,10 @@ class _Appraisal:
         elif kind == "RangeSubselect":
             source = self.query(fields["subquery"]["SelectStmt"], scope)
         else:
+            for function in fields.get("functions", ()):
+                called, *of_its_own = function["List"]["items"]
+                if columns := fields.get("coldeflist") or [column for column in of_its_own if column]:
+                    self._columns[id(called.get("FuncCall"))] = columns
             made = self._parts({key: value for key, value in fields.items() if key != "alias"}, scope)
             self._read_context(fields, scope)
             self.work += made.work + (self._of_pairs * made.size**2 if kind == "JsonTable" else 0.0)
@@ -817,14 +848,16 @@ class _Appraisal:
                 return all(source.is_stored for source in found)
         return False
 
-    def _read(self, function: str, node: _Fields, place: int, argument: int | None = None) -> None:
+    def _read(
+        self, function: str, node: _Fields, place: int, argument: int | None = None, *, is_context: bool = False
+    ) -> None:
         """Have a part looked at before it is read, unless it is written out, and so has been looked at."""
         core, at = node, place
         while "TypeCast" in core:
             core, at = core["TypeCast"]["arg"], core["TypeCast"]["location"]
         if not _is_written_out(core):
             place = at if argument is None else place
-            self.readings[place, function] = Reading(function, core, argument)
+            self.readings[place, function] = Reading(function, core, argument, is_context)
 
     def _held(self, bound: Bound, kind: str, fields: _Fields) -> Bound:
         """Hold a part of a dear call's operand to what the call can bear."""
@@ -858,12 +891,22 @@ class _Appraisal:
 
     def _read_zone(self, name: str, fields: _Fields, arguments: Sequence[_Fields], scope: _Scope) -> None:
         """Have an argument looked at that is, or may hold, a time zone. AT LOCAL has none."""
+        filled = _FILLS_RECORDS.get(name, len(arguments))
+        if filled < len(arguments) and self._may_have_zones(fields, arguments[filled], scope):
+            self._read("few_zones_of_dates", arguments[filled], fields["location"], filled)
         place = _ZONES.get(name, len(arguments))
         if place >= len(arguments) or (name == "timezone" and len(arguments) == 1):
             return
         if self.expression(arguments[place], scope).may_be_text:
             function = "few_zones_of_dates" if name in TIMES else "few_zones"
             self._read(function, arguments[place], fields["location"], place)
+
+    def _may_have_zones(self, fields: _Fields, texts: _Fields, scope: _Scope) -> bool:
+        """Tell whether a function may read texts of dates that the statement makes."""
+        if "ColumnRef" in texts and self._is_stored(texts["ColumnRef"], scope):
+            return False
+        columns = self._columns.get(id(fields))
+        return columns is None or _have_zones(columns)
 
     def _cost_of_call(self, name: str, arguments: Sequence[_Fields]) -> Cost | None:
         """Return what a function costs, given what is known of its arguments' texts and of the parameters."""
@@ -1031,12 +1074,16 @@ class _Appraisal:
             return Bound(
                 given.size + 64, given.work, given.is_number or name == "count", may_be_text, given.is_gathered
             )
-        given = given._replace(work=given.work + SORTED.get(name, 0.0) * self._given**2)
+        given = given._replace(work=given.work + SORTED.get(name, 0.0) * self._ordered() ** 2)
         if self._rows * given.size > MAX_GATHERED:
             raise TooMuchGathered(name)
         if fields.get("funcformat") != "COERCE_EXPLICIT_CALL":
             return Bound(GIGABYTE, given.work, is_gathered=True)
         return self._held(Bound(GIGABYTE, given.work, is_gathered=True), "FuncCall", fields)
+
+    def _ordered(self) -> float:
+        """Return bytes of what an aggregate sorts whose order the statement chose, as far as that is known."""
+        return max(self._given, _SORTED_ROW * self._rows)
 
     def choice(self, fields: _Fields, scope: _Scope) -> Bound:
         """CASE x WHEN, GREATEST or LEAST: values that are compared with each other."""
@@ -1053,7 +1100,7 @@ class _Appraisal:
         given = self._parts(fields, scope)
         if self._rows * given.size > MAX_GATHERED:
             raise TooMuchGathered("JSON_ARRAYAGG or JSON_OBJECTAGG")
-        work = given.work + SORTED["jsonb_object_agg"] * self._given**2
+        work = given.work + SORTED["jsonb_object_agg"] * self._ordered() ** 2
         self._cap, self._aggregates = cap, True
         if self._is_shown:
             return _TRUTH
@@ -1191,8 +1238,12 @@ class _Appraisal:
             (kind == "A_Expr" and _strings(value.get("name", []))[-1:] in (["->"], ["#>"]))
             or (kind == "TypeCast" and _strings(value["typeName"]["names"])[-1:] in (["json"], ["jsonb"]))
         )
-        if not is_json and not (kind == "ColumnRef" and self._is_stored(value, scope)):
-            self._read("plain_json", context, fields["location"], 0)
+        if kind == "ColumnRef" and self._is_stored(value, scope):
+            return
+        if not is_json:
+            self._read("plain_json", context, fields["location"], 0, is_context=True)
+        if _have_zones([fields.get("columns"), fields.get("output")]):
+            self._read("few_zones_of_dates", context, fields["location"], 0, is_context=True)
 
 
 _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
@@ -1258,6 +1309,18 @@ def _is_written_out(node: _Fields) -> bool:
     return kind in ("A_Const", "ParamRef") or (
         kind == "A_ArrayExpr" and all(_is_written_out(element) for element in fields.get("elements", ()))
     )
+
+
+def _have_zones(columns: Any) -> bool:
+    """Tell whether the definitions of columns name a type of which a text may hold a time zone."""
+    if isinstance(columns, list):
+        return any(_have_zones(column) for column in cast("list[Any]", columns))
+    if not isinstance(columns, dict):
+        return False
+    node = cast("_Fields", columns)
+    if "typeName" in node and node["typeName"]["names"][-1]["String"]["sval"].removeprefix("_") not in _NO_ZONES:
+        return True
+    return any(_have_zones(part) for name, part in node.items() if name != "typeName")
 
 
 def _row_of(sources: Sequence[Source]) -> Bound:

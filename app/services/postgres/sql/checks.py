@@ -161,7 +161,7 @@ def _part(text: str, place: int, reading: Reading, offset: int) -> tuple[int, in
         start = reader.until({","})
         reader.next()
         start = reader.end
-    return start, reader.until(_AFTER_JSON if reading.function == "plain_json" else {","})
+    return start, reader.until(_AFTER_JSON if reading.is_context else {","})
 
 
 def _operand(reader: _Reader) -> tuple[int, int]:

@@ -227,6 +227,9 @@ class _Judged:
 class UnknownName(InvalidArguments):
     """A name of which callers are told no more than that they can't use it, lest they learn what there is."""
 
+    relation: str = ""
+    """The bare name, if it is a relation's and no other schema than `public` is named."""
+
 
 class SqlGuard:
     """Refuses whatever is not one reading statement of harmless parts.
@@ -380,7 +383,9 @@ class SqlGuard:
             )
         except UnknownRelation as unknown:
             message = f'relation "{unknown.name}" does not exist, or may not be read'
-            raise UnknownName.of("query", message) from None
+            refusal = UnknownName.of("query", message)
+            refusal.relation = unknown.name.removeprefix("public.")
+            raise refusal from None
         except TooMuch as much:
             mostly = f", mostly in {much.dearest}" if much.dearest else ""
             message = (

@@ -5,8 +5,8 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -18,6 +18,7 @@ from app.errors import BackendUnavailable, Forbidden, GatewayError, InvalidArgum
 from app.measures import Measure
 from app.outages import Outages
 from app.results import RawResult, Result
+from app.services.postgres.connections.condition import TABLES
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.sql.answers import RowWriter, Written
@@ -173,16 +174,8 @@ class SqlReader:
         with postgres_errors(reading=True), while_it_runs(self._types_told):
             # The server's own limit comes first; ours holds where it does not answer.
             async with asyncio.timeout(limit + _GRACE_SECONDS):
-                guard = self._guard or await self._fresh_guard(self._sessions)
-                try:
-                    statement = guard.check(query, arguments)
-                except UnknownName:
-                    if time.monotonic() < self._stale_at - _CATALOG_SECONDS + _UNKNOWN_SECONDS:
-                        raise
-                    statement = None
-                if statement is None or time.monotonic() >= self._stale_at:
-                    guard = await self._fresh_guard(self._sessions)
-                    statement = guard.check(query, arguments)
+                with _our_tables_told():
+                    guard, statement = await self._judged(query, arguments)
                 left = started + limit - time.perf_counter()
                 async with self._sessions.begin(left) as connection:
                     try:
@@ -201,6 +194,20 @@ class SqlReader:
                 (time.perf_counter() - started) * 1000,
             )
         )
+
+    async def _judged(self, query: str, arguments: Sequence[Argument]) -> tuple[SqlGuard, ReadingStatement]:
+        """Return a statement that may run, and the guard that says so."""
+        guard = self._guard or await self._fresh_guard(self._sessions)
+        try:
+            statement = guard.check(query, arguments)
+        except UnknownName:
+            if time.monotonic() < self._stale_at - _CATALOG_SECONDS + _UNKNOWN_SECONDS:
+                raise
+            statement = None
+        if statement is None or time.monotonic() >= self._stale_at:
+            guard = await self._fresh_guard(self._sessions)
+            statement = guard.check(query, arguments)
+        return guard, statement
 
     def _types_told(self) -> Collection[str]:
         return self._guard.catalog.safe_type_words if self._guard else ()
@@ -241,6 +248,24 @@ class SqlReader:
             return self._guard
 
         return await self._loading.run(load)
+
+
+@contextmanager
+def _our_tables_told() -> Generator[None]:
+    """Tell a table of ours that is not there from a name that the caller made up.
+
+    Raises:
+        BackendUnavailable: it is a table of ours.
+    """
+    try:
+        yield
+    except UnknownName as unknown:
+        if unknown.relation not in TABLES:
+            raise
+        raise BackendUnavailable(
+            f"the login of query_database finds no table {unknown.relation}; run `switchboard migrate`, or make the"
+            " login a member of switchboard_reader"
+        ) from unknown
 
 
 def _argument(value: JsonValue) -> Argument:

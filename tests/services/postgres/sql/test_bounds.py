@@ -407,6 +407,35 @@ async def test_a_query_makes_up_few_time_zones(reader: AnsweringReader, made: st
         await reader.query(sql.format(160))
 
 
+_NUMBERED = "(SELECT jsonb_agg(jsonb_build_object('a', {0}, 'created_at', {0})) FROM generate_series(1, 160) AS i)"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count(a) FROM jsonb_to_recordset({}) AS t(a timestamptz)",
+        "SELECT count(a) FROM json_to_recordset({}::json) AS t(b int, a date)",
+        "SELECT count(a) FROM ROWS FROM (jsonb_to_recordset({}) AS (a tstzrange)) AS t(a)",
+        "SELECT count(r.created_at) FROM tickets AS t, jsonb_populate_recordset(t, {}) AS r WHERE t.id = 1",
+        "SELECT count(r.created_at) FROM tickets AS t, json_populate_recordset(t, {}::json, false) AS r WHERE t.id = 1",
+        (
+            "SELECT count((jsonb_populate_record(t, x)).created_at) FROM tickets AS t, jsonb_array_elements({}) AS x "
+            "WHERE t.id = 1"
+        ),
+        "SELECT count(a) FROM JSON_TABLE({}, '$[*]' COLUMNS (a timestamptz PATH '$.a')) AS t",
+        "SELECT count(a) FROM JSON_TABLE({}, '$[*]' COLUMNS (NESTED PATH '$' COLUMNS (a timestamp PATH '$.a'))) AS t",
+        "SELECT count(JSON_VALUE(x, '$.a' RETURNING timestamptz)) FROM jsonb_array_elements({}) AS x",
+    ],
+)
+async def test_json_that_a_query_makes_has_few_time_zones(desk_reader: AnsweringReader, sql: str) -> None:
+    zone = "'2026-01-01 10:00 X' || i || 'Y5'" if "tstzrange" not in sql else "'[2026-01-01 10:00 X' || i || 'Y5,)'"
+    with pytest.raises(InvalidArguments, match="too many time zones"):
+        await desk_reader.query(sql.format(_NUMBERED.format(zone)))
+    dates = "'2026-01-01T10:00:' || 10 + i % 50 || '.5Z'"
+    dates = f"'[' || {dates} || ',)'" if "tstzrange" in sql else dates
+    assert (await desk_reader.query(sql.format(_NUMBERED.format(dates)))).rows == [{"count": 160}]
+
+
 async def test_a_parameter_makes_up_few_time_zones(reader: AnsweringReader) -> None:
     sql, made = "SELECT cardinality($1::timestamptz[])", "2026-01-01 10:00 X{}Y5"
     assert (await reader.query(sql, [["2026-01-01T10:00:59.5Z"] * 3000])).rows == [{"cardinality": 3000}]
@@ -457,6 +486,24 @@ async def test_an_order_that_a_query_makes_is_short_where_it_is_sorted(reader: A
     """It may be one that was made against quicksort."""
     with pytest.raises(InvalidArguments, match=r"larger than .* bytes|could keep PostgreSQL"):
         await reader.query(sql, timeout_ms=20_000)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "jsonb_object_agg(i * 7 % 100003, 1)",
+        "JSON_OBJECTAGG(i * 7 % 100003 : 1 RETURNING jsonb)",
+        "range_agg(int4range(i * 7 % 100003, i * 7 % 100003 + 1))",
+        "jsonb_object_agg_unique(i, 1) OVER ()",
+    ],
+)
+async def test_an_order_that_a_query_computes_is_short_where_its_rows_are_known(guard: SqlGuard, made: str) -> None:
+    """So is what these aggregates sort at their end, without a look at the limit."""
+    for rows in ("generate_series(1, 100000) AS i", "generate_series(1, 400) AS i, generate_series(1, 400) AS j"):
+        with pytest.raises(InvalidArguments, match="could keep PostgreSQL"):
+            guard.check(f"SELECT {made} FROM {rows}")
+    guard.check(f"SELECT {made} FROM generate_series(1, 10000) AS i")
+    guard.check(f"SELECT {made} FROM (SELECT id AS i FROM tickets ORDER BY created_at) AS t")
 
 
 async def test_what_looks_like_a_huge_number_in_a_text_is_a_text(reader: AnsweringReader) -> None:

@@ -35,7 +35,7 @@ _UNITS = {
     "ms": 0.001,
     "s": 1,
     "d": 86_400,
-    "a core, at most 12": min(os.cpu_count() or 2, 4),
+    "a core, at most 11": min(os.cpu_count() or 2, 11 / 3),
 }
 
 

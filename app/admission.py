@@ -79,6 +79,7 @@ class Admission(Interruptible):
         serving: the server.
         operation: what is done.
         context: who calls, and how.
+        permit: the principal's leave to do it, where that is known by now.
 
     Entering it gives the open server, or raises what the guard says no with, or `TooManyRequests` if the server works
     on as many calls as it may. Leaving it turns what went wrong within into a `GatewayError`: `BackendTimeout` when the
@@ -90,7 +91,14 @@ class Admission(Interruptible):
         "span",
     )
 
-    def __init__(self, around: Surroundings, serving: Serving, operation: Operation, context: CallContext) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        serving: Serving,
+        operation: Operation,
+        context: CallContext,
+        permit: Permit | None = None,
+    ) -> None:
         self._around = around
         self.serving = serving
         self.operation = operation
@@ -103,7 +111,7 @@ class Admission(Interruptible):
         self.context = context
         self.log = serving.log
         self.call = StartedCall(serving.kind.server_id, operation.name, context, time.perf_counter())
-        self.permit: Permit | None = None
+        self.permit = permit
         """The principal's leave to do it, once it is in, where somebody is asked for that."""
         self._narrow: Narrow | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -114,7 +122,7 @@ class Admission(Interruptible):
         around.recorder.started(self.call)
         try:
             if around.guard is not None:
-                self.permit = around.guard.admit(self.call.server, self.operation, self.context.principal)
+                self.permit = around.guard.admit(self.call.server, self.operation, self.context.principal, self.permit)
             self._take_place()
         except GatewayError as error:
             self._ended(error.code, error.rule)

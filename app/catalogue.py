@@ -6,7 +6,7 @@ The names are dotted so that a process imports only the servers that it serves.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from app.errors import UnknownResource, UnknownServer, UnknownTool
 from app.servers.base import CLIENT_PREFIX, BaseMCPServer, ServerKind
@@ -54,6 +54,8 @@ class Offer(Generic[DeclaredT]):
 
     kind: ServerKind
     declared: DeclaredT
+    permit: Any = None
+    """The leave to use it of those who see it so, as the guard has it: looking it up is looking that up."""
 
     @property
     def name(self) -> str:

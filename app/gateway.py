@@ -72,6 +72,8 @@ T = TypeVar("T")
 FoundT = TypeVar("FoundT")
 MOST_OF_A_CONNECTION = 128
 """Subscriptions of one connection, or of one stream over HTTP."""
+_MOST_SEEN = 10_000
+"""Principals of whom it is kept what they may see."""
 _LISTEN = "subscriptions/listen"
 What = Literal["server", "tool", "resource"]
 Respond = Callable[[Request], Awaitable[Response]]
@@ -109,6 +111,9 @@ class Gateway:
         """All that this process serves, for whoever builds ways to it. What somebody may see of it: `offered_to`."""
         self._confined = self.catalogue.restricted(partial(_confined_tool, ruled=guard is not None), _confined_resource)
         """What there is of it for callers that are bound to one customer."""
+        self._seen: dict[int, tuple[Principal, Catalogue]] = {}
+        """What those who called lately may see, by their place in memory, which is theirs while they are kept here:
+        to compare principals field by field takes longer than all else that is asked of one."""
         self.subscriptions = 0
         self._subscriptions_of: Counter[str | int] = Counter()
         """By caller, and by the connection that they are of."""
@@ -194,8 +199,17 @@ class Gateway:
 
     def offered_to(self, principal: Principal) -> Catalogue:
         """Return what a principal may see: its calls are looked up there, and its listings made from it."""
+        held = self._seen.get(id(principal))
+        return self._see(principal) if held is None else held[1]
+
+    def _see(self, principal: Principal) -> Catalogue:
+        """Find what a principal may see, and keep it: it stays as long as the process."""
         whole = self.catalogue if principal.customer is None else self._confined
-        return whole if self.guard is None else self.guard.offered_to(principal, whole)
+        seen = whole if self.guard is None else self.guard.offered_to(principal, whole)
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen[id(principal)] = principal, seen
+        return seen
 
     def is_shown(self, kind: ServerKind) -> bool:
         """Tell whether MCP's listings show a server: not if nothing of it could work for lack of a setting."""
@@ -310,7 +324,7 @@ class Gateway:
         if offer is None:  # by this spelling of its server's name, at least
             offer = self._look_up(Catalogue.tool, server, name, context)
         tool = offer.declared
-        admission = Admission(self._around, self._serving[offer.kind], tool.operation, context)
+        admission = Admission(self._around, self._serving[offer.kind], tool.operation, context, offer.permit)
         written = tool.dump if write is None else partial(write, tool)
         return await self._pass(admission, arguments, written, changes=not tool.read_only, held=held)
 
@@ -322,7 +336,7 @@ class Gateway:
         """
         offer, variables = self._look_up(Catalogue.resource, server, uri, context)
         resource = offer.declared
-        admission = Admission(self._around, self._serving[offer.kind], resource.reading(uri), context)
+        admission = Admission(self._around, self._serving[offer.kind], resource.reading(uri), context, offer.permit)
         return resource.mime_type, await self._pass(admission, variables, _resource_bytes)
 
     @asynccontextmanager
@@ -623,7 +637,7 @@ class Gateway:
         customer = principal.customer
         if customer is not None:
             arguments = confine(operation, customer, arguments, ruled=self.guard is not None)
-        if self.guard is not None and permit is not None:
+        if self.guard is not None and permit is not None and (permit.ruled is not None or customer is not None):
             judged = self.guard.judge(permit, operation, principal, arguments)
             if customer is not None and judged is not arguments:  # no rule puts another in its place
                 judged = confine(operation, customer, judged, ruled=True)

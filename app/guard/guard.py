@@ -5,7 +5,6 @@ may want it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pydantic import JsonValue
@@ -24,18 +23,6 @@ _AS_IT_IS = (None, "text")
 """What an argument says that tells how another is encoded, where that is not encoded at all."""
 _READ = {"in": "is one of", "prefix": "begins with", "set": "is set to"}
 _DEVELOPERS = frozenset({DEVELOPER})
-MOST_KNOWN = 10_000
-"""Principals of whom it is remembered what they may do."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Known:
-    """A principal, and what its roles come to."""
-
-    principal: Principal
-    rights: Rights
-    offered: dict[Catalogue, Catalogue] = field(default_factory=dict[Catalogue, Catalogue])
-    """What it may see of all that there is, which is more than one where gateways share a guard."""
 
 
 class Guard:
@@ -51,9 +38,6 @@ class Guard:
         self._offered: dict[tuple[Catalogue, frozenset[str], bool], Catalogue] = {}
         """What is seen of all there is, by roles and by whether the principal is bound. There are as many as gateways
         in this process, times sets of roles that somebody has made keys with."""
-        self._known: dict[int, _Known] = {}
-        """Those who called lately, by their identity in memory, which is theirs as long as they are kept here: to
-        compare principals field by field takes longer than all else that is asked of them."""
 
     def offered_to(self, principal: Principal, whole: Catalogue) -> Catalogue:
         """Return what a principal may see of all that there is: what it may use. It is the same object each time.
@@ -62,25 +46,17 @@ class Guard:
             principal: who looks.
             whole: all that there is; to who is bound to a customer, all that can be confined to one.
         """
-        known = self._known.get(id(principal)) or self._get_to_know(principal)
-        seen = known.offered.get(whole)
-        if seen is None:
-            seen = known.offered[whole] = self._offer(known, whole)
-        return seen
-
-    def _offer(self, known: "_Known", whole: Catalogue) -> Catalogue:
-        """Return what a principal may see of all that there is, the same to all who have the same roles."""
-        principal, rights = known.principal, known.rights
         key = (whole, self._roles(principal), principal.customer is not None)
         seen = self._offered.get(key)
         if seen is None:
+            rights = self._rights(principal)
 
             def allowed(offer: Offer[Any]) -> Offer[Any] | None:
                 permit = rights.get((offer.kind.server_id, offer.name))
                 granting = () if permit is None else permit.grants
                 if principal.customer is not None:
                     granting = [each for each in granting if keeps_to_customer(each.rules, offer.declared.confinement)]
-                return offer if granting else None
+                return Offer(offer.kind, offer.declared, permit) if granting else None
 
             with_prompts = {server for server, name in rights if name == PROMPTS}
             seen = self._offered[key] = whole.restricted(allowed, allowed, with_prompts)
@@ -131,26 +107,27 @@ class Guard:
         """
         if operation.obeys is None:
             return None
-        known = self._known.get(id(principal)) or self._get_to_know(principal)
-        permit = known.rights.get((server, operation.obeys))
+        permit = self._rights(principal).get((server, operation.obeys))
         if permit is None:
             raise self.why_not(principal, server, operation.obeys)
         return permit
 
-    def admit(self, server: str, operation: Operation, principal: Principal) -> Permit | None:
+    def admit(
+        self, server: str, operation: Operation, principal: Principal, permit: Permit | None = None
+    ) -> Permit | None:
         """Let a principal begin an operation, and return its leave. That costs a token of its limit.
 
         Args:
             server: as for `permit`.
             operation: as for `permit`.
             principal: as for `permit`.
+            permit: its leave, where that was found with what it wants.
 
         Raises:
             InsufficientScope: no role allows it.
             RateLimited: the limit is used up for now.
         """
-        permit = self.permit(server, operation, principal)
-        if permit is None:
+        if permit is None and (permit := self.permit(server, operation, principal)) is None:
             return None
         if (rate := permit.rate) is not None and (wait := self._limiter.take(principal.id, rate)):
             told = f"This caller may make {rate} calls. Repeat in {wait:.3g} s."
@@ -248,14 +225,7 @@ class Guard:
         return self.policy.denied_by(self._roles(principal), server, name, bound=bound)
 
     def _rights(self, principal: Principal) -> Rights:
-        return (self._known.get(id(principal)) or self._get_to_know(principal)).rights
-
-    def _get_to_know(self, principal: Principal) -> "_Known":
-        if len(self._known) >= MOST_KNOWN:
-            self._known.clear()
-        rights = self.policy.rights(self._roles(principal), bound=principal.customer is not None)
-        known = self._known[id(principal)] = _Known(principal, rights)
-        return known
+        return self.policy.rights(self._roles(principal), bound=principal.customer is not None)
 
     def _roles(self, principal: Principal) -> frozenset[str]:
         """Return the roles of a principal; where nobody is asked who he is, everybody develops."""

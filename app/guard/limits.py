@@ -68,7 +68,9 @@ class RateLimiter:
         if now is None:
             now = time.monotonic()
         held = self._buckets.get(key)
-        left = rate.burst if held is None else min(rate.burst, held[0] + (now - held[1]) * rate.per_second)
+        left = float(rate.burst)
+        if held is not None and (filled := held[0] + (now - held[1]) * rate.per_second) < left:
+            left = filled
         if left >= tokens:
             if held is None and len(self._buckets) >= _MOST_BUCKETS:
                 self._forget()

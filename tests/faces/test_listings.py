@@ -89,4 +89,4 @@ async def test_each_listing_is_one_line_of_the_log(gateway: Served, era: str, ca
             expected.append((method, "websocket"))
     fields: list[Any] = [record.args for record in caplog.records if record.name.startswith("MCP")]
     assert [(operation, face) for _, operation, face, *_ in fields] == expected
-    assert {outcome for *_, outcome, _, _ in fields} == {"ok"}
+    assert {outcome for _, _, _, _, _, _, outcome, *_ in fields} == {"ok"}

@@ -21,23 +21,37 @@ class ClientConfig:
     text: str
 
 
-def client_configs(url: str, command: Sequence[str], env_file: Path | None) -> list[ClientConfig]:
+KEY_PLACEHOLDER = "YOUR_KEY"
+"""Stands for a key in what is shown: which one it is nobody but its owner knows."""
+
+
+def client_configs(
+    url: str, command: Sequence[str], env_file: Path | None, *, asks_for_key: bool = False
+) -> list[ClientConfig]:
     """Return the configuration of each client that we know.
 
     Args:
         url: the gateway's address, without a path.
         command: how `switchboard` is started, its program by an absolute path.
         env_file: the file of variables for clients that launch a process of their own.
+        asks_for_key: whether callers show a key; where it goes, then, with a placeholder in its place.
     """
     endpoint = f"{url}/mcp"
     program, *arguments = command
-    launched = {
+    bearer = f"Bearer {KEY_PLACEHOLDER}"
+    headers = {"headers": {"Authorization": bearer}} if asks_for_key else {}
+    launched: dict[str, object] = {
         "command": program,
         "args": [*arguments, "stdio", *(["--env-file", str(env_file)] if env_file else [])],
+        **({"env": {"SWITCHBOARD_TOKEN": KEY_PLACEHOLDER}} if asks_for_key else {}),
     }
+    by_option = f' --header "Authorization: {bearer}"' if asks_for_key else ""
     return [
         ClientConfig(
-            "claude-code", "Claude Code", "a shell", f"claude mcp add --transport http switchboard {endpoint}"
+            "claude-code",
+            "Claude Code",
+            "a shell",
+            f"claude mcp add --transport http switchboard {endpoint}{by_option}",
         ),
         ClientConfig(
             "claude-desktop",
@@ -49,13 +63,13 @@ def client_configs(url: str, command: Sequence[str], env_file: Path | None) -> l
             "cursor",
             "Cursor",
             ".cursor/mcp.json in the project, or ~/.cursor/mcp.json",
-            _json({"mcpServers": {"switchboard": {"url": endpoint}}}),
+            _json({"mcpServers": {"switchboard": {"url": endpoint, **headers}}}),
         ),
         ClientConfig(
             "vscode",
             "VS Code",
             ".vscode/mcp.json in the project",
-            _json({"servers": {"switchboard": {"type": "http", "url": endpoint}}}),
+            _json({"servers": {"switchboard": {"type": "http", "url": endpoint, **headers}}}),
         ),
     ]
 

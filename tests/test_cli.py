@@ -28,6 +28,8 @@ from app.cli.commands import COMMANDS
 from app.cli.commands import switchboard as group
 from app.cli.running import misspelt, run
 from app.errors import BackendUnavailable
+from app.guard.credentials import mint
+from app.guard.key_file import as_first_key
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import StartFailed, free_port
 from app.routers.database import DatabaseMCPServer
@@ -412,6 +414,29 @@ async def test_each_client_gets_the_form_that_it_takes(tmp_path: Path, client: s
     _, _, text = output.partition("\n")
     assert status == 0
     assert (text.strip() if isinstance(config, str) else json.loads(text)) == config
+
+
+@pytest.mark.parametrize(
+    ("client", "place"),
+    [
+        ("claude-code", '--header "Authorization: Bearer YOUR_KEY"'),
+        ("claude-desktop", '"SWITCHBOARD_TOKEN": "YOUR_KEY"'),
+        ("cursor", '"Authorization": "Bearer YOUR_KEY"'),
+        ("vscode", '"Authorization": "Bearer YOUR_KEY"'),
+    ],
+)
+async def test_where_keys_are_asked_for_a_configuration_says_where_one_goes_and_holds_none(
+    tmp_path: Path, client: str, place: str
+) -> None:
+    token, key = mint(frozenset({"developer"}))
+    status, output = await switchboard(
+        tmp_path, "config", client, SWITCHBOARD_FIRST_KEY=as_first_key(key), SWITCHBOARD_TOKEN=token
+    )
+    assert (status, place in output, "switchboard keys create" in output) == (0, True, True), output
+    assert token not in output
+    (tmp_path / "switchboard.toml").write_text("[auth]\n")
+    status, output = await switchboard(tmp_path, "config", client)
+    assert (status, place in output) == (0, True), output
 
 
 async def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from app.cli.running import LOCAL_STACK, gateway_address, read_settings
-from app.client_configs import client_configs, own_command
+from app.cli.running import LOCAL_STACK, asks_for_keys, gateway_address, read_settings
+from app.client_configs import KEY_PLACEHOLDER, client_configs, own_command
 from app.settings import Settings
 
 _CLIENTS = [config.client for config in client_configs("", ["switchboard"], None)]
@@ -17,11 +17,15 @@ _CLIENTS = [config.client for config in client_configs("", ["switchboard"], None
 @click.pass_context
 def config(context: click.Context, client: str, url: str | None) -> None:
     """Print the configuration of an MCP client, with the addresses and paths of this installation."""
-    address = (url or gateway_address(read_settings(Settings))).rstrip("/").removesuffix("/mcp")
+    settings = read_settings(Settings)
+    address = (url or gateway_address(settings)).rstrip("/").removesuffix("/mcp")
     found: Path | None = context.meta.get("env_file")
     if found is None and LOCAL_STACK.is_file():
         found = LOCAL_STACK
-    configs = {c.client: c for c in client_configs(address, own_command(), found.resolve() if found else None)}
-    chosen = configs[client]
+    asks = asks_for_keys(settings)
+    known = client_configs(address, own_command(), found.resolve() if found else None, asks_for_key=asks)
+    chosen = next(config for config in known if config.client == client)
     click.echo(f"For {chosen.title}: {chosen.place}", err=True)
+    if asks:
+        click.echo(f"Put a key in place of {KEY_PLACEHOLDER}: `switchboard keys create` makes one.", err=True)
     click.echo(chosen.text)

@@ -9,10 +9,9 @@ from typing import TypeVar
 
 import click
 
-from app.cli.running import UnusableSettings, policy_file, read_settings, run
+from app.cli.running import UnusableSettings, read_settings, run, written_policy
 from app.guard.credentials import KeyAdministration, KeyStore, StoredKey, mint
 from app.guard.key_file import as_first_key
-from app.guard.policy import PolicyMistake, read_policy
 from app.guard.principal import DEVELOPER
 from app.guard.rules import fits_anywhere
 from app.guard.settings import IdentitySettings
@@ -141,11 +140,7 @@ def _show(token: str, key: StoredKey) -> None:
 
 def _check_roles(roles: tuple[str, ...], customer: str | None) -> None:
     """Refuse roles that the policy's file does not have, if there is one."""
-    path = policy_file(read_settings(Settings))
-    try:
-        file = None if path is None else read_policy(path)[0]
-    except PolicyMistake as error:
-        raise UnusableSettings(str(error)) from None
+    file = written_policy(read_settings(Settings))
     for role in roles:
         if not _NAME.fullmatch(role):
             raise click.BadParameter(

@@ -23,6 +23,7 @@ from app.catalogue import SERVERS, Catalogue, NoSuchServer, load_servers
 from app.errors import GatewayError
 from app.guard.guard import Guard
 from app.guard.policy import (
+    FileAsWritten,
     Policy,
     PolicyMistake,
     known_later,
@@ -32,6 +33,7 @@ from app.guard.policy import (
     vocabulary_of,
 )
 from app.guard.secret import SecretSettings
+from app.guard.settings import IdentitySettings
 from app.logs import OURS, set_up_logging
 from app.servers.base import CLIENT_PREFIX, ServerKind
 from app.serving.addresses import address_class
@@ -123,6 +125,29 @@ def policy_file(settings: Settings) -> Path | None:
     if settings.switchboard_config is None and _POLICY.is_file():
         return _POLICY
     return settings.switchboard_config
+
+
+def written_policy(settings: Settings) -> FileAsWritten | None:
+    """Return what the policy's file says, whether or not it fits what is offered; None where there is none.
+
+    Raises:
+        UnusableSettings: it can't be read.
+    """
+    path = policy_file(settings)
+    try:
+        return None if path is None else read_policy(path)[0]
+    except PolicyMistake as error:
+        raise UnusableSettings(str(error)) from None
+
+
+def asks_for_keys(settings: Settings) -> bool:
+    """Tell whether callers of what is served under these settings are asked for a key.
+
+    Raises:
+        UnusableSettings: nobody can tell.
+    """
+    file = written_policy(settings)
+    return read_settings(IdentitySettings).names_keys or (file is not None and file.auth is not None)
 
 
 def read_guard(settings: Settings, kinds: Sequence[ServerKind]) -> Guard:

@@ -210,8 +210,15 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
+_FOR_ITS_CALLER = [(b"cache-control", b"private"), (b"vary", b"authorization")]
+"""That what was read is for nobody but who has read it: what there is to see depends on the caller's roles."""
+
+
 class Naming:
-    """ASGI middleware that writes `X-Request-ID` into the responses of applications that do not know it."""
+    """ASGI middleware that writes into the responses of applications which do not know it whose they are.
+
+    `X-Request-ID` names the request. What was read may be kept for its caller alone, unless the application says more.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -219,15 +226,28 @@ class Naming:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         request_id: str = scope["state"]["request_id"]
         header = (b"x-request-id", request_id.encode())
+        reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
 
         def send_named(message: Message) -> Awaitable[None]:
             if message["type"] in ("http.response.start", "websocket.accept"):
                 headers = message.get("headers", ())
                 if header not in headers:
                     message["headers"] = [*headers, header]
+                if reads:
+                    _keep_private(message)
             return send(message)
 
         return self._app(scope, receive, send_named)
+
+
+def _keep_private(start: Message) -> None:
+    headers: list[tuple[bytes, bytes]] = [*start["headers"]]
+    given = dict(headers)
+    added = [field for field in _FOR_ITS_CALLER if field[0] not in given]
+    if (vary := given.get(b"vary")) is not None and b"authorization" not in vary.lower():
+        headers.remove((b"vary", vary))
+        added.append((b"vary", vary + b", authorization"))
+    start["headers"] = [*headers, *added]
 
 
 async def send_bytes(

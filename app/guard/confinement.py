@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from app.errors import NotConfined, NotFound
+from app.errors import ArgumentRefused, NotConfined, NotFound
 from app.guard.principal import Principal
 from app.guard.rules import Rule
 from app.servers.confining import Confinement
@@ -35,6 +35,7 @@ def confine(operation: Operation, customer: str, arguments: Any, *, ruled: bool)
     Raises:
         NotConfined: it can't be confined.
         NotFound: it is about another customer, of whom there is nothing here, whether there is such a customer or not.
+        ArgumentRefused: an argument is the staff's to give.
     """
     confinement = operation.confinement
     if confinement is None or (confinement.rule_on is not None and not ruled):
@@ -43,6 +44,8 @@ def confine(operation: Operation, customer: str, arguments: Any, *, ruled: bool)
         raise not_confined(operation.name)
     if confinement.argument is not None:
         _fill_in(confinement.argument, customer, arguments)
+    for name in confinement.staff_only:
+        _refuse_given(name, arguments)
     return arguments
 
 
@@ -66,6 +69,15 @@ def with_own_key(arguments: Any, principal: Principal) -> Any:
         return arguments
     own = principal.own_key(key)
     return arguments if own == key else arguments.model_copy(update={_IDEMPOTENCY_KEY: own})
+
+
+def _refuse_given(name: str, arguments: Any) -> None:
+    if isinstance(arguments, BaseModel):
+        given = getattr(arguments, name) != type(arguments).model_fields[name].get_default(call_default_factory=True)
+    else:
+        given = name in arguments
+    if given:
+        raise ArgumentRefused(f"{name}: only the staff may give it, and this session is a customer's. Leave it out.")
 
 
 def _fill_in(name: str, customer: str, arguments: Any) -> None:

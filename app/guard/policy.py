@@ -315,7 +315,7 @@ def read_policy(path: Path) -> "tuple[FileAsWritten, Places]":
         PolicyMistake: it can't be read, is no TOML, or has what no such file has.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # some editors begin a file with a mark that TOML does not know
     except OSError as error:
         raise PolicyMistake(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -422,6 +422,10 @@ def _mistakes(written: FileAsWritten, vocabulary: Vocabulary, places: "Places") 
         for tool, rules in role.tool.items():
             where = ("role", name, "tool", tool)
             yield from _rule_mistakes(tool, rules, vocabulary, places, where, bound=role.bound is not None)
+    local = written.auth.local_role if written.auth else None
+    if local is not None and local != DEVELOPER and local not in written.role:
+        reason = f"there is no role {local!r}{_suggestion(local, (*written.role, DEVELOPER))}"
+        yield _Mistake(places.of("auth", "local_role"), f"local_role: {reason}", "", "")
     limited = [(("role", name, "limits"), role.limits) for name, role in written.role.items()]
     for place, limits in (*limited, (("limits",), written.limits)):
         for scope in limits:
@@ -503,11 +507,26 @@ def _suggestion(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+_IN_WORDS = {
+    "extra_forbidden": "nothing of that name is known here",
+    "list_type": 'expected a list, such as ["database:read"]',
+    "string_type": "expected a text in quotes",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "dict_type": "expected a table",
+    "model_type": "expected a table",
+    "model_attributes_type": "expected a table",
+    "too_short": "expected at least one value",
+}
+"""Of pydantic's refusals that speak of Python, in words of those who write the file."""
+
+
 def _told(mistake: Any) -> str:
     where = ".".join(str(part) for part in mistake["loc"])
-    if mistake["type"] == "extra_forbidden":
-        return f"{where}: nothing of that name is known here"
-    return f"{where}: {mistake['msg'].removeprefix('Value error, ')}"
+    message: str = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] == "string_pattern_mismatch" and mistake["loc"][-1] in ("[key]", "local_role"):
+        message = "the name of a role has small letters, digits and `_`, and begins with a letter"
+    return f"{where}: {_IN_WORDS.get(mistake['type'], message)}"
 
 
 class Places:

@@ -183,6 +183,7 @@ class DatabaseMCPServer(BaseMCPServer):
 
     @tool(
         confined_by="customer_id",
+        staff_only=("internal",),
         example={
             "customer_id": "12345",
             "query_text": "Can I get my invoices in euros?",
@@ -193,7 +194,7 @@ class DatabaseMCPServer(BaseMCPServer):
         errors=(NotFound, Conflict),
     )
     async def save_interaction(self, arguments: NewInteraction, principal: Principal) -> SavedInteraction:
-        """Write down what a customer asked and what was answered, or an internal note; call it after each exchange.
+        """Write down what a customer asked and what was answered; call it after each exchange.
 
         Give query_text, agent_response or both. A public reply on a ticket also counts as its first response. All may
         also stand in an object `interaction_data`, and `content` is accepted for query_text.

@@ -40,6 +40,7 @@ def tool(
     confined: Literal["service"] | None = None,
     public: bool = False,
     needs_rule: str | None = None,
+    staff_only: Sequence[str] = (),
 ) -> Callable[[_Method], _Method]:
     """Offer a method of a `BaseMCPServer` to the gateway's callers.
 
@@ -60,13 +61,19 @@ def tool(
         public: it is the same for everybody. A tool that says nothing of the kind refuses callers that are bound.
         needs_rule: an argument that the policy must have a rule on for callers that are bound; if nothing else
             confines the tool, one that says `{customer}`.
+        staff_only: arguments that are not for callers who are bound: they see none of them, and give only defaults.
     """
 
     def declare(method: _Method) -> _Method:
         method.__declared__ = MethodTool.declared(  # type: ignore[attr-defined]
             method,
             confinement=Confinement.declared(
-                method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=needs_rule
+                method.__name__,
+                confined_by=confined_by,
+                confined=confined,
+                public=public,
+                needs_rule=needs_rule,
+                staff_only=staff_only,
             ),
             title=title,
             read_only=read_only,
@@ -103,9 +110,7 @@ def resource(
     """
 
     def declare(method: _Method) -> _Method:
-        confinement = Confinement.declared(
-            method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=None
-        )
+        confinement = Confinement.declared(method.__name__, confined_by=confined_by, confined=confined, public=public)
         method.__declared__ = Resource.declared(  # type: ignore[attr-defined]
             template, method, title=title, confinement=confinement
         )
@@ -154,7 +159,7 @@ def route(
             openapi=dict(openapi or {}),
             endless=endless,
             confinement=Confinement.declared(
-                method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=None
+                method.__name__, confined_by=confined_by, confined=confined, public=public
             ),
         )
         return method
@@ -182,9 +187,7 @@ def watch(
     """
 
     def declare(method: _Method) -> _Method:
-        confinement = Confinement.declared(
-            method.__name__, confined_by=confined_by, confined=confined, public=public, needs_rule=None
-        )
+        confinement = Confinement.declared(method.__name__, confined_by=confined_by, confined=confined, public=public)
         method.__watches__ = template, confinement  # type: ignore[attr-defined]
         return method
 

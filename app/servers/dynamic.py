@@ -94,10 +94,11 @@ class DynamicTool(Tool):
         return self._checked({**parsed, **changes})
 
     def _checked(self, given: Any) -> JsonObject:
-        if self.filled_in is not None and isinstance(given, dict) and self.filled_in in given:
-            # The schema does not know it; whether it is the caller's own is for the guard to say.
-            others = {name: value for name, value in cast("JsonObject", given).items() if name != self.filled_in}
-            return {**self._checked(others), self.filled_in: given[self.filled_in]}
+        if isinstance(given, dict) and (hidden := [name for name in self.hidden if name in given]):
+            # The schema does not know them; whether they are the caller's to give is for the guard to say.
+            given = cast("JsonObject", given)
+            others = {name: value for name, value in given.items() if name not in hidden}
+            return {**self._checked(others), **{name: given[name] for name in hidden}}
         taken = self._leniency.take(given)
         if not isinstance(taken, dict):
             raise InvalidArguments.at([((), "expected an object")])

@@ -16,8 +16,8 @@ from app.exact_json import ALTERED
 from app.results import ProtocolResult, RawResult, Result, writer_of
 from app.servers.calls import CallContext, JsonObject
 from app.servers.confining import check_confinement
-from app.servers.json_schema import MOST_UNKNOWN
-from app.servers.leniency import altered_integers
+from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
+from app.servers.leniency import Leniency, altered_integers
 from app.servers.schemas import arguments_schema, result_schema
 from app.servers.signatures import Signature, title_of
 from app.servers.tools import Tool, not_json, read_arguments
@@ -92,11 +92,17 @@ class MethodTool(Tool):
             **options,
         )
 
-    def with_filled_in(self, argument: str) -> Self:
-        kind: Any = self.arguments.model_fields[argument].rebuild_annotation()
-        left_out: dict[str, Any] = {argument: (kind | None, None)}
-        arguments = create_model(self.arguments.__name__, __base__=self.arguments, **left_out)
-        return replace(super().with_filled_in(argument), arguments=arguments)
+    def with_hidden(self, arguments: tuple[str, ...]) -> Self:
+        assert self.confinement is not None
+        filled_in = self.confinement.argument
+        fields = self.arguments.model_fields
+        optional: dict[str, Any] = {
+            name: (fields[name].rebuild_annotation() | None, None)
+            for name in arguments
+            if name == filled_in or fields[name].is_required()
+        }
+        model = create_model(self.arguments.__name__, __base__=self.arguments, **optional)
+        return replace(super().with_hidden(arguments), arguments=model)
 
     def schema_of_arguments(self) -> JsonObject:
         return arguments_schema(self.arguments)
@@ -122,6 +128,11 @@ class MethodTool(Tool):
         validator = self.arguments.__pydantic_validator__
         assert isinstance(validator, SchemaValidator)
         return validator
+
+    @cached_property
+    def _leniency(self) -> Leniency:
+        # What is hidden may be said all the same, and is judged as what it means.
+        return Leniency(CompiledSchema(self.schema_of_arguments())) if self.hidden else super()._leniency
 
     @cached_property
     def _takes_doubles(self) -> bool:

@@ -41,27 +41,27 @@ class Tool(ABC):
     """Failures beyond those that every tool may answer, for the documentation."""
     confinement: Confinement | None = None
     """How it is kept to one customer for callers that are bound to one; None refuses them."""
-    filled_in: str | None = None
-    """The argument that callers need not give, and do not see, since it is filled in for them; in `for_bound` only."""
+    hidden: tuple[str, ...] = ()
+    """Arguments that callers do not see, as they are filled in for them or not theirs to give; in `for_bound` only."""
 
     @cached_property
     def for_bound(self) -> Self | None:
         """The tool as callers that are bound to one customer see it; None where it can't be confined to one."""
         if self.confinement is None:
             return None
-        argument = self.confinement.argument
-        return self if argument is None or self.filled_in is not None else self.with_filled_in(argument)
+        hidden = self.confinement.hidden
+        return self.with_hidden(hidden) if hidden and not self.hidden else self
 
-    def with_filled_in(self, argument: str) -> Self:
-        """Return the tool as it is for callers who have an argument filled in for them."""
-        example = None if self.example is None else _without(self.example, argument)
-        return replace(self, filled_in=argument, example=example)
+    def with_hidden(self, arguments: tuple[str, ...]) -> Self:
+        """Return the tool as it is for callers who do not see some of its arguments, and need not give them."""
+        example = None if self.example is None else _without(self.example, arguments)
+        return replace(self, hidden=arguments, example=example)
 
     @cached_property
     def input_schema(self) -> JsonObject:
         """JSON Schema of the arguments object: flat, no `anyOf` at its top; plain, if we have written it ourselves."""
         schema = self.schema_of_arguments()
-        return schema if self.filled_in is None else _schema_without(schema, self.filled_in)
+        return _schema_without(schema, self.hidden) if self.hidden else schema
 
     @abstractmethod
     def schema_of_arguments(self) -> JsonObject:
@@ -172,16 +172,16 @@ def not_json(reason: str) -> MalformedRequest:
     return MalformedRequest(f"The arguments are not valid JSON ({reason}). Send one JSON object.")
 
 
-def _without(values: JsonObject, argument: str) -> JsonObject:
-    return {name: value for name, value in values.items() if name != argument}
+def _without(values: JsonObject, arguments: tuple[str, ...]) -> JsonObject:
+    return {name: value for name, value in values.items() if name not in arguments}
 
 
-def _schema_without(schema: JsonObject, argument: str) -> JsonObject:
-    """Return a schema of an arguments object that does not tell of one of them."""
+def _schema_without(schema: JsonObject, arguments: tuple[str, ...]) -> JsonObject:
+    """Return a schema of an arguments object that does not tell of some of them."""
     properties, required = schema.get("properties", {}), schema.get("required", [])
     assert isinstance(properties, dict)
     assert isinstance(required, list)
-    left: JsonObject = {**schema, "properties": _without(properties, argument)}
-    if argument in required:
-        left["required"] = [name for name in required if name != argument]
+    left: JsonObject = {**schema, "properties": _without(properties, arguments)}
+    if required:
+        left["required"] = [name for name in required if name not in arguments]
     return left

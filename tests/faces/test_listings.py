@@ -90,3 +90,16 @@ async def test_each_listing_is_one_line_of_the_log(gateway: Served, era: str, ca
     fields: list[Any] = [record.args for record in caplog.records if record.name.startswith("MCP")]
     assert [(operation, face) for _, operation, face, *_ in fields] == expected
     assert {outcome for _, _, _, _, _, _, outcome, *_ in fields} == {"ok"}
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/mcp", "/mcp/clock/resources/read?uri=clock://zones", "/openapi.json"])
+async def test_what_a_caller_is_shown_is_kept_for_nobody_else(gateway: Served, path: str) -> None:
+    async with client_of(gateway) as http:
+        for method in ("GET", "HEAD"):
+            answer = await http.request(method, path)
+            assert answer.status_code == 200
+            assert answer.headers["cache-control"] == "private"
+            assert "authorization" in answer.headers["vary"]
+        assert (await http.get("/docs")).headers["cache-control"] == "no-store"
+        with_origin = await http.get(path, headers={"origin": gateway.url})
+        assert {name.strip().lower() for name in with_origin.headers["vary"].split(",")} >= {"origin", "authorization"}

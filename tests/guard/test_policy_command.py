@@ -166,3 +166,59 @@ def test_a_file_that_nests_without_end_is_a_mistake_of_the_file(tmp_path: Path) 
 def test_what_does_not_exist_is_told(tmp_path: Path) -> None:
     status, said = policy(tmp_path, "explain", "--role", "agent", "database:nope")
     assert (status, "There is no tool 'nope' on database" in said) == (2, True)
+
+
+ROLE = '[role.a]\nallow = ["database:read"]\n'
+RULES = '[role.a]\nallow = ["aws:write"]\n[role.a.tool."aws:s3_upload_file"]\n'
+
+
+@pytest.mark.parametrize(("text", "line", "words"), [
+    (ROLE + 'alow = []\n', 3, "nothing of that name"),
+    ('[roles.a]\n', 1, "nothing of that name"),
+    ('[role.a]\nallow = "database:read"\n', 2, "expected a list"),
+    ('[role.a]\nallow = [5]\n', 2, "expected a text in quotes"),
+    ('[role]\na = "x"\n', 2, "expected a table"),
+    ('[role.Agent]\n', 1, "small letters"),
+    ('[auth]\npublic_pages = "perhaps"\n', 2, "true or false"),
+    ('[auth]\nlocal_role = "agnt"\n[role.agent]\n', 2, "did you mean 'agent'?"),
+    (ROLE + "[role.a]\n", 3, "twice"),
+    (ROLE + "allow = []\n", 3, "overwrite"),
+    ('[role.a]\nallow = ["database:read"\n', 2, "Unclosed array"),
+    ('[role.a]\r\nallow = ["database:reed"]\r\n', 2, "no tool 'reed'"),
+    ('\ufeff[role.a]\nallow = ["database:reed"]\n', 2, "no tool 'reed'"),
+    ('[role.a]\nallow = [\n  "database:read",\n  "database:reed",\n]\n', 4, "no tool 'reed'"),
+    ('role.a.allow = ["database:reed"]\n', 1, "no tool 'reed'"),
+    ('[role.a]\nallow = ["*"]\n', 2, "write <server>:read"),
+    ('[role.a]\nallow = ["mcp_database:read"]\n', 2, "did you mean 'database'?"),
+    (ROLE + 'deny = ["database:nope"]\n', 3, "no tool 'nope'"),
+    (ROLE + "limit = 600\n", 3, "expected a text in quotes"),
+    (ROLE + 'limit = "600 per minute"\n', 3, "'600/min burst 60'"),
+    ('[limits]\n"database:nope" = "1/s"\n', 2, "no tool 'nope'"),
+    (RULES + 'buket = { in = ["a"] }\n', 4, "did you mean 'bucket'?"),
+    (RULES + 'key = "documents"\n', 4, "expected a table"),
+    (RULES + 'key = { in = [] }\n', 4, "at least one"),
+    (RULES + "key = {}\n", 4, "write one of in"),
+    (RULES + 'key = { suffix = "a" }\n', 4, "nothing of that name"),
+    (RULES + 'key = { prefix = "c/{customer}/" }\n', 4, 'bound = "customer"'),
+    (RULES + '"metadata.owner" = { in = ["chat"] }\n', 4, "no argument"),
+])  # fmt: skip
+def test_each_mistake_is_told_with_its_line_and_in_words(tmp_path: Path, text: str, line: int, words: str) -> None:
+    status, said = policy(tmp_path, "check", text=text)
+    assert (status, f"switchboard.toml:{line}: " in said, words in said) == (2, True, True), said
+    assert "AsWritten" not in said
+    assert "Input should" not in said
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"[role.a]\n# \xe9\n", "switchboard.toml:2: not UTF-8"),
+    ("[role.a]\n".encode("utf-16"), "switchboard.toml:1: not UTF-8"),
+    (None, "is a directory"),
+])  # fmt: skip
+def test_what_is_no_file_of_text_is_told(tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "switchboard.toml"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    result = CliRunner().invoke(switchboard, ["policy", "check", "--config", str(file)])
+    assert (result.exit_code, words in result.output) == (2, True), result.output

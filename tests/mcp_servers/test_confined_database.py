@@ -180,7 +180,21 @@ async def test_a_customers_session_writes_no_note(call: Call, desk: TestDatabase
     for arguments in ({"internal": internal}, {"interaction_data": {"internal": internal}}):
         problem = await call("database", "save_interaction", {"query_text": "A note", **arguments})
         assert (problem["status"], problem["code"]) == (403, "argument_refused")
+        assert problem["detail"].startswith("internal: ")
     assert await value(desk, count) == before
+
+
+async def test_what_only_the_staff_may_give_is_in_no_schema_of_a_customers_session(gateway: Served) -> None:
+    async with client_of(gateway) as http:
+        [save] = [
+            tool
+            for tool in (await http.get("/mcp/database/tools")).json()["tools"]
+            if tool["name"] == "save_interaction"
+        ]
+        assert "internal" not in str(save["inputSchema"]) + save["description"]
+        document = (await http.get("/openapi.json")).json()
+    body = document["paths"]["/mcp/database/tools/save_interaction"]["post"]["requestBody"]
+    assert not {"internal", "customer_id"} & body["content"]["application/json"]["schema"]["properties"].keys()
 
 
 async def test_a_ticket_of_others_is_answered_as_one_that_does_not_exist(call: Call, desk: TestDatabase) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import ArgumentRefused, Conflict, NotFound
+from app.errors import Conflict, NotFound
 from app.exact_json import NotExact, NotJson, read
 from app.models import Channel, Customer, Direction, Interaction, Ticket, TicketStatus
 from app.results import RawResult, Result
@@ -237,11 +237,8 @@ class SupportDesk:
         Raises:
             NotFound: there is no such customer or ticket, to a caller who is bound also one of somebody else.
             Conflict: the ticket is another customer's, or the key was used with other data.
-            ArgumentRefused: it is a note of the staff, and the caller is bound to a customer.
         """
         assert customer in (None, new.customer_id)
-        if customer is not None and new.internal:
-            raise ArgumentRefused("internal: only the staff writes notes, and this session is a customer's.")
 
         async def save(session: AsyncSession) -> RowMapping:
             await _check_belonging(session, new, customer)

@@ -354,6 +354,7 @@ class Swamp:
 async def outcome(served: Served, token: str) -> tuple[int, str]:
     async with client_of(served) as http:
         answer = await http.get("/mcp", headers=bearer(token))
+        assert "json" in answer.headers.get("content-type", ""), (answer.status_code, answer.headers, answer.text)
         return answer.status_code, answer.json().get("code", "")
 
 

@@ -261,6 +261,24 @@ class Gateway:
         self._record_refusal(refusal, server, name, context)
         return refusal
 
+    def lacks_prompts(self, server: str, method: str, context: CallContext) -> InsufficientScope | None:
+        """Return the same of what a server does itself for a method of the protocol.
+
+        Args:
+            server: its id.
+            method: of the protocol, for the log.
+            context: who calls, and how.
+        """
+        if self.guard is None or context.principal.customer is not None:
+            return None
+        if self.guard.allows(context.principal, server, PROMPTS):
+            return None
+        refusal = self.guard.why_not(context.principal, server, PROMPTS)
+        if not isinstance(refusal, InsufficientScope):
+            return None
+        self._record_refusal(refusal, server, method, context)
+        return refusal
+
     def server_for(self, name: str, principal: Principal) -> str:
         """Return the id of a server that a principal may use something of.
 

@@ -57,7 +57,7 @@ _TOO_EARLY = types.ErrorData(code=INVALID_PARAMS, message="Invalid request param
 _DEEP = 200
 """Levels of nesting that everybody can write."""
 _LISTING_HINT = CacheHint(ttl_ms=300_000, scope="private")
-_PROMPT_LISTING = "prompts/list"
+PROMPT_LISTING = "prompts/list"
 _INSTRUCTING = ("initialize", "server/discover")
 """Methods whose results have instructions."""
 
@@ -114,7 +114,7 @@ class ProtocolServer(Server[Any]):
             cache_hints={
                 "server/discover": _LISTING_HINT,
                 "tools/list": _LISTING_HINT,
-                _PROMPT_LISTING: _LISTING_HINT,
+                PROMPT_LISTING: _LISTING_HINT,
                 "resources/list": _LISTING_HINT,
                 "resources/templates/list": _LISTING_HINT,
                 "resources/read": CacheHint(ttl_ms=0, scope="private"),
@@ -122,6 +122,12 @@ class ProtocolServer(Server[Any]):
             **handlers,
         )
         self.middleware += [_explaining, self._instructing]
+
+    def answering(self, method: str) -> str | None:
+        """Return the id of the server that answers a method of the protocol itself; None if that is not how it is."""
+        entry = self.get_request_handler(method)
+        handler = entry and entry.handler
+        return handler.args[0].server_id if isinstance(handler, partial) and handler.func == self._handle else None
 
     def get_capabilities(self, *args: Any, **kwargs: Any) -> types.ServerCapabilities:
         """Return what is announced: no listing that is always empty, and no notices of changes, as the SDK promises."""
@@ -245,7 +251,7 @@ class ProtocolServer(Server[Any]):
     ) -> Any:
         """Let a server answer a method of the protocol itself."""
         call = _call_context(context, self._face)
-        if context.method == _PROMPT_LISTING and not self._gateway.may_see_prompts(kind.server_id, call.principal):
+        if context.method == PROMPT_LISTING and not self._gateway.may_see_prompts(kind.server_id, call.principal):
             return await self._list(_no_prompts, context, params)
 
         async def run() -> ProtocolResult:

@@ -31,7 +31,7 @@ from app.faces.http import (
 )
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
-from app.faces.protocol import ProtocolServer, wanted_by
+from app.faces.protocol import PROMPT_LISTING, ProtocolServer, wanted_by
 from app.gateway import Gateway
 from app.guard.principal import Principal
 
@@ -136,8 +136,13 @@ class StreamableHTTP:
 
     def _lacks_scope(self, scope: Scope, message: types.JSONRPCRequest) -> InsufficientScope | None:
         """Return why a caller may not ask for what it asks: by HTTP's status and challenge, before it is parsed."""
+        context = call_context(scope, "mcp")
         wanted = wanted_by(message) or ([("server", self._name)] if self._name is not None else [])
-        return self._gateway.lacks_scope(self._name, wanted, call_context(scope, "mcp"))
+        refused = self._gateway.lacks_scope(self._name, wanted, context)
+        answering = self._server.answering(message.method)
+        if refused is None and answering is not None and message.method != PROMPT_LISTING:
+            refused = self._gateway.lacks_prompts(answering, message.method, context)
+        return refused
 
     def _may_log(self, scope: Scope, message: types.JSONRPCMessage) -> bool:
         """Tell whether log messages may come with an answer: clients of 2025 ask for them by another request."""

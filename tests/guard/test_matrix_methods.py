@@ -279,6 +279,19 @@ async def test_each_method_is_answered_to_who_may_ask(
     assert not different, "\n".join(different)
 
 
+@pytest.mark.parametrize("method", ["prompts/get", "completion/complete", "logging/setLevel"])
+async def test_who_may_not_use_prompts_is_told_so_by_http(rig: tuple[Served, Mapping[str, str]], method: str) -> None:
+    served, tokens = rig
+    fields = {"authorization": f"Bearer {tokens['narrow role']}"}
+    for path in ("/mcp", "/mcp/script"):
+        for era in METHODS[method].eras:
+            message = request(era, method, METHODS[method].params, number=7)
+            async with client_of(served) as http:
+                answer = await http.post(path, json=message, headers={**headers(era, message), **fields})
+            assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope"), (path, era)
+            assert "script:prompt/*" in answer.headers["www-authenticate"]
+
+
 async def test_an_event_stream_of_2025_is_nobodys(rig: tuple[Served, Mapping[str, str]]) -> None:
     served, tokens = rig
     expected = {caller: 405 if caller in KNOWN else 401 for caller in (*UNKNOWN, *KNOWN)}

@@ -68,6 +68,12 @@ async def accepted(keyring: Keyring, token: str) -> str:
     return (await keyring.accept(token.encode(), "10.0.0.1")).principal.id
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a store have all the time that a busy machine takes."""
+    monkeypatch.setattr(credentials, "_ANSWER_WITHIN", WITHIN)
+
+
 def test_a_key_is_256_random_bits_and_is_kept_as_its_hash() -> None:
     token, key = mint(AGENT, customer="12345")
     assert id_of(token.encode()) == key.id
@@ -263,6 +269,7 @@ async def test_bad_keys_without_end_fill_no_memory(monkeypatch: pytest.MonkeyPat
         assert len(keyring._refused) == 5
 
 
+@pytest.mark.usefixtures("patience")
 async def test_of_ten_thousand_keys_the_oldest_are_asked_for_anew_and_those_that_hold_something_stay() -> None:
     assert MOST_REMEMBERED == 10_000
     pairs = [mint(AGENT) for _ in range(MOST_REMEMBERED + 10)]
@@ -315,12 +322,6 @@ async def turns() -> None:
     """Let every task do what it can do without waiting."""
     for _ in range(5):
         await asyncio.sleep(0)
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a store have all the time that a busy machine takes."""
-    monkeypatch.setattr(credentials, "_ANSWER_WITHIN", WITHIN)
 
 
 @pytest.mark.usefixtures("patience")

@@ -13,6 +13,7 @@ from pydantic import (
 )
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.errors import AckExpired, BackendNotConfigured, Conflict, GatewayError, InvalidArguments, NotFound
 from app.findings import Finding
@@ -352,12 +353,21 @@ class KafkaMCPServer(BaseMCPServer):
         cursor = request.headers.get("last-event-id") or request.query_params.get("cursor") or None
         principal = context.principal
         events = await self.kafka.stream(topic, start=start, cursor=principal.read_cursor(cursor))
-        return StreamingResponse(
-            _server_sent(events, principal),
-            media_type="text/event-stream",
-            # Proxies must pass each event on at once.
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
+        return EventsResponse(_server_sent(events, principal))
+
+
+class EventsResponse(StreamingResponse):
+    """Passes events on, and ends what they come from however that ends."""
+
+    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+        # Proxies must pass each event on at once.
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
 
 
 def _own_notice(notice: Update, principal: Principal) -> Update:

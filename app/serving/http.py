@@ -291,7 +291,7 @@ class HttpProtocol(HttpToolsProtocol):
         scope["query_string"] = url.query or b""
         before, app = self.cycle, cast("Any", self.app)
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        self.cycle = self._cycle(cast("dict[str, Any]", scope), keep_alive=keep_alive)
+        self.cycle = self._cycle(cast("dict[str, Any]", scope), keep_alive=keep_alive, access_log=self.access_log)
         if before is None or before.response_complete:
             self._running = self.cycle
             self._start_asgi_task(self.cycle, app)
@@ -299,14 +299,14 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
 
-    def _cycle(self, scope: dict[str, Any], *, keep_alive: bool) -> Cycle:
+    def _cycle(self, scope: dict[str, Any], *, keep_alive: bool, access_log: bool) -> Cycle:
         return Cycle(
             cast("Any", scope),
             self.transport,
             self.flow,
             self.logger,
             self.access_logger,
-            self.access_log,
+            access_log,
             self.server_state.default_headers,
             asyncio.Event(),
             self.expect_100_continue,
@@ -427,7 +427,8 @@ class HttpProtocol(HttpToolsProtocol):
         before = self.cycle
         scope: dict[str, Any] = {"type": "http", "method": "GET", "headers": []}
         self.expect_100_continue = False
-        self.cycle = self._cycle(scope, keep_alive=False)
+        # Of what was never read whole there is nothing to say in an access log; `_answering` writes its own line.
+        self.cycle = self._cycle(scope, keep_alive=False, access_log=False)
         app = _answering(error, self.client)
         if before is None or before.response_complete or before.disconnected:
             self._running = self.cycle

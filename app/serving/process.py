@@ -186,7 +186,15 @@ class _Running:
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for server in self._servers:
             server.should_exit = True
-        await asyncio.gather(*self._tasks)
+        await asyncio.wait(self._tasks)
+        for task in self._tasks:
+            task.result()
+
+    async def cut_off(self) -> None:
+        """End all at once: the loop has to forget their listeners before these are closed."""
+        for server in self._servers:
+            server.should_exit = server.force_exit = True
+        await asyncio.wait(self._tasks)
 
 
 async def serve(app: FastAPI, settings: Settings, on_ready: Callable[[int], None] = lambda port: None) -> None:
@@ -222,6 +230,7 @@ async def serve_sites(sites: Sequence[Site], on_ready: Callable[[Sequence[int]],
                 listeners = await _open(stack, all_sites)
             running = _Running(all_sites, listeners)
             serving = True
+            stack.push_async_callback(running.cut_off)
             with stopping_by(running.stop):
                 if await running.started():
                     _keep_what_is_there()

@@ -106,7 +106,6 @@ _LEGACY_FIELDS = headers("2025-11-25", _LEGACY)
     [
         (_modern(progressToken="p"), _FIELDS),
         (_modern(**{"io.modelcontextprotocol/logLevel": "debug"}), _FIELDS),
-        (_modern(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), _FIELDS),
         ({**_modern(), "extra": 1}, _FIELDS),
         ({**_modern(), "jsonrpc": "1.0"}, _FIELDS),
         ({**_modern(), "id": None}, _FIELDS),

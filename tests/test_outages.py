@@ -44,7 +44,7 @@ async def see_an_outage(
         async with run():
             await server.start()
             await server.call_tool(*call)
-        assert lines(caplog, server) == []
+            assert lines(caplog, server) == []
         for _ in range(5):
             with pytest.raises(BackendUnavailable):
                 await server.call_tool(*call)
@@ -72,7 +72,8 @@ async def test_postgresql(postgres_directory: Path, caplog: pytest.LogCaptureFix
         lambda: run_postgres(postgres_directory, port=port, durable=False), server, ("get_analytics", {}), caplog
     )
     assert told[0].startswith(f"WARNING PostgreSQL at host=127.0.0.1 port={port} is down: ")
-    assert "ECONNREFUSED" in told[0]
+    # Where the pool opens another connection just when the server stops, that one tells it.
+    assert "ECONNREFUSED" in told[0] or "terminating connection" in told[0]
     assert told[-1].startswith(f"INFO PostgreSQL at host=127.0.0.1 port={port} answers again, after ")
     assert [line for line in told if line.startswith("WARNING")] == told[:1]
     assert backend.password not in caplog.text

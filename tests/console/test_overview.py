@@ -55,7 +55,7 @@ async def _edge(card: "object") -> str:
 
 @pytest.mark.debian("chromium")
 async def test_what_is_slow_and_what_fails_is_named_and_leads_to_its_calls(look: Look, stack: Stack) -> None:
-    await stack.call("kafka", "consume_messages", {"topic": "agent-responses", "timeout_ms": 700})
+    await stack.call("kafka", "consume_messages", {"topic": "agent-responses", "start": "latest", "timeout_ms": 700})
     await stack.call("database", "get_customer_context", {"customer_id": "nobody"})
     async with look() as seen:
         page = seen.page

@@ -210,7 +210,7 @@ class Connector:
         """Return what to tell the caller of a connection that did not open; the log gets the cause."""
         failure = _explained(error, address, address.connect_timeout or self._connect_timeout)
         # A host that is away is so for every login; what it refuses to one it may grant to another.
-        answers = isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.OperatorInterventionError)
+        answers = isinstance(error, asyncpg.PostgresError) and not isinstance(error, _ENDED)
         if answers or isinstance(failure, BackendNotConfigured):
             self._outages.down(_place(host, address), f"{failure.detail} ({_cause(error)})")
         else:
@@ -238,7 +238,9 @@ _ERRORS = (
     _WrongSetting,
     _UnknownService,
 )
-_FOR_THE_NEXT_HOST = (OSError, asyncpg.CannotConnectNowError)
+_ENDED = (asyncpg.OperatorInterventionError, asyncpg.ConnectionDoesNotExistError)
+"""The host stops, or the connection broke before it was there."""
+_FOR_THE_NEXT_HOST = (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError)
 """The host can't be reached, or is not ready. TimeoutError is an OSError."""
 _REFUSED_SETTINGS = ("42704", "22023", "42501", "42602", "55P02")
 

@@ -256,10 +256,7 @@ class Gateway:
                 refusal = self._why_not(find, server, name, context.principal)
             else:
                 return None
-        if not isinstance(refusal, InsufficientScope):
-            return None
-        self._record_refusal(refusal, server, name, context)
-        return refusal
+        return self._told_ahead(refusal, server, name, context)
 
     def lacks_prompts(self, server: str, method: str, context: CallContext) -> InsufficientScope | None:
         """Return the same of what a server does itself for a method of the protocol.
@@ -269,14 +266,18 @@ class Gateway:
             method: of the protocol, for the log.
             context: who calls, and how.
         """
-        if self.guard is None or context.principal.customer is not None:
+        principal = context.principal
+        if principal.customer is not None or self.may_see_prompts(server, principal):
             return None
-        if self.guard.allows(context.principal, server, PROMPTS):
-            return None
-        refusal = self.guard.why_not(context.principal, server, PROMPTS)
+        return self._told_ahead(self._kept_from(principal, server, PROMPTS), server, method, context)
+
+    def _told_ahead(
+        self, refusal: GatewayError | None, server: str | None, name: str, context: CallContext
+    ) -> InsufficientScope | None:
+        """Return and record a refusal if faces have to tell it before they look at the rest of a request."""
         if not isinstance(refusal, InsufficientScope):
             return None
-        self._record_refusal(refusal, server, method, context)
+        self._record_refusal(refusal, server, name, context)
         return refusal
 
     def server_for(self, name: str, principal: Principal) -> str:

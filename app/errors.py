@@ -33,6 +33,7 @@
     └── BackendUnavailable      503  backend_unavailable
         ├── BackendNotConfigured 503 backend_not_configured
         ├── IdentityUnavailable 503  identity_unavailable
+        ├── EmbeddingUnavailable 503 embedding_unavailable
         └── BackendTimeout      504  backend_timeout
 
 Services raise them (driver errors are translated there and nowhere else), faces write them down.
@@ -366,6 +367,21 @@ class IdentityUnavailable(BackendUnavailable):
     """Where keys are kept can't be reached, so nobody can tell who calls. That is no reason to call a key a bad one."""
 
     code, title = "identity_unavailable", "Identity unavailable"
+
+
+class EmbeddingUnavailable(BackendUnavailable):
+    """Text can't be turned into vectors now, or not at all.
+
+    Args:
+        detail: why, for an operator: what to set, install or look at. No text that was to be embedded, no key.
+        misconfigured: it stays so until a setting or the installation changes, and trying again is in vain.
+    """
+
+    code, title = "embedding_unavailable", "Embedding unavailable"
+
+    def __init__(self, detail: str = "", *, misconfigured: bool = False) -> None:
+        super().__init__(detail)
+        self.misconfigured = misconfigured
 
 
 class BackendTimeout(BackendUnavailable):

@@ -158,10 +158,11 @@ class Gateway:
             for kind in self.catalogue.servers.values():
                 if isinstance(kind, BaseMCPServer):
                     server = kind
-                elif (wanted := kind.settings_class) is not None:
-                    server = kind(settings=given.get(wanted) or wanted())
                 else:
-                    server = kind()
+                    read: dict[str, Any] = {
+                        name: given.get(wanted) or wanted() for name, wanted in kind.all_settings().items()
+                    }
+                    server = kind(**read)
                 self._serving[kind].server = server
                 if not server.is_started:
                     await stack.enter_async_context(server.opened())

@@ -5,10 +5,11 @@ import logging
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from pydantic_settings import BaseSettings
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -198,6 +199,34 @@ async def test_servers_open_in_order_and_close_in_reverse() -> None:
 
 
 # Calls
+
+
+class Paint(BaseSettings):
+    paint: str = "white"
+
+
+class Ground(BaseSettings):
+    ground: str = "stone"
+
+
+class WallMCPServer(BaseMCPServer):
+    """Takes settings of two classes."""
+
+    settings_class = Ground
+    further_settings: ClassVar = {"paint": Paint}
+
+    def __init__(self, *, settings: Ground, paint: Paint) -> None:
+        super().__init__(settings=settings)
+        self.paint = paint
+
+
+async def test_a_server_is_given_settings_of_each_class_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUND", "sand")
+    gateway = Gateway([WallMCPServer], Settings())
+    async with gateway.open([Paint(paint="red")]):
+        wall = gateway.servers["wall"]
+        assert isinstance(wall, WallMCPServer)
+        assert (wall.settings.ground, wall.paint.paint) == ("sand", "red")
 
 
 async def test_a_call_is_logged_once_and_says_what_happened(caplog: pytest.LogCaptureFixture) -> None:

@@ -73,7 +73,7 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
     service_settings: list[BaseSettings] = []
     for kind in kinds:
         try:
-            service_settings += [read_settings(kind.settings_class)] if kind.settings_class else []
+            service_settings += [read_settings(wanted) for wanted in kind.all_settings().values()]
         except UnusableSettings as error:
             for finding in _of_settings(error):
                 yield kind.server_id, finding

@@ -97,7 +97,7 @@ def read_service_settings(servers: Iterable[ServerKind]) -> list[BaseSettings]:
     Raises:
         UnusableSettings: as for `read_settings`.
     """
-    return [read_settings(server.settings_class) for server in servers if server.settings_class is not None]
+    return [read_settings(kind) for server in servers for kind in server.all_settings().values()]
 
 
 def chosen_servers(names: Sequence[str], settings: Settings) -> list[ServerKind]:
@@ -211,7 +211,7 @@ def misspelt(env_file: Path | None, servers: Iterable[ServerKind]) -> list[str]:
     """
     given = dotenv_values(env_file) if env_file is not None else {}
     kinds: list[type[BaseSettings]] = [Settings, SecretSettings, *map(address_class, SERVERS)]
-    kinds += [server.settings_class for server in servers if server.settings_class is not None]
+    kinds += [kind for server in servers for kind in server.all_settings().values()]
     known = _OTHER_VARIABLES | {
         f"{kind.model_config.get('env_prefix', '')}{name}".upper() for kind in kinds for name in kind.model_fields
     }

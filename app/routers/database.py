@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
+from pydantic_settings import BaseSettings
 
 from app.errors import BackendNotConfigured, Conflict, Forbidden, GatewayError, NotFound
 from app.findings import Finding
@@ -14,6 +15,7 @@ from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import resource, tool, watch
 from app.servers.resources import Update
+from app.services.embeddings.settings import EmbeddingSettings
 from app.services.postgres.connections.capacity import capacity_checked
 from app.services.postgres.connections.condition import condition_of
 from app.services.postgres.connections.pools import open_database
@@ -66,6 +68,7 @@ class DatabaseMCPServer(BaseMCPServer):
     """Customer support data in PostgreSQL: customers, tickets, interactions and the knowledge base."""
 
     settings_class = PostgresSettings
+    further_settings: ClassVar[Mapping[str, type[BaseSettings]]] = {"embeddings": EmbeddingSettings}
     capabilities = ("sql", "customers", "knowledge search", "interactions", "analytics")
 
     def __init__(
@@ -74,9 +77,11 @@ class DatabaseMCPServer(BaseMCPServer):
         reader_url: str | None = None,
         *,
         settings: PostgresSettings | None = None,
+        embeddings: EmbeddingSettings | None = None,
     ) -> None:
         given = {name: url for name, url in (("url", database_url), ("reader_url", reader_url)) if url}
         super().__init__(settings=settings or PostgresSettings.model_validate(given))
+        self.embeddings = embeddings or EmbeddingSettings()
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:

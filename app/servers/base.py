@@ -62,6 +62,8 @@ class BaseMCPServer:
     """Handlers of the MCP SDK's low-level server beyond tools and resources, such as `on_get_prompt`."""
     settings_class: ClassVar[type[BaseSettings] | None] = None
     """What the constructor takes as `settings`; the gateway reads it from the environment."""
+    further_settings: ClassVar[Mapping[str, type[BaseSettings]]] = {}
+    """More of it, by the names of the constructor's arguments that take it."""
 
     _holding: asyncio.Task[None] | None = None
     """Enters and leaves `opened` for `start` and `stop`, which may be called in different tasks."""
@@ -128,6 +130,11 @@ class BaseMCPServer:
         if resources:
             found_later = (Resource.named(r) if isinstance(r, str) else r for r in resources)
             self.resources = {**type(self).resources, **{r.template: r for r in found_later}}
+
+    @classmethod
+    def all_settings(cls) -> Mapping[str, type[BaseSettings]]:
+        """Return the classes of all settings that the constructor takes, by the names of its arguments."""
+        return ({"settings": cls.settings_class} if cls.settings_class else {}) | dict(cls.further_settings)
 
     @cached_property
     def outages(self) -> Outages:

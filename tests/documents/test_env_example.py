@@ -28,8 +28,7 @@ def kinds() -> Iterator[type[BaseSettings]]:
     yield IdentitySettings
     yield from map(address_class, SERVERS)
     for server in load_servers(SERVERS):
-        if server.settings_class is not None:
-            yield server.settings_class
+        yield from server.all_settings().values()
 
 
 def variables() -> dict[str, FieldInfo]:

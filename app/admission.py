@@ -19,7 +19,7 @@ from app.servers.operations import Operation
 from app.servers.origins import Origin
 from app.settings import Settings
 from app.stages import CallSpan
-from app.telemetry.recorder import EndedCall, Recorder, StartedCall, Tracing
+from app.telemetry.recorder import Recorder, StartedCall, Tracing, ended_call
 
 STALLED = 2.0
 """Seconds that a stream must have waited for its caller to be ended for the sake of another that wants its place."""
@@ -87,8 +87,8 @@ class Admission(Interruptible):
     """
 
     __slots__ = (
-        *("_around", "_narrow", "_release", "_timer", "call", "context", "log", "operation", "permit", "serving"),
-        "span",
+        *("_around", "_call", "_narrow", "_release", "_timer", "at", "context", "log", "operation", "permit"),
+        *("serving", "span"),
     )
 
     def __init__(
@@ -110,7 +110,9 @@ class Admission(Interruptible):
             context = traced(context, self.span)
         self.context = context
         self.log = serving.log
-        self.call = StartedCall(serving.kind.server_id, operation.name, context, time.perf_counter())
+        self.at = time.perf_counter()
+        """When it began, by `time.perf_counter`."""
+        self._call: StartedCall | None = None
         self.permit = permit
         """The principal's leave to do it, once it is in, where somebody is asked for that."""
         self._narrow: Narrow | None = None
@@ -119,10 +121,10 @@ class Admission(Interruptible):
     def __enter__(self) -> BaseMCPServer:
         around, server = self._around, self.serving.server
         assert server is not None, "the gateway is not open"
-        around.recorder.started(self.call)
         try:
             if around.guard is not None:
-                self.permit = around.guard.admit(self.call.server, self.operation, self.context.principal, self.permit)
+                server_id, who = self.serving.kind.server_id, self.context.principal
+                self.permit = around.guard.admit(server_id, self.operation, who, self.permit)
             self._take_place()
         except GatewayError as error:
             self._ended(error.code, error.rule)
@@ -152,6 +154,13 @@ class Admission(Interruptible):
         else:
             self._ended("cancelled")
 
+    @property
+    def call(self) -> StartedCall:
+        """What is to be known of it while it runs; made when somebody looks, which is after the end of most calls."""
+        if self._call is None:
+            self._call = StartedCall(self.serving.kind.server_id, self.operation.name, self.context, self.at)
+        return self._call
+
     def overdue(self) -> None:
         """Set the clock and watch the caller and its key, which most calls end too early to need."""
         self._set_clock()
@@ -180,14 +189,16 @@ class Admission(Interruptible):
     def _set_clock(self) -> None:
         seconds = self.operation.timeout or self._around.settings.tool_timeout
         reason = BackendTimeout(f"{self.operation.name} took longer than {seconds:g} s and was stopped.")
-        left = self.call.at + seconds - time.perf_counter()
+        left = self.at + seconds - time.perf_counter()
         self._timer = self._lookout.loop.call_later(left, self.interrupt, reason)
 
     def _ended(self, outcome: str, rule: str | None = None) -> None:
-        call = self.call
         if self.span is not None:
             self.span.end(outcome)
-        self._around.recorder.ended(EndedCall(call, outcome, (time.perf_counter() - call.at) * 1e3, rule))
+        at = self.at
+        ms = (time.perf_counter() - at) * 1e3
+        server, name = self.serving.kind.server_id, self.operation.name
+        self._around.recorder.ended(ended_call(server, name, self.context, at, outcome, ms, rule))
 
 
 class StreamAdmission(Admission):

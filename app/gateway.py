@@ -66,7 +66,7 @@ from app.servers.routes import HttpRoute
 from app.servers.tools import Tool
 from app.settings import Settings
 from app.stages import Stages
-from app.telemetry.recorder import EndedCall, Recorder, Sink, StartedCall, Tracing
+from app.telemetry.recorder import Recorder, Sink, StartedCall, Tracing, ended_call
 
 T = TypeVar("T")
 FoundT = TypeVar("FoundT")
@@ -570,9 +570,7 @@ class Gateway:
             span = tracing.begin(where, what, context, tool=False)
             context = traced(context, span)
             span.end(error.code)
-        call = StartedCall(where, what, context, perf_counter())
-        self._around.recorder.started(call)
-        self._around.recorder.ended(EndedCall(call, error.code, 0.0, error.rule))
+        self._around.recorder.ended(ended_call(where, what, context, perf_counter(), error.code, 0.0, error.rule))
 
     def _why_not(
         self, find: Callable[[Catalogue, Any, str], Any], server: str | None, name: str, principal: Principal

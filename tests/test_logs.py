@@ -25,7 +25,7 @@ from app.logs import (
 )
 from app.servers.calls import CallContext
 from app.servers.origins import Origin
-from app.telemetry.recorder import EndedCall, StartedCall
+from app.telemetry.recorder import EndedCall, ended_call
 from tests.faces.raw import WITHIN
 
 FIELDS: dict[str, Any] = {
@@ -44,7 +44,7 @@ FIELDS: dict[str, Any] = {
 
 
 def ended(server: str, operation: str, context: CallContext, outcome: str, ms: float) -> EndedCall:
-    return EndedCall(StartedCall(server, operation, context, 0.0), outcome, ms)
+    return ended_call(server, operation, context, 0.0, outcome, ms)
 
 
 CURL = CallContext("abc", "rest", client="curl/8", address="10.0.0.7", origin=Origin(conversation="c-7"))

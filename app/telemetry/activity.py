@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any
 
-import msgspec
-
-from app.guard.principal import Principal
 from app.telemetry.recorder import EndedCall, StartedCall
 
 MOST_REMEMBERED = 2000
@@ -80,49 +77,48 @@ class _Point(Histogram):
         self.errors = 0
 
 
-class PastCall(msgspec.Struct, frozen=True, gc=False):
-    """A call that has ended, without what it held: no arguments, no result, no connection."""
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """A call that has ended."""
 
-    at: float
+    call: EndedCall
     ended: float
     """In seconds since 1970."""
-    ms: float
-    outcome: str
-    server: str
-    operation: str
-    face: str
-    request_id: str
-    caller: Principal
-    client: str
 
     @property
-    def principal(self) -> str:
-        """Who called."""
-        return self.caller.id
+    def server(self) -> str:
+        """As it was recorded."""
+        return self.call.server
 
     @property
-    def customer(self) -> str | None:
-        """To whom it was bound."""
-        return self.caller.customer
+    def operation(self) -> str:
+        """As it was recorded."""
+        return self.call.operation
+
+    @property
+    def outcome(self) -> str:
+        """As it was recorded."""
+        return self.call.outcome
 
     @property
     def id(self) -> str:
         """What it is called among the calls of this process."""
-        return _id(self.at)
+        return _id(self.call.at)
 
     def shown(self) -> dict[str, Any]:
         """Return a line of the console's feed."""
+        call = self.call
         return {
             "id": self.id,
-            "request_id": self.request_id,
-            "server": self.server,
-            "operation": self.operation,
-            "face": self.face,
-            "client": self.client,
-            "principal": self.principal,
-            "customer": self.customer,
-            "outcome": self.outcome,
-            "ms": round(self.ms, 3),
+            "request_id": call.request_id,
+            "server": call.server,
+            "operation": call.operation,
+            "face": call.face,
+            "client": call.client,
+            "principal": call.principal.id,
+            "customer": call.principal.customer,
+            "outcome": call.outcome,
+            "ms": round(call.ms, 3),
             "ended": round(self.ended, 3),
         }
 
@@ -193,7 +189,10 @@ class Activity:
         self._running = running
         self._latest = _NONE
         """Where the latest call was counted, and its server, operation, face and outcome."""
-        self._past: deque[PastCall] = deque(maxlen=MOST_REMEMBERED)
+        self._past: deque[tuple[float, Sequence[EndedCall]]] = deque()
+        """The calls that are remembered, and the time, by the turn of the event loop in which they ended."""
+        self._kept = 0
+        """How many they are: at least as many as are to be remembered, once there were so many."""
         self._keys: set[Key] = set()
         """What is counted apart."""
         self._before: dict[Key, Histogram] = {}
@@ -207,9 +206,6 @@ class Activity:
 
     # As a sink
 
-    def calls_started(self, calls: Sequence[StartedCall]) -> None:
-        """Do nothing: what runs for long is asked for (`running`), and the rest is over before anybody looks."""
-
     def calls_ended(self, calls: Sequence[EndedCall]) -> None:
         """Take what has ended."""
         now = self._clock()
@@ -218,46 +214,31 @@ class Activity:
         counts = point.counts
         # Calls of one kind come in rows, and to see that costs a third of finding their histogram.
         histogram, server, operation, face, outcome = self._latest
-        for ended in calls:
-            call = ended.call
+        for call in calls:
             if not (
-                call.operation is operation
-                and ended.outcome is outcome
-                and call.context.face is face
-                and call.server is server
+                call.operation is operation and call.outcome is outcome and call.face is face and call.server is server
             ):
-                server, operation, face, outcome = call.server, call.operation, call.context.face, ended.outcome
+                server, operation, face, outcome = call.server, call.operation, call.face, call.outcome
                 histogram = of.get((server, operation, face, outcome))
                 if histogram is None:
                     histogram = self._histogram(server, operation, face, outcome)
-            ms = ended.ms
+            ms = call.ms
             bucket = bisect_left(BOUNDS, ms)
             histogram.counts[bucket] += 1
             histogram.ms += ms
             counts[bucket] += 1
             if outcome != "ok":
                 point.errors += outcome not in _NO_FAILURES
-                if ended.rule is not None:
-                    self._refused(outcome, ended.rule)
+                if call.rule is not None:
+                    self._refused(outcome, call.rule)
         self._latest = histogram, server, operation, face, outcome
-        self._past.extend(
-            [
-                PastCall(
-                    (call := ended.call).at,
-                    now,
-                    ended.ms,
-                    ended.outcome,
-                    call.server,
-                    call.operation,
-                    (who := call.context).face,
-                    who.request_id,
-                    who.principal,
-                    who.client,
-                )
-                for ended in calls
-            ]
-        )
         self.count += len(calls)
+        past = self._past
+        past.append((now, calls))
+        self._kept += len(calls)
+        while self._kept - (oldest := len(past[0][1])) >= MOST_REMEMBERED:
+            self._kept -= oldest
+            past.popleft()
 
     def _refused(self, outcome: str, rule: str) -> None:
         refused = outcome, rule
@@ -303,12 +284,16 @@ class Activity:
 
         Those that are not remembered any more are left out.
         """
-        new = min(self.count - since, len(self._past))
-        return self.count, list(islice(self._past, len(self._past) - new, None)) if new > 0 else []
+        new = min(self.count - since, MOST_REMEMBERED)
+        return self.count, list(islice(self._newest_first(), new))[::-1] if new > 0 else []
 
     def past(self, id: str) -> PastCall | None:  # noqa: A002 - it is one
         """Return a call that has ended, by its id; None where there was none, or it is forgotten."""
-        return next((call for call in reversed(self._past) if call.id == id), None)
+        remembered = islice(self._newest_first(), MOST_REMEMBERED)
+        return next((call for call in remembered if call.id == id), None)
+
+    def _newest_first(self) -> Iterator[PastCall]:
+        return (PastCall(call, now) for now, calls in reversed(self._past) for call in reversed(calls))
 
     def running(self, older_than: float = QUICK) -> list[RunningCall]:
         """Return the calls that run for longer than so many seconds, the oldest first; the quickest are not known."""

@@ -7,14 +7,14 @@ from typing import Protocol
 
 import msgspec
 
-from app.servers.calls import CallContext
+from app.guard.principal import Principal
+from app.servers.calls import CallContext, Face
+from app.servers.origins import Origin
 from app.stages import CallSpan
 
 _log = logging.getLogger(__name__)
 
 
-# Two of these are made for every call. Each is itself alone: equal ones are two calls. The collector of cycles, which
-# would look at those of each turn, finds whatever cycle a context is in without them.
 class StartedCall(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Something that somebody wants done, from the moment that the gateway knows what."""
 
@@ -27,27 +27,59 @@ class StartedCall(msgspec.Struct, frozen=True, eq=False, gc=False):
     """By `time.perf_counter`."""
 
 
+# One is made for every call, and nothing else is for the accounts: it has all that the log and the console want in the
+# order of a line of the log, and so little that both may keep it. Each is itself alone: equal ones are two calls. The
+# collector of cycles, which would look at those of each turn, finds whatever cycle a principal is in without them.
 class EndedCall(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """What has become of a `StartedCall`."""
+    """What has become of a call, without what it held: no arguments, no result, no connection."""
 
-    call: StartedCall
+    server: str
+    """As in `StartedCall`, like all that has the same name there or in its context."""
+    operation: str
+    face: Face
+    principal: Principal
+    client: str
+    address: str
     outcome: str
     """`ok`, `cancelled`, or the code of the failure."""
     ms: float
     """Milliseconds that it took."""
+    origin: Origin
+    request_id: str
+    at: float
+    """When it started, by `time.perf_counter`."""
     rule: str | None = None
     """By which the guard has refused it; None where it has not."""
+
+
+def ended_call(
+    server: str, operation: str, context: CallContext, at: float, outcome: str, ms: float, rule: str | None = None
+) -> EndedCall:
+    """Return what has become of a call of which this is known."""
+    who = context
+    return EndedCall(
+        server,
+        operation,
+        who.face,
+        who.principal,
+        who.client,
+        who.address,
+        outcome,
+        ms,
+        who.origin,
+        who.request_id,
+        at,
+        rule,
+    )
 
 
 class Sink(Protocol):
     """Keeps account of calls.
 
-    It hears of them in their order, of those of one turn of the event loop together, and after the turn: no call waits
-    for it, and none fails by it. What takes long belongs in a thread of the sink's own.
+    It hears of them once they have ended, in that order, of those of one turn of the event loop together, and after the
+    turn: no call waits for it, and none fails by it. What takes long belongs in a thread of the sink's own. What runs
+    is asked for instead (`Gateway.late`): nearly all that starts has ended before anybody could look.
     """
-
-    def calls_started(self, calls: Sequence[StartedCall]) -> None:
-        """Take what has started. Whatever starts also ends."""
 
     def calls_ended(self, calls: Sequence[EndedCall]) -> None:
         """Take what has ended."""
@@ -78,30 +110,19 @@ class Recorder:
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = sinks
         self._loop = asyncio.get_running_loop()
-        self._started: list[StartedCall] = []
         self._ended: list[EndedCall] = []
-
-    def started(self, call: StartedCall) -> None:
-        """Note that a call has started."""
-        if not (self._started or self._ended):
-            self._loop.call_soon(self.flush)
-        self._started.append(call)
 
     def ended(self, call: EndedCall) -> None:
         """Note that a call has ended."""
-        if not (self._started or self._ended):
+        if not self._ended:
             self._loop.call_soon(self.flush)
         self._ended.append(call)
 
     def flush(self) -> None:
         """Tell the sinks of what was noted."""
-        started, self._started = self._started, []
         ended, self._ended = self._ended, []
-        for sink in self._sinks:
+        for sink in self._sinks if ended else ():
             try:
-                if started:
-                    sink.calls_started(started)
-                if ended:
-                    sink.calls_ended(ended)
+                sink.calls_ended(ended)
             except Exception:  # whatever it is: accounts are kept for others than those who call
                 _log.exception("%s could not take calls", type(sink).__name__)

@@ -9,7 +9,7 @@ from playwright.async_api import Page, expect
 
 from app.guard.principal import EVERYBODY
 from app.servers.calls import CallContext
-from app.telemetry.recorder import EndedCall, StartedCall
+from app.telemetry.recorder import ended_call
 from tests.console.conftest import LIVE, Look, Stack
 from tests.mcp_servers.statements import GONE_WITHIN, SLOW, until_running
 from tests.serving.callers import until
@@ -145,9 +145,7 @@ async def _flood(stack: Stack, a_second: int) -> None:
         for _ in range(a_second // 20):
             number += 1
             outcome = "ok" if number % 50 else "not_found"
-            calls.append(
-                EndedCall(StartedCall("database", "query_database", context, now + number * 1e-7), outcome, 1.0)
-            )
+            calls.append(ended_call("database", "query_database", context, now + number * 1e-7, outcome, 1.0))
         activity.calls_ended(calls)
         await asyncio.sleep(1 / 20)
 

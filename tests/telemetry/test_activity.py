@@ -25,7 +25,7 @@ from app.telemetry.activity import (
     Activity,
     prometheus_buckets,
 )
-from app.telemetry.recorder import EndedCall, StartedCall
+from app.telemetry.recorder import ended_call
 from tests.clock import ClockMCPServer
 
 BEGAN = 1_790_000_000.0
@@ -61,9 +61,7 @@ def end(
     server: str = "clock",
     context: CallContext = CONTEXT,
 ) -> None:
-    call = StartedCall(server, operation, context, perf_counter())
-    activity.calls_started([call])
-    activity.calls_ended([EndedCall(call, outcome, ms)])
+    activity.calls_ended([ended_call(server, operation, context, perf_counter(), outcome, ms)])
 
 
 @asynccontextmanager
@@ -99,12 +97,26 @@ def test_whoever_reads_on_is_told_what_is_new_and_never_twice(activity: Activity
     for number in range(5):
         end(activity, number)
     seen, calls = activity.ended(3)
-    assert (seen, [call.ms for call in calls]) == (5, [3, 4])
+    assert (seen, [call.call.ms for call in calls]) == (5, [3, 4])
     assert activity.ended(seen) == (5, [])
     for number in range(MOST_REMEMBERED + 10):
         end(activity, number)
     seen, calls = activity.ended(seen)
-    assert (seen, len(calls), calls[0].ms) == (MOST_REMEMBERED + 15, MOST_REMEMBERED, 10)
+    assert (seen, len(calls), calls[0].call.ms) == (MOST_REMEMBERED + 15, MOST_REMEMBERED, 10)
+
+
+def test_of_turns_in_which_many_end_the_newest_calls_are_remembered(activity: Activity, clock: Time) -> None:
+    for turn in range(10):
+        clock.now = BEGAN + turn
+        calls = [ended_call("clock", "get_time", CONTEXT, turn + n * 1e-3, "ok", turn * 300 + n) for n in range(300)]
+        activity.calls_ended(calls)
+    seen, remembered = activity.ended(0)
+    assert seen == 3000
+    assert [call.call.ms for call in remembered] == list(range(3000 - MOST_REMEMBERED, 3000))
+    assert {call.ended - BEGAN for call in remembered} == {3, 4, 5, 6, 7, 8, 9}
+    assert [call.call.ms for call in activity.ended(2899)[1]] == list(range(2899, 3000))
+    assert activity.past(remembered[0].id) == remembered[0]
+    assert activity.past(f"{round((3 + 99e-3) * 1e9):x}") is None  # the one before these
 
 
 def test_no_two_calls_have_one_id(activity: Activity) -> None:
@@ -123,9 +135,7 @@ def test_calls_of_one_turn_are_told_apart(activity: Activity, clock: Time) -> No
         ("tick", "ok"),
     ]
     for _ in range(3):
-        calls = [
-            EndedCall(StartedCall("clock", name, CONTEXT, perf_counter()), outcome, 1.0) for name, outcome in kinds
-        ]
+        calls = [ended_call("clock", name, CONTEXT, perf_counter(), outcome, 1.0) for name, outcome in kinds]
         activity.calls_ended(calls)
         clock.now += STEP * 6
     assert {key[1::2]: histogram.count for key, histogram in activity.totals().items()} == {

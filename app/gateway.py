@@ -65,7 +65,7 @@ from app.servers.resources import Resource, Update
 from app.servers.routes import HttpRoute
 from app.servers.tools import Tool
 from app.settings import Settings
-from app.stages import Stages
+from app.stages import KeptStages, Stages
 from app.telemetry.recorder import Recorder, Sink, StartedCall, Tracing, ended_call
 
 T = TypeVar("T")
@@ -127,6 +127,8 @@ class Gateway:
         """Whether the process was told to stop, and callers should go elsewhere."""
         self.closing = asyncio.Event()
         """Set when the process stops: streams that would never end by themselves end then."""
+        self.stages = KeptStages()
+        """Where the time of single calls went, while somebody looks at them."""
         self._sinks = sinks
         self._around: Surroundings
         """There while the gateway is open."""
@@ -637,8 +639,9 @@ class Gateway:
         """
         with admission as server:
             operation = admission.operation
-            if admission.span is not None or admission.log.isEnabledFor(logging.DEBUG):
-                stages = Stages(admission.log, operation.name, admission.context.request_id, admission.span)
+            if self.stages.wanted > 0 or admission.span is not None or admission.log.isEnabledFor(logging.DEBUG):
+                kept = self.stages.begin(admission.call.at)
+                stages = Stages(admission.log, operation.name, admission.context.request_id, admission.span, kept)
                 operation, write = _telling(stages, operation, write)
             if changes and self.results.held:
                 self._refuse_beyond(0, held)

@@ -21,10 +21,15 @@ import { cancelButton } from "./running.js";
  * @property {number} [started]
  * @property {number | null} [ended]
  * @property {boolean} [can_cancel]
- * @property {{name: string, ms: number}[]} [stages]
+ * @property {{name: string, ms: number, over?: boolean}[]} [stages]
  * @property {string[]} [log]
  */
 
+const STAGES = /** @type {Record<string, string>} */ ({
+  parsed: "read the arguments",
+  ran: "worked for it, with the backend",
+  wrote: "wrote the result",
+});
 /** While a call runs it is asked for as often. */
 const AGAIN = 1000;
 
@@ -142,7 +147,7 @@ function isRunning(call) {
   return call.outcome === null || call.outcome === undefined;
 }
 
-/** @param {{name: string, ms: number}[]} told */
+/** @param {{name: string, ms: number, over?: boolean}[]} told */
 function stages(told) {
   if (!told.length)
     return [
@@ -150,7 +155,7 @@ function stages(told) {
       h(
         "p",
         { class: "quiet" },
-        "Stages are taken down while the gateway runs with LOG_LEVEL=DEBUG; this call has none.",
+        "Stages are taken down while somebody has the console open; nobody had when this call was made, or there were too many calls.",
       ),
     ];
   const whole = Math.max(
@@ -161,7 +166,12 @@ function stages(told) {
     h(
       "li",
       {},
-      h("span", {}, stage.name),
+      h(
+        "span",
+        {},
+        STAGES[stage.name] ?? stage.name,
+        stage.over === false ? h("span", { class: "quiet" }, " still") : null,
+      ),
       h("span", { class: "number" }, milliseconds(stage.ms)),
       h("meter", { min: 0, max: 1, value: (stage.ms / whole).toFixed(3), "aria-hidden": "true" }),
     ),

@@ -9,8 +9,8 @@ import { Problem, problemOf, root } from "./api.js";
 
 /** Calls that are kept to be looked through: as many as the gateway remembers itself. */
 const MOST_KEPT = 2000;
-/** Points of a series that are kept: 15 minutes of ten seconds each. */
-const MOST_POINTS = 90;
+/** Seconds of a series that are kept. */
+const KEPT = 900;
 const LONGEST_WAIT = 10;
 /** A second without a snapshot is usual on a busy machine; this long is not. */
 const SILENT = 10_000;
@@ -155,7 +155,7 @@ export function extended(series, newest) {
   const at = Math.round((newest.from - series.from) / series.step);
   const merged = { ...series };
   const length = Math.max(series.calls.length, at + newest.calls.length);
-  const surplus = Math.max(0, length - MOST_POINTS);
+  const surplus = Math.max(0, length - KEPT / series.step);
   for (const line of /** @type {const} */ (["calls", "errors"]))
     merged[line] = joined(series[line], newest[line], at, length, 0).slice(surplus);
   for (const line of /** @type {const} */ (["p50", "p95", "p99"]))

@@ -6,7 +6,7 @@ import { isOfTheConsole } from "./calls.js";
 import { h, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { milliseconds, number, outcomeInWords, percent, plural, rate, since, wholeTime } from "./format.js";
-import { verdict } from "./verdict.js";
+import { shortName, verdict } from "./verdict.js";
 
 /** @typedef {import("./api.js").ServerState} ServerState */
 /** @typedef {import("./api.js").Snapshot} Snapshot */
@@ -204,7 +204,7 @@ function serverCard(server) {
   const card = h(
     "li",
     { class: "card server", "data-server": server.id },
-    h("h2", {}, server.name),
+    h("h2", { title: server.name }, shortName(server)),
     h(
       "p",
       { class: "state" },

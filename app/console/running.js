@@ -34,11 +34,7 @@ function makeRow(call) {
   const row = h(
     "li",
     { class: "running-call" },
-    h(
-      "span",
-      { class: "running-age number", title: `since ${wholeTime(call.started)}` },
-      age(stream.now() - call.started),
-    ),
+    h("span", { class: "running-age number", title: `since ${wholeTime(call.started)}` }),
     h(
       "span",
       { class: "running-what" },
@@ -50,7 +46,7 @@ function makeRow(call) {
       ),
     ),
   );
-  if (call.can_cancel && stream.hello?.may.act) row.append(cancelButton(call));
+  updateRow(row, call);
   return row;
 }
 
@@ -58,6 +54,8 @@ function makeRow(call) {
 function updateRow(row, call) {
   const shown = row.querySelector(".running-age");
   if (shown) say(shown, age(stream.now() - call.started));
+  // What has only just begun can't be cancelled yet.
+  if (call.can_cancel && stream.hello?.may.act && !row.querySelector("button")) row.append(cancelButton(call));
 }
 
 /**

@@ -1,12 +1,12 @@
 // Whether all is well, in a sentence that somebody can act on.
 
-import { percent, rate, timeOfDay } from "./format.js";
+import { number, outcomeInWords, percent, plural, rate, timeOfDay } from "./format.js";
 
 /** @typedef {import("./events.js").Stream} Stream */
 /** @typedef {{tone: "good" | "warn" | "bad" | "quiet", title: string, detail: string}} Verdict */
 
-/** Points of ten seconds that count as now. */
-const RECENT = 6;
+/** Seconds that count as now. */
+const RECENT = 60;
 /** A share of failed calls from which on it is worth saying. */
 const MANY = 0.05;
 /** Calls below which a share says nothing. */
@@ -35,8 +35,10 @@ export function verdict(stream) {
   const some = snapshot.servers.filter((server) => server.state === "degraded");
   const unset = snapshot.servers.filter((server) => server.state === "unconfigured");
   const { calls, errors } = recent(stream);
-  const failed = errors ? `${percent(errors, calls)} of the last minute's failed` : "none of the last minute's failed";
-  const figures = calls ? `${rate(snapshot.rate.calls)} calls a second, ${failed}` : "No calls in the last minute";
+  const failed = errors ? `${plural(errors, "call")} of ${number(calls)}` : "no call";
+  const figures = calls
+    ? `${rate(snapshot.rate.calls)} calls a second; ${failed} failed in the last minute`
+    : "No calls in the last minute";
   if (down.length) {
     const others = snapshot.servers.length - down.length;
     const rest = others > 1 ? " The others work on." : others ? " The other one works on." : "";
@@ -60,17 +62,28 @@ export function verdict(stream) {
     const title = `${names(unset)} ${unset.length === 1 ? "is" : "are"} not configured`;
     return { tone: "warn", title, detail: `${figures}. All else is well.` };
   }
+  if (errors) {
+    // The servers are not to blame for what was asked of them, nor is all well for who has asked.
+    const [most] = snapshot.failing;
+    const what = most ? `: most often ${most.operation} (${outcomeInWords(most.outcome)})` : "";
+    return { tone: "good", title: "All servers are well", detail: `${figures}${what}.` };
+  }
   return { tone: "good", title: "All is well", detail: `${figures}.` };
 }
 
 /** @param {Stream} stream */
 function recent({ series }) {
   if (!series) return { calls: 0, errors: 0 };
-  const sum = (/** @type {number[]} */ values) => values.slice(-RECENT).reduce((all, value) => all + value, 0);
+  // Of steps of a minute the last one has only begun: the one before is taken with it.
+  const steps = Math.max(2, RECENT / series.step);
+  const sum = (/** @type {number[]} */ values) => values.slice(-steps).reduce((all, value) => all + value, 0);
   return { calls: sum(series.calls), errors: sum(series.errors) };
 }
 
 /** @param {import("./api.js").ServerState[]} servers */
 function names(servers) {
-  return servers.map((server) => server.name.replace(/ MCP Server$/, "")).join(" and ");
+  return servers.map(shortName).join(" and ");
 }
+
+/** A server's name without what all of them are. @param {import("./api.js").ServerState} server */
+export const shortName = ({ name }) => name.replace(/ MCP Server$/, "");

@@ -27,6 +27,8 @@ POINTS = 90
 _STEPS_A_WINDOW = 6
 _WINDOWS = POINTS // _STEPS_A_WINDOW
 """Windows in which the last quarter of an hour is kept by operation."""
+_WINDOW = STEP * _STEPS_A_WINDOW
+"""Seconds of such a window."""
 _NAMED = 5
 """Operations that are named as the slowest, or as those that fail most."""
 _NO_FAILURES = frozenset({"ok", "cancelled"})
@@ -159,6 +161,15 @@ class _Window:
 
     number: int
     of: dict[Key, Histogram] = field(default_factory=dict[Key, Histogram])
+
+    def point(self, sees: Callable[[str, str], bool]) -> _Point:
+        """Return all of it that is of some operations, as one point of a chart."""
+        point = _Point(self.number)
+        for (server, operation, _, outcome), histogram in self.of.items():
+            if sees(server, operation):
+                point.add(histogram)
+                point.errors += 0 if outcome in _NO_FAILURES else histogram.count
+        return point
 
 
 _NONE = Histogram(), "", "", "", ""
@@ -301,20 +312,28 @@ class Activity:
         calls = sorted(self._running(), key=lambda call: call.at)
         return [RunningCall(call, wall - (now - call.at)) for call in calls if now - call.at >= older_than]
 
-    def snapshot(self, now: float | None = None, *, points: int = POINTS) -> dict[str, Any]:
+    def snapshot(
+        self, now: float | None = None, *, points: int = POINTS, sees: Callable[[str, str], bool] | None = None
+    ) -> dict[str, Any]:
         """Return what the console's overview says of calls.
 
         Args:
             now: the time in seconds since 1970.
             points: how many of the charts' are wanted, from the newest on.
+            sees: says whether calls of a server and an operation are counted; all are if left out. Others than all are
+                told apart in windows of a minute, so these are the steps then.
         """
         now = self._clock() if now is None else now
         self._move_on(now)
-        newest = int(now) // STEP
-        found = {point.number: point for point in self._points}
+        if sees is None:
+            step, found = STEP, {point.number: point for point in self._points}
+        else:
+            step, points = _WINDOW, max(2, points // _STEPS_A_WINDOW)
+            found = {window.number: window.point(sees) for window in list(self._windows)[-points:]}
+        newest = int(now) // step
         chosen = [found.get(number) for number in range(newest - points + 1, newest + 1)]
         lately = [found[number] for number in (newest - 1, newest) if number in found]
-        seconds = max(1.0, min(STEP + now % STEP, now - self.began))
+        seconds = max(1.0, min(step + now % step, now - self.began))
         counts = [sum(column) for column in zip(*(point.counts for point in lately), strict=True)]
         p50, p95, p99 = _quantiles(counts, (0.5, 0.95, 0.99))
         quantiles = [_quantiles(point.counts if point else (), (0.5, 0.95, 0.99)) for point in chosen]
@@ -328,24 +347,26 @@ class Activity:
             "p95": p95,
             "p99": p99,
             "series": {
-                "step": STEP,
-                "from": (newest - points + 1) * STEP,
+                "step": step,
+                "from": (newest - points + 1) * step,
                 "calls": [point.count if point else 0 for point in chosen],
                 "errors": [point.errors if point else 0 for point in chosen],
                 "p50": [each[0] for each in quantiles],
                 "p95": [each[1] for each in quantiles],
                 "p99": [each[2] for each in quantiles],
             },
-            **self._outstanding(newest // _STEPS_A_WINDOW),
+            **self._outstanding(int(now) // _WINDOW, sees or _sees_all),
         }
 
-    def _outstanding(self, newest: int) -> dict[str, Any]:
+    def _outstanding(self, newest: int, sees: Callable[[str, str], bool]) -> dict[str, Any]:
         """Return the slowest operations of the last quarter of an hour, and those that failed most."""
         lately = together(window.of for window in self._windows if window.number > newest - _WINDOWS)
         worked: dict[tuple[str, str], Histogram] = {}
         failed: dict[tuple[str, str], dict[str, int]] = {}
         calls: dict[tuple[str, str], int] = {}
         for (server, operation, _, outcome), histogram in lately.items():
+            if not sees(server, operation):
+                continue
             what = server, operation
             calls[what] = calls.get(what, 0) + histogram.count
             worked.setdefault(what, Histogram()).add(histogram)
@@ -370,6 +391,10 @@ class Activity:
                 for what in failing[:_NAMED]
             ],
         }
+
+
+def _sees_all(server: str, operation: str) -> bool:
+    return True
 
 
 def _id(at: float) -> str:

@@ -233,7 +233,7 @@ async def test_postgresql_names_the_trace_while_it_works_for_it(database: TestDa
 
     @asynccontextmanager
     async def traced() -> AsyncGenerator[None]:
-        with Stages(logging.getLogger("MCP"), "look", "r-1", FixedSpan()).shown():
+        with Stages(logging.getLogger("MCP"), "look", "r-1", FixedSpan(), []).shown():
             yield
 
     async with serve(app):

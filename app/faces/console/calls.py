@@ -1,8 +1,8 @@
 """One call: what is known of it while it runs and afterwards, and how it is interrupted."""
 
 import logging
-import re
-from typing import Any
+import time
+from collections.abc import Iterator
 
 from starlette.types import Receive, Scope, Send
 
@@ -14,7 +14,6 @@ from app.logs import events_of
 from app.telemetry.activity import Activity, PastCall, RunningCall
 
 _log = logging.getLogger("MCP")
-_STAGE = re.compile(r"operation=(?P<operation>\S+) stage='(?P<name>[^']*)' ms=(?P<ms>[0-9.]+)")
 
 
 class Calls:
@@ -32,19 +31,21 @@ class Calls:
         self._sights = sights
 
     async def show(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
-        """Answer with a call, its stages as far as the log tells them, and what the log has of its request."""
+        """Answer with a call, its stages where they were taken down, and what the log has of its request."""
         call = self._found(scope["path_params"]["id"], viewer)
         if isinstance(call, RunningCall):
             can_cancel = viewer.may_act and call.call in self._gateway.late
             shown = {**call.shown(can_cancel=can_cancel), "running": True}
+            stages = list(self._stages(call.call.at, running=True))
         else:
             shown = {**call.shown(), "running": False}
+            stages = list(self._stages(call.call.at, running=False))
         events = events_of(str(shown["request_id"]))
         if not self._sights.of(viewer.principal).everything:
             # What else its request has done may be what this viewer does not see.
             own = f"server={shown['server']} operation={shown['operation']} face="
             events = [event for event in events if own in event]
-        await send_json(scope, send, {**shown, "stages": _stages(events, shown), "log": events})
+        await send_json(scope, send, {**shown, "stages": stages, "log": events})
 
     async def cancel(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Interrupt a call that runs, and write down who did."""
@@ -81,9 +82,13 @@ class Calls:
             raise NotFound("There is no such call, or it is forgotten: the newest calls are remembered.")
         return past
 
-
-def _stages(events: list[str], shown: dict[str, Any]) -> list[dict[str, object]]:
-    """Return the stages that the log tells of a call, which it does where its server's level is DEBUG."""
-    found = [stage for event in events if (stage := _STAGE.search(event))]
-    own = [stage for stage in found if stage["operation"] == shown["operation"]]
-    return [{"name": stage["name"], "ms": float(stage["ms"])} for stage in own]
+    def _stages(self, at: float, *, running: bool) -> Iterator[dict[str, object]]:
+        """Iterate over the stages of a call that were taken down; the last one of a call that runs is not over."""
+        known = self._gateway.stages.of(at)
+        for name, seconds in known:
+            if seconds is not None:
+                yield {"name": name, "ms": round(seconds * 1e3, 3)}
+        if known and running:
+            waiting = [name.replace("waited", "waits", 1) for name, seconds in known if seconds is None]
+            rest = time.perf_counter() - at - sum(seconds or 0.0 for _, seconds in known)
+            yield {"name": waiting[-1] if waiting else "runs", "ms": round(rest * 1e3, 3), "over": False}

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import anyio
 import msgspec
@@ -22,7 +21,7 @@ from app.faces.http import call_context
 from app.gateway import Gateway
 from app.guard.sessions import Sessions
 from app.servers.readiness import readiness_of_all
-from app.telemetry.activity import Activity, PastCall
+from app.telemetry.activity import POINTS, Activity, PastCall
 from app.version import VERSION
 
 _log = logging.getLogger(__name__)
@@ -158,6 +157,7 @@ class Feed:
             del self._streams[stream]
 
     def _begin(self) -> None:
+        self._gateway.stages.wanted = _MOST_LINES  # as many as are told of at a time
         self._telling = asyncio.create_task(self._tell(), name="telling of the console")
         self._telling.add_done_callback(self._stopped)
 
@@ -168,11 +168,11 @@ class Feed:
         seen = [call.shown() for call in past if stream.sight.sees(call.server, call.operation)]
         return (
             _event("hello", viewer.shown(self._gateway))
-            + self._snapshot(stream.sight, self._activity.snapshot(), may_act=stream.may_act)
+            + self._snapshot(stream.sight, POINTS, may_act=stream.may_act)
             + _event("calls", {"dropped": 0, "calls": seen[-_MOST_LINES:]})
         )
 
-    def _snapshot(self, sight: Sight, found: dict[str, Any], *, may_act: bool) -> bytes:
+    def _snapshot(self, sight: Sight, points: int, *, may_act: bool) -> bytes:
         gateway = self._gateway
         late = gateway.late
         running = [
@@ -182,11 +182,8 @@ class Feed:
         ]
         standings = [(server, gateway.standings.of(server)) for server in sight.servers]
         servers = [sight.shown(server, standing) for server, standing in standings if standing is not None]
-        named: dict[str, Any] = {
-            which: [each for each in found[which] if sight.sees(each["server"], each["operation"])]
-            for which in ("slowest", "failing")
-        }
-        return _event("snapshot", {**found, **named, "version": VERSION, "servers": servers, "running": running})
+        counted = self._activity.snapshot(points=points, sees=None if sight.everything else sight.sees)
+        return _event("snapshot", {**counted, "version": VERSION, "servers": servers, "running": running})
 
     async def _tell(self) -> None:
         """Tell all streams, until there is none or the gateway stops."""
@@ -196,12 +193,14 @@ class Feed:
             while self._streams and not closing.done():
                 await asyncio.wait([closing], timeout=_PAUSE)
                 looks += 1
+                self._gateway.stages.wanted = _MOST_LINES
                 since = self._tell_calls(since)
                 if looks % _LOOKS_A_SNAPSHOT == 0:
                     self._tell_state()
                 if looks % (_LOOKS_A_SNAPSHOT * _SNAPSHOTS_A_PING) == 1:
                     self._ping()
         finally:
+            self._gateway.stages.wanted = 0
             closing.cancel()
             if self._pinging is not None:
                 self._pinging.cancel()
@@ -238,12 +237,11 @@ class Feed:
         return count
 
     def _tell_state(self) -> None:
-        found = self._activity.snapshot(points=_NEWEST_POINTS)
         written: dict[tuple[Sight, bool], bytes] = {}
         for stream in self._streams:
             key = stream.sight, stream.may_act
             if key not in written:
-                written[key] = self._snapshot(stream.sight, found, may_act=stream.may_act)
+                written[key] = self._snapshot(stream.sight, _NEWEST_POINTS, may_act=stream.may_act)
             stream.tell_state(written[key])
 
     def _ping(self) -> None:

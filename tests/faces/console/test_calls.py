@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,11 @@ import pytest
 from app.logs import BackgroundHandler, JsonFormatter, TextFormatter
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
+from app.servers.base import BaseMCPServer
+from app.servers.declaring import tool
 from app.settings import Settings
+from app.stages import MOST_KEPT, MOST_STAGES, KeptStages, Stages, waiting_for
+from tests.clock import ClockTime
 from tests.faces.console.desk import MARK, Desk, looking
 from tests.faces.raw import WITHIN, client_of
 from tests.fixtures.gateway import serve
@@ -46,8 +51,8 @@ async def test_a_call_is_shown_with_the_log_of_its_request(
 ) -> None:
     fields = {**desk.bearer("stranger"), "x-request-id": "a:b/1"}
     similar = {**fields, "x-request-id": "a:b/1:2"}
-    for each, tool in ((fields, "fail"), (fields, "get_time"), (similar, "get_time"), (fields, "get_time")):
-        await http.post(f"/mcp/clock/tools/{tool}", json={"how": "badly"} if tool == "fail" else {}, headers=each)
+    for each, name in ((fields, "fail"), (fields, "get_time"), (similar, "get_time"), (fields, "get_time")):
+        await http.post(f"/mcp/clock/tools/{name}", json={"how": "badly"} if name == "fail" else {}, headers=each)
     async with looking(desk.served, desk.bearer("operator")) as events:
         told = await events.call_of("fail")
     log.flush()
@@ -67,21 +72,65 @@ async def test_a_call_is_shown_with_the_log_of_its_request(
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-async def test_the_stages_are_shown_where_the_log_tells_them(
-    log: BackgroundHandler, desk: Desk, http: httpx.AsyncClient
-) -> None:
-    logger = logging.getLogger("MCP.Clock MCP Server")
-    logger.setLevel(logging.DEBUG)
-    try:
-        await http.post("/mcp/clock/tools/get_time", json={}, headers=desk.bearer("stranger"))
-    finally:
-        logger.setLevel(logging.NOTSET)
-    async with looking(desk.served, desk.bearer("operator")) as events:
-        told = await events.call_of("get_time")
-    log.flush()
-    shown = (await http.get(f"/console/calls/{told['id']}", headers=desk.bearer("operator"))).json()
-    assert [stage["name"] for stage in shown["stages"]] == ["parsed", "ran", "wrote"]
-    assert all(stage["ms"] >= 0 for stage in shown["stages"])
+class PumpMCPServer(BaseMCPServer):
+    """Waits for its turn, and then works until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.dry = asyncio.Event(), asyncio.Event()
+
+    @tool()
+    async def pump(self) -> ClockTime:
+        """Pump."""
+        await waiting_for("a turn", self.free.wait())
+        await self.dry.wait()
+        return ClockTime(zone="UTC")
+
+
+async def test_where_the_time_of_a_call_went_is_taken_down_while_somebody_looks(tmp_path: Path) -> None:
+    pump = PumpMCPServer()
+    async with serve(create_app([pump], Settings())) as served, client_of(served) as http:
+
+        async def stages(call_id: str) -> list[tuple[str, bool]]:
+            shown = (await http.get(f"/console/calls/{call_id}")).json()["stages"]
+            assert all(stage["ms"] >= 0 for stage in shown)
+            return [(stage["name"], stage.get("over", True)) for stage in shown]
+
+        async with asyncio.TaskGroup() as tasks, looking(served, {}) as events, asyncio.timeout(WITHIN):
+            calling = tasks.create_task(http.post("/mcp/pump/tools/pump", json={}))
+            while not (found := (await events.next("snapshot"))["running"]):
+                pass
+            assert await stages(found[0]["id"]) == [("parsed", True), ("waits for a turn", False)]
+            pump.free.set()
+            while (told := await stages(found[0]["id"]))[-1] != ("runs", False):
+                assert told[-1] == ("waits for a turn", False)
+            assert told == [("parsed", True), ("waited for a turn", True), ("runs", False)]
+            pump.dry.set()
+            assert (await calling).status_code == 200
+            assert await stages(found[0]["id"]) == [
+                (name, True) for name in ("parsed", "waited for a turn", "ran", "wrote")
+            ]
+        gateway = served.app.state.gateway
+        async with asyncio.timeout(WITHIN):
+            while gateway.stages.wanted:  # until the stream's end is seen
+                await http.get("/health")
+        await http.post("/mcp/pump/tools/pump", json={})
+        async with looking(served, {}) as events:
+            [*_, latest] = [told for told in (await events.next("calls"))["calls"] if told["operation"] == "pump"]
+            assert latest["id"] != found[0]["id"]
+            assert await stages(latest["id"]) == []
+
+
+async def test_stages_are_taken_down_of_some_calls_at_a_time_and_of_the_latest() -> None:
+    kept = KeptStages()
+    kept.wanted = 2
+    for at in range(MOST_KEPT + 1):
+        stages = Stages(logging.getLogger("MCP"), "pump", "r-1", None, kept.begin(float(at)))
+        for _ in range(MOST_STAGES + 5):
+            stages.end("parsed")
+    assert kept.wanted < 0
+    assert kept.of(0.0) == ()
+    assert len(kept.of(1.0)) == len(kept.of(float(MOST_KEPT))) == MOST_STAGES
 
 
 async def test_a_running_call_is_interrupted_and_the_log_says_by_whom(

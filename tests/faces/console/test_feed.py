@@ -67,6 +67,27 @@ async def test_a_stream_says_who_looks_how_all_is_and_what_has_happened(desk: De
         assert len((await events.next("snapshot"))["series"]["calls"]) == 2
 
 
+async def test_the_figures_of_a_viewer_are_those_of_what_it_may_use(desk: Desk, http: httpx.AsyncClient) -> None:
+    for _ in range(3):
+        await call(desk, http, "vault", "open_vault")
+    await call(desk, http, "clock", "fail", how="down")
+    await call(desk, http, "clock", "get_time")
+    for viewer, calls, errors in (("watcher", 2, 1), ("timekeeper", 1, 0)):
+        async with looking(desk.served, desk.bearer(viewer)) as events:
+            for points in (15, 2):
+                told = await events.next("snapshot")
+                series = told["series"]
+                assert (series["step"], len(series["calls"])) == (60, points)
+                assert (sum(series["calls"]), sum(series["errors"])) == (calls, errors)
+                assert told["rate"]["calls"] > 0
+                assert [value for value in series["p95"] if value is not None]
+                assert series["from"] % 60 == 0
+    async with looking(desk.served, desk.bearer("operator")) as events:
+        told = await events.next("snapshot")
+        assert told["series"]["step"] == 10
+        assert sum(told["series"]["calls"]) > 5
+
+
 async def test_what_runs_is_told_with_who_may_end_it(desk: Desk, http: httpx.AsyncClient) -> None:
     async with (
         looking(desk.served, desk.bearer("operator")) as operator,

@@ -4,15 +4,17 @@
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/switchboard
-COPY requirements.lock .
-RUN /opt/switchboard/bin/pip install --require-hashes -r requirements.lock
+# `docker build --build-arg LOCK=requirements-semantic.lock` makes an image with the models of EMBEDDINGS, 400 MB larger.
+ARG LOCK=requirements.lock
+COPY requirements.lock requirements-semantic.lock ./
+RUN /opt/switchboard/bin/pip install --require-hashes -r $LOCK
 
 # --- run: that environment and the source, nothing that builds ---
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --no-create-home switchboard
 COPY --from=build /opt/switchboard /opt/switchboard
 WORKDIR /srv/switchboard
-COPY alembic.ini pyproject.toml ./
+COPY alembic.ini pyproject.toml LICENSE NOTICE ./
 COPY alembic alembic
 COPY app app
 COPY agents agents

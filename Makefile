@@ -55,9 +55,11 @@ lock: $(READY) ## Write the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		pyproject.toml --extra agents --extra otel -o requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		pyproject.toml -c requirements.lock --extra agents --extra otel --extra local --extra setup -o requirements-local.lock
+		pyproject.toml -c requirements.lock --extra agents --extra otel --extra semantic -o requirements-semantic.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
-		pyproject.toml -c requirements-local.lock --extra agents --extra otel --extra local --extra setup --extra dev -o requirements-dev.lock
+		pyproject.toml -c requirements-semantic.lock --extra agents --extra otel --extra local --extra setup -o requirements-local.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		pyproject.toml -c requirements-local.lock --extra agents --extra otel --extra local --extra setup --extra semantic --extra dev -o requirements-dev.lock
 
 bench: $(READY) ## Measure speed and memory; prints a table of ratios
 	@$(BIN)/python -m benchmarks

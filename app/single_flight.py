@@ -43,3 +43,24 @@ class SingleFlight(Generic[T]):
         finally:
             if self._flight is flight:
                 self._waiting -= 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and nobody waits."""
+        return self._flight is None or self._waiting == 0
+
+
+class SingleFlights(Generic[T]):
+    """One flight for all who want the same of the same thing. Nothing is kept of a thing that nobody asks for."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, SingleFlight[T]] = {}
+
+    async def run(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what the work for a thing returns, as `SingleFlight.run` does."""
+        flight = self._by_name.setdefault(name, SingleFlight())
+        try:
+            return await flight.run(work)
+        finally:
+            if flight.is_idle and self._by_name.get(name) is flight:
+                del self._by_name[name]

@@ -45,13 +45,18 @@ def test_what_uv_was_told_already_stays(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("smaller", "larger"),
-    [("requirements.lock", "requirements-local.lock"), ("requirements-local.lock", "requirements-dev.lock")],
+    [
+        ("requirements.lock", "requirements-local.lock"),
+        ("requirements.lock", "requirements-semantic.lock"),
+        ("requirements-local.lock", "requirements-dev.lock"),
+        ("requirements-semantic.lock", "requirements-dev.lock"),
+    ],
 )
 def test_each_lock_file_holds_the_smaller_one(smaller: str, larger: str) -> None:
     assert _pins(smaller).items() <= _pins(larger).items()
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-local.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("*.lock")))
 def test_lock_files_hold_hashes_and_no_addresses(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert "://" not in text

@@ -22,6 +22,9 @@ NO_BOUNDS = {
     "app.guard.confinement._LONGEST_ID": "a form of ids",
     "app.services.kafka.reading._LARGEST": "the largest offset that Kafka knows",
     "app.services.postgres.sql.json_forms.MAX_SAFE_INTEGER": "a form of numbers",
+    "EMBEDDINGS_DIMENSION": "a form of vectors",
+    "app.services.embeddings.settings.MOST_NUMBERS": "a form of vectors",
+    "app.services.embeddings.wordpiece._LONGEST_WORD": "a form of words",
     "app.services.postgres.knowledge.synonyms.MAX_PHRASE": "what the list of synonyms holds",
 }
 """Numbers that bound nothing a caller could hold, each with what it is."""

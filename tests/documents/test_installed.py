@@ -129,7 +129,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     context = tmp_path_factory.mktemp("context")
     context_of_build(context)
     [install] = [rest for name, rest in instructions(0) if name == "RUN" and "install" in rest]
-    assert install == "/opt/switchboard/bin/pip install --require-hashes -r requirements.lock"
+    assert install == "/opt/switchboard/bin/pip install --require-hashes -r $LOCK"
+    assert ("ARG", "LOCK=requirements.lock") in instructions(0)
+    assert all((context / lock).is_file() for lock in ("requirements.lock", "requirements-semantic.lock"))
     install_locked_packages(root / "opt" / "switchboard")
     environment: dict[str, str] = {}
     place = root

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from app.services.embeddings.endpoint import EndpointEmbedder
+from app.services.embeddings.installed import LOCAL_MODELS
+from app.services.embeddings.local import LocalEmbedder
 from app.services.embeddings.settings import EmbeddingSettings
 
 
@@ -11,12 +14,13 @@ class TextEmbedder(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the model, in [a-z0-9_-]{1,40}: vectors of equal names may be compared, others not."""
+        """Of the model, in [a-z0-9_-]{1,40}: vectors of equal names may be compared, others not. Of an endpoint it is
+        known once it is started."""
         ...
 
     @property
     def dimension(self) -> int:
-        """Numbers of a vector."""
+        """Numbers of a vector. Of an endpoint it is known once it is started."""
         ...
 
     @property
@@ -30,10 +34,10 @@ class TextEmbedder(Protocol):
         ...
 
     async def start(self) -> None:
-        """Make it ready; again after a failure, or to no effect.
+        """Make it ready; again after a failure, to no effect if it is ready.
 
         Raises:
-            EmbeddingUnavailable: it can't be, for the reason in words for an operator.
+            EmbeddingUnavailable: it can't be made ready, for the reason in words for an operator.
         """
         ...
 
@@ -60,5 +64,7 @@ class TextEmbedder(Protocol):
 
 def create_embedder(settings: EmbeddingSettings) -> TextEmbedder | None:
     """Return what the settings ask for, not started; None for `none`."""
-    assert settings.embeddings == "none"
-    return None
+    if settings.is_endpoint:
+        return EndpointEmbedder(settings)
+    known = LOCAL_MODELS.get(settings.embeddings)
+    return None if known is None else LocalEmbedder(known, settings.embeddings_timeout)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from aiokafka import errors
 from aiokafka.structs import TopicPartition
@@ -38,7 +38,7 @@ from app.services.kafka.failures import MOVED, raise_for
 from app.services.kafka.records import Fetched
 from app.services.kafka.settings import KafkaSettings
 from app.services.kafka.unpacking import MOST_UNPACKED
-from app.single_flight import SingleFlight
+from app.single_flight import SingleFlights
 
 T = TypeVar("T")
 
@@ -114,22 +114,6 @@ class Group:
     members: Sequence[GroupMember]
 
 
-class _Flights(Generic[T]):
-    """One flight for all who want to know the same of the same thing."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, SingleFlight[T]] = {}
-
-    async def run(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        async def work_and_land() -> T:
-            try:
-                return await work()
-            finally:
-                self._by_name.pop(name, None)
-
-        return await self._by_name.setdefault(name, SingleFlight()).run(work_and_land)
-
-
 @dataclass(slots=True)
 class Allowance:
     """How much may still be read to count messages."""
@@ -145,9 +129,9 @@ class Cluster:
         self._settings = settings
         self.connections = connections
         self._topics: dict[str, tuple[float, Topic]] = {}
-        self._asking: _Flights[Topic] = _Flights()
+        self._asking: SingleFlights[Topic] = SingleFlights()
         self._coordinators: dict[str, int] = {}
-        self._finding: _Flights[int] = _Flights()
+        self._finding: SingleFlights[int] = SingleFlights()
         self._isolation = READ_COMMITTED if settings.isolation_level == "read_committed" else READ_UNCOMMITTED
 
     # Topics

@@ -116,9 +116,8 @@ async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated:
     coding = headers.get(b"content-encoding")
     if coding is not None and coding.strip().lower() != b"identity":
         raise UnsupportedMediaType("Send the body as it is, without Content-Encoding: it is not decompressed here.")
-    coding = headers.get(b"transfer-encoding")
-    if coding is not None and coding.strip().lower() != b"chunked":
-        raise UnsupportedMediaType("Send the body in chunks or whole: no Transfer-Encoding but chunked is undone here.")
+    if b"transfer-encoding" in headers:
+        refuse_transfer_codings(headers)
     limit = gateway.settings.max_request_bytes
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
@@ -143,6 +142,16 @@ async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated:
     if len(body) > limit:
         raise _too_large(limit)
     return bytes(body)
+
+
+def refuse_transfer_codings(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a body in a coding that nobody here undoes, as `gzip, chunked` is.
+
+    Raises:
+        UnsupportedMediaType: it is in one.
+    """
+    if headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+        raise UnsupportedMediaType("Send the body in chunks or whole: no Transfer-Encoding but chunked is undone here.")
 
 
 @lru_cache(64)

@@ -49,6 +49,7 @@ from app.faces.http import (
     note_refusal,
     problem_headers,
     read_json,
+    refuse_transfer_codings,
     send_bytes,
     send_problem,
     send_refusal,
@@ -204,6 +205,7 @@ class RouteEndpoint:
 
         Raises:
             CallerGone: the caller left before the end.
+            UnsupportedMediaType: the body is in a coding that nobody undoes.
         """
         body_ended = ended = gone = False
 
@@ -232,6 +234,7 @@ class RouteEndpoint:
             stream.go_on(len(message.get("body", b"")))
             ended = message["type"] == "http.response.body" and not message.get("more_body") and not gone
 
+        refuse_transfer_codings(scope["state"]["headers"])
         try:
             response = await respond(Request(scope, receive_watched))
             answering = response(scope, receive_watched, send_watched)

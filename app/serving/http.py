@@ -12,7 +12,10 @@ import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader
+from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request
+from websockets.server import ServerProtocol
 
 from app.budget import LARGE, Budget
 from app.errors import GatewayError, HeadTooLarge, MalformedRequest, MethodNotAllowed, ProcessFull
@@ -266,13 +269,13 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._without_progress and self._head_size() > MAX_HEAD_BYTES:
             raise self._refusal(_head_too_large())
+        if self.url[:1] != b"/" or b"#" in self.url:
+            self._settle_target()
         if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
-            if self.scope["method"] == "CONNECT":
-                raise self._refusal(MethodNotAllowed("This is no proxy: CONNECT is not allowed. Use GET or POST."))
             self._upgrade = "websocket" if self._asks_for_websocket() else "ignored"
-            if self._upgrade == "websocket" and self._too_large_for_websocket():
-                raise self._refusal(HeadTooLarge("A field of a WebSocket's head is too large, or there are too many."))
+            if self._upgrade == "websocket":
+                self._check_handshake()
             return
         self._begin_request()
         self._begun += 1
@@ -283,6 +286,8 @@ class HttpProtocol(HttpToolsProtocol):
         scope, version = self.scope, self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
         if version != "1.1":
+            if version != "1.0":
+                raise self._refusal(MalformedRequest(f"HTTP/{version} is not spoken here. Use HTTP/1.1."))
             scope["http_version"] = version
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -333,6 +338,26 @@ class HttpProtocol(HttpToolsProtocol):
         self.cycle.more_body = False
         self.cycle.message_event.set()
 
+    def _settle_target(self) -> None:
+        """Write the path for an address that is given whole, as for a proxy; refuse what has two meanings."""
+        if self.parser.get_method() == b"CONNECT":
+            raise self._refusal(MethodNotAllowed("This is no proxy: CONNECT is not allowed. Use GET or POST."))
+        if b"#" in self.url:
+            # What a proxy in front takes for the path's end is for others a part of it.
+            raise self._refusal(MalformedRequest("A request's target has no fragment: write `#` as %23."))
+        if self.url == b"*" and self.parser.get_method() == b"OPTIONS":
+            return
+        scheme, _, rest = self.url.partition(b"://")
+        if scheme.lower() not in (b"http", b"https"):
+            raise self._refusal(MalformedRequest("A request's target begins with a slash, or with http://."))
+        authority = rest.partition(b"/")[0].partition(b"?")[0]
+        if any(name == b"host" and value.strip().lower() != authority.lower() for name, value in self.headers):
+            raise self._refusal(
+                MalformedRequest("Host: another one than the target's, and one of them may be believed. Send the same.")
+            )
+        path = rest[len(authority) :]
+        self.url = path if path[:1] == b"/" else b"/" + path
+
     def _head_size(self) -> int:
         fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         return len(self.url) + fields + len("GET  HTTP/1.1\r\n\r\n")
@@ -349,6 +374,20 @@ class HttpProtocol(HttpToolsProtocol):
         idle = self.cycle is None or self.cycle.response_complete
         plain = self.scope["method"] == "GET" and self.parser.get_http_version() == "1.1"
         return wanted == [b"websocket"] and plain and idle and not has_body
+
+    def _check_handshake(self) -> None:
+        """Refuse what the WebSocket's library would refuse in words of its own, and without a line in the log."""
+        if self._too_large_for_websocket():
+            raise self._refusal(HeadTooLarge("A field of a WebSocket's head is too large, or there are too many."))
+        fields = Headers()
+        for name, value in self.headers:
+            fields[name.decode("latin-1")] = value.decode("latin-1")
+        try:
+            ServerProtocol().process_request(Request(self.url.decode("latin-1"), fields))
+        except InvalidHeader as error:
+            raise self._refusal(
+                MalformedRequest(f"{error.name}: a WebSocket is opened with one, as RFC 6455 has it.")
+            ) from None
 
     def _too_large_for_websocket(self) -> bool:
         """Tell whether the head, which we could read, is beyond what the WebSocket's library reads; it would hang."""

@@ -17,7 +17,7 @@ _log.setLevel(logging.WARNING)
 
 _PIECE = 8 * 1024
 """Bytes that are read into messages before the application has them: thousands of tiny ones would hold the loop."""
-_TRY_AGAIN_LATER, _TOO_BIG = 1013, 1009
+_TRY_AGAIN_LATER, _TOO_BIG, _NOT_UTF8 = 1013, 1009, 1007
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -111,6 +111,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a whole message on; one that is no text ends the connection, of which uvicorn would log the trace."""
+        message = b"".join(self.frames)
+        if self.curr_msg_data_type == "text" and not (message.isascii() or self.close_sent):
+            try:
+                message.decode()
+            except UnicodeDecodeError:
+                self._fail(_NOT_UTF8, "not UTF-8")
+                return
+        super().send_receive_event_to_app()
 
     def _may_read(self) -> bool:
         ready = self.handshake_complete and not self.read_paused and self.writable.is_set()

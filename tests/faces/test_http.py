@@ -201,6 +201,9 @@ async def test_a_compressed_body_is_refused_as_such(http: httpx.AsyncClient, pat
 async def test_a_body_that_is_compressed_on_its_way_is_refused_as_such(gateway: Served) -> None:
     lines = [f"POST {TIME} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json"]
     assert await _status(gateway, *lines, "transfer-encoding: gzip, chunked") == 415
+    # A route keeps what it gets as it is.
+    lines[0] = "POST /mcp/clock/chimes/2 HTTP/1.1"
+    assert await _status(gateway, *lines, "transfer-encoding: gzip, chunked") == 415
 
 
 async def test_a_body_may_say_that_it_is_not_compressed(http: httpx.AsyncClient) -> None:

@@ -95,6 +95,18 @@ async def test_a_frame_that_may_not_be_closes_the_socket(gateway: Served, frame:
         assert messages.socket.close_code == code
 
 
+@pytest.mark.parametrize("pieces", [[b"{\xff}"], [b'"\xc3', b'"']])
+async def test_a_text_that_is_none_closes_the_socket_and_is_no_error_of_ours(
+    gateway: Served, pieces: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with websocket(gateway, "2026-07-28") as messages:
+        await messages.socket.send(pieces, text=True)
+        with pytest.raises(ConnectionClosed):
+            await messages.receive()
+        assert messages.socket.close_code == 1007
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_progress_reaches_a_caller_who_asks(gateway: Served, era: str) -> None:
     seen: list[float] = []

@@ -221,9 +221,73 @@ async def test_a_websocket_does_not_begin_before_the_answers_that_are_due(slow: 
     assert (await raw.answer()).status == 404
 
 
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        (b"sec-websocket-version: 13", b"sec-websocket-version: 8"),
+        (b"sec-websocket-version: 13", b"sec-websocket-version: 13\r\nsec-websocket-version: 8"),
+        (b"sec-websocket-version: 13\r\n", b""),
+        (b"sec-websocket-key: ", b"sec-websocket-key: x"),
+        (b"sec-websocket-key: ", b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-key: "),
+        (b"sec-websocket-key: ", b"x: "),
+        (HOST, HOST + b"origin: http://127.0.0.1\r\norigin: http://127.0.0.1\r\n"),
+    ],
+)
+async def test_a_handshake_that_opens_nothing_is_refused_as_all_else_is(
+    raw: Raw, given: bytes, instead: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    raw.send(HANDSHAKE.replace(given, instead, 1), b"connection: upgrade\r\n\r\n")
+    answer = await raw.answer()
+    assert (answer.status, answer.json()["code"]) == (400, "malformed_request")
+    assert answer.json()["request_id"] in caplog.text
+
+
 async def test_a_websockets_head_that_its_library_would_not_read_is_refused(raw: Raw) -> None:
     raw.send(HANDSHAKE, b"connection: upgrade\r\ncookie: ", b"x" * 10_000, b"\r\n\r\n")
     assert (await raw.answer()).status == 431
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"connection: upgrade\r\nupgrade: h2c\r\n"])
+@pytest.mark.parametrize("site", [b"http://127.0.0.1", b"HTTPS://127.0.0.1"])
+async def test_an_address_that_is_given_whole_is_read_as_its_path(raw: Raw, site: bytes, upgrade: bytes) -> None:
+    for query in (b"", b"?a=http://b/c"):
+        target = site + b"/mcp/slow/tools/get_time" + query
+        raw.send(post("get_time", ZONE, upgrade).replace(b"/mcp/slow/tools/get_time", target, 1))
+        answer = await raw.answer()
+        assert (answer.status, answer.json()["zone"]) == (200, "CET")
+    for nothing in (b"", b"?a=b"):
+        raw.send(b"GET ", site, nothing, b" HTTP/1.1\r\n", HOST, upgrade, b"\r\n")
+        assert (await raw.answer()).status != 400
+
+
+async def test_a_websocket_opens_at_an_address_that_is_given_whole(raw: Raw) -> None:
+    raw.send(HANDSHAKE.replace(b"GET /mcp", b"GET http://127.0.0.1/mcp", 1), b"connection: upgrade\r\n\r\n")
+    assert (await raw.line()).startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"GET http://elsewhere.example/health HTTP/1.1", "the target's"),
+        (b"GET http://user@127.0.0.1/health HTTP/1.1", "the target's"),
+        (b"GET http://127.0.0.1:81/health HTTP/1.1", "the target's"),
+        (b"GET ftp://127.0.0.1/health HTTP/1.1", "begins with a slash"),
+        (b"GET * HTTP/1.1", "begins with a slash"),
+        (b"GET /health#/docs HTTP/1.1", "no fragment"),
+        (b"GET /health?a#b HTTP/1.1", "no fragment"),
+        (b"GET /health HTTP/2.0", "HTTP/2.0 is not spoken"),
+        (b"GET /health HTTP/0.9", "HTTP/0.9 is not spoken"),
+    ],
+)
+@pytest.mark.parametrize("upgrade", [b"", b"connection: upgrade\r\nupgrade: websocket\r\n"])
+async def test_a_request_that_can_be_read_in_two_ways_is_refused(
+    raw: Raw, line: bytes, why: str, upgrade: bytes
+) -> None:
+    raw.send(line, b"\r\n", HOST, upgrade, b"\r\n")
+    answer = await raw.answer()
+    assert (answer.status, answer.json()["code"]) == (400, "malformed_request")
+    assert why in answer.json()["detail"]
 
 
 async def test_this_is_no_proxy(raw: Raw) -> None:

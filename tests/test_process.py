@@ -255,6 +255,30 @@ async def test_a_signal_ends_a_command_before_it_begins(
     assert process.returncode == (128 + number if status is None else status)
 
 
+async def test_an_interrupt_ends_the_agents_before_they_begin(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text(FOR_EVER)
+    variables = environment(PYTHONPATH=str(tmp_path))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "agents", "demo"), cwd=ROOT, env=variables, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"now\n"
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(STOPS_WITHIN):
+        assert await process.communicate() == (b"", b"")
+    assert process.returncode == 130
+
+
+async def test_nothing_takes_time_before_a_process_has_its_handlers() -> None:
+    # Until then a signal prints a trace.
+    code = "import sys; before = {*sys.modules}; import app.cli.main; print(*sorted({*sys.modules} - before))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT, stdout=PIPE)
+    async with asyncio.timeout(STOPS_WITHIN):
+        printed, _ = await process.communicate()
+    # The first two are empty, and the last is the interpreter's own.
+    assert printed.split() == [b"app", b"app.cli", b"app.cli.main", b"atexit"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_in_the_last_moment_of_a_process_changes_nothing(number: signal.Signals) -> None:
     # What is registered first is called last: after it the interpreter takes itself apart.

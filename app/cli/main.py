@@ -1,14 +1,18 @@
 """Where the process begins, before anything of it that takes time: a signal from here on is a clean end.
 
-It imports nothing that the interpreter has not imported already.
+It imports nothing that the interpreter does not hold in itself: `signal` brings `enum` along, and with it as much time
+as the interpreter's whole start, in which a signal prints a trace.
 """
 
 import atexit
 import os
-import signal
 import sys
-from importlib import import_module
-from types import FrameType
+
+TYPE_CHECKING = False  # `typing` takes its time, too
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # what `signal` itself wraps
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _SERVE = frozenset({"dev", "serve", "stdio"})
@@ -26,8 +30,8 @@ def main() -> None:
         # Registered first, it is called last. Then the interpreter takes itself apart, and our handlers with it; a
         # process that is about to end has nothing left to be told.
         atexit.register(signal.signal, number, signal.SIG_IGN)
-    import_module("app.cli.commands").switchboard()
+    __import__("app.cli.commands", fromlist=["switchboard"]).switchboard()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int, frame: object) -> None:
     os._exit(0 if _SERVE.intersection(sys.argv[1:2]) else 128 + number)

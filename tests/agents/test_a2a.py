@@ -34,10 +34,10 @@ from a2a.types import (
 from a2a.utils.errors import A2AError
 
 from agents import tasks
-from agents.__main__ import application, command_line
 from agents.a2a import AgentTask, RemoteAgent, agent_card, serve_agents
 from agents.base import A2AAgent, AgentReply, AgentRequest, Skill, Step
 from agents.client import MCPClient
+from agents.command_line import application, command_line
 from agents.errors import CallFailed, ConnectionFailed
 from agents.knowledge import KnowledgeAgent
 from agents.query import QueryAgent

@@ -18,7 +18,7 @@ import click
 import pytest
 from starlette.routing import Match
 
-from agents.__main__ import command_line
+from agents.command_line import command_line
 from app.catalogue import SERVERS, load_servers
 from app.cli.commands import switchboard
 from app.main import create_app
@@ -200,7 +200,7 @@ def _check_option(text: str) -> None:
     assert found is not None
     context = click.Context(switchboard, resilient_parsing=True)
     options = {name for command in _below(switchboard, context) for each in command.params for name in each.opts}
-    options |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / "agents" / "__main__.py").read_text()))
+    options |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / "agents" / "command_line.py").read_text()))
     assert found[1] in options, f"no command has an option {found[1]}"
 
 

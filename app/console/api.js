@@ -153,6 +153,24 @@ export async function read(path) {
   return (await ask("GET", path)).json();
 }
 
+/**
+ * Call a tool, as the viewer.
+ *
+ * @param {string} server @param {string} tool @param {Record<string, unknown>} [value] its arguments
+ * @returns {Promise<any>}
+ */
+export async function callTool(server, tool, value = {}) {
+  return (await ask("POST", `/console/tools/${server}/${tool}`, value)).json();
+}
+
+/**
+ * Read a resource, as the viewer.
+ *
+ * @param {string} uri
+ * @returns {Promise<any>}
+ */
+export const readResource = (uri) => read(`/console/resources/read?uri=${encodeURIComponent(uri)}`);
+
 /** @param {unknown} error @returns {Problem} */
 export function asProblem(error) {
   if (error instanceof Problem) return error;

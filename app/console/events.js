@@ -15,6 +15,34 @@ const LONGEST_WAIT = 10;
 /** A second without a snapshot is usual on a busy machine; this long is not. */
 const SILENT = 10_000;
 
+/** @typedef {{name: string, data: string, id: string}} Message an event as the wire has it */
+
+/**
+ * Iterate over the events of a stream, those without data too.
+ *
+ * @param {Response} response
+ * @returns {AsyncGenerator<Message>}
+ */
+export async function* messagesOf(response) {
+  if (!response.body) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const messages = (rest + value).split("\n\n");
+    rest = messages.pop() ?? "";
+    for (const message of messages) {
+      const told = { name: "message", data: "", id: "" };
+      for (const line of message.split("\n")) {
+        if (line.startsWith("event:")) told.name = line.slice(6).trim();
+        else if (line.startsWith("data:")) told.data += line.slice(5);
+        else if (line.startsWith("id:")) told.id = line.slice(3).trim();
+      }
+      yield told;
+    }
+  }
+}
+
 /**
  * Tells of `state`, `snapshot` and `calls`, in events of these names.
  */
@@ -72,17 +100,13 @@ export class Stream extends EventTarget {
     try {
       const headers = { accept: "text/event-stream" };
       const response = await fetch(`${root}/console/events`, { headers, signal: reading.signal, cache: "no-store" });
-      if (!response.ok || !response.body) throw await problemOf(response);
-      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      for (let rest = ""; ;) {
-        const { done, value } = await reader.read();
-        if (done) throw new Problem("The gateway has ended the stream.");
+      if (!response.ok) throw await problemOf(response);
+      for await (const message of messagesOf(response)) {
         clearTimeout(silence);
         silence = setTimeout(() => reading.abort("silent"), SILENT);
-        const messages = (rest + value).split("\n\n");
-        rest = messages.pop() ?? "";
-        for (const message of messages) this.#take(message);
+        this.#take(message);
       }
+      throw new Problem("The gateway has ended the stream.");
     } catch (error) {
       if (reading !== this.#reading) return; // another one reads, or nobody looks
       this.#fail(error instanceof Problem ? error : new Problem("The gateway does not answer."));
@@ -105,14 +129,8 @@ export class Stream extends EventTarget {
     this.#become("waiting");
   }
 
-  /** @param {string} message */
-  #take(message) {
-    let name = "message";
-    let data = "";
-    for (const line of message.split("\n")) {
-      if (line.startsWith("event:")) name = line.slice(6).trim();
-      else if (line.startsWith("data:")) data += line.slice(5);
-    }
+  /** @param {Message} message */
+  #take({ name, data }) {
     if (!data) return; // a heartbeat
     const told = JSON.parse(data);
     if (name === "hello") {

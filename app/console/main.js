@@ -2,6 +2,8 @@
 
 import "./calls.js";
 import "./connect.js";
+import "./kafka.js";
+import "./knowledge.js";
 import "./overview.js";
 import "./tools.js";
 import { Problem } from "./api.js";
@@ -15,7 +17,14 @@ const PAGES = /** @type {Record<string, string>} */ ({
   overview: "Overview",
   calls: "Calls",
   tools: "Tools",
+  kafka: "Kafka",
+  knowledge: "Knowledge",
   connect: "Connect",
+});
+/** Pages that not everybody has something on: what a viewer has to see, or may do, for a place in the bar. */
+const WANTS = /** @type {Record<string, () => boolean | undefined>} */ ({
+  kafka: () => sees("kafka"),
+  knowledge: () => sees("database"),
 });
 const THEMES = /** @type {const} */ (["system", "light", "dark"]);
 const content = find(document, "#content");
@@ -45,6 +54,14 @@ function route() {
     scrollTo(0, 0);
   }
   page.show?.(new URLSearchParams(query), rest.map(decodeURIComponent));
+}
+
+/** Whether the viewer sees a server. @param {string} server */
+const sees = (server) => stream.snapshot?.servers.some(({ id }) => id === server);
+
+/** Offer the pages on which there is something for the viewer. */
+function offerPages() {
+  for (const [page, isWanted] of Object.entries(WANTS)) find(document, `nav a[href="#/${page}"]`).hidden = !isWanted();
 }
 
 /** Say in the bar whether what is shown is what is. */
@@ -131,9 +148,10 @@ addEventListener("keydown", (event) => {
   search.focus();
 });
 stream.addEventListener("state", showStanding);
-stream.addEventListener("snapshot", () =>
-  say(find(document, "#version"), `Switchboard ${stream.snapshot?.version ?? ""}`),
-);
+stream.addEventListener("snapshot", () => {
+  say(find(document, "#version"), `Switchboard ${stream.snapshot?.version ?? ""}`);
+  offerPages();
+});
 find(document, "#theme").addEventListener("click", nextTheme);
 find(document, "#signout").addEventListener("click", () => void signOut());
 applyTheme(currentTheme());

@@ -138,7 +138,7 @@ function areRows(list) {
 }
 
 /** @param {string} name @param {Rows} rows */
-function table(name, rows) {
+export function table(name, rows) {
   const columns = [...new Set(rows.slice(0, MOST_ROWS).flatMap((row) => Object.keys(row)))].slice(0, MOST_COLUMNS);
   const numeric = new Set(
     columns.filter((column) =>
@@ -196,7 +196,7 @@ function rest(value, shown) {
 }
 
 /** Names and values; an object within has its own. @param {[string, unknown][]} entries @param {number} [depth] @returns {HTMLElement | null} */
-function facts(entries, depth = 0) {
+export function facts(entries, depth = 0) {
   if (!entries.length) return null;
   const rows = entries.flatMap(([name, value]) => {
     const isNested = depth < 2 && typeof value === "object" && value !== null && !Array.isArray(value);

@@ -163,12 +163,20 @@ class _HeadIsAll(Exception):
 
 
 class RouteEndpoint:
-    """Runs a server's plain HTTP route inside `Gateway.stream`, its streaming included."""
+    """Runs a server's plain HTTP route inside `Gateway.stream`, its streaming included.
 
-    def __init__(self, gateway: Gateway, server_id: str, route: HttpRoute) -> None:
+    Args:
+        gateway: what runs it.
+        server_id: its server's.
+        route: the route.
+        below: what stands before its path, if not where the server itself is.
+    """
+
+    def __init__(self, gateway: Gateway, server_id: str, route: HttpRoute, below: str | None = None) -> None:
         self._gateway = gateway
         self._server_id = server_id
         self._route = route
+        self._below = below or f"/mcp/{server_id}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "stream")
@@ -186,7 +194,7 @@ class RouteEndpoint:
             await self._carry(stream, respond, scope, receive, send_noted)
 
         try:
-            path = _path_below(f"/mcp/{self._server_id}", scope)
+            path = _path_below(self._below, scope)
             await self._gateway.stream(self._server_id, self._route, path, context, carry)
         except CallerGone:
             return

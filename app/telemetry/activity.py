@@ -364,12 +364,13 @@ class Activity:
         worked: dict[tuple[str, str], Histogram] = {}
         failed: dict[tuple[str, str], dict[str, int]] = {}
         calls: dict[tuple[str, str], int] = {}
-        for (server, operation, _, outcome), histogram in lately.items():
+        for (server, operation, face, outcome), histogram in lately.items():
             if not sees(server, operation):
                 continue
             what = server, operation
             calls[what] = calls.get(what, 0) + histogram.count
-            worked.setdefault(what, Histogram()).add(histogram)
+            if face != "stream":  # which is no slower for lasting as long as somebody reads
+                worked.setdefault(what, Histogram()).add(histogram)
             if outcome not in _NO_FAILURES:
                 by_outcome = failed.setdefault(what, {})
                 by_outcome[outcome] = by_outcome.get(outcome, 0) + histogram.count

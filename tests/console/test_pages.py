@@ -31,12 +31,24 @@ async def _nothing(page: Page) -> None:
     await expect(page.locator("h1").first).to_be_visible()
 
 
+async def _search(page: Page) -> None:
+    await page.get_by_role("button", name="Search", exact=True).click()
+    await expect(page.locator(".hit").first).to_be_visible()
+
+
+async def _see_messages(page: Page) -> None:
+    await expect(page.locator(".messages li").first).to_be_visible()
+
+
 _DO: dict[str, tuple[str, Callable[[Page], Awaitable[None]]]] = {
     "overview": ("", _nothing),
     "calls": ("#/calls", _nothing),
     "call": ("#/calls", _open_a_call),
     "tools": ("#/tools", _nothing),
     "tool": (address_of_tool("database", "query_database"), _run),
+    "kafka": ("#/kafka", _nothing),
+    "topic": ("#/kafka/topic/customer-queries", _see_messages),
+    "knowledge": ("#/knowledge", _search),
     "connect": ("#/connect", _nothing),
 }
 

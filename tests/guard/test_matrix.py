@@ -584,6 +584,9 @@ ADDRESSES: dict[str, list[Row]] = {
     "GET /console/tools": [console("/console/tools")],
     "POST /console/tools/{server}/{tool}": [console("/console/tools/kafka/list_topics")],
     "GET /console/resources/read": [console("/console/resources/read?uri=kafka://topics")],
+    "GET /console/streams/kafka/topics/{topic}/stream": [
+        console(f"/console/streams/kafka/topics/{TOPIC}/stream?start=earliest")
+    ],
     "GET /console/connect": [console("/console/connect")],
     "GET /console/guides/{name}": [console("/console/guides/kafka.md")],
     "WEBSOCKET /mcp/ws": [page("/mcp/ws")],

@@ -10,6 +10,7 @@ from app.faces.console.door import Door, Endpoint, Viewer, send_json
 from app.faces.console.feed import Feed
 from app.faces.console.pages import LaunchedByClients, Pages
 from app.faces.console.sight import Sights
+from app.faces.console.tails import Tails
 from app.faces.console.tools import Tools
 from app.faces.identity import Identity
 from app.gateway import Gateway
@@ -28,7 +29,8 @@ def console_routes(
         launched: what the pages tell clients that launch a process; a placeholder where we don't know.
     """
     door, sights = Door(gateway, identity), Sights(gateway)
-    feed = Feed(gateway, activity, sights, identity.sessions if identity is not None else None)
+    sessions = identity.sessions if identity is not None else None
+    feed, tails = Feed(gateway, activity, sights, sessions), Tails(gateway, sessions)
     calls, tools, pages = Calls(gateway, activity, sights), Tools(gateway), Pages(gateway, launched)
 
     async def show_viewer(scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
@@ -45,6 +47,7 @@ def console_routes(
         ("GET", "/console/tools", called(tools.show)),
         ("POST", "/console/tools/{server}/{tool}", called(tools.call)),
         ("GET", "/console/resources/read", called(tools.read)),
+        *(("GET", path, called(answer)) for path, answer in tails.addresses()),
         ("GET", "/console/connect", called(pages.connect)),
         ("GET", "/console/guides/{name}", viewed(pages.guide)),
     ]

@@ -95,7 +95,8 @@ async def opened(
     **door: Any,
 ) -> AsyncGenerator[Desk]:
     """Serve a clock and a vault to people with keys."""
-    (directory / "switchboard.toml").write_text(POLICY)
+    named = ", ".join(f'"{kind.server_id}:read"' for kind in more)
+    (directory / "switchboard.toml").write_text(POLICY.replace('"vault:write"]', f'"vault:write", {named}]', 1))
     store = KeyFile(directory / "keys.json")
     tokens, keys = {}, {}
     for role in ("operator", "watcher", "timekeeper", "stranger", "bot"):

@@ -1,0 +1,308 @@
+// <kafka-page>: topics, consumer groups with what they have yet to do, and a topic's messages as they come.
+
+import { ask, asProblem, callTool, Problem, readResource } from "./api.js";
+import { h, notice, say } from "./dom.js";
+import { messagesOf } from "./events.js";
+import { number, plural, timeOfDay, wholeTime } from "./format.js";
+import { facts, table } from "./result.js";
+
+/** @typedef {{topic: string, partition: number, offset: number, timestamp: string | null, key: string | null, value: unknown, headers: Record<string, unknown>}} Message */
+
+/** Messages that are shown of those that have come. */
+const MOST_SHOWN = 200;
+/** Messages that were there before somebody looked. */
+const BEFORE = 20;
+/** Milliseconds between two paints, so that many messages a second can be followed. */
+const PAUSE = 200;
+/** Milliseconds after which a stream that broke is begun anew. */
+const AGAIN = 2000;
+
+export class KafkaPage extends HTMLElement {
+  #title = h("h1", {});
+  #about = h("p", { class: "quiet number" });
+  #content = h("div", { class: "stack" });
+  #wanted = "";
+  /** @type {Tail | null} */
+  #tail = null;
+
+  connectedCallback() {
+    if (this.firstChild) return;
+    const again = h("button", { type: "button", onclick: () => void this.#load() }, "Look again");
+    this.append(
+      h("header", { class: "page-head" }, this.#title, this.#about, h("div", { class: "buttons" }, again)),
+      this.#content,
+    );
+  }
+
+  disconnectedCallback() {
+    this.#tail?.stop();
+    this.#tail = null;
+    this.#wanted = "";
+  }
+
+  /** @param {URLSearchParams} _query @param {string[]} wanted `topic` or `group`, and its name */
+  show(_query, wanted) {
+    const key = wanted.join("/");
+    if (key === this.#wanted && this.#content.firstChild) return;
+    this.#wanted = key;
+    void this.#load();
+  }
+
+  async #load() {
+    const wanted = this.#wanted;
+    const [kind, ...rest] = wanted.split("/");
+    const name = rest.join("/");
+    this.#tail?.stop();
+    this.#tail = null;
+    say(this.#title, name || "Kafka");
+    say(this.#about, kind === "topic" ? "Topic" : kind === "group" ? "Consumer group" : "");
+    const parts = kind === "topic" ? [aboutTopic(name)] : kind === "group" ? [aboutGroup(name)] : [topics(), groups()];
+    const shown = (await Promise.all(parts.map(orNotice))).flat();
+    if (wanted !== this.#wanted || !this.isConnected) return;
+    const back = name ? [h("p", {}, h("a", { href: "#/kafka" }, "‹ All topics and groups"))] : [];
+    this.#content.replaceChildren(...back, ...shown);
+    if (kind === "topic") {
+      this.#tail = new Tail(name);
+      this.#content.append(this.#tail.element);
+    } else if (!name) {
+      void this.#showBrokers();
+    }
+  }
+
+  async #showBrokers() {
+    try {
+      const { brokers, cluster_id: cluster } = await readResource("kafka://brokers");
+      say(this.#about, `${plural(brokers.length, "broker")}${cluster ? `, cluster ${cluster}` : ""}`);
+    } catch (error) {
+      say(this.#about, asProblem(error).message);
+    }
+  }
+}
+
+/** @param {Promise<Element[]>} shown */
+async function orNotice(shown) {
+  try {
+    return await shown;
+  } catch (error) {
+    return [h("section", { class: "card" }, notice("This can't be shown", asProblem(error).message))];
+  }
+}
+
+async function topics() {
+  const { topics: found, truncated, total } = await callTool("kafka", "list_topics");
+  const rows = found.map((/** @type {any} */ topic) => [
+    h("a", { href: `#/kafka/topic/${encodeURIComponent(topic.name)}` }, topic.name),
+    number(topic.partitions),
+    number(topic.replication_factor),
+  ]);
+  const more = truncated ? `The first ${found.length} of ${number(total)} are shown.` : "";
+  return [listing("Topics", ["Topic", "Partitions", "Replicas"], rows, more || "There is no topic yet.")];
+}
+
+async function groups() {
+  const { groups: found, total } = await readResource("kafka://consumer-groups");
+  const rows = found.map((/** @type {any} */ group) => [
+    h("a", { href: `#/kafka/group/${encodeURIComponent(group.group_id)}` }, group.group_id),
+    group.state,
+    number(group.members),
+    group.total_lag === null ? "unknown" : number(group.total_lag),
+  ]);
+  const more = total > found.length ? `The first ${found.length} of ${number(total)} are shown.` : "";
+  return [listing("Consumer groups", ["Group", "State", "Members", "Lag"], rows, more || "There is no group yet.")];
+}
+
+/** @param {string} title @param {string[]} columns @param {(Node | string)[][]} rows @param {string} told */
+function listing(title, columns, rows, told) {
+  const kind = (/** @type {number} */ index) => (index === 0 || columns[index] === "State" ? null : "number right");
+  const body = rows.map((cells) => h("tr", {}, ...cells.map((cell, index) => h("td", { class: kind(index) }, cell))));
+  const head = columns.map((column, index) => h("th", { scope: "col", class: kind(index) }, column));
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, title),
+    rows.length
+      ? h("table", { class: "rows plain" }, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...body))
+      : h("p", { class: "quiet none" }, told),
+    rows.length && told.startsWith("The first") ? h("p", { class: "quiet" }, told) : null,
+  );
+}
+
+/** @param {string} name */
+async function aboutTopic(name) {
+  const {
+    message_count: count,
+    partitions,
+    config,
+    replication_factor: replicas,
+  } = await callTool("kafka", "get_topic_metadata", { topic: name });
+  const told = facts([
+    ["Messages", count === null ? "unknown" : number(count)],
+    ["Replicas", replicas],
+    ...Object.entries(config),
+  ]);
+  return [
+    h(
+      "section",
+      { class: "card" },
+      told,
+      h("details", { class: "more" }, h("summary", {}, plural(partitions.length, "partition")), table("", partitions)),
+    ),
+  ];
+}
+
+/** @param {string} name */
+async function aboutGroup(name) {
+  const {
+    state,
+    total_lag: lag,
+    partitions,
+    members,
+  } = await readResource(`kafka://consumer-groups/${encodeURIComponent(name)}`);
+  const told = facts([
+    ["State", state],
+    ["Members", members.length],
+    ["Messages yet to acknowledge", lag === null ? "unknown" : number(lag)],
+  ]);
+  const rows = partitions.length ? table("", partitions) : h("p", { class: "quiet none" }, "It has read nothing yet.");
+  return [h("section", { class: "card" }, told), h("section", { class: "card" }, h("h2", {}, "By partition"), rows)];
+}
+
+/** A topic's newest messages, and those that come. A hidden tab follows nothing. */
+class Tail {
+  #topic;
+  #told = h("p", { class: "quiet number", role: "status" });
+  #list = h("ol", { class: "messages" });
+  #pause = h("button", { type: "button", class: "small", onclick: () => this.#setPaused(!this.#paused) }, "Pause");
+  #paused = false;
+  #count = 0;
+  #cursor = "";
+  /** @type {Message[]} the oldest first */
+  #waiting = [];
+  /** @type {AbortController | null} */
+  #reading = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #painting;
+  #look = () => (document.hidden ? this.#reading?.abort() : void this.#follow());
+
+  /** @param {string} topic */
+  constructor(topic) {
+    this.#topic = topic;
+    this.element = h(
+      "section",
+      { class: "card", "aria-label": "Messages as they come" },
+      h("header", { class: "form-head" }, h("h2", {}, "Messages"), this.#told, this.#pause),
+      this.#list,
+    );
+    document.addEventListener("visibilitychange", this.#look);
+    void this.#begin();
+  }
+
+  stop() {
+    document.removeEventListener("visibilitychange", this.#look);
+    this.#reading?.abort();
+    this.#reading = null;
+    clearTimeout(this.#painting);
+    this.#topic = "";
+  }
+
+  async #begin() {
+    say(this.#told, "Asking …");
+    try {
+      const newest = { topic: this.#topic, start: { tail: BEFORE }, max_messages: BEFORE, timeout_ms: 0 };
+      const { messages, next_cursor: cursor } = await callTool("kafka", "consume_messages", newest);
+      this.#cursor = cursor ?? "";
+      for (const message of messages) this.#take(message);
+      await this.#follow();
+    } catch (error) {
+      this.#fail(asProblem(error));
+    }
+  }
+
+  async #follow() {
+    if (!this.#topic || document.hidden) return;
+    this.#reading?.abort();
+    const reading = (this.#reading = new AbortController());
+    const where = this.#cursor ? `?cursor=${encodeURIComponent(this.#cursor)}` : "";
+    try {
+      const path = `/console/streams/kafka/topics/${encodeURIComponent(this.#topic)}/stream${where}`;
+      const response = await ask("GET", path, undefined, reading.signal);
+      this.#tell();
+      for await (const { name, data, id } of messagesOf(response)) {
+        if (id) this.#cursor = id;
+        if (name === "message" && data) this.#take(JSON.parse(data));
+        else if (name === "failure") throw new Problem(JSON.parse(data).detail, JSON.parse(data));
+      }
+      throw new Problem("The stream has ended.");
+    } catch (error) {
+      if (reading !== this.#reading || reading.signal.aborted) return;
+      const problem = error instanceof Problem ? error : new Problem("The gateway does not answer.");
+      this.#fail(problem);
+      const lasts = problem.status >= 400 && problem.status < 500 && problem.status !== 429;
+      if (!lasts && this.#topic) setTimeout(() => void this.#follow(), AGAIN);
+    }
+  }
+
+  /** @param {Problem} problem */
+  #fail(problem) {
+    say(this.#told, `Not followed: ${problem.message}`);
+  }
+
+  /** @param {Message} message */
+  #take(message) {
+    this.#count += 1;
+    this.#waiting.push(message);
+    if (this.#waiting.length > MOST_SHOWN) this.#waiting.shift();
+    this.#painting ??= setTimeout(() => this.#paint(), PAUSE);
+  }
+
+  #paint() {
+    this.#painting = undefined;
+    this.#tell();
+    if (this.#paused) return;
+    this.#list.prepend(...this.#waiting.reverse().map(row));
+    this.#waiting = [];
+    while (this.#list.childElementCount > MOST_SHOWN) this.#list.lastElementChild?.remove();
+  }
+
+  #tell() {
+    const waiting = this.#paused && this.#waiting.length ? `, ${number(this.#waiting.length)} wait` : "";
+    const shown = this.#count ? `${plural(this.#count, "message")}${waiting}` : "None yet; they appear as they come";
+    say(this.#told, `${this.#paused ? "Paused" : "Live"} · ${shown}`);
+  }
+
+  /** @param {boolean} paused */
+  #setPaused(paused) {
+    this.#paused = paused;
+    say(this.#pause, paused ? "Go on" : "Pause");
+    this.#paint();
+  }
+}
+
+/** @param {Message} message */
+function row(message) {
+  const at = message.timestamp === null ? null : Date.parse(message.timestamp) / 1000;
+  const value = typeof message.value === "string" ? message.value : JSON.stringify(message.value);
+  return h(
+    "li",
+    {},
+    h(
+      "details",
+      {},
+      h(
+        "summary",
+        {},
+        h(
+          "span",
+          { class: "quiet number", title: at === null ? null : wholeTime(at) },
+          at === null ? "–" : timeOfDay(at),
+        ),
+        h("span", { class: "quiet number" }, `${message.partition}:${message.offset}`),
+        message.key === null ? null : h("code", { class: "message-key" }, message.key),
+        h("code", { class: "message-value" }, value.length > 300 ? `${value.slice(0, 300)} …` : value),
+      ),
+      h("pre", { tabindex: "0", "aria-label": "The whole message" }, JSON.stringify(message, null, 2)),
+    ),
+  );
+}
+
+customElements.define("kafka-page", KafkaPage);

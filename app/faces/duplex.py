@@ -1,7 +1,6 @@
 """A connection that carries JSON-RPC messages both ways for as long as it lives: what WebSocket and stdio share."""
 
 import asyncio
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -42,7 +41,8 @@ it reads together with the answer (modelcontextprotocol/typescript-sdk#2580)."""
 _CLOSED = "Connection closed"
 """What the SDK, too, answers to requests that run when a connection ends."""
 
-Write = Callable[[str], Awaitable[None]]
+Write = Callable[[bytes], Awaitable[None]]
+WriteNow = Callable[[bytes], bool]
 
 
 class Backlog:
@@ -72,6 +72,10 @@ class Backlog:
         self.bytes -= size
         if left := self._waiting.pop(connection) - size:
             self._waiting[connection] = left
+
+
+def _not_now(_: bytes) -> bool:
+    return False
 
 
 class _PlainLane:
@@ -142,6 +146,7 @@ class Duplex:
         face: how calls come in, for the log.
         write: sends one message and returns once there is room for another one; raises anyio's `BrokenResourceError`
             when nobody is there to take it.
+        write_now: sends one message if that takes no waiting, and tells whether it has; None where it always does.
         backlog: of the face.
         peer: who is at the other end.
         patient: let a request beyond `MAX_UNANSWERED` wait, unread, where it would be refused; for a client that can't
@@ -157,32 +162,36 @@ class Duplex:
         backlog: Backlog,
         peer: Peer,
         *,
+        write_now: WriteNow | None = None,
         patient: bool = False,
     ) -> None:
         self._gateway = gateway
+        self._loop = asyncio.get_running_loop()
         self._write = write
+        self._write_now = write_now or _not_now
         self._backlog = backlog
         self._patient = patient
         self._server = server
         self._face: Face = face
         self._peer = peer
         self._incoming, self._read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        self._unsent: deque[tuple[str, bool]] = deque()
-        """Messages in their order, and whether each answers a request."""
+        self._unsent: deque[tuple[bytes, bool]] = deque()
+        """Messages in their order, and whether each answers a request. The first one stays until it is written."""
+        self._filled = asyncio.Event()
+        """Set when there is one."""
         self._unsent_bytes = 0
         self._put = self._sent = 0
         self._unanswered = 0
         self.told: dict[types.RequestId, float] = {}
         """When the last notice about a request left, by the request's id."""
         self._over = asyncio.Event()
-        self._changed = asyncio.Event()
-        """Set at each change of what somebody may wait for, and replaced then."""
+        self._changed: asyncio.Event | None = None
+        """Set at the next change of what somebody waits for; None while nobody does."""
         self._subscriptions: Subscriptions
-        self._tasks: asyncio.TaskGroup
         self._plain_calls: PlainCalls
         self.lane: _PlainLane
-        self._running: dict[asyncio.Task[bytes], types.RequestId] = {}
-        """Plain calls that are under way, and their ids as they are compared."""
+        self._running: dict[asyncio.Task[bytes], PlainCall] = {}
+        """Plain calls that are under way."""
         self._withdrawn: set[asyncio.Task[bytes]] = set()
         """Those of which the client wants no answer any more."""
         self._holding: dict[types.RequestId, Holding] = {}
@@ -199,7 +208,6 @@ class Duplex:
             self._subscriptions = Subscriptions(tasks)
             protocol = ProtocolServer(self._gateway, self._server, self._face, self._subscriptions)
             self._stamp = protocol.server_info_stamp
-            self._tasks = tasks
             self._plain_calls = PlainCalls(self._gateway, self._server, protocol)
             self.lane = _PlainLane(self._plain_calls, self._peer.principal)
             answering = tasks.create_task(
@@ -223,10 +231,26 @@ class Duplex:
                 self._incoming.close()
                 await self._at_most(_FLUSH, self._until(lambda: not self._unsent))
                 self.give_up()
-                for task in (*moving, *ends, *self._running):
+                running = list(self._running)
+                for task in (*moving, *ends, *running):
                     task.cancel()
+                if running:
+                    await asyncio.wait(running)
 
-    async def take(self, raw: bytes | str) -> None:
+    def take_now(self, message: bytes) -> bool:
+        """Begin a plain call, if that takes no waiting and no refusal; False, and nothing is done, for all else.
+
+        Args:
+            message: what came, after all that came before it has been taken.
+        """
+        if self._over.is_set() or not self._has_room() or self._is_full() or self._reason_to_refuse() is not None:
+            return False
+        call = self.lane.recognize(message)
+        if call is not None:
+            self._run(call)
+        return call is not None
+
+    async def take(self, raw: bytes) -> None:
         """Handle one frame or line that came.
 
         It returns once there is room for the next one: after a client has taken what waits for it.
@@ -235,8 +259,7 @@ class Duplex:
             anyio.BrokenResourceError: nobody is there to be answered.
         """
         await self._until(self._has_room)
-        encoded = raw.encode() if isinstance(raw, str) else raw
-        call = self.lane.recognize(encoded)
+        call = self.lane.recognize(raw)
         if call is not None:
             await self._until_one_more_may_be_asked()
             if self._reason_to_refuse() is None:
@@ -245,7 +268,7 @@ class Duplex:
         try:
             message = read_message(raw)
         except NotAMessage as error:
-            self.put(error.answer.decode())
+            self.put(error.answer)
             return
         metadata = None
         if isinstance(message, types.JSONRPCNotification):
@@ -254,9 +277,9 @@ class Duplex:
         elif isinstance(message, types.JSONRPCRequest):
             await self._until_one_more_may_be_asked()
             if (error := self._reason_to_refuse()) is not None:
-                self.put(to_json(refusal(message, error, self._stamp)).decode())
+                self.put(to_json(refusal(message, error, self._stamp)))
                 return
-            self.lane.asked(message, encoded)
+            self.lane.asked(message, raw)
             self._unanswered += 1
             self.release(message.id)  # of another request with this id, whose turn it may be
             holding = self._holding[message.id] = Holding(self._gateway)
@@ -271,20 +294,22 @@ class Duplex:
         await self._subscriptions.close()
         await self._until(lambda: not self._unanswered)
 
-    def put(self, text: str, *, answers: bool = False) -> None:
-        """Send a message as soon as those before it have left.
+    def put(self, text: bytes, *, answers: bool = False) -> None:
+        """Send a message as soon as those before it have left: now, if they have and there is room for it.
 
         Raises:
             anyio.BrokenResourceError: nobody is there to take it.
         """
         if self._over.is_set():
             raise anyio.BrokenResourceError
-        self._unsent.append((text, answers))
-        size = _in_memory(text)
-        self._unsent_bytes += size
         self._put += 1
-        self._notify()
-        self._backlog.grew(self, size)
+        if not self._unsent and self._write_now(text):
+            self._has_left(answers=answers)
+            return
+        self._unsent.append((text, answers))
+        self._unsent_bytes += len(text)
+        self._filled.set()
+        self._backlog.grew(self, len(text))
 
     def give_up(self) -> None:
         """End the connection and drop what waits in it."""
@@ -293,9 +318,10 @@ class Duplex:
             self._backlog.shrank(self, self._unsent_bytes)
             self._unsent.clear()
             self._unsent_bytes = 0
+        self._filled.set()
         self._notify()
 
-    async def answer(self, text: str, request_id: types.RequestId | None) -> None:
+    async def answer(self, text: bytes, request_id: types.RequestId | None) -> None:
         """Send the answer to a request as soon as what is before it has left."""
         if request_id is not None and (told := self.told.pop(request_id, None)) is not None:
             try:
@@ -305,7 +331,7 @@ class Duplex:
                 raise
         self.put(text, answers=True)
 
-    async def send(self, text: str) -> None:
+    async def send(self, text: bytes) -> None:
         """Send a message and return once it has left.
 
         Raises:
@@ -314,6 +340,8 @@ class Duplex:
         await self._until(self._has_room)
         self.put(text)
         last = self._put
+        if self._sent >= last:
+            await asyncio.sleep(0)  # others get their turn, however many messages there is room for
         await self._until(lambda: self._sent >= last)
 
     def _run(self, call: PlainCall) -> None:
@@ -328,12 +356,13 @@ class Duplex:
             address=peer.address,
             origin=within(call.origin, peer.origin),
         )
-        task = self._tasks.create_task(self._plain_calls.run(call, context))
-        self._running[task] = coerce_request_id(from_json(call.id))
-        task.add_done_callback(partial(self._ended, call))
+        # Not a task of the group's, whose own accounts cost half of what a task does: `serve` ends those that run.
+        task = self._loop.create_task(self._plain_calls.run(call, context))
+        self._running[task] = call
+        task.add_done_callback(self._ended)
 
-    def _ended(self, call: PlainCall, task: asyncio.Task[bytes]) -> None:
-        del self._running[task]
+    def _ended(self, task: asyncio.Task[bytes]) -> None:
+        call = self._running.pop(task)
         if task in self._withdrawn:
             self._withdrawn.discard(task)
             self._settle()
@@ -341,21 +370,26 @@ class Duplex:
         with suppress(anyio.BrokenResourceError):
             if task.cancelled():
                 error = to_json({"code": types.CONNECTION_CLOSED, "message": _CLOSED})
-                self.put((b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (call.id, error)).decode(), answers=True)
+                self.put(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (call.id, error), answers=True)
             else:
-                self.put(task.result().decode(), answers=True)
+                self.put(task.result(), answers=True)
 
     def _withdraw(self, request_id: Any) -> None:
         """End a plain call without an answer: of those with one id the last, as the SDK does."""
         if isinstance(request_id, str | int) and not isinstance(request_id, bool):
             number = coerce_request_id(request_id)
-            if task := next((task for task, its in reversed(self._running.items()) if its == number), None):
-                self._withdrawn.add(task)
-                task.cancel()
+            for task, call in reversed(self._running.items()):
+                if coerce_request_id(from_json(call.id)) == number:
+                    self._withdrawn.add(task)
+                    task.cancel()
+                    return
 
     async def _until_one_more_may_be_asked(self) -> None:
-        if self._patient:
-            await self._until(lambda: self._unanswered - self._subscriptions.streams < MAX_UNANSWERED)
+        await self._until(lambda: not self._is_full())
+
+    def _is_full(self) -> bool:
+        """Tell whether a request has to wait for an answer to another one."""
+        return self._patient and self._unanswered - self._subscriptions.streams >= MAX_UNANSWERED
 
     def _reason_to_refuse(self) -> GatewayError | None:
         if self._gateway.closing.is_set():
@@ -369,10 +403,10 @@ class Duplex:
     def _has_room(self) -> bool:
         return self._unsent_bytes < MAX_WAITING_BYTES
 
-    def complete(self, text: str, request_id: types.RequestId | None) -> str:
+    def complete(self, text: bytes, request_id: types.RequestId | None) -> bytes:
         """Return the whole of an answer that is written."""
         if request_id is not None and (holding := self._holding.get(request_id)) is not None:
-            text = holding.fill_in(text.encode()).decode() if holding.is_partial else text
+            text = holding.fill_in(text)
             self.release(request_id)
         return text
 
@@ -399,20 +433,25 @@ class Duplex:
 
     async def _send_messages(self) -> None:
         with suppress(anyio.BrokenResourceError):
-            while True:
-                await self._until(lambda: bool(self._unsent))
+            while not self._over.is_set():
+                if not self._unsent:
+                    self._filled.clear()
+                    await self._filled.wait()
+                    continue
                 text, answers = self._unsent[0]
                 await self._write(text)
                 if self._over.is_set():
                     return
                 self._unsent.popleft()
-                size = _in_memory(text)
-                self._unsent_bytes -= size
-                self._sent += 1
-                self._unanswered -= answers
-                self._backlog.shrank(self, size)
-                self._notify()
+                self._unsent_bytes -= len(text)
+                self._backlog.shrank(self, len(text))
+                self._has_left(answers=answers)
         self.give_up()
+
+    def _has_left(self, *, answers: bool) -> None:
+        self._sent += 1
+        self._unanswered -= answers
+        self._notify()
 
     async def _at_most(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
         with suppress(TimeoutError, anyio.BrokenResourceError):
@@ -430,17 +469,15 @@ class Duplex:
                 raise anyio.BrokenResourceError
             if condition():
                 return
+            if self._changed is None:
+                self._changed = asyncio.Event()
             await self._changed.wait()
 
     def _notify(self) -> None:
         """Wake who waits for a change; who comes later waits for the next one."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-def _in_memory(text: str) -> int:
-    """Return how many bytes a text takes: one emoji makes every character of it take four."""
-    return len(text) if text.isascii() else sys.getsizeof(text)
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
 
 class _WayOut:
@@ -450,7 +487,7 @@ class _WayOut:
         self._connection = connection
 
     async def send(self, item: SessionMessage, /) -> None:
-        text = item.message.model_dump_json(by_alias=True, exclude_none=True)
+        text = item.message.model_dump_json(by_alias=True, exclude_none=True).encode()
         if isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
             self._connection.lane.answered(item.message)
             text = self._connection.complete(text, item.message.id)

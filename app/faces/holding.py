@@ -30,11 +30,6 @@ class Holding:
         self._left_out: dict[bytes, bytes] = {}
         """What belongs into the answer, by what stands there now."""
 
-    @property
-    def is_partial(self) -> bool:
-        """Whether something was left out of the answer."""
-        return bool(self._left_out)
-
     def hold(self, size: int) -> None:
         """Hold so many bytes, in place of what was held before."""
         self._share.take(size)

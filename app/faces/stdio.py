@@ -68,7 +68,7 @@ async def _read(lines: "_Lines", connection: Duplex, limit: int) -> None:
     line = (await lines.next()).removeprefix(_BYTE_ORDER_MARK)
     while line:
         if len(line) > limit + _LINE_END:
-            connection.put(NotAMessage(INVALID_REQUEST, f"Messages have at most {limit} bytes").answer.decode())
+            connection.put(NotAMessage(INVALID_REQUEST, f"Messages have at most {limit} bytes").answer)
         elif line.strip():
             await connection.take(line.strip())
         line = await lines.next()
@@ -119,14 +119,14 @@ class _Writer:
         self._lines: SimpleQueue[tuple[bytes, asyncio.Future[None]]] = SimpleQueue()
         threading.Thread(target=self._run, name="standard output", daemon=True).start()
 
-    async def write(self, text: str) -> None:
+    async def write(self, text: bytes) -> None:
         """Write a line.
 
         Raises:
             anyio.BrokenResourceError: nobody reads any more.
         """
         written: asyncio.Future[None] = self._loop.create_future()
-        self._lines.put((text.encode().translate(_ONE_LINE) + b"\n", written))
+        self._lines.put((text.translate(_ONE_LINE) + b"\n", written))
         try:
             await written
         except OSError:

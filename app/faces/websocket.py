@@ -5,6 +5,7 @@ The specification allows transports of one's own; clients of the TypeScript SDK 
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
@@ -26,6 +27,30 @@ _FAREWELL = 1.0
 _CLOSED = (WebSocketDisconnect, RuntimeError)
 """What Starlette and uvicorn raise when a closed socket is to send."""
 _POLICY_VIOLATION, _UNSUPPORTED_DATA, _TOO_BIG, _GOING_AWAY, _TRY_AGAIN_LATER = 1008, 1003, 1009, 1001, 1013
+
+
+FRAMES = "switchboard.frames"
+"""The extension of ASGI by which a WebSocket on a socket of ours offers its `Frames`."""
+
+
+class Frames:
+    """A WebSocket on a socket of ours, whose texts can be taken and written as they are.
+
+    By ASGI's messages a text passes two queues, four coroutines and as many changes of tasks, which cost a quick call
+    as much as the rest of it. So a text that somebody takes at once, or that can be written at once, passes as it is.
+    """
+
+    def offer_to(self, take: Callable[[bytes], bool]) -> None:
+        """Offer each text that comes while `receive` waits for one to `take`, and give it to `receive` if it says no.
+
+        Args:
+            take: tells whether it has taken the text, which is UTF-8 if it has.
+        """
+        raise NotImplementedError
+
+    def write(self, text: bytes) -> bool:
+        """Write a text, which is UTF-8, as `send` would; False, and nothing is done, where it has to be sent."""
+        raise NotImplementedError
 
 
 class WebSocketFace:
@@ -80,7 +105,11 @@ class WebSocketFace:
         # Each message is a call of its own, so a handshake's span is the parent of none.
         conversation = Origin(conversation=origin_of_headers(state["headers"]).conversation)
         peer = Peer(state["principal"], state["client"], state["address"], conversation)
-        connection = Duplex(self._gateway, server, "websocket", _writer(socket), self._backlog, peer)
+        frames: Frames | None = socket.scope.get("extensions", {}).get(FRAMES)
+        write_now = None if frames is None else frames.write
+        connection = Duplex(
+            self._gateway, server, "websocket", _writer(socket), self._backlog, peer, write_now=write_now
+        )
         ended: list[GatewayError] = []
 
         def end(reason: GatewayError) -> None:
@@ -88,15 +117,17 @@ class WebSocketFace:
             connection.give_up()
 
         with peer.principal.holding(end):
-            await connection.serve(self._read(socket, connection))
+            await connection.serve(self._read(socket, connection, frames))
         if ended:
             code = _TRY_AGAIN_LATER if isinstance(ended[0], IdentityUnavailable) else _POLICY_VIOLATION
             await _close(socket, code, ended[0].title)
         else:
             await _close(socket, _GOING_AWAY)
 
-    async def _read(self, socket: WebSocket, connection: Duplex) -> None:
+    async def _read(self, socket: WebSocket, connection: Duplex, frames: Frames | None) -> None:
         limit = self._gateway.settings.max_request_bytes
+        if frames is not None:
+            frames.offer_to(connection.take_now)
         while True:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
@@ -105,16 +136,17 @@ class WebSocketFace:
             if text is None:
                 await _close(socket, _UNSUPPORTED_DATA, "Send JSON-RPC as text frames")
                 return
-            if len(text) > limit or len(text.encode()) > limit:
+            encoded = text.encode()
+            if len(encoded) > limit:
                 await _close(socket, _TOO_BIG, f"Messages have at most {limit} bytes")
                 return
-            await connection.take(text)
+            await connection.take(encoded)
 
 
 def _writer(socket: WebSocket) -> Write:
-    async def write(text: str) -> None:
+    async def write(text: bytes) -> None:
         try:
-            await socket.send_text(text)
+            await socket.send_text(text.decode())
         except _CLOSED:
             raise anyio.BrokenResourceError from None
 

@@ -2,13 +2,19 @@
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import apply_mask  # pyright: ignore[reportPrivateImportUsage] - in C, where there is that
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.streams import StreamReader
 
-from app.budget import Budget
+from app.budget import LARGE, Budget
 from app.errors import ProcessFull
+from app.faces.websocket import FRAMES, Frames
 from app.serving.connections import Awaited, Connection, Wait
 
 _log = logging.getLogger(f"{__name__}.uvicorn")
@@ -18,10 +24,18 @@ _log.setLevel(logging.WARNING)
 _PIECE = 8 * 1024
 """Bytes that are read into messages before the application has them: thousands of tiny ones would hold the loop."""
 _TRY_AGAIN_LATER, _TOO_BIG, _NOT_UTF8 = 1013, 1009, 1007
+_SWITCHING = 101
+"""HTTP's status of a handshake that was accepted."""
+_WHOLE_TEXT = 0x81
+"""First byte of a frame that is a text, whole and not compressed."""
+_MASKED = 0x80
+"""What the second byte has beside the length, or its form, from a client."""
+_MASK, _SHORT, _MEDIUM, _LONG = 4, 126, 1 << 16, 127
+"""Bytes of a mask; from which length on it is written in two bytes, and from which in eight; how that is said."""
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """One connection.
+class WebSocketProtocol(WebSocketsSansIOProtocol, Frames):
+    """One connection, by ASGI's messages or, where that takes no waiting, text by text.
 
     - Nothing is read while the caller does not take what is written, pings included.
     - A message that is not complete counts against the process's budget, in whichever fragments it comes.
@@ -43,6 +57,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """What came while the application had not taken the message before, or the caller our answers."""
         self._unfinished = 0
         """Bytes of the message that is under way, with its frames' heads."""
+        self._take: Callable[[bytes], bool] = _leave
+        self._receiving = False
+        """Whether the application waits for a message."""
+        self._between_messages = False
+        """Whether the library has read all that it was given, to the end of a message."""
 
     # The connection
 
@@ -87,16 +106,42 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 # The library can't read the head that httptools could; uvicorn would leave the caller waiting.
                 self.transport.close()
             return
-        self._unread += data
-        self._read_on()
+        if not self._unread and self._between_messages:
+            data = self._offer(data)
+        if data:
+            self._unread += data
+            self._read_on()
+
+    def _offer(self, data: bytes) -> bytes:
+        """Offer the texts in what came, as long as each is there whole and is taken; return the rest."""
+        start, size = 0, len(data)
+        while (
+            size - start > len(b"\x81\x80") + _MASK
+            and data[start] == _WHOLE_TEXT
+            and self._receiving
+            and self.queue.empty()
+            and self._may_read()
+        ):
+            length, begin = data[start + 1] - _MASKED, start + 2 + _MASK
+            if length == _SHORT:
+                length, begin = int.from_bytes(data[start + 2 : start + 4]), begin + 2
+            elif not 0 <= length < _SHORT:
+                break  # not masked, which is for the library to refuse; or so long that it is rarely there whole
+            end = begin + length
+            if end > size or length > self.config.ws_max_size:
+                break
+            if not self._take(apply_mask(data[begin:end], data[begin - _MASK : begin])):
+                break
+            start = end
+        return data[start:] if start else data
 
     def _read_on(self) -> None:
         """Read what came into messages, until there is one; then more from the socket."""
         while self._unread and self._may_read():
             piece, self._unread = self._unread[:_PIECE], self._unread[_PIECE:]
             super().data_received(piece)
-            complete = not self.frames and not self.conn.reader.buffer
-            self._unfinished = 0 if complete else self._unfinished + len(piece)
+            self._between_messages = self._is_between_messages()
+            self._unfinished = 0 if self._between_messages else self._unfinished + len(piece)
             if self._unfinished > 2 * self.config.ws_max_size + _PIECE:
                 # Fragments without content are not seen by the library's own limit.
                 self._fail(_TOO_BIG, "too many fragments")
@@ -127,11 +172,34 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         ready = self.handshake_complete and not self.read_paused and self.writable.is_set()
         return ready and not self.transport.is_closing()
 
+    def _is_between_messages(self) -> bool:
+        """Tell whether the library waits for the first byte of a message, which it has no word for.
+
+        Its parser is a generator. It is there, and nowhere else, that it waits in `at_eof`; an empty buffer would also
+        be what it has between the head of a frame and its content.
+        """
+        waits: Any = self.conn.parser
+        while (within := waits.gi_yieldfrom) is not None:
+            waits = within
+        return waits.gi_code is StreamReader.at_eof.__code__ and self.conn.current_size is None
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == _SWITCHING:
+            cast("dict[str, Any]", self.scope)["extensions"][FRAMES] = self
+
+    def offer_to(self, take: Callable[[bytes], bool]) -> None:
+        self._take = take
+
     async def receive(self) -> ASGIReceiveEvent:
         if self._unread and self.queue.empty():
             # It came before the application accepted.
             self._read_on()
-        message = await self.queue.get()
+        self._receiving = True
+        try:
+            message = await self.queue.get()
+        finally:
+            self._receiving = False
         self._messages += 1
         if self.queue.empty():
             self.read_paused = False
@@ -149,8 +217,36 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # It is all that there will be: uvicorn would log the missing handshake as an error.
             self.handshake_complete = True
 
+    def write(self, text: bytes) -> bool:
+        conn = self.conn
+        if (
+            not self.writable.is_set()
+            or self.close_sent
+            or conn.state is not State.OPEN
+            or conn.extensions  # which would compress it
+            or self.transport.is_closing()
+        ):
+            return False
+        size = len(text)
+        if size < _SHORT:
+            head = bytes((_WHOLE_TEXT, size))
+        elif size < _MEDIUM:
+            head = bytes((_WHOLE_TEXT, _SHORT)) + size.to_bytes(2)
+        else:
+            head = bytes((_WHOLE_TEXT, _LONG)) + size.to_bytes(8)
+        if size <= LARGE:
+            self.transport.write(head + text)
+        else:  # which is not copied for the sake of its head
+            self.transport.write(head)
+            self.transport.write(text)
+        return True
+
     def _fail(self, code: int, reason: str) -> None:
         self.conn.fail(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
+
+
+def _leave(_: bytes) -> bool:
+    return False

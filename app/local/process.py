@@ -2,10 +2,13 @@
 
 import asyncio
 import ctypes
+import fcntl
 import os
+import random
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,10 +21,42 @@ class StartFailed(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on at 127.0.0.1 now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nothing listens on at 127.0.0.1 now, and that no other process was given by this.
+
+    It is none that the system hands out by itself: between now and its use, any connection could be given that.
+    """
+    begin = random.randrange(len(_OURS))  # noqa: S311 - it is no secret
+    for port in (*_OURS[begin:], *_OURS[:begin]):
+        if port not in _given and _claims.take(port):
+            _given.add(port)
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise StartFailed(f"nothing is free of the ports {_OURS[0]} to {_OURS[-1]}")
+
+
+class _Claims:
+    """Which process uses which port: locks on the bytes of one file, which end with their process."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+
+    def take(self, port: int) -> bool:
+        """Claim a port until this process ends; tell whether no other one has."""
+        if self._file is None:
+            path = Path(tempfile.gettempdir(), f"switchboard-ports-{os.getuid()}")
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        return True
+
+
+_OURS = range(20_000, 32_768)
+"""Ports below those that systems hand out to connections, and above those of well-known programs."""
+_given: set[int] = set()
+_claims = _Claims()
 
 
 def steady_port(data_dir: Path) -> int:

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from app.local.kafka import LocalKafka
+from app.local.process import free_port
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.routers.kafka import KafkaMCPServer
 from app.settings import Settings
-from tests.agents.faults import free_port
 from tests.fixtures.gateway import Served, serve
 from tests.fixtures.kafka import settings_for_kafka
 from tests.fixtures.postgres import TestDatabase

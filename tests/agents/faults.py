@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -32,14 +31,6 @@ class FakeTime:
 
     def policy(self, random: Callable[[], float] = lambda: 0.5, **options: Any) -> RetryPolicy:
         return RetryPolicy(sleep=self.sleep, clock=lambda: self.now, random=random, **options)
-
-
-def free_port() -> int:
-    """Return a port of loopback on which nobody listened a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def described(name: str, *, read_only: bool = False, idempotency_key: bool = False) -> dict[str, Any]:

@@ -42,7 +42,8 @@ from agents.errors import CallFailed, ConnectionFailed
 from agents.knowledge import KnowledgeAgent
 from agents.query import QueryAgent
 from agents.tasks import OneTaskAMessage, RecentTasks
-from tests.agents.faults import FakeTime, free_port
+from app.local.process import free_port
+from tests.agents.faults import FakeTime
 from tests.fixtures.gateway import Served
 
 QUESTION = "how do i reset my pasword"

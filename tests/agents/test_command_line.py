@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents.faults import free_port
+from app.local.process import free_port
 
 _PROJECT = Path(__file__).parents[2]
 _OURS = ("GATEWAY_", "ANSWER_")

@@ -8,7 +8,7 @@ from agents.coordinator import CoordinatorAgent
 from agents.knowledge import KnowledgeAgent
 from agents.query import QueryAgent
 from agents.response import ResponseAgent
-from tests.agents.faults import free_port
+from app.local.process import free_port
 
 
 @pytest.fixture

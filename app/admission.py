@@ -11,7 +11,8 @@ from msgspec import structs
 
 from app.errors import BackendTimeout, CallerGone, CallerStalled, GatewayError, InternalError, TooManyRequests
 from app.guard.guard import Guard
-from app.guard.policy import PROMPTS, Permit
+from app.guard.policy import Permit
+from app.guard.vocabulary import PROMPT
 from app.lookout import Interruptible, Lookout
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.calls import CallContext
@@ -105,7 +106,7 @@ class Admission(Interruptible):
         self.span: CallSpan | None = None
         if around.tracing is not None:
             obeys = operation.obeys
-            tool = obeys is not None and obeys != PROMPTS and "://" not in obeys
+            tool = obeys is not None and not obeys.startswith(PROMPT) and "://" not in obeys
             self.span = around.tracing.begin(serving.kind.server_id, operation.name, context, tool=tool)
             context = traced(context, self.span)
         self.context = context

@@ -51,8 +51,9 @@ from app.errors import (
 )
 from app.guard.confinement import confine, not_confined, with_own_key
 from app.guard.guard import Guard
-from app.guard.policy import PROMPTS, Permit
+from app.guard.policy import Permit
 from app.guard.principal import Principal
+from app.guard.vocabulary import PROMPTS
 from app.logs import CallLog
 from app.lookout import Lookout
 from app.results import ProtocolResult, RawResult, parse_json, writer_of
@@ -76,6 +77,8 @@ _MOST_SEEN = 10_000
 """Principals of whom it is kept what they may see."""
 _LISTEN = "subscriptions/listen"
 What = Literal["server", "tool", "resource"]
+About = tuple[Literal["resource"], str] | tuple[Literal["prompt"], str | None]
+"""What a method is about that a server answers itself: a resource, a prompt, or without a name neither of them."""
 Respond = Callable[[Request], Awaitable[Response]]
 """Answers a request with a response that may stream."""
 Carry = Callable[[StreamAdmission, Respond], Awaitable[None]]
@@ -261,18 +264,23 @@ class Gateway:
                 return None
         return self._told_ahead(refusal, server, name, context)
 
-    def lacks_prompts(self, server: str, method: str, context: CallContext) -> InsufficientScope | None:
+    def lacks_answer(self, server: str, method: str, about: About, context: CallContext) -> InsufficientScope | None:
         """Return the same of what a server does itself for a method of the protocol.
 
         Args:
             server: its id.
             method: of the protocol, for the log.
+            about: what it is about.
             context: who calls, and how.
         """
-        principal = context.principal
-        if principal.customer is not None or self.may_see_prompts(server, principal):
+        if context.principal.customer is not None:
             return None
-        return self._told_ahead(self._kept_from(principal, server, PROMPTS), server, method, context)
+        match about:
+            case ("resource", uri):
+                return self.lacks_scope(server, [("resource", uri)], context)
+            case ("prompt", name):
+                refusal = self.refuses_prompt(server, name, context.principal)
+                return self._told_ahead(refusal, server, method, context)
 
     def _told_ahead(
         self, refusal: GatewayError | None, server: str | None, name: str, context: CallContext
@@ -299,12 +307,25 @@ class Gateway:
         except UnknownServer as error:
             raise self._why_not(_server, name, "", principal) or error from None
 
-    def may_see_prompts(self, server: str, principal: Principal) -> bool:
-        """Tell whether a principal may use what a server does itself for methods of the protocol.
+    def refuses_prompt(self, server: str, name: str | None, principal: Principal) -> GatewayError | None:
+        """Return why a principal may not use a prompt; None if it may.
 
-        Nobody knows how to confine that to a customer.
+        Args:
+            server: the server's id.
+            name: of the prompt; None for what else a server does itself for methods of the protocol.
+            principal: who would use it. Nobody knows how to confine that to a customer.
         """
-        return principal.customer is None and (self.guard is None or self.guard.allows(principal, server, PROMPTS))
+        what = self._prompt(server, name)
+        if principal.customer is None and (self.guard is None or self.guard.allows(principal, server, what)):
+            return None
+        return self._kept_from(principal, server, what)
+
+    def _prompt(self, server: str, name: str | None) -> str:
+        return PROMPTS if self.guard is None else self.guard.policy.prompt(server, name)
+
+    def shows_prompts(self, server: str, principal: Principal) -> bool:
+        """Tell whether some prompt of a server is for a principal."""
+        return principal.customer is None and (self.guard is None or self.guard.allows_prompts(principal, server))
 
     # The ways in
 
@@ -485,13 +506,19 @@ class Gateway:
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     async def handle(
-        self, server: str, method: str, context: CallContext, run: Callable[[], Awaitable[ProtocolResult]]
+        self,
+        server: str,
+        method: str,
+        about: About | None,
+        context: CallContext,
+        run: Callable[[], Awaitable[ProtocolResult]],
     ) -> ProtocolResult:
         """Run what a server does itself for a method of the protocol.
 
         Args:
             server: the server's name.
             method: of the protocol, for the log.
+            about: what it is about; None for a listing, of which the caller is shown what is for it.
             context: who calls, and how.
             run: does it.
 
@@ -503,7 +530,15 @@ class Gateway:
         def handle(*_: object) -> Awaitable[ProtocolResult]:
             return run()
 
-        operation = Operation(method, PROMPTS, _as_it_is, handle, False, no_arguments)
+        obeys: str | None = None
+        match about:
+            case ("resource", uri):
+                obeys = self._look_up(Catalogue.resource, server, uri, context)[0].name
+            case ("prompt", name):
+                obeys = self._prompt(kind.server_id, name)
+            case None:
+                pass
+        operation = Operation(method, obeys, _as_it_is, handle, False, no_arguments)
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     @contextmanager

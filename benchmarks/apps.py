@@ -18,7 +18,8 @@ from app.faces.identity import Identity
 from app.guard.credentials import Keyring, KnownKeys, StoredKey, hash_of, token_of
 from app.guard.guard import Guard
 from app.guard.limits import Rate
-from app.guard.policy import Policy, vocabulary_of
+from app.guard.policy import Policy
+from app.guard.vocabulary import vocabulary_of
 from app.logs import set_up_logging
 from app.main import create_app
 from app.results import Result

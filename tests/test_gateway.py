@@ -316,7 +316,7 @@ async def test_whatever_is_wanted_takes_a_place_before_anything_is_said_of_its_a
             lambda: gateway.call("clock", "get_time", b'{"time_zone":1}', CONTEXT),
             lambda: gateway.read("clock", "clock://zones?limit=many", CONTEXT),
             lambda: gateway.show("clock", "tools/list", CONTEXT, Catalogue.tools),
-            lambda: gateway.handle("clock", "prompts/get", CONTEXT, prompt),
+            lambda: gateway.handle("clock", "prompts/get", ("prompt", "p"), CONTEXT, prompt),
             watched,
         ):
             with pytest.raises(TooManyRequests):

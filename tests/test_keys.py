@@ -1,6 +1,7 @@
 """`switchboard keys`, and what `serve` and `stdio` do with and without them: processes of their own."""
 
 import asyncio
+import json
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -8,9 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from app.cli.commands import switchboard
+from app.guard.credentials import STORED_KEYS, StoredKey, mint
+from app.guard.key_file import as_first_key
 from app.local.process import free_port
-from tests.faces.raw import STARTS_WITHIN, WITHIN, launched
+from tests.faces.raw import STARTS_WITHIN, launched
 from tests.fixtures.postgres import TestDatabase
 from tests.test_cli import SWITCHBOARD, environment
 
@@ -143,13 +148,13 @@ async def test_keys_are_made_listed_replaced_and_revoked_while_two_gateways_run(
         assert token.split("_", 2)[2] not in listing
         _, out, _ = await run(tmp_path, "keys", "rotate", key_id, **variables)
         renewed = out.strip()
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(STARTS_WITHIN):
             for http in (one, two):
                 assert await status(http, renewed) == 200
                 await refused(http, token)
         code, _, _ = await run(tmp_path, "keys", "revoke", renewed.split("_")[1], **variables)
         assert code == 0
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(STARTS_WITHIN):
             for http in (one, two):
                 await refused(http, renewed)
     _, listing, _ = await run(tmp_path, "keys", "list", **variables)
@@ -169,16 +174,85 @@ async def test_keys_are_made_listed_replaced_and_revoked_while_two_gateways_run(
             for name in ("..", "a\u202eb", "a%2fb", "a\uff0fb", "a\udcffb", "a b", "")
         ),
         ((), "--role"),
+        (("--role", "Support"), "can't be the name of a role"),
+        (("--role", ""), "can't be the name of a role"),
+        (("--role", "support_agent", "--expires", "0d"), "30d"),
+        (("--role", "support_agent", "--expires", ""), "30d"),
+        (("--role", "support_agent", "--customer", "a" * 65), "1 to 64"),
+        (("--role", "support_agent", "--as-variable", "--expires", "1d"), "want a store"),
+        (("--role", "support_agent", "--rights"), "No such option"),
+        (("--role", "support_agent", "more"), "unexpected extra argument"),
     ],
 )
-async def test_mistakes_are_explained_and_nothing_is_made(
-    tmp_path: Path, arguments: tuple[str, ...], reason: str
+def test_mistakes_are_explained_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], reason: str
 ) -> None:
     (tmp_path / "switchboard.toml").write_text(AUTH)
     file = tmp_path / "keys.json"
-    code, _, err = await run(tmp_path, "keys", "create", *arguments, SWITCHBOARD_KEY_FILE=str(file))
-    assert (code, reason in err) == (2, True), err
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner(env={"SWITCHBOARD_KEY_FILE": str(file)}).invoke(switchboard, ["keys", "create", *arguments])
+    assert (result.exit_code, reason in result.output) == (2, True), result.output
     assert not file.exists()
+
+
+class Kept:
+    """A file of keys, and the commands that change it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def write(self, *keys: StoredKey) -> None:
+        self.file.write_text(json.dumps({"keys": STORED_KEYS.dump_python(list(keys), mode="json")}))
+
+    def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
+        result = CliRunner(env={"SWITCHBOARD_KEY_FILE": str(self.file), **variables}).invoke(
+            switchboard, ["keys", *arguments]
+        )
+        return result.exit_code, result.output
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    monkeypatch.chdir(tmp_path)
+    return Kept(tmp_path / "keys.json")
+
+
+@pytest.mark.parametrize("command", ["revoke", "rotate"])
+def test_a_key_that_can_not_be_changed_is_told_why(kept: Kept, command: str) -> None:
+    roles = frozenset({"developer"})
+    first, expired = mint(roles)[1], mint(roles, expires_at=1.0)[1]
+    kept.write(expired)
+    for key_id in ("abcdefghijkl", "", "sb_", "sb_abcdefghijkl_secret", "../keys"):
+        status, said = kept.run(command, key_id)
+        assert (status, "There is no key of that id" in said, "secret" in said) == (1, True, False)
+    status, said = kept.run(command, first.id, SWITCHBOARD_FIRST_KEY=as_first_key(first))
+    assert (status, "SWITCHBOARD_FIRST_KEY: change the variable" in said, first.hash in said) == (1, True, False)
+    status, said = kept.run(command, expired.id)
+    assert (status, "expired" in said) == ((1, True) if command == "rotate" else (0, False))
+    status, said = kept.run(command)
+    assert (status, "Missing argument 'ID'" in said) == (2, True)
+
+
+def test_a_key_has_each_role_once(kept: Kept) -> None:
+    status, said = kept.run("create", *["--role", "developer"] * 3)
+    assert (status, " of developer." in said) == (0, True)
+    [key] = json.loads(kept.file.read_text())["keys"]
+    assert key["roles"] == ["developer"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"keys": [{"id": 5}]}', b'{"keys": {}}', b"\xff"])
+@pytest.mark.parametrize("command", [["list"], ["create", "--role", "developer"], ["revoke", "abcdefghijkl"]])
+def test_a_file_that_holds_something_else_is_told_and_stays(kept: Kept, content: bytes, command: list[str]) -> None:
+    kept.file.write_bytes(content)
+    status, said = kept.run(*command)
+    assert (status, str(kept.file) in said, "Traceback" in said) == (1, True, False)
+    assert kept.file.read_bytes() == content
+
+
+def test_a_folder_that_is_not_there_or_can_not_be_written_is_told(kept: Kept) -> None:
+    for file in (kept.file / "none" / "keys.json", kept.file.parent):
+        status, said = Kept(file).run("create", "--role", "developer")
+        assert (status, "SWITCHBOARD_KEY_FILE" in said, "Traceback" in said) == (1, True, False), said
 
 
 async def test_who_launches_a_process_shows_a_key_or_has_the_files_role(tmp_path: Path) -> None:
@@ -196,7 +270,7 @@ async def test_who_launches_a_process_shows_a_key_or_has_the_files_role(tmp_path
         listing = await pipe.ask({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}})
         assert listing["result"]["tools"]
         await run(tmp_path, "keys", "revoke", token.split("_")[1], **keys)
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(STARTS_WITHIN):
             assert await pipe.process.wait() == 1
     (tmp_path / "switchboard.toml").write_text('[auth]\nlocal_role = "developer"\n')
     async with launched("2025-11-25", command, cwd=tmp_path, env=clean(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")) as pipe:

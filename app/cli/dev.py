@@ -39,6 +39,6 @@ def dev(port: int | None, data_dir: Path, config: Path | None) -> None:
     settings = read_settings(Settings, port=port, host="127.0.0.1", switchboard_config=config)
     kinds = chosen_servers([], settings)
     guard = read_guard(settings, kinds)
-    start_log(settings, kinds)
+    start_log(settings, kinds, guard.policy)
     with open_tracing(settings) as tracing:
         run(lambda: serve(settings, data_dir, guard, tracing), PortInUse, failure, serves=True)

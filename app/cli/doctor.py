@@ -87,6 +87,8 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
             yield "policy", finding
     if len(readable) == len(kinds):
         yield "settings", Finding("ok", "each variable can be used as it is")
+    for line in policy.doubts if policy is not None else ():
+        yield "policy", Finding("warning", line)
     if policy is not None:
         yield "keys", await _keys(policy)
     gateway = Gateway(readable, settings)

@@ -11,7 +11,7 @@ import click
 
 from app.cli.running import UnusableSettings, read_settings, run, written_policy
 from app.guard.credentials import KeyAdministration, KeyStore, StoredKey, mint
-from app.guard.key_file import as_first_key
+from app.guard.key_file import as_first_key, read_first_key
 from app.guard.principal import DEVELOPER
 from app.guard.rules import fits_anywhere
 from app.guard.settings import IdentitySettings
@@ -36,10 +36,18 @@ def _seconds(context: click.Context, option: click.Parameter, given: str | None)
     return int(found[1]) * _UNITS[found[2]]
 
 
-def _name(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
+def name_of_somebody(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
     """Return the name of a customer or a tenant: one that rules can fill in, and that lists show as it is."""
     if given is not None and not (_TEXT.fullmatch(given) and fits_anywhere(given)):
         raise click.BadParameter("expected 1 to 64 characters; no spaces, slashes, `..`, encoded or hidden characters")
+    return given
+
+
+def role_names(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names that roles can have."""
+    for role in given:
+        if not _NAME.fullmatch(role):
+            raise click.BadParameter(f"{role!r} can't be the name of a role: small letters, digits and _.")
     return given
 
 
@@ -49,9 +57,11 @@ def keys() -> None:
 
 
 @keys.command
-@click.option("--role", "roles", multiple=True, required=True, help="What the key may do; several add up.")
-@click.option("--customer", callback=_name, default=None, help="The one customer to whom the key is bound.")
-@click.option("--tenant", callback=_name, default=None, help="Whose key it is, for limits and idempotency.")
+@click.option(
+    "--role", "roles", multiple=True, required=True, callback=role_names, help="What the key may do; several add up."
+)
+@click.option("--customer", callback=name_of_somebody, default=None, help="The one customer to whom the key is bound.")
+@click.option("--tenant", callback=name_of_somebody, default=None, help="Whose key it is, for limits and idempotency.")
 @click.option(
     "--expires", callback=_seconds, default=None, help="Time after which it ends, such as 30d; never if left out."
 )
@@ -116,8 +126,8 @@ def rotate(key_id: str, overlap: float | None, expires: float | None) -> None:
 
     async def replace(store: KeyAdministration) -> tuple[str, StoredKey]:
         old, now = await _existing(store, key_id), time.time()
-        if complaint := old.complaint(now):
-            raise click.ClickException(f"{complaint} Make one: `switchboard keys create`.")
+        if state := _state(old, now):
+            raise click.ClickException(f"This key is {state}. Make another one: `switchboard keys create`.")
         lasts = expires if expires is not None or old.expires_at is None else old.expires_at - old.created_at
         token, new = mint(
             old.roles, tenant=old.tenant, customer=old.customer, expires_at=None if lasts is None else now + lasts
@@ -142,10 +152,6 @@ def _check_roles(roles: tuple[str, ...], customer: str | None) -> None:
     """Refuse roles that the policy's file does not have, if there is one."""
     file = written_policy(read_settings(Settings))
     for role in roles:
-        if not _NAME.fullmatch(role):
-            raise click.BadParameter(
-                f"{role!r} can't be the name of a role: small letters, digits and _.", param_hint="--role"
-            )
         if file is None or (role == DEVELOPER and role not in file.role):
             continue
         if role not in file.role:
@@ -163,15 +169,17 @@ def _plain(key_id: str) -> str:
 async def _existing(store: KeyStore, key_id: str) -> StoredKey:
     found = await store.find([_plain(key_id)])
     if not found:
+        first = read_settings(IdentitySettings).first_key
+        if first is not None and read_first_key(first).id == _plain(key_id):
+            raise click.ClickException(
+                "This key is that of SWITCHBOARD_FIRST_KEY: change the variable, and start anew."
+            )
         raise click.ClickException("There is no key of that id. `switchboard keys list` shows those there are.")
     return found[_plain(key_id)]
 
 
 def _row(key: StoredKey, now: float) -> tuple[str, ...]:
     ends = [at for at in (key.expires_at, key.revoked_at) if at is not None]
-    state = ""
-    if key.complaint(now):
-        state = "revoked" if key.revoked_at is not None and key.revoked_at <= now else "expired"
     return (
         key.id,
         ",".join(sorted(key.roles)),
@@ -179,8 +187,15 @@ def _row(key: StoredKey, now: float) -> tuple[str, ...]:
         key.customer or "-",
         _date(key.created_at),
         _date(min(ends)) if ends else "never",
-        state,
+        _state(key, now),
     )
+
+
+def _state(key: StoredKey, now: float) -> str:
+    """Return why a key is good for nothing, in a word; "" if it is good."""
+    if not key.complaint(now):
+        return ""
+    return "revoked" if key.revoked_at is not None and key.revoked_at <= now else "expired"
 
 
 def _date(at: float) -> str:

@@ -22,18 +22,11 @@ from pydantic_settings import BaseSettings
 from app.catalogue import SERVERS, Catalogue, NoSuchServer, load_servers
 from app.errors import GatewayError
 from app.guard.guard import Guard
-from app.guard.policy import (
-    FileAsWritten,
-    Policy,
-    PolicyMistake,
-    known_later,
-    names_resources,
-    read_policy,
-    servers_named,
-    vocabulary_of,
-)
+from app.guard.policy import Policy
+from app.guard.policy_file import FileAsWritten, PolicyMistake, names_resources, read_policy, servers_named
 from app.guard.secret import SecretSettings
 from app.guard.settings import IdentitySettings
+from app.guard.vocabulary import known_later, vocabulary_of
 from app.logs import OURS, set_up_logging
 from app.servers.base import CLIENT_PREFIX, ServerKind
 from app.serving.addresses import address_class
@@ -222,8 +215,13 @@ def misspelt(env_file: Path | None, servers: Iterable[ServerKind]) -> list[str]:
     ]
 
 
-def start_log(settings: Settings, servers: Iterable[ServerKind]) -> None:
-    """Set logging up as `LOG_LEVEL`, `LOG_FORMAT` and `LOG_LEVELS` say; warn of what is nearly a setting.
+def start_log(settings: Settings, servers: Iterable[ServerKind], policy: Policy) -> None:
+    """Set logging up as `LOG_LEVEL`, `LOG_FORMAT` and `LOG_LEVELS` say; warn of what is hardly meant so.
+
+    Args:
+        settings: of the process.
+        servers: that it offers.
+        policy: by which it does.
 
     Raises:
         UnusableSettings: `LOG_LEVELS` names a logger that is neither a server's nor another one of ours.
@@ -242,6 +240,8 @@ def start_log(settings: Settings, servers: Iterable[ServerKind]) -> None:
     if (env_file := click.get_current_context().meta.get("env_file")) is not None:
         for line in misspelt(env_file, servers):
             _log.warning("%s", line)
+    for line in policy.doubts:
+        _log.warning("the policy may not be what you mean: %s", line)
 
 
 def run(task: Callable[[], Awaitable[None]], *expected: type[Exception], serves: bool = False) -> None:

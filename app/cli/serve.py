@@ -56,7 +56,7 @@ def serve(
     identities = [
         identity_for(hosts, guard.policy, allow_anonymous=allow_anonymous) for _ in (kinds if addresses else [None])
     ]
-    start_log(settings, kinds)
+    start_log(settings, kinds, guard.policy)
     with open_tracing(settings) as tracing:
         if addresses:
             sites = [

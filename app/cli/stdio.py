@@ -32,7 +32,7 @@ def stdio(servers: tuple[str, ...], config: Path | None) -> None:
     service_settings = read_service_settings(kinds)
     guard = read_guard(settings, kinds)
     launcher = launcher_of(guard.policy)
-    start_log(settings, kinds)
+    start_log(settings, kinds, guard.policy)
 
     async def speak() -> None:
         gateway = Gateway(kinds, settings, guard=guard, tracing=tracing)

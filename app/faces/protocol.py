@@ -37,7 +37,7 @@ from app.faces.holding import Holding
 from app.faces.jsonrpc import arguments_of
 from app.faces.listing import describe_resources, describe_tool
 from app.faces.subscriptions import Subscription, Subscriptions, end
-from app.gateway import MOST_OF_A_CONNECTION, Gateway, What
+from app.gateway import MOST_OF_A_CONNECTION, About, Gateway, What
 from app.results import ProtocolResult, parse_json
 from app.servers.base import ServerKind
 from app.servers.calls import CallContext, Face, JsonObject, Peer, new_request_id
@@ -251,17 +251,27 @@ class ProtocolServer(Server[Any]):
     ) -> Any:
         """Let a server answer a method of the protocol itself."""
         call = _call_context(context, self._face)
-        if context.method == PROMPT_LISTING and not self._gateway.may_see_prompts(kind.server_id, call.principal):
+        gateway, server, listed = self._gateway, kind.server_id, context.method == PROMPT_LISTING
+        if listed and not gateway.shows_prompts(server, call.principal):
             return await self._list(_no_prompts, context, params)
+
+        def shown(prompt: types.Prompt) -> bool:
+            return gateway.refuses_prompt(server, prompt.name, call.principal) is None
 
         async def run() -> ProtocolResult:
             try:
-                return ProtocolResult(await handle(context, params))
+                answer = await handle(context, params)
             except MCPError as error:
                 return ProtocolResult(error.error)
+            if listed:
+                answer = types.ListPromptsResult.model_validate(answer)
+                answer = answer.model_copy(update={"prompts": list(filter(shown, answer.prompts))})
+            return ProtocolResult(answer)
 
+        given: JsonObject = params.model_dump(by_alias=True) if isinstance(params, BaseModel) else {}
+        about = None if listed else about_what(context.method, given)
         try:
-            result = await self._gateway.handle(kind.server_id, context.method, call, run)
+            result = await gateway.handle(server, context.method, about, call, run)
             return _in_the_protocols_words(result, _state(context)["holding"])
         except GatewayError as error:
             raise _protocol_error(error, call) from None
@@ -282,6 +292,19 @@ def wanted_by(request: types.JSONRPCRequest) -> list[tuple[What, str]]:
         case _:
             pass
     return [(what, name) for what, name in names if isinstance(name, str)]
+
+
+def about_what(method: str, params: Mapping[str, Any]) -> About:
+    """Return what a method is about that a server answers itself, whether or not the rest of it is right."""
+    match method, params:
+        case ("prompts/get", {"name": str(name)}):
+            return "prompt", name
+        case ("completion/complete", {"ref": {"type": "ref/prompt", "name": str(name)}}):
+            return "prompt", name
+        case ("completion/complete", {"ref": {"type": "ref/resource", "uri": str(uri)}}):
+            return "resource", uri
+        case _:
+            return "prompt", None
 
 
 def _no_prompts(_: Catalogue) -> Mapping[str, Sequence[JsonObject]]:

@@ -31,7 +31,7 @@ from app.faces.http import (
 )
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
-from app.faces.protocol import PROMPT_LISTING, ProtocolServer, wanted_by
+from app.faces.protocol import PROMPT_LISTING, ProtocolServer, about_what, wanted_by
 from app.gateway import Gateway
 from app.guard.principal import Principal
 
@@ -141,7 +141,8 @@ class StreamableHTTP:
         refused = self._gateway.lacks_scope(self._name, wanted, context)
         answering = self._server.answering(message.method)
         if refused is None and answering is not None and message.method != PROMPT_LISTING:
-            refused = self._gateway.lacks_prompts(answering, message.method, context)
+            about = about_what(message.method, message.params or {})
+            refused = self._gateway.lacks_answer(answering, message.method, about, context)
         return refused
 
     def _may_log(self, scope: Scope, message: types.JSONRPCMessage) -> bool:

@@ -14,9 +14,10 @@ from app.catalogue import Catalogue, Offer
 from app.errors import ArgumentRefused, BackendNotConfigured, GatewayError, InsufficientScope, RateLimited
 from app.guard.confinement import keeps_to_customer, not_confined
 from app.guard.limits import Rate, RateLimiter
-from app.guard.policy import DEVELOPER, PROMPTS, NarrowLimit, Permit, Policy, Rights
-from app.guard.principal import ANONYMOUS, Principal
+from app.guard.policy import NarrowLimit, Permit, Policy, Rights
+from app.guard.principal import ANONYMOUS, DEVELOPER, Principal
 from app.guard.rules import Refused, Rule
+from app.guard.vocabulary import PROMPT
 from app.servers.operations import Operation
 
 _AS_IT_IS = (None, "text")
@@ -58,7 +59,7 @@ class Guard:
                     granting = [each for each in granting if keeps_to_customer(each.rules, offer.declared.confinement)]
                 return Offer(offer.kind, offer.declared, permit) if granting else None
 
-            with_prompts = {server for server, name in rights if name == PROMPTS}
+            with_prompts = {server for server, name in rights if name.startswith(PROMPT)}
             seen = self._offered[key] = whole.restricted(allowed, allowed, with_prompts)
         return seen
 
@@ -66,6 +67,11 @@ class Guard:
         """Tell whether a role allows something of a server with some arguments at least, or anything without a name."""
         rights = self._rights(principal)
         return any(of == server for of, _ in rights) if name is None else (server, name) in rights
+
+    def allows_prompts(self, principal: Principal, server: str) -> bool:
+        """Tell whether a role allows some of the prompts of a server."""
+        rights = self._rights(principal)
+        return any((server, name) in rights for name in self.policy.prompts(server))
 
     def why_not(self, principal: Principal, server: str, name: str | None) -> GatewayError:
         """Return what to tell a principal of something that exists and that it may not use.

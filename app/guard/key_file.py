@@ -109,7 +109,23 @@ class KeyFile:
 
     @contextmanager
     def _changing(self) -> Generator[dict[str, StoredKey]]:
-        """Yield the keys to be changed, and put them in the file's place; one process at a time does."""
+        """Yield the keys to be changed, and put them in the file's place.
+
+        Raises:
+            IdentityUnavailable: the file can't be read or written.
+        """
+        try:
+            with self._replacing() as keys:
+                yield keys
+        except OSError as error:
+            raise IdentityUnavailable(
+                f"the file of keys, {self._path}, can't be written: {error.strerror}; let the user of this command"
+                " write in its folder, or set SWITCHBOARD_KEY_FILE to another one"
+            ) from None
+
+    @contextmanager
+    def _replacing(self) -> Generator[dict[str, StoredKey]]:
+        """Do it, one process at a time."""
         lock = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

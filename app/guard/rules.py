@@ -8,10 +8,10 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, model_validator
 
 PLACEHOLDER = "{customer}"
 """Stands for the customer to which a principal is bound."""
@@ -21,14 +21,24 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of characters that nobody sees, and that some drop."""
 
 
+def _value(given: Any) -> str | int:
+    if not isinstance(given, str | int):
+        raise ValueError("expected a text in quotes, a whole number, true or false")
+    return given
+
+
+ValueAsWritten = Annotated[str | int, PlainValidator(_value)]
+"""What an argument may be: `True` and `"5"` stay what they are."""
+
+
 class RuleAsWritten(BaseModel):
     """One rule of the file: exactly one of its three forms."""
 
     model_config = ConfigDict(extra="forbid")
 
-    one_of: Annotated[list[str | int], Field(min_length=1)] | None = Field(default=None, alias="in")
+    one_of: Annotated[list[ValueAsWritten], Field(min_length=1)] | None = Field(default=None, alias="in")
     prefix: Annotated[str, Field(min_length=1)] | None = None
-    set_to: str | int | None = Field(default=None, alias="set")
+    set_to: ValueAsWritten | None = Field(default=None, alias="set")
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -39,9 +49,14 @@ class RuleAsWritten(BaseModel):
         return self
 
     @property
+    def values(self) -> list[str | int]:
+        """All that it names."""
+        return [value for value in (self.prefix, self.set_to, *(self.one_of or ())) if value is not None]
+
+    @property
     def texts(self) -> list[str]:
         """All in which a placeholder may stand."""
-        return [text for text in (self.prefix, self.set_to, *(self.one_of or ())) if isinstance(text, str)]
+        return [value for value in self.values if isinstance(value, str)]
 
     def compiled(self, argument: str, encoding: str | None = None, place: str = "") -> "Rule":
         """Return the rule for an argument, and for the one that says how it is encoded, if there is such."""
@@ -114,7 +129,7 @@ class Rule:
             # By type as well: `True == 1`.
             if any(type(given) is type(value) and given == value for value in wanted):
                 return given
-            raise Refused(self.argument, f"must be one of {', '.join(map(repr, wanted))} here")
+            raise Refused(self.argument, f"must be one of {', '.join(map(_shown, wanted))} here")
         prefix = wanted[0]
         assert isinstance(prefix, str)
         if not isinstance(given, str) or not given.startswith(prefix):
@@ -129,6 +144,11 @@ class Rule:
         if customer is None or not fits_anywhere(customer):
             raise Refused(self.argument, "can't be told for whom this session is")
         return value.replace(PLACEHOLDER, customer)
+
+
+def _shown(value: str | int) -> str:
+    """Return a value as callers write it; true and false are not Python's."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _leaves(rest: str) -> bool:

@@ -11,8 +11,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from app.catalogue import Catalogue
 from app.guard.guard import Guard
-from app.guard.policy import Policy, vocabulary_of
+from app.guard.policy import Policy
 from app.guard.principal import Principal
+from app.guard.vocabulary import vocabulary_of
 from app.main import GatewayApp, create_app
 from app.results import Result
 from app.servers.base import BaseMCPServer

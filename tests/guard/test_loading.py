@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from app.catalogue import Catalogue
 from app.cli.commands import switchboard
 from app.guard.guard import Guard
-from app.guard.policy import Policy, known_later, vocabulary_of
+from app.guard.policy import Policy
+from app.guard.vocabulary import known_later, vocabulary_of
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import JsonObject

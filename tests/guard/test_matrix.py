@@ -24,7 +24,8 @@ from app.guard.credentials import Keyring, mint
 from app.guard.guard import Guard
 from app.guard.key_file import KeyFile
 from app.guard.limits import Rate
-from app.guard.policy import Policy, vocabulary_of
+from app.guard.policy import Policy
+from app.guard.vocabulary import vocabulary_of
 from app.local.aws import LocalAws
 from app.local.kafka import LocalKafka
 from app.local.postgres import LocalPostgres

@@ -17,7 +17,8 @@ from app.faces.protocol import ProtocolServer
 from app.guard.credentials import Keyring, KeyStore, KnownKeys, mint
 from app.guard.guard import Guard
 from app.guard.limits import Rate
-from app.guard.policy import Policy, vocabulary_of
+from app.guard.policy import Policy
+from app.guard.vocabulary import vocabulary_of
 from app.main import GatewayApp, create_app
 from app.servers.base import BaseMCPServer
 from app.servers.calls import Face, JsonObject

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from app.guard.limits import Rate
-from app.guard.policy import Known, Policy, PolicyMistake, Vocabulary
+from app.guard.policy import Policy
+from app.guard.policy_file import PolicyMistake
+from app.guard.vocabulary import Known, Vocabulary
 
 OFFERED: Vocabulary = {
     "database": {

@@ -1,6 +1,8 @@
 """`switchboard policy`: what the file comes to, and which line decides."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 from app.cli.commands import switchboard
 from app.guard.credentials import STORED_KEYS, mint
 from app.guard.key_file import as_first_key
+from tests.guard.test_prompts import StageMCPServer
 
 POLICY = """\
 [role.agent]
@@ -201,12 +204,140 @@ RULES = '[role.a]\nallow = ["aws:write"]\n[role.a.tool."aws:s3_upload_file"]\n'
     (RULES + 'key = { suffix = "a" }\n', 4, "nothing of that name"),
     (RULES + 'key = { prefix = "c/{customer}/" }\n', 4, 'bound = "customer"'),
     (RULES + '"metadata.owner" = { in = ["chat"] }\n', 4, "no argument"),
+    (RULES, 3, "expected at least one"),
+    (RULES + "key = { in = [1.5] }\n", 4, "expected a text in quotes, a whole number, true or false"),
+    (RULES + "key = { set = 5 }\n", 4, "no call could pass with 5 there"),
+    (RULES + 'metadata = { set = "a" }\n', 4, "no call could pass"),
+    (RULES + 'encoding = { in = ["text", "utf8"] }\n', 4, 'no call could pass with "utf8" there'),
+    (RULES + 'if_none_match = { set = "true" }\n', 4, 'no call could pass with "true" there'),
+    (RULES + 'if_none_match = { set = 1 }\n', 4, "no call could pass with 1 there"),
+    (RULES + 'filename = { in = ["a"] }\n', 4, "arguments: bucket, content, content_type, encoding"),
+    (RULES + 'key = { prefix = "c/{tenant}/" }\n', 4, "{tenant} stands for nothing"),
+    (RULES.replace("upload_file", "list_objects") + "max_keys = { in = [true] }\n", 4, "no call could pass with true"),
+    (RULES.replace("upload_file", "list_objects") + 'max_keys = { prefix = "1" }\n', 4, 'could pass with "1" there'),
+    (RULES.replace("upload_file", "list_objects") + "max_keys = { set = 1001 }\n", 4, "greater than the maximum"),
+    (RULES.replace("aws:write", "aws:read") + 'key = { in = ["a"] }\n', 3, 'or write [tool."aws:s3_upload_file"]'),
+    (ROLE + 'limits = { "aws:s3_upload_file" = "5/s" }\n', 3, "role a does not allow aws:s3_upload_file"),
+    (ROLE + 'limits = { aws = "5/s" }\n', 3, "role a does not allow aws"),
+    (ROLE + 'limits = { "database:read" = "5/s" }\n', 3, "no tool 'read'; tools: query_database"),
+    (ROLE + 'limit = "0/s"\n', 3, "'600/min burst 60'"),
+    (ROLE + 'bound = "tenant"\n', 3, 'expected "customer"'),
+    (ROLE + "bound = true\n", 3, 'expected "customer"'),
+    (ROLE + '[role.a.tools."aws:s3_upload_file"]\nkey = { in = ["a"] }\n', 3, "did you mean 'tool'?"),
+    ('[role.a]\nallow = ["database:prompt/answer"]\n', 2, "database has no prompts"),
+    ('[role.a]\nallow = ["database:querying"]\n', 2, "tools: query_database, get_customer_context"),
+    ('[role.a]\nallow = ["zzz:read"]\n', 2, "servers: database, kafka, aws, console, metrics"),
+    ('[auth]\npublic_pages = "yes"\n', 2, "true or false, without quotes"),
+    ("[auth]\npublic_pages = 1\n", 2, "true or false, without quotes"),
+    ('[auth]\npublic_url = "switchboard"\n', 2, "an address such as https://switchboard.example.com"),
+    ('[auth]\nissuer = "x"\n', 2, "there are public_url, public_pages, local_role"),
 ])  # fmt: skip
 def test_each_mistake_is_told_with_its_line_and_in_words(tmp_path: Path, text: str, line: int, words: str) -> None:
     status, said = policy(tmp_path, "check", text=text)
     assert (status, f"switchboard.toml:{line}: " in said, words in said) == (2, True, True), said
     assert "AsWritten" not in said
     assert "Input should" not in said
+
+
+@pytest.mark.parametrize(("text", "warnings"), [
+    ("[role.a]\n", ["switchboard.toml:1: role a allows nothing"]),
+    (ROLE + 'deny = ["database:write"]\n', ["switchboard.toml:2: allow of role a: database:read is denied again"]),
+    ('[role.a]\nallow = ["database:prompt/*"]\n', ["switchboard.toml:2: allow of role a: database has no prompts"]),
+    (
+        ('[role.a]\nbound = "customer"\nallow = ["database:query_database",\n"aws:s3_download_file",\n'
+        '"kafka:publish_message", "aws:lambda_invoke", "db://tickets"]\n'
+        '[role.a.tool."aws:s3_download_file"]\nkey = { prefix = "customers/{customer}" }\n'),
+        [
+            "switchboard.toml:3: allow of role a: query_database can't be confined to one customer",
+            "switchboard.toml:4: allow of role a: s3_download_file wants a rule on key that says {customer}",
+            "switchboard.toml:5: allow of role a: publish_message wants a rule on topic, so",
+        ],
+    ),
+    # What denies in vain for now is meant so, and a wide entry stands for what there is of it.
+    (ROLE + 'deny = ["aws:s3_delete_object"]\n', []),
+    ('[role.a]\ndeny = ["aws:s3_delete_object"]\n', []),
+    ('[role.a]\nbound = "customer"\nallow = ["database:read", "aws:read"]\n', []),
+    (
+        ('[role.a]\nbound = "customer"\nallow = ["kafka:publish_message", "aws:s3_download_file"]\n'
+        '[tool."kafka:publish_message"]\ntopic = { in = ["a"] }\n'
+        '[role.a.tool."aws:s3_download_file"]\nkey = { prefix = "customers/{customer}/" }\n'),
+        [],
+    ),
+])  # fmt: skip
+def test_what_is_hardly_meant_so_is_warned_of(tmp_path: Path, text: str, warnings: list[str]) -> None:
+    status, said = policy(tmp_path, "check", text=text)
+    assert (status, said.splitlines()[0]) == (0, "switchboard.toml fits.")
+    told = [line.removeprefix("Warning: ") for line in said.splitlines() if line.startswith("Warning: ")]
+    assert [line.startswith(warning) for line, warning in zip(told, warnings, strict=True)] == [True] * len(told), told
+
+
+def test_the_start_and_the_doctor_warn_of_it_too(tmp_path: Path) -> None:
+    (tmp_path / "switchboard.toml").write_text("[role.a]\n")
+    switchboard = str(Path(sys.executable).with_name("switchboard"))
+    for command in ("stdio", "doctor"):
+        ended = subprocess.run(
+            [switchboard, command], cwd=tmp_path, input="", capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "switchboard.toml:1: role a allows nothing" in ended.stdout + ended.stderr, command
+
+
+def test_an_address_with_a_password_in_it_is_not_repeated(tmp_path: Path) -> None:
+    status, said = policy(tmp_path, "check", text='[auth]\npublic_url = "https://me:hunter2@example.com"\n')
+    assert (status, "switchboard.toml:2: " in said, "hunter2" in said) == (2, True, False)
+
+
+def test_a_rule_may_be_on_an_argument_that_is_true_or_false(tmp_path: Path) -> None:
+    text = RULES + "if_none_match = { set = true }\n"
+    asked = ["--role", "a", "aws:s3_upload_file", '{"bucket": "docs", "key": "a", "content": "x"}']
+    status, said = policy(tmp_path, "explain", *asked, text=text)
+    assert (status, said.splitlines()[0]) == (0, "allowed"), said
+    text = RULES + "if_none_match = { in = [true] }\n"
+    status, said = policy(tmp_path, "explain", *asked, text=text)
+    assert "refused (403 argument_refused): if_none_match: must be one of true here" in said
+
+
+def test_a_file_with_a_developer_of_its_own_says_what_that_comes_to(tmp_path: Path) -> None:
+    _, said = policy(tmp_path, "check", text='[role.developer]\nallow = ["database:read"]\n')
+    assert "  developer: 4 tools, " in said
+
+
+@pytest.mark.parametrize(("asked", "words"), [
+    (["--role", "Agent", "database:query_database"], "can't be the name of a role"),
+    (["--role", "", "database:query_database"], "can't be the name of a role"),
+    (["--role", "bot", "--customer", "", "database:get_customer_context"], "expected 1 to 64 characters"),
+    (["--role", "bot", "--customer", "../1", "database:get_customer_context"], "expected 1 to 64 characters"),
+    (["--role", "agent", "db://tickets/5", "{}"], "Only tools have arguments here; say db://tickets/5 alone."),
+    (["--role", "agent", "metrics:read", "{}"], "Only tools have arguments here"),
+    (["--role", "agent", "console:write"], "console has read, act, and not 'write'"),
+    (["--role", "agent", "database:prompt/answer"], "database has no prompts"),
+    (["--role", "agent", "database"], "no tool '' on database"),
+    (["--role", "agent", "db://nothing"], "no resource"),
+    (["--role", "agent", "zzz:read"], "There is no server 'zzz'. Servers: database, kafka, aws."),
+    (["--role", "agent"], "Missing argument 'WHAT'"),
+    (["--role", "agent", "database:query_database", "{}", "{}"], "unexpected extra argument"),
+    (["--config", "none.toml", "--role", "agent", "database:query_database"], "none.toml: No such file"),
+])  # fmt: skip
+def test_what_can_not_be_explained_is_a_mistake_of_who_asks(tmp_path: Path, asked: list[str], words: str) -> None:
+    status, said = policy(tmp_path, "explain", *asked)
+    assert (status, words in said, "Traceback" in said) == (2, True, False), said
+
+
+@pytest.mark.parametrize("given", ["[]", "5", "null", '"text"', "{", "{} {}", '{"bucket": "a", "bucket": "b"}'])
+def test_arguments_that_are_no_object_are_refused_as_the_call_would_be(tmp_path: Path, given: str) -> None:
+    status, said = policy(tmp_path, "explain", "--role", "agent", "aws:s3_upload_file", given)
+    assert status == 0
+    assert said.startswith(("refused (422 invalid_arguments)", "refused (400 malformed_request)")), said
+
+
+def test_a_prompt_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cli.policy.load_servers", lambda: [StageMCPServer()])
+    text = '[role.a]\nallow = ["stage:prompt/*"]\ndeny = ["stage:prompt/curtain"]\n'
+    for name, line in {
+        "curtain": "the role a denies it (switchboard.toml:3)",
+        "applause": "the role a allows stage:prompt/* (switchboard.toml:2)",
+    }.items():
+        status, said = policy(tmp_path, "explain", "--role", "a", f"stage:prompt/{name}", text=text)
+        assert (status, said.splitlines()[-1].strip()) == (0, line)
 
 
 @pytest.mark.parametrize(("content", "words"), [

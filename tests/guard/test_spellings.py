@@ -14,8 +14,9 @@ from websockets.asyncio.client import connect
 
 from app.catalogue import Catalogue, load_servers
 from app.guard.guard import Guard
-from app.guard.policy import Policy, vocabulary_of
+from app.guard.policy import Policy
 from app.guard.principal import Principal
+from app.guard.vocabulary import vocabulary_of
 from app.main import create_app
 from app.routers.aws import AWSMCPServer
 from app.routers.database import DatabaseMCPServer

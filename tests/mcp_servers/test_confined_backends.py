@@ -9,7 +9,8 @@ import pytest
 
 from app.catalogue import Catalogue
 from app.guard.guard import Guard
-from app.guard.policy import Policy, vocabulary_of
+from app.guard.policy import Policy
+from app.guard.vocabulary import vocabulary_of
 from app.local.aws import LocalAws
 from app.local.kafka import LocalKafka
 from app.main import create_app

@@ -16,7 +16,8 @@ from app.guard.credentials import Keyring, StoredKey, mint
 from app.guard.guard import Guard
 from app.guard.key_file import KeyFile
 from app.guard.limits import Rate
-from app.guard.policy import Policy, vocabulary_of
+from app.guard.policy import Policy
+from app.guard.vocabulary import vocabulary_of
 from app.main import create_app
 from app.servers.base import BaseMCPServer, ServerKind
 from app.servers.declaring import tool

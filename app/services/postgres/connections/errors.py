@@ -19,7 +19,7 @@ from app.errors import (
     InvalidArguments,
     TooManyRequests,
 )
-from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
+from app.services.postgres.connections.sharing import NO_FREE_CONNECTION
 
 
 @contextmanager

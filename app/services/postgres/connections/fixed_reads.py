@@ -6,16 +6,15 @@ object here: the statements are fixed, and leave nothing.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
-from app.errors import TooManyRequests
 from app.services.postgres.connections.connecting import Connection
 from app.services.postgres.connections.naming import application_name
+from app.services.postgres.connections.sharing import Company, Line, Question, Turn, asked_together
 from app.stages import current_stages
 
 if TYPE_CHECKING:
@@ -40,7 +39,10 @@ LOST = (
 )
 """How a connection shows itself that the server has closed, or whose prepared statements a migration has outdated."""
 
-NO_FREE_CONNECTION = "all connections to PostgreSQL that this tool may use are busy; repeat in a moment"
+_FAILURES = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""How a statement fails. TimeoutError is an OSError, and what can't be sent a ValueError."""
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -65,7 +67,19 @@ class _Member:
             name: what `application_name` says; another round trip, which only calls that are traced pay.
         """
         if self.connection.is_pooled:
-            return await self._fetch_in_transaction(sql, arguments, name)
+            return await self._in_transaction(self.connection.fetchval, sql, arguments, name)
+        return await (await self._prepared(sql, name)).fetchval(*arguments)
+
+    async def fetch_answers(self, questions: Sequence[Question]) -> dict[Any, Any]:
+        """Return what questions of one group are answered, by their keys."""
+        sql, arguments = asked_together(questions)
+        if self.connection.is_pooled:
+            rows = await self._in_transaction(self.connection.fetch, sql, arguments, None)
+        else:
+            rows = await (await self._prepared(sql, None)).fetch(*arguments)
+        return {row[0]: row[1] for row in rows}
+
+    async def _prepared(self, sql: str, name: str | None) -> "PreparedStatement[asyncpg.Record]":
         if name != self.name:
             await self.connection.execute("RESET application_name" if name is None else f"SET {name}")
             self.name = name
@@ -74,20 +88,22 @@ class _Member:
             # Without a cache of its own asyncpg names a statement only if it is told to.
             name = f"read_{len(self.prepared)}"
             statement = self.prepared[sql] = await self.connection.prepare(sql, name=name)
-        return await statement.fetchval(*arguments)
+        return statement
 
-    async def _fetch_in_transaction(self, sql: str, arguments: list[Any], name: str | None) -> Any:
+    async def _in_transaction(
+        self, fetch: Callable[..., Awaitable[T]], sql: str, arguments: list[Any], name: str | None
+    ) -> T:
         """Run a statement where neither settings nor prepared statements outlive a transaction."""
         named = "" if name is None else f"; SET LOCAL {name}"
         await self.connection.execute(f"BEGIN READ ONLY{named}{self.connection.pins}")
         try:
-            value = await self.connection.fetchval(sql, *arguments)
+            found = await fetch(sql, *arguments)
         except asyncpg.PostgresError:
             if not self.connection.is_closed():
                 await self.connection.execute("ROLLBACK")
             raise
         await self.connection.execute("COMMIT")
-        return value
+        return found
 
     async def settle(self) -> None:
         """Wait until PostgreSQL has ended the statement that was cancelled; close the connection if it does not.
@@ -108,13 +124,15 @@ class _Member:
                 self.connection.terminate()
 
 
-@dataclass(slots=True)
-class _Turn:
-    """Somebody who waits in line."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a shared statement has for one of its callers; `failed` if it had nothing for anybody."""
 
-    member: asyncio.Future[_Member | None]
-    until: float
-    """When they are turned away, on the loop's clock."""
+    value: Any = None
+    failed: bool = False
+
+
+_NO_ANSWER = _Answer(failed=True)
 
 
 class FixedReads:
@@ -136,13 +154,12 @@ class FixedReads:
     ) -> None:
         self._connect = connect
         self._size = size
-        self._wait = wait
-        self._line = line
         self._idle: list[_Member] = []
-        self._waiting: deque[_Turn] = deque()
         self._loop = asyncio.get_running_loop()
-        self._clock: asyncio.TimerHandle | None = None
-        """Set while somebody waits: one clock for the whole line, since nearly every turn comes long before its end."""
+        self._line = Line[_Member | _Answer | None](self._loop, wait, line)
+        """They are given a connection, None where there is room for a new one, or their answer."""
+        self._shared: set[asyncio.Task[None]] = set()
+        """Statements under way that callers share."""
         self._open = 0
         self._generation = 0
 
@@ -154,12 +171,25 @@ class FixedReads:
         Raises:
             TooManyRequests: no connection became free in time, or too many wait for one already.
         """
-        try:
-            return await self._fetch(sql, arguments)
-        except LOST:
-            # The others are likely as dead as this one.
-            self._generation += 1
-            return await self._fetch(sql, arguments)
+        return await self._fetch_repeating(sql, arguments, None)
+
+    async def fetch_answer(self, question: Question) -> Any:
+        """Return the same for a question, whose statement others may share that wait for a connection with its caller.
+
+        If their statement fails, each is asked alone, as by `fetch_value`. Who is traced asks alone anyway, since
+        PostgreSQL is told for whom it works.
+
+        Raises:
+            TooManyRequests: as for `fetch_value`.
+        """
+        member = None
+        if not self._idle and self._open >= self._size and current_stages() is None:
+            outcome = await self._wait_in_line(question)
+            if not isinstance(outcome, _Answer):
+                member = outcome
+            elif not outcome.failed:
+                return outcome.value
+        return await self._fetch_repeating(question.sql, question.arguments, member)
 
     @property
     def size(self) -> int:
@@ -179,13 +209,12 @@ class FixedReads:
     @property
     def waiting(self) -> int:
         """Callers in line."""
-        return sum(not turn.member.done() for turn in self._waiting)
+        return len(self._line)
 
     async def close(self) -> None:
         """Close every connection, politely for a moment and then for certain."""
         self._generation += 1
-        if self._clock is not None:
-            self._clock.cancel()
+        self._line.close()
         members, self._idle = self._idle, []
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
@@ -195,11 +224,25 @@ class FixedReads:
             for member in members:
                 member.connection.terminate()
 
-    async def _fetch(self, sql: str, arguments: list[Any]) -> Any:
-        stages = current_stages()
-        member = await (self._take() if stages is None else stages.waiting("a connection", self._take()))
+    async def _fetch_repeating(self, sql: str, arguments: list[Any], member: _Member | None) -> Any:
         try:
-            return await member.fetch_value(sql, arguments, None if stages is None else application_name())
+            return await self._fetch(sql, arguments, member)
+        except LOST:
+            # The others are likely as dead as this one.
+            self._generation += 1
+            return await self._fetch(sql, arguments, None)
+
+    async def _fetch(self, sql: str, arguments: list[Any], member: _Member | None) -> Any:
+        stages = current_stages()
+        if member is None:
+            member = await (self._take() if stages is None else stages.waiting("a connection", self._take()))
+        name = None if stages is None else application_name()
+        return await self._lent(member, member.fetch_value(sql, arguments, name))
+
+    async def _lent(self, member: _Member, work: Awaitable[T]) -> T:
+        """Await what is done with a connection, and take it back."""
+        try:
+            return await work
         except (TimeoutError, *LOST):
             # Whatever it is still busy with is nothing for the next caller.
             member.connection.terminate()
@@ -210,6 +253,27 @@ class FixedReads:
         finally:
             self._give_back(member)
 
+    async def _answer(self, member: _Member, asked: Sequence[tuple[Turn[Any], Question]], company: Company) -> None:
+        """Run the statement that callers share, and tell each what it has for them.
+
+        It is nobody's own task, so that no caller's end is another's.
+        """
+        if not company.left:
+            self._give_back(member)
+            return
+        company.work = asyncio.current_task()
+        answers: dict[Any, Any] | None = None
+        try:
+            answers = await self._lent(member, member.fetch_answers([question for _, question in asked]))
+        except LOST:
+            self._generation += 1
+        except _FAILURES:
+            pass  # Each hears of its own failure, if it has one.
+        finally:
+            for turn, question in asked:
+                if not turn.outcome.done():
+                    turn.outcome.set_result(_NO_ANSWER if answers is None else _Answer(answers.get(question.key)))
+
     async def _take(self) -> _Member:
         while True:
             while self._idle:
@@ -219,8 +283,8 @@ class FixedReads:
                 self._drop(member)
             if self._open < self._size:
                 return await self._open_member()
-            if (member := await self._wait_in_line()) is not None:
-                return member
+            if isinstance(outcome := await self._wait_in_line(), _Member):
+                return outcome
 
     async def _open_member(self) -> _Member:
         self._open += 1
@@ -232,33 +296,24 @@ class FixedReads:
             self._serve_next(None)
             raise
 
-    async def _wait_in_line(self) -> _Member | None:
-        """Return a connection, or None when there is room for a new one."""
-        if self._line is not None and len(self._waiting) >= self._line:
-            raise TooManyRequests(NO_FREE_CONNECTION)
-        turn = _Turn(self._loop.create_future(), self._loop.time() + self._wait)
-        self._waiting.append(turn)
-        if self._clock is None:
-            self._clock = self._loop.call_at(turn.until, self._turn_away)
+    async def _wait_in_line(self, question: Question | None = None) -> _Member | _Answer | None:
+        """Return a connection, None when there is room for a new one, or the answer to a question."""
+        turn = self._line.join(question)
         try:
-            return await turn.member
+            return await turn.outcome
         except asyncio.CancelledError:
-            if turn.member.done() and not turn.member.cancelled() and turn.member.exception() is None:
+            if turn.outcome.done() and not turn.outcome.cancelled() and turn.outcome.exception() is None:
                 # The turn came together with the cancellation: it is the next one's.
-                member = turn.member.result()
-                if member is None:
+                outcome = turn.outcome.result()
+                if outcome is None:
                     self._serve_next(None)
-                else:
-                    self._give_back(member)
+                elif isinstance(outcome, _Member):
+                    self._give_back(outcome)
+            if turn.company is not None:
+                turn.company.leave()
             raise
-
-    def _turn_away(self) -> None:
-        """Tell those who have waited too long, and set the clock for the next in line."""
-        while self._waiting and (self._waiting[0].member.done() or self._waiting[0].until <= self._loop.time()):
-            turn = self._waiting.popleft()
-            if not turn.member.done():
-                turn.member.set_exception(TooManyRequests(NO_FREE_CONNECTION))
-        self._clock = self._loop.call_at(self._waiting[0].until, self._turn_away) if self._waiting else None
+        finally:
+            self._line.leave(turn)
 
     def _give_back(self, member: _Member) -> None:
         member.used_at = self._loop.time()
@@ -270,12 +325,20 @@ class FixedReads:
 
     def _serve_next(self, member: _Member | None) -> bool:
         """Hand a connection, or the room for one, to whoever has waited longest; tell whether anybody waits."""
-        while self._waiting:
-            turn = self._waiting.popleft().member
-            if not turn.done():
-                turn.set_result(member)
-                return True
-        return False
+        turn = self._line.next()
+        if turn is None:
+            return False
+        asked = [] if member is None else self._line.company_of(turn)
+        if member is None or not asked:
+            turn.outcome.set_result(member)
+            return True
+        company = Company(len(asked))
+        for each, _ in asked:
+            each.company = company
+        task = asyncio.create_task(self._answer(member, asked, company), name="a read that callers share")
+        self._shared.add(task)
+        task.add_done_callback(self._shared.discard)
+        return True
 
     def _is_good(self, member: _Member) -> bool:
         silent = self._loop.time() - member.used_at

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import func, literal_column, select, text
+from sqlalchemy import Select, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -25,6 +25,7 @@ from app.services.postgres.connections.errors import OUTDATED, driver_error, pos
 from app.services.postgres.connections.fixed_reads import FixedReads
 from app.services.postgres.connections.naming import application_name
 from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.connections.sharing import Question, asked_of_many
 from app.stages import waiting_for
 
 _MOST_WAITING_FOR_REPORTS = 32
@@ -43,24 +44,50 @@ class Statement:
     Args:
         statement: selects one column of one row, cast to text; its bind parameters are given by name later.
         for_staff: it may reach rows of any customer, so nobody who is bound to one may have it run.
+        shared_by: the parameter that callers may differ in whom one statement answers together; all others, that of
+            the caller's own customer among them, have to be equal. None where each is asked alone.
 
     Raises:
         TypeError: it may reach rows of any customer, and is not for the staff.
     """
 
-    __slots__ = ("_constants", "_order", "sql")
+    __slots__ = ("_alone", "_shared_by", "_together", "sql")
 
-    def __init__(self, statement: Executable, *, for_staff: bool = False) -> None:
+    def __init__(self, statement: Executable, *, for_staff: bool = False, shared_by: str | None = None) -> None:
         if not for_staff:
             confined(statement)
-        dialect = PGDialect_asyncpg()
-        compiled = cast("SQLCompiler", statement.compile(dialect=dialect))  # type: ignore[attr-defined]
+        self._alone = _Compiled(statement)
+        self.sql = self._alone.sql
+        self._shared_by = shared_by
+        self._together: _Compiled | None = None
+        if shared_by is not None:
+            self._together = _Compiled(asked_of_many(cast("Select[*tuple[Any, ...]]", statement), shared_by))
+
+    def arguments(self, values: Mapping[str, Any]) -> list[Any]:
+        """Return the values in the order of `$1`, `$2` …; what is not given has its value of compile time."""
+        return self._alone.arguments(values)
+
+    def question(self, values: Mapping[str, Any]) -> Question | None:
+        """Return what is asked with the values, in words that others may share; None where nobody can."""
+        if self._shared_by is None or self._together is None:
+            return None
+        others = self._together.arguments(values)[:-1]  # the keys come last
+        key = values[self._shared_by]
+        return Question(self.sql, self._alone.arguments(values), self._together.sql, key, tuple(others))
+
+
+class _Compiled:
+    """SQL, and the names of its `$1`, `$2` …"""
+
+    __slots__ = ("_constants", "_order", "sql")
+
+    def __init__(self, statement: Executable) -> None:
+        compiled = cast("SQLCompiler", statement.compile(dialect=PGDialect_asyncpg()))  # type: ignore[attr-defined]
         self.sql = str(compiled)
         self._order = tuple(compiled.positiontup or ())
         self._constants = dict(compiled.params)
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
-        """Return the values in the order of `$1`, `$2` …; what is not given has its value of compile time."""
         return [values[name] if name in values else self._constants[name] for name in self._order]
 
 
@@ -69,13 +96,14 @@ class Reach:
 
     Args:
         form: returns the statement; told whether it is to reach one customer's rows only.
+        shared_by: as for `Statement`.
     """
 
     __slots__ = ("_everybody", "_one")
 
-    def __init__(self, form: Callable[[bool], Executable]) -> None:
-        self._everybody = Statement(form(False), for_staff=True)
-        self._one = Statement(form(True))
+    def __init__(self, form: Callable[[bool], Executable], *, shared_by: str | None = None) -> None:
+        self._everybody = Statement(form(False), for_staff=True, shared_by=shared_by)
+        self._one = Statement(form(True), shared_by=shared_by)
 
     def of(self, customer: str | None) -> Statement:
         """Return the form for a caller that is bound to a customer, or to none."""
@@ -98,10 +126,14 @@ class ReadPool:
     async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
         """Run a statement and return the JSON that it answers, None if there is no row.
 
-        A read that meets a connection which the server has closed is repeated once, on a new connection.
+        A read that meets a connection which the server has closed is repeated once, on a new connection. Where the
+        statement says so, calls that wait for a connection at the same moment share one.
         """
         with postgres_errors(reading=True):
-            text = await self._reads.fetch_value(statement.sql, statement.arguments(values))
+            if (question := statement.question(values)) is not None:
+                text = await self._reads.fetch_answer(question)
+            else:
+                text = await self._reads.fetch_value(statement.sql, statement.arguments(values))
         return None if text is None else cast("str", text).encode()
 
     def measures(self, server: str, name: str) -> list[Measure]:

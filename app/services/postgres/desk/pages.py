@@ -245,4 +245,4 @@ def _row(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
 
 _LISTINGS: tuple[Listing[Any, Any], ...] = (CUSTOMERS, TICKETS, ARTICLES, INTERACTIONS)
 _PAGES: Mapping[str, Reach] = {listing.name: Reach(partial(_page, listing)) for listing in _LISTINGS}
-_ROWS: Mapping[str, Reach] = {listing.name: Reach(partial(_row, listing)) for listing in _LISTINGS}
+_ROWS: Mapping[str, Reach] = {listing.name: Reach(partial(_row, listing), shared_by="id") for listing in _LISTINGS}

@@ -392,7 +392,8 @@ def _customer_context(*, notes: bool) -> Statement:
         figures=figures,
     )
     sources = customer.join(ticket_figures, true()).join(interaction_figures, true())
-    return Statement(select(answer).select_from(sources))
+    # Who sees no notes is bound to a customer, and shares no statement with those who are bound to others.
+    return Statement(select(answer).select_from(sources), shared_by=CUSTOMER if notes else None)
 
 
 CUSTOMER_CONTEXT = _customer_context(notes=True)

@@ -12,10 +12,10 @@ from app.errors import TooManyRequests
 from app.measures import Measure, pool_measures
 from app.outages import Outages
 from app.services.postgres.connections.connecting import Connection
-from app.services.postgres.connections.fixed_reads import NO_FREE_CONNECTION
 from app.services.postgres.connections.naming import application_name
 from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
 from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.connections.sharing import NO_FREE_CONNECTION
 from app.services.postgres.sql.login import ReaderConnector
 from app.stages import waiting_for
 

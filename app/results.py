@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Generic, Literal, Never, TypeVar, cast
+from typing import Any, Generic, Literal, Never, Self, TypeVar, cast
 
 from pydantic import BaseModel
 from pydantic_core import SchemaSerializer, from_json, to_json
@@ -28,6 +28,18 @@ class RawResult(Generic[ResultT]):
     """
 
     json: bytes
+
+
+class RememberedJson(bytes):
+    """The JSON of a result that is not made for the call it answers."""
+
+    age: float
+    """Seconds since its making began."""
+
+    def __new__(cls, json: bytes, age: float) -> Self:
+        remembered = super().__new__(cls, json)
+        remembered.age = age
+        return remembered
 
 
 @dataclass(frozen=True)

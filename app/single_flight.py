@@ -1,7 +1,7 @@
 """One flight for all who wait: many tasks that want the same piece of work at once share one run of it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -54,9 +54,9 @@ class SingleFlights(Generic[T]):
     """One flight for all who want the same of the same thing. Nothing is kept of a thing that nobody asks for."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, SingleFlight[T]] = {}
+        self._by_name: dict[Hashable, SingleFlight[T]] = {}
 
-    async def run(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, name: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """Return what the work for a thing returns, as `SingleFlight.run` does."""
         flight = self._by_name.setdefault(name, SingleFlight())
         try:

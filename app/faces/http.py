@@ -276,11 +276,13 @@ async def send_bytes(
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_result(send: Send, gateway: Gateway, body: bytes, request_id: str) -> None:
+async def send_result(
+    send: Send, gateway: Gateway, body: bytes, request_id: str, headers: Mapping[str, str] | None = None
+) -> None:
     """Answer with a large result, which counts until its connection has it."""
     with gateway.results.share() as share:
         share.take(len(body))
-        await send_bytes(send, 200, JSON, body, request_id)
+        await send_bytes(send, 200, JSON, body, request_id, headers)
 
 
 def start_answer(

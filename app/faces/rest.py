@@ -58,6 +58,7 @@ from app.faces.http import (
 from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, operation_id, problem_responses, request_body
 from app.gateway import Gateway, Respond
+from app.results import RememberedJson
 from app.servers.calls import JsonObject
 from app.servers.routes import HttpRoute
 from app.servers.tools import Tool
@@ -126,10 +127,16 @@ class ToolEndpoint:
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
         else:
+            headers = None if type(result) is bytes else _age(result)
             if len(result) > LARGE:
-                await send_result(send, self._gateway, result, context.request_id)
+                await send_result(send, self._gateway, result, context.request_id, headers)
             else:
-                await send_bytes(send, 200, JSON, result, context.request_id)
+                await send_bytes(send, 200, JSON, result, context.request_id, headers)
+
+
+def _age(result: bytes) -> dict[str, str] | None:
+    """Return the header that says how old a result is that was not made for its caller, as RFC 9111 has it."""
+    return {"age": str(int(result.age))} if isinstance(result, RememberedJson) else None
 
 
 class FastLane:
@@ -343,7 +350,7 @@ def add_rest_routes(router: APIRouter, gateway: Gateway, endpoints: Mapping[str,
         media_type, content = await gateway.read(server, uri, context)
         if len(content) > LARGE:
             request.scope["state"]["holding"].hold(len(content))
-        return Response(content, media_type=media_type)
+        return Response(content, media_type=media_type, headers=_age(content))
 
     async def other_spelling(scope: Scope, receive: Receive, send: Send) -> None:
         """Serve `mcp_database` for `database`, and name what exists to callers of what does not."""
@@ -421,6 +428,11 @@ def _add_tool_route(router: APIRouter, offer: Offer[Tool], endpoint: ToolEndpoin
     responses = problem_responses(*_EVERY_TOOL_MAY_ANSWER, *tool.errors)
     if tool.result is None:
         responses[200] = {"content": {JSON: {"schema": tool.output_schema or {"type": "object"}}}}
+    if tool.cache_seconds is not None:
+        about = (
+            f"Seconds since the result was made, which is remembered for {tool.cache_seconds:g}; absent if it is new."
+        )
+        responses.setdefault(200, {})["headers"] = {"Age": {"description": about, "schema": {"type": "integer"}}}
     router.add_api_route(
         tool_path(server_id, tool.name),
         documented_by_others,

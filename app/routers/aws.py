@@ -51,6 +51,8 @@ Cursor = Annotated[str, Field(max_length=4096)]
 _LAMBDA_MAXIMUM = 900.0
 """Seconds that Lambda itself lets a function run. AWS_LAMBDA_TIMEOUT says how long the gateway waits."""
 
+LISTINGS_KEPT = 10.0
+"""Seconds for which what there is in the account is answered from memory: each look takes of its quota of requests."""
 MOST_INVOCATIONS = 128
 """Functions may be slow, and take neither the other tools' places nor their connections."""
 
@@ -430,9 +432,9 @@ class AWSMCPServer(BaseMCPServer):
 
     # Resources
 
-    @resource("aws://s3/buckets{?cursor,limit}")
+    @resource("aws://s3/buckets{?cursor,limit}", cache_seconds=LISTINGS_KEPT)
     async def s3_buckets(self, cursor: Cursor | None = None, limit: Limit = 50) -> BucketList:
-        """The S3 buckets that may be used."""
+        """The S3 buckets that may be used; up to 10 s old."""
         return await self._aws.buckets.list_buckets(cursor, limit)
 
     @resource("aws://s3/buckets/{bucket}{?prefix,cursor,limit}")
@@ -446,9 +448,9 @@ class AWSMCPServer(BaseMCPServer):
         """One S3 bucket: its region and its objects."""
         return await self._aws.buckets.describe_bucket(bucket, prefix, cursor, limit)
 
-    @resource("aws://lambda/functions{?cursor,limit}")
+    @resource("aws://lambda/functions{?cursor,limit}", cache_seconds=LISTINGS_KEPT)
     async def lambda_functions(self, cursor: Cursor | None = None, limit: Limit = 50) -> FunctionList:
-        """The Lambda functions that may be invoked."""
+        """The Lambda functions that may be invoked; up to 10 s old."""
         return await self._aws.functions.list(cursor, limit)
 
     @resource("aws://lambda/functions/{function_name}{?cursor,limit}")
@@ -458,9 +460,9 @@ class AWSMCPServer(BaseMCPServer):
         """One Lambda function and its versions; never its environment."""
         return await self._aws.functions.describe(function_name, cursor, limit)
 
-    @resource("aws://ssm/parameters{?cursor,limit}")
+    @resource("aws://ssm/parameters{?cursor,limit}", cache_seconds=LISTINGS_KEPT)
     async def ssm_parameters(self, cursor: Cursor | None = None, limit: Limit = 50) -> ParameterList:
-        """The SSM parameters that may be read: names and types, never values."""
+        """The SSM parameters that may be read: names and types, never values; up to 10 s old."""
         return await self._aws.parameters.list(cursor, limit)
 
     @resource("aws://ssm/parameters/{+parameter_name}{?cursor,limit}")

@@ -56,6 +56,9 @@ MOST_REPORTS = 34
 MOST_SEARCHES = 128
 """Calls of a slow tool at a time. Those beyond its connections wait for a moment."""
 
+REPORTS_KEPT = 30.0
+"""Seconds for which a report is answered from memory: it costs much, and its figures are over days."""
+
 _QUERY_WITHIN = 62.0
 """Seconds: a little more than the longest `timeout_ms`, so that the query's own limit comes first."""
 
@@ -209,6 +212,7 @@ class DatabaseMCPServer(BaseMCPServer):
     @tool(
         read_only=True,
         max_in_flight=MOST_REPORTS,
+        cache_seconds=REPORTS_KEPT,
         example={"time_period": "7 days", "group_by": "channel"},
     )
     async def get_analytics(
@@ -229,7 +233,7 @@ class DatabaseMCPServer(BaseMCPServer):
     ) -> RawResult[Analytics]:
         """Return figures of the support desk over a period (the last 30 days if none is given), in total and by group.
 
-        Averages are null where nothing was measured. Days are of UTC, and days without events are zeros.
+        Averages are null where nothing was measured. Days are of UTC; days without events are zeros. Up to 30 s old.
         """
         return await self.analytics.report(Period.read(time_period, start_date, end_date), group_by)
 
@@ -259,11 +263,11 @@ class DatabaseMCPServer(BaseMCPServer):
         """Interactions, the newest first, page by page. Where `internal` is true no customer may see it."""
         return await self.records.page(INTERACTIONS, cursor, limit, principal.customer, principal.owner)
 
-    @resource("db://analytics{?time_period,group_by}", title="Analytics")
+    @resource("db://analytics{?time_period,group_by}", title="Analytics", cache_seconds=REPORTS_KEPT)
     async def analytics_report(
         self, time_period: TimePeriod | None = None, group_by: GroupBy = GroupBy.DAY
     ) -> RawResult[Analytics]:
-        """Figures of the support desk, over the last 30 days unless `time_period` says otherwise."""
+        """Figures of the support desk, over the last 30 days unless `time_period` says otherwise; up to 30 s old."""
         return await self.analytics.report(Period.read(time_period), group_by)
 
     @resource("db://customers/{customer_id}", title="Customer", confined="service")

@@ -17,6 +17,7 @@ from app.findings import Finding, checked
 from app.measures import Measure
 from app.outages import Outages
 from app.results import RawResult
+from app.servers.caching import ResultCache
 from app.servers.calls import CallContext, JsonObject, new_request_id
 from app.servers.confining import Confinement
 from app.servers.dynamic import DynamicTool
@@ -140,6 +141,11 @@ class BaseMCPServer:
     def outages(self) -> Outages:
         """What the log `MCP.<name>` is told of the backend: once that it is down, once that it is back."""
         return Outages(logging.getLogger(f"MCP.{self.name}"))
+
+    @cached_property
+    def remembered(self) -> ResultCache:
+        """What identical calls are answered with for a while, of what is declared with `cache_seconds`."""
+        return ResultCache()
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:

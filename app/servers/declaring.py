@@ -41,6 +41,7 @@ def tool(
     public: bool = False,
     needs_rule: str | None = None,
     staff_only: Sequence[str] = (),
+    cache_seconds: float | None = None,
 ) -> Callable[[_Method], _Method]:
     """Offer a method of a `BaseMCPServer` to the gateway's callers.
 
@@ -62,6 +63,8 @@ def tool(
         needs_rule: an argument that the policy must have a rule on for callers that are bound; if nothing else
             confines the tool, one that says `{customer}`.
         staff_only: arguments that are not for callers who are bound: they see none of them, and give only defaults.
+        cache_seconds: identical calls of one identity are answered from memory for so long, at most an hour; say so in
+            the docstring. For tools that only read. What writes change meanwhile is not seen, not by who wrote either.
     """
 
     def declare(method: _Method) -> _Method:
@@ -82,6 +85,7 @@ def tool(
             open_world=open_world,
             timeout=timeout,
             max_in_flight=max_in_flight,
+            cache_seconds=cache_seconds,
             example=example,
             errors=tuple(errors),
         )
@@ -97,6 +101,7 @@ def resource(
     confined_by: str | None = None,
     confined: Literal["service"] | None = None,
     public: bool = False,
+    cache_seconds: float | None = None,
 ) -> Callable[[_Method], _Method]:
     """Offer a method as a resource.
 
@@ -107,12 +112,13 @@ def resource(
         confined_by: the variable that names a customer; of others there is nothing to callers that are bound to one.
         confined: as for `tool`, as is what follows.
         public: as there.
+        cache_seconds: as there. Not for what is watched.
     """
 
     def declare(method: _Method) -> _Method:
         confinement = Confinement.declared(method.__name__, confined_by=confined_by, confined=confined, public=public)
         method.__declared__ = Resource.declared(  # type: ignore[attr-defined]
-            template, method, title=title, confinement=confinement
+            template, method, title=title, confinement=confinement, cache_seconds=cache_seconds
         )
         return method
 

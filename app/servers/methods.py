@@ -14,6 +14,7 @@ from pydantic_core import SchemaValidator, to_json
 from app.errors import MOST_REFUSALS, InvalidArguments, failures_of
 from app.exact_json import ALTERED
 from app.results import ProtocolResult, RawResult, Result, writer_of
+from app.servers.caching import ResultCache, check_cache_seconds, key_of
 from app.servers.calls import CallContext, JsonObject
 from app.servers.confining import check_confinement
 from app.servers.json_schema import MOST_UNKNOWN, CompiledSchema
@@ -52,6 +53,8 @@ class MethodTool(Tool):
     def __post_init__(self) -> None:
         told = self.signature.tells_who_calls
         check_confinement(self.name, self.confinement, self.arguments.model_fields, tells_who_calls=told)
+        takes_context = self.signature.context_parameter is not None
+        check_cache_seconds(self.name, self.cache_seconds, read_only=self.read_only, takes_context=takes_context)
 
     @classmethod
     def declared(cls, method: Callable[..., Awaitable[Result | RawResult[Any]]], **options: Any) -> Self:
@@ -235,7 +238,17 @@ class MethodTool(Tool):
         assert isinstance(result, BaseModel)
         return writer_of(type(result))(result)
 
-    def run(self, server: object, arguments: BaseModel, context: CallContext) -> Awaitable[Any]:
+    def run(self, server: Any, arguments: BaseModel, context: CallContext) -> Awaitable[Any]:
+        if self.cache_seconds is None:
+            return self._run(server, arguments, context)
+
+        async def make() -> bytes:
+            return self.dump(await self._run(server, arguments, context))
+
+        cache: ResultCache = server.remembered
+        return cache.result(key_of(self.name, context.principal, arguments), self.cache_seconds, make)
+
+    def _run(self, server: object, arguments: BaseModel, context: CallContext) -> Awaitable[Any]:
         keywords = {self.whole_model: arguments} if self.whole_model else arguments.__dict__
         if self.signature.context_parameter:
             keywords = {**keywords, self.signature.context_parameter: context}

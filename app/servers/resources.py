@@ -12,7 +12,8 @@ from mcp.shared.uri_template import UriTemplate
 from pydantic import BaseModel, ConfigDict, JsonValue, create_model
 
 from app.guard.principal import Principal
-from app.results import RawResult, Result
+from app.results import RawResult, Result, writer_of
+from app.servers.caching import ResultCache, check_cache_seconds, key_of
 from app.servers.calls import CallContext
 from app.servers.confining import Confinement, check_confinement
 from app.servers.operations import Operation, RunsUndeclared
@@ -46,6 +47,8 @@ class Resource:
     confinement: Confinement | None = None
     watch_confinement: Confinement | None = None
     """How its reading, and its watching, are kept to one customer for callers that are bound; None refuses them."""
+    cache_seconds: float | None = None
+    """For how long identical readings of one identity are answered from memory; None never does that."""
 
     @classmethod
     def declared(
@@ -55,6 +58,7 @@ class Resource:
         *,
         title: str | None = None,
         confinement: Confinement | None = None,
+        cache_seconds: float | None = None,
     ) -> Self:
         """Read a resource off a method; its parameters are the template's variables."""
         name = method.__name__
@@ -72,6 +76,13 @@ class Resource:
             context_parameter=signature.context_parameter,
             principal_parameter=signature.principal_parameter,
             confinement=confinement,
+            cache_seconds=cache_seconds,
+        )
+
+    def __post_init__(self) -> None:
+        takes_context, is_watched = self.context_parameter is not None, self.watcher is not None
+        check_cache_seconds(
+            self.name, self.cache_seconds, read_only=True, takes_context=takes_context, is_watched=is_watched
         )
 
     def watched_by(self, method: Callable[..., Any], confinement: Confinement | None) -> Self:
@@ -142,9 +153,22 @@ class Resource:
         return {**parsed, **changes} if self.arguments is None else change_variables(self.arguments, parsed, changes)
 
     def run(
+        self, server: Any, variables: Mapping[str, Any], context: CallContext
+    ) -> Awaitable[Result | RawResult[Any]]:
+        """Return what the method has for the checked variables of a URI, or has had a moment ago."""
+        if self.cache_seconds is None:
+            return self._run(server, variables, context)
+
+        async def make() -> bytes:
+            content = await self._run(server, variables, context)
+            return content.json if isinstance(content, RawResult) else writer_of(type(content))(content)
+
+        cache: ResultCache = server.remembered
+        return cache.result(key_of(self.template, context.principal, variables), self.cache_seconds, make)
+
+    def _run(
         self, server: object, variables: Mapping[str, Any], context: CallContext
     ) -> Awaitable[Result | RawResult[Any]]:
-        """Call the method with the checked variables of a URI."""
         assert self.method is not None
         keywords = dict(variables)
         if self.context_parameter:

@@ -36,6 +36,8 @@ class Tool(ABC):
     """Seconds; None takes the gateway's default."""
     max_in_flight: int | None = None
     """Calls at a time; None leaves it to the server's limit."""
+    cache_seconds: float | None = None
+    """For how long identical calls of one identity are answered from memory; None never does that."""
     example: JsonObject | None = None
     errors: tuple[type[GatewayError], ...] = ()
     """Failures beyond those that every tool may answer, for the documentation."""

@@ -1,0 +1,128 @@
+"""Results that are answered from memory for a while, where a tool or a resource says so: `@tool(cache_seconds=30)`.
+
+It stands after all that the pipeline asks: who may not call is refused whatever is remembered, and what is remembered
+is each identity's own. Failures are not remembered.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import to_json
+
+from app.guard.principal import Principal
+from app.results import RawResult, RememberedJson
+from app.single_flight import SingleFlights
+
+MAX_CACHE_SECONDS = 3600.0
+MOST_REMEMBERED_BYTES = 8 * 1024 * 1024
+"""Of a server's results, with the arguments that they answer."""
+MOST_REMEMBERED = 1000
+LARGEST_REMEMBERED = MOST_REMEMBERED_BYTES // 8
+"""Bytes of a result beyond which it is not remembered, since it would push out too many others."""
+
+Key = tuple[Any, ...]
+
+
+def key_of(name: str, principal: Principal, arguments: Any) -> Key:
+    """Return what is equal for calls that may be answered alike.
+
+    Args:
+        name: of the tool, or the resource's template.
+        principal: who calls. Credentials are not compared: two keys of one identity see the same.
+        arguments: after they are parsed and judged.
+    """
+    identity = principal.id, principal.roles, principal.tenant, principal.customer
+    return name, *identity, to_json(arguments)
+
+
+def check_cache_seconds(
+    name: str, seconds: float | None, *, read_only: bool, takes_context: bool, is_watched: bool = False
+) -> None:
+    """Refuse to remember results where that could not be right.
+
+    Args:
+        name: of what is declared.
+        seconds: as declared.
+        read_only: whether it changes nothing.
+        takes_context: whether it is told more of a call than who makes it.
+        is_watched: whether callers are told of its changes, and then read it again.
+
+    Raises:
+        TypeError: the message says why.
+    """
+    if seconds is None:
+        return
+    if not 0 < seconds <= MAX_CACHE_SECONDS:
+        raise TypeError(f"{name}: cache_seconds is above 0 and at most {MAX_CACHE_SECONDS:g}")
+    if not read_only:
+        raise TypeError(f"{name}: cache_seconds goes with read_only=True; what a call changes, memory does not")
+    if takes_context:
+        raise TypeError(f"{name}: cache_seconds does not go with a parameter of type CallContext, of which each is one")
+    if is_watched:
+        raise TypeError(f"{name}: cache_seconds does not go with @watch, whose notices say that there is news to read")
+
+
+@dataclass(slots=True)
+class _Remembered:
+    json: bytes
+    at: float
+    until: float
+    size: int
+
+
+@dataclass(eq=False)
+class ResultCache:
+    """What a server remembers of its results. At any time one call at most works on what identical ones wait for.
+
+    Args:
+        clock: seconds that only go on.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    size: int = 0
+    """Bytes that it holds."""
+    _kept: "OrderedDict[Key, _Remembered]" = field(default_factory=OrderedDict[Key, _Remembered])
+    _flights: SingleFlights[bytes] = field(default_factory=SingleFlights[bytes])
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def result(self, key: Key, seconds: float, make: Callable[[], Awaitable[bytes]]) -> RawResult[Any]:
+        """Return what is remembered, or what is made now; `json` is `RememberedJson` if it is older than the call.
+
+        Args:
+            key: of the call.
+            seconds: for how long a result is remembered, from when its making began.
+            make: runs the call; nobody else's of the same key runs beside it.
+        """
+        found = self._kept.get(key)
+        if found is not None:
+            if (now := self.clock()) < found.until:
+                return RawResult(RememberedJson(found.json, now - found.at))
+            self._forget(key)
+
+        async def work() -> bytes:
+            began = self.clock()
+            json = await make()
+            self._keep(key, json, began, seconds)
+            return json
+
+        return RawResult(await self._flights.run(key, work))
+
+    def _keep(self, key: Key, json: bytes, began: float, seconds: float) -> None:
+        size = len(json) + len(key[-1])
+        until = began + seconds
+        if size > LARGEST_REMEMBERED or until <= self.clock():
+            return
+        if key in self._kept:
+            self._forget(key)
+        self._kept[key] = _Remembered(json, began, until, size)
+        self.size += size
+        while self.size > MOST_REMEMBERED_BYTES or len(self._kept) > MOST_REMEMBERED:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: Key) -> None:
+        self.size -= self._kept.pop(key).size

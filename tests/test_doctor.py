@@ -11,6 +11,7 @@ from app.local.process import free_port
 from app.main import create_app
 from app.routers.kafka import KafkaMCPServer
 from app.settings import Settings
+from tests.fixtures.embedding_endpoint import answer, run_endpoint
 from tests.fixtures.gateway import serve
 from tests.fixtures.kafka import settings_for_kafka
 from tests.fixtures.pgbouncer import run_pgbouncer
@@ -69,6 +70,29 @@ async def test_each_mistake_in_a_setting_is_a_line_and_hides_no_other_server(kaf
     assert found["ok", "kafka"]
     status, found = await doctor(LOG_LEVEL="loud")
     assert (status, found["broken", "settings"][0].partition(":")[0]) == (1, "LOG_LEVEL")
+
+
+async def test_what_turns_text_into_vectors_is_tried(demo_database: TestDatabase) -> None:
+    address = {"DATABASE_URL": demo_database.url, "SERVERS": "database"}
+    _, found = await doctor(**address)
+    assert any("EMBEDDINGS names a model" in text for text in found["off", "database"])
+    _, found = await doctor(**address, EMBEDDINGS="e5-small", EMBEDDINGS_TIMEOUT="30")
+    assert any(re.match(r"embeddings: e5-small answers a question in \d+ ms", text) for text in found["ok", "database"])
+    async with run_endpoint() as endpoint:
+        endpoint.behave = lambda _: answer({"error": {"code": "invalid_api_key"}}, 401)
+        asked = {"EMBEDDINGS": endpoint.url, "EMBEDDINGS_MODEL": "m", "EMBEDDINGS_KEY": "sk-very-secret"}
+        status, found = await doctor(**address, **asked)
+    assert status == 1
+    assert any("refuses EMBEDDINGS_KEY (401 invalid_api_key)" in text for text in found["broken", "database"])
+    assert "sk-very-secret" not in str(found)
+
+
+async def test_mistakes_of_all_that_a_server_reads_are_told() -> None:
+    _, found = await doctor(DATABASE_POOLER="none", EMBEDDINGS="bge", EMBEDDINGS_BATCH_SIZE="1000")
+    wrong = [line.partition(":")[0] for line in found["broken", "database"]]
+    assert wrong == ["DATABASE_POOLER", "EMBEDDINGS", "EMBEDDINGS_BATCH_SIZE"]
+    _, found = await doctor(EMBEDDINGS="https://api.openai.com/v1")
+    assert "set EMBEDDINGS_MODEL" in str(found["broken", "database"])
 
 
 async def test_nothing_configured_is_not_well() -> None:

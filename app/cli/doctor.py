@@ -72,12 +72,15 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
     readable: list[ServerKind] = []
     service_settings: list[BaseSettings] = []
     for kind in kinds:
-        try:
-            service_settings += [read_settings(wanted) for wanted in kind.all_settings().values()]
-        except UnusableSettings as error:
-            for finding in _of_settings(error):
-                yield kind.server_id, finding
-        else:
+        mistakes: list[Finding] = []
+        for wanted in kind.all_settings().values():
+            try:
+                service_settings.append(read_settings(wanted))
+            except UnusableSettings as error:
+                mistakes += _of_settings(error)
+        for finding in mistakes:
+            yield kind.server_id, finding
+        if not mistakes:
             readable.append(kind)
     policy: Policy | None = None
     try:

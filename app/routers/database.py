@@ -15,6 +15,7 @@ from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import resource, tool, watch
 from app.servers.resources import Update
+from app.services.embeddings.examination import examine as examine_embeddings
 from app.services.embeddings.settings import EmbeddingSettings
 from app.services.postgres.connections.capacity import capacity_checked
 from app.services.postgres.connections.condition import condition_of
@@ -116,7 +117,8 @@ class DatabaseMCPServer(BaseMCPServer):
         return [*self.database.measures(self.server_id), *self.reader.measures(self.server_id), mode]
 
     async def examine(self) -> Sequence[Finding]:
-        return await examine(self.settings, self.database, self.reader)
+        found = await examine(self.settings, self.database, self.reader)
+        return [*found, await examine_embeddings(self.embeddings)]
 
     @tool(
         read_only=True,

@@ -32,6 +32,8 @@ NOT_RUN: Mapping[str, str] = {
     "curl --path-as-is": "an option of curl's; tests/mcp_servers/test_aws_mcp.py sends such paths",
     "alembic upgrade head && alembic check": "`make check` runs it",
     "make": "the program itself",
+    "pip install 'switchboard-gateway[semantic]'": "the lock of the tests has what it brings",
+    "docker build --build-arg LOCK=requirements-semantic.lock .": "as `docker compose up --build`",
     "switchboard keys create | list | revoke | rotate": "four commands; tests/test_keys.py runs each",
     "KAFKA_BROKER=apache pytest tests/services/kafka tests/mcp_servers/test_kafka_*.py": "`make test-kafka` runs it",
 }

@@ -6,7 +6,6 @@ protocol; so there are none here. `tests/faces/test_plain_calls.py` holds both w
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from app.budget import LARGE
+from app.catalogue import Offer
 from app.errors import CallerGone, GatewayError, Unauthenticated
 from app.exact_json import NotExact, NotJson, ReadText, read
 from app.faces.http import JSON, call_context, send_bytes, send_problem, send_result
@@ -74,13 +74,12 @@ _SHORT = 200
 for one, nor hold a number that is too long."""
 
 
-@dataclass(slots=True)
-class PlainCall:
+class PlainCall(msgspec.Struct):
     """A call that was recognized."""
 
     id: bytes
     """As JSON, to be repeated."""
-    name: str
+    tool: Offer[Tool]
     arguments: bytes
     client: str | None
     """Who calls, if it says so."""
@@ -117,7 +116,7 @@ class PlainCalls:
         call = self.read(body, scope["state"]["principal"], modern=modern)
         if call is None or not modern:
             return call
-        named = headers.get(b"mcp-method") == b"tools/call" and headers.get(b"mcp-name") == call.name.encode()
+        named = headers.get(b"mcp-method") == b"tools/call" and headers.get(b"mcp-name") == call.tool.name.encode()
         return call if named else None
 
     def read(self, body: bytes, principal: Principal, *, modern: bool) -> PlainCall | None:
@@ -133,15 +132,23 @@ class PlainCalls:
         except (msgspec.DecodeError, RecursionError):
             return None
         params = request.params
-        request_id, arguments, meta = bytes(request.id), bytes(params.arguments), bytes(params.meta)
-        strings = _STRINGS + (arguments != b"") + (meta != b"") + request_id.startswith(b'"')
         offer = self._gateway.offered_to(principal).find_tool(self._server, params.name)
+        if offer is None or not offer.declared.is_plain:
+            return None
+        request_id, arguments, meta = bytes(request.id), bytes(params.arguments), bytes(params.meta)
+        told = _SAYS_NOTHING
+        if meta or modern:
+            if not modern or len(meta) > _MOST_META:
+                return None
+            try:
+                told = _told(meta)
+            except ValueError:
+                return None
+        strings = _STRINGS + (arguments != b"") + (meta != b"") + request_id.startswith(b'"')
         if (
-            offer is None
-            or not offer.declared.is_plain
-            or not _ID.fullmatch(request_id)
+            not _ID.fullmatch(request_id)
             # One more means that a key is there twice, of which the decoder has taken the last.
-            or body.count(b'"') - arguments.count(b'"') - meta.count(b'"') != 2 * strings
+            or body.count(b'"') - arguments.count(b'"') - told.quotes != 2 * strings
         ):
             return None
         if not arguments:
@@ -154,15 +161,7 @@ class PlainCalls:
             except (NotJson, NotExact):
                 return None
             arguments = ReadText(arguments, document["params"].get("arguments", {}))
-        client, origin = None, NOWHERE
-        if meta or modern:
-            if not modern or len(meta) > _MOST_META:
-                return None
-            try:
-                client, origin = _told(meta)
-            except ValueError:
-                return None
-        return PlainCall(request_id, params.name, arguments, client, origin, modern)
+        return PlainCall(request_id, offer, arguments, told.client, told.origin, modern)
 
     async def answer(self, call: PlainCall, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a call and send its result or failure, unless its caller goes."""
@@ -188,7 +187,7 @@ class PlainCalls:
             Unauthenticated: the caller's key ended during the call, which came alone over HTTP.
         """
         try:
-            result = await self._gateway.call(self._server, call.name, call.arguments, context, _write_result)
+            result = await self._gateway.run(call.tool, call.arguments, context, _write_result)
         except CallerGone:
             raise
         except GatewayError as error:
@@ -207,13 +206,26 @@ def _write_result(tool: Tool, result: Any) -> bytes:
     return b"".join((*parts, b',"structuredContent":', body))
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """What the `_meta` of a call says."""
+
+    client: str | None
+    """Who the client says it is."""
+    origin: Origin
+    quotes: int
+    """Quotation marks in it."""
+
+
+_SAYS_NOTHING = _Told(None, NOWHERE, 0)
+
+
 @lru_cache(256)
-def _told(meta: bytes) -> tuple[str | None, Origin]:
-    """Return who a client says it is, and where its call comes from; without a trace, the same words come again.
+def _told(meta: bytes) -> _Told:
+    """Return what a client says of itself and of its call; without a trace, the same words come again.
 
     Raises:
         ValueError: they say more than a plain call may, or something else to every parser.
     """
     document = read(meta)
     client = _Meta.model_validate_json(meta).client
-    return client_name(client) if client else None, origin_of_meta(document)
+    return _Told(client_name(client) if client else None, origin_of_meta(document), meta.count(b'"'))

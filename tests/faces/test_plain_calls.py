@@ -220,7 +220,7 @@ async def test_what_another_server_can_do_makes_no_call_less_plain(plain: list[P
     async with serve(app) as served, client_of(served) as http:
         fields = headers("2025-11-25", message)
         assert (await http.post("/mcp", json=message, headers=fields)).headers["content-type"] == "application/json"
-        assert [call.name for call in plain] == ["get_time"]
+        assert [call.tool.name for call in plain] == ["get_time"]
         # What the SDK has to answer is plain JSON too, unless the tool can log.
         assert (await http.post("/mcp", json=asked, headers=fields)).headers["content-type"] == "application/json"
         told = await http.post("/mcp", json=logging, headers=fields)

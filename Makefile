@@ -61,8 +61,8 @@ lock: $(READY) ## Write the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		pyproject.toml -c requirements-local.lock --extra agents --extra otel --extra local --extra setup --extra semantic --extra dev -o requirements-dev.lock
 
-bench: $(READY) ## Measure speed and memory; prints a table of ratios
-	@$(BIN)/python -m benchmarks
+bench: $(READY) ## Measure speed and memory, print ratios and write them into docs/speed.md (ARGS="--rounds 1" a first look)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove the environment and the local stack's data
 	rm -rf $(VENV) .switchboard .cache

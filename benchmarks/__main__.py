@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -25,10 +26,12 @@ from app.services.postgres.connections.pools import open_database
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.desk.support import CUSTOMER_CONTEXT
 from app.services.postgres.knowledge.search import KnowledgeSearch
-from benchmarks.apps import KEY
+from benchmarks.apps import APPS, KEY
 from benchmarks.data import CUSTOMERS, load_articles, load_desk
-from benchmarks.load import JSON_HEADERS, Request, Sample, http_load, websocket_load
-from benchmarks.start_up import print_start_ups, start_up_times
+from benchmarks.load import CONNECTIONS, JSON_HEADERS, Request, Sample, http_load, websocket_load
+from benchmarks.report import Report, described_machine
+from benchmarks.start_up import start_up_times, start_ups_told
+from benchmarks.toolbox import API_PATH, installed_toolbox, run_toolbox
 
 _DATABASE = "bench"
 _ARTICLES = (5_000, 100_000)
@@ -40,8 +43,9 @@ _SERVER_SETTINGS = (
     "max_connections=100",
     "shared_preload_libraries=pg_stat_statements",
 )
-_TRIVIAL, _GUARDED = "trivial tool, REST", "trivial tool, guard on (key, role, limit)"
-_MEMORY_CALLS = 200_000
+_TRIVIAL, _GUARDED = "trivial tool, REST", "trivial tool, REST, guard on"
+_ROUNDS = 5
+_MEMORY_CALLS = 100_000
 _SEARCH_REPEATS = 5
 _SEARCHES = (
     "how do i reset my pasword", "refund", "where is my order and why is the delivery so late again this week",
@@ -86,6 +90,11 @@ def _mcp_body(number: int, meta: Mapping[str, object] | None = _META) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}).encode()
 
 
+def _echo_body(number: int) -> bytes:
+    params = {"name": "echo", "arguments": _context_arguments(number), "_meta": _META}
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}).encode()
+
+
 def _mcp_2025_body(number: int) -> bytes:
     return _mcp_body(number, meta=None)
 
@@ -99,7 +108,7 @@ async def _gateway(
     command = [sys.executable, "-m", "benchmarks.apps", app, str(port)]
     async with child_process(
         command,
-        log=scratch / f"{app}.log",
+        log=scratch / f"{app.replace(' ', '_')}.log",
         is_ready=lambda: accepts_connections(port),
         environment=environment,
         stop_signal=signal.SIGTERM,
@@ -107,37 +116,33 @@ async def _gateway(
         yield port, psutil.Process(process.pid)
 
 
-async def _pgbench(server: LocalPostgres, seconds: float, scratch: Path) -> Sample:
-    """Run the very statement of `get_customer_context` with PostgreSQL's own driver."""
-    values = CUSTOMER_CONTEXT.arguments({"customer": ":id", "ticket_limit": 10, "interaction_limit": 20})
-    sql = re.sub(r"\$(\d+)", lambda found: str(values[int(found[1]) - 1]), CUSTOMER_CONTEXT.sql)
+def _statement(customer: str) -> str:
+    """Return the very statement of `get_customer_context`, of as many rows as it lists if nobody says how many."""
+    values = CUSTOMER_CONTEXT.arguments({"customer": customer, "ticket_limit": 10, "interaction_limit": 20})
+    return re.sub(r"\$(\d+)", lambda found: str(values[int(found[1]) - 1]), CUSTOMER_CONTEXT.sql).replace("\n", " ")
+
+
+async def _pgbench(server: LocalPostgres, seconds: float, scratch: Path, clients: int = _PGBENCH_CLIENTS) -> Sample:
+    """Run the statement with PostgreSQL's own driver."""
     # pgbench gives every variable as text of unknown type, and takes a colon elsewhere for a variable's.
     script = scratch / "context.sql"
-    script.write_text(f"\\set id random(1, {CUSTOMERS})\n{sql.replace(chr(10), ' ')};\n")
-    command = [POSTGRES_BIN_PATH / "pgbench", "-n", "-M", "prepared", "-c", str(_PGBENCH_CLIENTS), "-j", "1"]
-    command += [
-        "-T",
-        f"{max(1, round(seconds))}",
-        "-l",
-        "--log-prefix",
-        scratch / "pgbench",
-        "-f",
-        script,
-        server.url(_DATABASE),
-    ]
+    script.write_text(f"\\set id random(1, {CUSTOMERS})\n{_statement(':id')};\n")
+    command = [POSTGRES_BIN_PATH / "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", "1"]
+    command += ["-T", f"{max(1, round(seconds))}", "-l", "--log-prefix", scratch / "pgbench", "-f", script]
     process = await asyncio.create_subprocess_exec(
-        *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *map(str, command), server.url(_DATABASE), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     output, errors = await process.communicate()
     found = re.search(rb"tps = ([\d.]+)", output)
-    if found is None:
+    failed = re.search(rb"number of failed transactions: (\d+)", output)
+    if found is None or failed is None:
         raise RuntimeError(f"pgbench failed: {errors.decode()}")
     latencies: list[float] = []
     for log in scratch.glob("pgbench.*"):
         latencies += [int(line.split()[2]) / 1000 for line in log.read_text().splitlines()]
         log.unlink()
     quantiles = statistics.quantiles(latencies, n=100)
-    return Sample(float(found[1]), quantiles[49], quantiles[98])
+    return Sample(float(found[1]), quantiles[49], quantiles[98], int(failed[1]))
 
 
 async def _search_times(url: str) -> Sample:
@@ -184,89 +189,178 @@ def _progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def _print_table(title: str, samples: Mapping[str, list[Sample]], beside: str) -> None:
-    print(f"\n{title:<44}{'calls/s':>9}{'ratio':>8}{'p50 ms':>9}{'p99 ms':>9}{'p99/p50':>9}{'failed':>8}")
-    base = statistics.median(sample.rate for sample in samples[beside])
-    for name, rounds in samples.items():
-        rate, p50, p99 = (statistics.median(getattr(s, field) for s in rounds) for field in ("rate", "p50", "p99"))
-        failures = sum(sample.failures for sample in rounds)
-        print(f"  {name:<42}{rate:>9.0f}{rate / base:>8.2f}{p50:>9.2f}{p99:>9.2f}{p99 / p50:>9.1f}{failures:>8}")
+@dataclass(frozen=True)
+class Server:
+    """One that is measured."""
+
+    port: int
+    process: psutil.Process
+
+    def post(
+        self,
+        path: str,
+        body: Request,
+        scratch: Path,
+        headers: Mapping[str, str] = JSON_HEADERS,
+        connections: int = CONNECTIONS,
+    ) -> Measure:
+        """Return what measures calls over HTTP."""
+        return self._watched(
+            lambda seconds: http_load(self.port, path, body, dict(headers), seconds, scratch, connections)
+        )
+
+    def send(self, path: str, body: Request, connections: int = CONNECTIONS) -> Measure:
+        """Return what measures calls over WebSocket."""
+        return self._watched(lambda seconds: websocket_load(self.port, path, [], body, seconds, connections))
+
+    def _watched(self, measure: Measure) -> Measure:
+        async def watched(seconds: float) -> Sample:
+            before = sum(self.process.cpu_times()[:2])
+            sample = await measure(seconds)
+            spent = sum(self.process.cpu_times()[:2]) - before
+            return replace(sample, cpu=spent * 1e6 / max(1, sample.calls))
+
+        return watched
+
+
+def _database_cases(
+    server: LocalPostgres, product: Server, toolbox: Server | None, scratch: Path, connections: int
+) -> dict[str, Measure]:
+    """Return what one customer's context costs, by how it is asked for."""
+    clients = min(connections, _PGBENCH_CLIENTS)
+    asked = "connection" if clients == 1 else "connections"
+    cases: dict[str, Measure] = {
+        f"pgbench, {clients} {asked}, same SQL": lambda seconds: _pgbench(server, seconds, scratch, clients),
+        "REST": product.post("/mcp/database/tools/get_customer_context", _rest_body, scratch, connections=connections),
+        "MCP 2026-07-28": product.post("/mcp/database", _mcp_body, scratch, _MCP_HEADERS, connections),
+        "MCP 2025-11-25": product.post("/mcp/database", _mcp_2025_body, scratch, _MCP_2025_HEADERS, connections),
+        "WebSocket": product.send("/mcp/database/ws", _mcp_body, connections),
+    }
+    if toolbox is not None:
+        cases["MCP Toolbox, its API"] = toolbox.post(API_PATH, _rest_body, scratch, connections=connections)
+        cases["MCP Toolbox, MCP 2025-06-18"] = toolbox.post(
+            "/mcp", _mcp_2025_body, scratch, {**_MCP_2025_HEADERS, "mcp-protocol-version": "2025-06-18"}, connections
+        )
+    return cases
+
+
+def _trivial_cases(servers: Mapping[str, Server], scratch: Path) -> dict[str, Measure]:
+    """Return what the gateway itself costs, by the face and by what is on."""
+    echo, endpoint = "/mcp/trivial/tools/echo", "/mcp/trivial"
+    headers = {**_MCP_HEADERS, "mcp-name": "echo"}
+    key = {**JSON_HEADERS, "authorization": f"Bearer {KEY}"}
+    return {
+        "a constant ASGI app": servers["constant"].post("/", _rest_body, scratch),
+        _TRIVIAL: servers["trivial"].post(echo, _rest_body, scratch),
+        "trivial tool, MCP 2026-07-28": servers["trivial"].post(endpoint, _echo_body, scratch, headers),
+        "trivial tool, WebSocket": servers["trivial"].send(f"{endpoint}/ws", _echo_body),
+        "trivial tool, REST, no account of calls": servers["unrecorded"].post(echo, _rest_body, scratch),
+        _GUARDED: servers["guarded"].post(echo, _rest_body, scratch, key),
+        "trivial tool among 20 others, REST": servers["crowd of 20"].post(echo, _rest_body, scratch),
+        "trivial tool among 500 others, REST": servers["crowd of 500"].post(echo, _rest_body, scratch),
+    }
 
 
 async def main() -> None:
-    """Load, measure in rounds, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--data-dir", type=Path, default=Path(".cache/bench"))
-    parser.add_argument("--memory-calls", type=int, default=_MEMORY_CALLS)
-    options = parser.parse_args()
+    """Load, measure in rounds, print, keep."""
+    options = _options()
+    report = Report()
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = await stack.enter_async_context(run_postgres(options.data_dir / "postgres", settings=_SERVER_SETTINGS))
+        machine = described_machine(await _version(server))
         url = await _database(server, _DATABASE)
         _progress("loading 2,600,000 rows (once)")
         await load_desk(url)
         reader = url.replace("//postgres:", "//switchboard_reader_login:").replace(server.password, "bench")
         environment = {"DATABASE_URL": url, "DATABASE_READER_URL": reader}
-        product, process = await stack.enter_async_context(_gateway("product", environment, scratch))
-        constant, _ = await stack.enter_async_context(_gateway("constant", {}, scratch))
-        trivial, _ = await stack.enter_async_context(_gateway("trivial", {}, scratch))
-        unrecorded, _ = await stack.enter_async_context(_gateway("unrecorded", {}, scratch))
-        guarded, _ = await stack.enter_async_context(_gateway("guarded", {}, scratch))
-        crowd, _ = await stack.enter_async_context(_gateway("crowd", {}, scratch))
-        tools = "/mcp/database/tools/get_customer_context"
+        servers: dict[str, Server] = {}
+        for app in APPS:
+            given = environment if app == "product" else {}
+            servers[app] = Server(*await stack.enter_async_context(_gateway(app, given, scratch)))
+        _progress("fetching the MCP Toolbox (once)")
+        toolbox = None
+        if (program := await installed_toolbox(options.data_dir / "toolbox")) is not None:
+            running = run_toolbox(program, url, _statement("$1"), scratch)
+            toolbox = Server(*await stack.enter_async_context(running))
+        product = servers["product"]
 
-        def post(port: int, path: str, body: Request, headers: Mapping[str, str] = JSON_HEADERS) -> Measure:
-            return lambda seconds: http_load(port, path, body, dict(headers), seconds, scratch)
-
-        database_cases: dict[str, Measure] = {
-            f"pgbench, {_PGBENCH_CLIENTS} connections, same SQL": lambda seconds: _pgbench(server, seconds, scratch),
-            "get_customer_context, REST": post(product, tools, _rest_body),
-            "get_customer_context, MCP 2026-07-28": post(product, "/mcp/database", _mcp_body, _MCP_HEADERS),
-            "get_customer_context, MCP 2025-11-25": post(product, "/mcp/database", _mcp_2025_body, _MCP_2025_HEADERS),
-            "get_customer_context, WebSocket": lambda seconds: websocket_load(
-                product, "/mcp/database/ws", [], _mcp_body, seconds
-            ),
-        }
-        spine_cases: dict[str, Measure] = {
-            "a constant ASGI app": post(constant, "/", _rest_body),
-            _TRIVIAL: post(trivial, "/mcp/trivial/tools/echo", _rest_body),
-            "trivial tool, no account of calls (metrics)": post(unrecorded, "/mcp/trivial/tools/echo", _rest_body),
-            _GUARDED: post(
-                guarded, "/mcp/trivial/tools/echo", _rest_body, {**JSON_HEADERS, "authorization": f"Bearer {KEY}"}
-            ),
-            "trivial tool among 200 others, REST": post(crowd, "/mcp/trivial/tools/echo", _rest_body),
-        }
-        samples = await _interleaved({**database_cases, **spine_cases}, options.rounds, options.seconds)
-        first_database, first_spine = next(iter(database_cases)), next(iter(spine_cases))
-        _print_table("One customer, 64 connections", {n: samples[n] for n in database_cases}, first_database)
-        _print_table("The gateway itself, 64 connections", {n: samples[n] for n in spine_cases}, first_spine)
+        many = _database_cases(server, product, toolbox, scratch, CONNECTIONS)
+        trivial = _trivial_cases(servers, scratch)
+        found = await _interleaved({**many, **trivial}, options.rounds, options.seconds)
+        report.table(f"One customer, {CONNECTIONS} connections", {name: found[name] for name in many}, next(iter(many)))
+        report.table(
+            f"The gateway itself, {CONNECTIONS} connections",
+            {name: found[name] for name in trivial},
+            next(iter(trivial)),
+        )
         # Of each round, since what is near in time meets the same machine.
-        kept = [on.rate / off.rate for on, off in zip(samples[_GUARDED], samples[_TRIVIAL], strict=True)]
-        print(f"  guard on beside guard off                          {statistics.median(kept):>8.2f}")
-
-        before = process.memory_info().rss
-        done, peak = 0, before
-        while done < options.memory_calls:
-            sample = await http_load(product, tools, _rest_body, JSON_HEADERS, 5, scratch)
-            done += int(sample.rate * 5)
-            peak = max(peak, process.memory_info().rss)
-        print(f"\nMemory of the gateway: {before >> 20} MiB before, {peak >> 20} MiB at most over {done} further calls")
-
-        print("\nSearch, milliseconds in PostgreSQL           median  slowest")
-        for count in _ARTICLES:
-            knowledge = await _database(server, f"articles_{count}")
-            _progress(f"loading {count} articles (once)")
-            await load_articles(knowledge, count)
-            _progress("")
-            times = await _search_times(knowledge)
-            print(f"  {count:>7} articles                         {times.p50:>8.1f} {times.p99:>8.1f}")
-
+        kept = [on.rate / off.rate for on, off in zip(found[_GUARDED], found[_TRIVIAL], strict=True)]
+        report.say(f"  guard on beside guard off{statistics.median(kept):31.2f}")
+        single = _database_cases(server, product, toolbox, scratch, 1)
+        report.table("One customer, 1 connection", await _interleaved(single, options.rounds, 1), next(iter(single)))
+        if toolbox is None:
+            report.say("\nThe MCP Toolbox is not among them: npm does not bring it here.")
+        await _report_memory(report, product, scratch, options.memory_calls)
+        await _report_search(report, server)
         _progress("starting processes")
         times_of_start = await asyncio.to_thread(start_up_times, environment)
         _progress("")
-        print_start_ups(times_of_start)
+        report.say(start_ups_told(times_of_start))
+    if options.keep and options.rounds >= _ROUNDS:
+        report.keep(machine)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--seconds", type=int, default=2, help="of each line in each round")
+    parser.add_argument("--data-dir", type=Path, default=Path(".cache/bench"))
+    parser.add_argument("--memory-calls", type=int, default=_MEMORY_CALLS, help="1000000 takes some four minutes more")
+    parser.add_argument(
+        "--no-keep",
+        dest="keep",
+        action="store_false",
+        help=f"leave docs/speed.md as it is, as a run of fewer than {_ROUNDS} rounds does anyway",
+    )
+    return parser.parse_args()
+
+
+async def _report_memory(report: Report, product: Server, scratch: Path, calls: int) -> None:
+    """Say how the gateway's memory grows over further calls."""
+    before = peak = product.process.memory_info().rss
+    measure = product.post("/mcp/database/tools/get_customer_context", _rest_body, scratch)
+    done = 0
+    while done < calls:
+        _progress(f"memory: {done} of {calls} calls")
+        sample = await measure(5)
+        if sample.failures or not sample.rate:
+            raise RuntimeError(f"{sample.failures} calls failed")
+        done += int(sample.rate * 5)
+        peak = max(peak, product.process.memory_info().rss)
+    _progress("")
+    report.say(
+        f"\nMemory of the gateway: {before >> 20} MiB before, {peak >> 20} MiB at most over {done} further calls"
+    )
+
+
+async def _report_search(report: Report, server: LocalPostgres) -> None:
+    report.say("\nSearch, milliseconds in PostgreSQL           median  slowest")
+    for count in _ARTICLES:
+        knowledge = await _database(server, f"articles_{count}")
+        _progress(f"loading {count} articles (once)")
+        await load_articles(knowledge, count)
+        _progress("")
+        times = await _search_times(knowledge)
+        report.say(f"  {count:>7} articles                         {times.p50:>8.1f} {times.p99:>8.1f}")
+
+
+async def _version(server: LocalPostgres) -> str:
+    connection = await asyncpg.connect(server.url())
+    try:
+        return str(await connection.fetchval("SHOW server_version"))
+    finally:
+        await connection.close()
 
 
 async def _database(server: LocalPostgres, name: str) -> str:

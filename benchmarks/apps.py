@@ -118,7 +118,8 @@ APPS = {
     "trivial": lambda: create_app([TrivialMCPServer]),
     "unrecorded": unrecorded_app,
     "guarded": guarded_app,
-    "crowd": lambda: create_app([TrivialMCPServer, crowd(200)]),
+    "crowd of 20": lambda: create_app([TrivialMCPServer, crowd(20)]),
+    "crowd of 500": lambda: create_app([TrivialMCPServer, crowd(500)]),
     "product": create_app,
 }
 

@@ -30,6 +30,10 @@ class Sample:
     p50: float
     p99: float
     failures: int = 0
+    calls: int = 0
+    """All that were made, those among them whose time was not taken."""
+    cpu: float = 0.0
+    """Microseconds of the server's processors a call, without the database's; 0 where nobody has looked."""
 
 
 Request = Callable[[int], bytes]
@@ -39,6 +43,8 @@ _FAILED = (b'"success":false', b'"isError":true', b'"error":{')
 """What an answer has that is none of a call that worked, whatever its status says."""
 _TEXT = 0x81
 """First byte of a frame that is a whole text."""
+_ANSWERED_WITHIN = 60.0
+"""Seconds after which a driver gives up what it can't read, or nobody answers."""
 _CHECKED_FOR = 0.3
 """Seconds of our own driver beside wrk, which reads statuses but no bodies."""
 
@@ -57,9 +63,15 @@ Read = Callable[[bytearray], Answer]
 
 
 async def http_load(
-    port: int, path: str, body: Request, headers: dict[str, str], seconds: float, scratch: Path
+    port: int,
+    path: str,
+    body: Request,
+    headers: dict[str, str],
+    seconds: float,
+    scratch: Path,
+    connections: int = CONNECTIONS,
 ) -> Sample:
-    """Post on 64 keep-alive connections for some seconds."""
+    """Post on keep-alive connections for some seconds."""
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
     def encode(number: int) -> bytes:
@@ -68,23 +80,29 @@ async def http_load(
         return start.encode() + content
 
     if shutil.which("wrk"):
-        checked = await _drive(port, encode, read_response, b"", _CHECKED_FOR)
-        sample = await _wrk(port, path, body, headers, seconds, scratch)
-        return replace(sample, failures=sample.failures + checked.failures)
-    return await _drive(port, encode, read_response, b"", seconds)
+        checked = await _drive(port, encode, read_response, b"", _CHECKED_FOR, connections=connections)
+        sample = await _wrk(port, path, body, headers, seconds, scratch, connections)
+        both = sample.failures + checked.failures, sample.calls + checked.calls
+        return replace(sample, failures=both[0], calls=both[1])
+    return await _drive(port, encode, read_response, b"", seconds, connections=connections)
 
 
-async def websocket_load(port: int, path: str, opening: list[bytes], body: Request, seconds: float) -> Sample:
-    """Send text frames on 64 WebSockets, the next when the answer is there."""
+async def websocket_load(
+    port: int, path: str, opening: list[bytes], body: Request, seconds: float, connections: int = CONNECTIONS
+) -> Sample:
+    """Send text frames on WebSockets, the next when the answer is there."""
     key = base64.b64encode(os.urandom(16)).decode()
     handshake = (
         f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
         f"sec-websocket-key: {key}\r\nsec-websocket-version: 13\r\nsec-websocket-protocol: mcp\r\n\r\n"
     ).encode()
-    return await _drive(port, lambda n: _frame(body(n)), read_frame, handshake, seconds, [_frame(o) for o in opening])
+    frames = [_frame(each) for each in opening]
+    return await _drive(port, lambda n: _frame(body(n)), read_frame, handshake, seconds, frames, connections)
 
 
-async def _wrk(port: int, path: str, body: Request, headers: dict[str, str], seconds: float, scratch: Path) -> Sample:
+async def _wrk(
+    port: int, path: str, body: Request, headers: dict[str, str], seconds: float, scratch: Path, connections: int
+) -> Sample:
     bodies = [body(random.randrange(1_000_000)).decode() for _ in range(2000)]
     # A Lua long string takes JSON as it is.
     lines = ["local bodies = {", *(f"[==[{text}]==]," for text in bodies), "}", "local n = 0", 'wrk.method = "POST"']
@@ -92,7 +110,7 @@ async def _wrk(port: int, path: str, body: Request, headers: dict[str, str], sec
     lines += ["request = function() n = n % #bodies + 1 return wrk.format(nil, nil, nil, bodies[n]) end"]
     script = scratch / "wrk.lua"
     script.write_text("\n".join(lines))
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--latency", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script)]
     process = await asyncio.create_subprocess_exec(
         *command, f"http://127.0.0.1:{port}{path}", stdout=asyncio.subprocess.PIPE
     )
@@ -103,7 +121,8 @@ async def _wrk(port: int, path: str, body: Request, headers: dict[str, str], sec
     failures = sum(int(count) for count in re.findall(r"Non-2xx or 3xx responses: (\d+)", output))
     for errors in re.findall(r"Socket errors: (.*)", output):
         failures += sum(map(int, re.findall(r"\d+", errors)))
-    return Sample(float(re.findall(r"Requests/sec:\s+(\S+)", output)[0]), latency["50"], latency["99"], failures)
+    rate, calls = re.findall(r"Requests/sec:\s+(\S+)", output)[0], re.findall(r"(\d+) requests in", output)[0]
+    return Sample(float(rate), latency["50"], latency["99"], failures, int(calls))
 
 
 def _milliseconds(text: str) -> float:
@@ -118,12 +137,13 @@ async def _drive(
     handshake: bytes,
     seconds: float,
     opening: list[bytes] | None = None,
+    connections: int = CONNECTIONS,
 ) -> Sample:
     loop = asyncio.get_running_loop()
     until = time.perf_counter() + seconds
     latencies: list[float] = []
     failures = 0
-    finished = [loop.create_future() for _ in range(CONNECTIONS)]
+    finished = [loop.create_future() for _ in range(connections)]
 
     class Client(asyncio.Protocol):
         def __init__(self, number: int) -> None:
@@ -177,24 +197,39 @@ async def _drive(
                 failures += 1
                 finished[self.number].set_result(None)
 
-    clients = [await loop.create_connection(lambda n=n: Client(n), "127.0.0.1", port) for n in range(CONNECTIONS)]
-    await asyncio.gather(*finished)
+    clients = [await loop.create_connection(lambda n=n: Client(n), "127.0.0.1", port) for n in range(connections)]
+    async with asyncio.timeout(seconds + _ANSWERED_WITHIN):
+        await asyncio.gather(*finished)
     for transport, _ in clients:
         transport.close()
     if len(latencies) < 2:
-        return Sample(len(latencies) / seconds, math.nan, math.nan, failures)
+        return Sample(len(latencies) / seconds, math.nan, math.nan, failures, len(latencies))
     quantiles = statistics.quantiles(latencies, n=100)
-    return Sample(len(latencies) / seconds, quantiles[49] * 1e3, quantiles[98] * 1e3, failures)
+    return Sample(len(latencies) / seconds, quantiles[49] * 1e3, quantiles[98] * 1e3, failures, len(latencies))
 
 
 def read_response(buffer: bytearray) -> Answer:
-    """Read an HTTP response with a `Content-Length`."""
+    """Read an HTTP response with a `Content-Length`, or in chunks."""
     head = buffer.find(b"\r\n\r\n")
-    found = re.search(rb"content-length: (\d+)", buffer[:head], re.IGNORECASE) if head >= 0 else None
-    size = head + 4 + int(found[1]) if found else 0
+    if head < 0:
+        return _INCOMPLETE
+    if found := re.search(rb"content-length: (\d+)", buffer[:head], re.IGNORECASE):
+        size = head + 4 + int(found[1])
+    else:
+        size = _end_of_chunks(buffer, head + 4)
     if not 0 < size <= len(buffer):
         return _INCOMPLETE
     return Answer(size, failed=buffer[9:10] != b"2" or _is_failure(buffer[head:size]))
+
+
+def _end_of_chunks(buffer: bytearray, start: int) -> int:
+    """Return where a body in chunks, without trailers, ends; 0 while it does not."""
+    while (line := buffer.find(b"\r\n", start)) >= 0:
+        length = int(buffer[start:line], 16)
+        start = line + 2 + length + 2
+        if not length:
+            return start
+    return 0
 
 
 def _is_failure(content: bytearray) -> bool:

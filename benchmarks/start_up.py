@@ -8,10 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from urllib.request import urlopen
+
+from app.local.process import free_port
 
 _SWITCHBOARD = (sys.executable, "-m", "app.cli")
-_ROUNDS = 7
+_ROUNDS = 5
+_SERVED = 3
+"""Starts of the gateway itself."""
+_SERVED_WITHIN = 30.0
 _CLIENT = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
 _QUESTIONS = (
     {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": _CLIENT},
@@ -45,10 +52,32 @@ def start_up_times(environment: Mapping[str, str], rounds: int = _ROUNDS) -> dic
     for _ in range(rounds):
         for name, (command, questions) in _COMMANDS.items():
             starts[name].append(_start(command, questions, {**os.environ, **environment}))
+    serving = [_serve({**os.environ, **environment}) for _ in range(min(rounds, _SERVED))]
+    starts["switchboard serve, /health"] = serving
     return {
         name: StartUp(statistics.median(s.waited for s in found), statistics.median(s.cpu for s in found))
         for name, found in starts.items()
     }
+
+
+def _serve(environment: Mapping[str, str]) -> StartUp:
+    """Start the gateway and ask it until it answers."""
+    port = free_port()
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        (*_SWITCHBOARD, "serve", "--port", str(port)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    answer = None
+    while answer is None and process.poll() is None and time.perf_counter() - began < _SERVED_WITHIN:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as found:
+            answer = found.status
+        time.sleep(0.005)
+    if process.returncode is not None:
+        raise RuntimeError(f"switchboard serve ends with status {process.returncode}")
+    return _ended(process, time.perf_counter() - began, "switchboard serve", failed=answer != 200)
 
 
 def _start(
@@ -69,24 +98,30 @@ def _start(
     if not questions:
         answer = process.stdout.read()
     waited = time.perf_counter() - began
+    process.stdin.close()
+    started = _ended(process, waited, " ".join(command), failed=not answer or b'"error"' in answer)
+    process.stdout.close()
+    return started
+
+
+def _ended(process: "subprocess.Popen[bytes]", waited: float, command: str, *, failed: bool) -> StartUp:
     # How a process ends is no matter of its start. (`Popen.kill` might take away what it used.)
     os.kill(process.pid, signal.SIGKILL)
     _, _, used = os.wait4(process.pid, 0)
     process.returncode = 0
-    process.stdin.close()
-    process.stdout.close()
-    if not answer or b'"error"' in answer:
-        raise RuntimeError(f"{' '.join(command)} answers {answer[:200]!r}")
+    if failed:
+        raise RuntimeError(f"{command} gives no answer, or an error")
     return StartUp(waited, used.ru_utime + used.ru_stime)
 
 
-def print_start_ups(times: Mapping[str, StartUp]) -> None:
-    """Print the table."""
+def start_ups_told(times: Mapping[str, StartUp]) -> str:
+    """Return the table."""
     measure = next(iter(times.values()))
-    print(f"\n{'Start-up':<44}{'seconds':>9}{'CPU s':>8}{'ratio':>8}")
+    lines = [f"\n{'Start-up':<44}{'seconds':>9}{'CPU s':>8}{'ratio':>8}"]
     for name, start in times.items():
-        print(f"  {name:<42}{start.waited:>9.2f}{start.cpu:>8.2f}{start.cpu / measure.cpu:>8.2f}")
+        lines.append(f"  {name:<42}{start.waited:>9.2f}{start.cpu:>8.2f}{start.cpu / measure.cpu:>8.2f}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print_start_ups(start_up_times({}))
+    print(start_ups_told(start_up_times({})))

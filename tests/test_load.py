@@ -11,7 +11,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from benchmarks.load import CONNECTIONS, JSON_HEADERS, Answer, http_load, read_frame, read_response, websocket_load
-from benchmarks.start_up import print_start_ups, start_up_times
+from benchmarks.start_up import start_up_times, start_ups_told
 from tests.clock import ClockMCPServer
 from tests.faces.raw import headers, request
 from tests.fixtures.gateway import Served, serve
@@ -66,6 +66,9 @@ async def test_a_server_that_hangs_up_is_a_failure_and_ends_the_round(tmp_path: 
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", Answer(40)),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{", Answer(0)),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nb\r\n0123456789a\r\n0\r\n\r\n", Answer(75)),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nb\r\n012", Answer(0)),
+        (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Answer(59, failed=True)),
         (b"HTTP/1.1 429 No\r\ncontent-length: 2\r\n\r\n{}", Answer(40, failed=True)),
         (b'HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{"isError":true}', Answer(55, failed=True)),
     ],
@@ -87,12 +90,12 @@ def test_a_frame_is_read_with_what_it_says(received: bytes, answer: Answer) -> N
     assert read_frame(bytearray(received)) == answer
 
 
-def test_what_is_started_is_asked_and_its_time_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    print_start_ups(start_up_times({}, rounds=1))
-    table = capsys.readouterr().out.splitlines()
+def test_what_is_started_is_asked_and_its_time_is_taken() -> None:
+    table = start_ups_told(start_up_times({}, rounds=1)).splitlines()
     assert [line.split(",")[0].split("  ")[1] for line in table[2:]] == [
         "an MCP server of the SDK",
         "switchboard stdio database",
         "switchboard --version",
+        "switchboard serve",
     ]
     assert table[2].endswith(" 1.00")

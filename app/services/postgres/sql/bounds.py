@@ -9,6 +9,7 @@ becomes `switchboard_sql.bounded(operand, bytes)` (`checks`). What even then is 
 Bounds are upper bounds: a name that can't be resolved stands for the largest value that it could mean.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,11 @@ from app.services.postgres.sql.functions import (
     ARITHMETIC,
     COUNTED,
     FILLING,
+    FRACTIONS_SORTED,
     FUNCTIONS,
     GIGABYTE,
     GROWING_AGGREGATES,
+    HASHED,
     KEY_SORTED,
     KEYED,
     LONGER,
@@ -30,13 +33,16 @@ from app.services.postgres.sql.functions import (
     MOST_DIGITS,
     NUMBER_DIGITS,
     NUMERIC,
+    OF_FRACTIONS,
     OPERATORS,
     PAIRS_OF_A_PATH,
     PATHS,
     ROUNDED,
     SLOW_TO_READ,
     SORTED,
+    SORTED_ROWS,
     TEMPLATES,
+    VOLATILE,
     XML_READ,
     Cost,
     headline_in_fragments,
@@ -95,6 +101,12 @@ _FIELDS = 32
 
 _SORTED_ROW = 6.0
 """Bytes of the shortest text of a key or a range among others, which is what the cost of sorting goes by."""
+
+_WRITTEN_TWICE = 60.0
+"""Nanoseconds for a byte of a key that is written as text, twice, to be compared."""
+
+_COUNTED_ROWS = 9e8
+"""Nanoseconds for as many rows as `switchboard_sql.few_keys` and `few_ranges` let through to be sorted."""
 
 _HARMLESS = 256.0
 """Bytes up to which no type of an operand matters."""
@@ -163,6 +175,12 @@ _WORD = re.compile(r"\w+")
 _WIDTH = re.compile(r"[0-9]{4}|\\*")
 """A place of a format that may be wider than what stands in it, by more than is allowed for."""
 
+_ARGUMENT_ENDS = frozenset({",", "ORDER"})
+_DOCUMENT_ENDS = frozenset({",", "FORMAT", "WITH", "WITHOUT", "RETURNING", "PASSING"})
+"""What ends the first argument of JSON_VALUE and its like."""
+_KEY_ENDS = frozenset({"VALUE", ":", ","})
+"""The same of JSON_OBJECTAGG."""
+
 _Fields = dict[str, Any]
 
 
@@ -179,6 +197,8 @@ class Bound(NamedTuple):
     """Unlike `is_number`, this is certain of what is short, too."""
     is_gathered: bool = False
     """Its parts stand in an order that the statement chose."""
+    may_be_constant: bool = False
+    """PostgreSQL may work it out while it plans."""
 
 
 class Argument(NamedTuple):
@@ -200,6 +220,11 @@ _NOTHING = Bound(0.0, 0.0, True, False)
 _TRUTH = Bound(16.0, _NODE, True, False)
 
 
+def _run(bound: Bound) -> Bound:
+    """Return what a column is that has been evaluated already."""
+    return bound._replace(work=_NODE, may_be_constant=False)
+
+
 def _largest(bounds: Sequence[Bound]) -> Bound:
     if not bounds:
         return _NOTHING
@@ -209,6 +234,7 @@ def _largest(bounds: Sequence[Bound]) -> Bound:
         all(b.is_number for b in bounds),
         any(b.may_be_text for b in bounds),
         any(b.is_gathered for b in bounds),
+        any(b.may_be_constant for b in bounds),
     )
 
 
@@ -230,6 +256,10 @@ class Source:
     """It is a table, of which a whole row is no larger than its largest column may be."""
     rows: float = 1.0
     """Rows that `generate_series` alone makes of it; those of tables are not known."""
+    most: float = math.inf
+    """Most rows that it may have."""
+    is_ordered: bool = False
+    """Its rows come in an order that callers may rely on."""
     _named: dict[str, Bound] = field(default_factory=dict[str, Bound], compare=False)
 
     @classmethod
@@ -243,7 +273,7 @@ class Source:
             else:
                 named[name] = bound
         rest = _largest(others) if others else None
-        return cls(tuple(columns), tuple(names), rest, len(columns), is_stored, 1.0, named)
+        return cls(tuple(columns), tuple(names), rest, len(columns), is_stored, _named=named)
 
     @classmethod
     def of_any(cls, bound: Bound, width: int) -> "Source":
@@ -265,13 +295,17 @@ class Source:
         if not names or not self.columns:
             return self
         given = [name["String"]["sval"] for name in names][: len(self.columns)]
-        return replace(Source.of([*given, *self.names[len(given) :]], self.columns), rows=self.rows)
+        return self._with(Source.of([*given, *self.names[len(given) :]], self.columns))
 
     def run_alone(self) -> "Source":
         """Return the same with its columns evaluated already."""
         if not self.columns:
-            return replace(Source.of_any(self.any_column._replace(work=_NODE), self.width), rows=self.rows)
-        return replace(Source.of(self.names, [bound._replace(work=_NODE) for bound in self.columns]), rows=self.rows)
+            return self._with(Source.of_any(_run(self.any_column), self.width))
+        return self._with(Source.of(self.names, [_run(bound) for bound in self.columns]))
+
+    def _with(self, other: "Source") -> "Source":
+        """Return another with the rows of this one."""
+        return replace(other, rows=self.rows, most=self.most, is_ordered=self.is_ordered)
 
     def knows(self, name: str) -> bool:
         """Tell whether a column has the name for certain."""
@@ -299,6 +333,8 @@ class _Scope:
     outer: "_Scope | None" = None
     sources: dict[str, Source] = field(default_factory=dict[str, Source])
     tables: dict[str, _CommonTable] = field(default_factory=dict[str, _CommonTable])
+    most: float = 1.0
+    """Most rows that FROM makes, once it has been read."""
 
     def levels(self) -> "Iterator[_Scope]":
         level: _Scope | None = self
@@ -328,8 +364,8 @@ class Reading:
     """The part."""
     argument: int | None = None
     """Which argument of the call it is; None for the operand of a cast."""
-    is_context: bool = False
-    """It is the document of JSON_TABLE or its like, which words end."""
+    ends: frozenset[str] = _ARGUMENT_ENDS
+    """What ends the argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,11 +377,13 @@ class Needed:
     """Calls of `repeat` and its like."""
     readings: Mapping[tuple[int, str], Reading]
     """By where the cast or call stands, and the function."""
+    ordered: frozenset[int] = frozenset()
+    """Calls of aggregates that are given their rows in the order in which they sort them."""
     long_numbers: bool = False
     """There may be numbers that are short in memory and long as text."""
 
     def __bool__(self) -> bool:
-        return bool(self.operands or self.counted or self.readings or self.long_numbers)
+        return bool(self.operands or self.counted or self.readings or self.ordered or self.long_numbers)
 
 
 class TooMuch(Exception):
@@ -446,7 +484,11 @@ def needed_checks(
         appraisal.query(select, None)
         if appraisal.work <= MAX_SECONDS * 1e9 and appraisal.memory <= MAX_MEMORY:
             return Needed(
-                appraisal.operands, frozenset(appraisal.counted), appraisal.readings, appraisal.has_long_numbers
+                appraisal.operands,
+                frozenset(appraisal.counted),
+                appraisal.readings,
+                frozenset(appraisal.ordered),
+                appraisal.has_long_numbers,
             )
         dearest, steps = appraisal.dearest, appraisal.steps
     raise TooMuch(dearest)
@@ -493,6 +535,7 @@ class _Appraisal:
         self.operands: dict[int, Operand] = {}
         self.counted: set[int] = set()
         self.readings: dict[tuple[int, str], Reading] = {}
+        self.ordered: set[int] = set()
         self._columns: dict[int, Any] = {}
         """The columns that FROM gives to a function's record."""
 
@@ -521,7 +564,14 @@ class _Appraisal:
             offered = offered.run_alone()
         limit = self._integer(select["limitCount"]) if "limitCount" in select else None
         rows = 1.0 if self._aggregates and "groupClause" not in select else self._rows
-        offered = replace(offered, rows=rows if limit is None else min(rows, max(limit, 1)))
+        most = offered.most if "valuesLists" in select else math.inf
+        is_limited = limit is not None and select.get("limitOption") != "LIMIT_OPTION_WITH_TIES"
+        offered = replace(
+            offered,
+            rows=rows if limit is None else min(rows, max(limit, 1)),
+            most=min(most, max(limit or 0, 1)) if is_limited else most,
+            is_ordered="sortClause" in select or any(source.is_ordered for source in scope.sources.values()),
+        )
         self._cap, self._aggregates, self._rows = before
         self._offers[id(select)] = offered
         return offered
@@ -530,13 +580,16 @@ class _Appraisal:
         rows = [[self.expression(item, scope) for item in row["List"]["items"]] for row in select["valuesLists"]]
         self.work += sum(bound.work for row in rows for bound in row)
         columns = tuple(_largest(column) for column in zip(*rows, strict=False))
-        return Source.of([f"column{number}" for number in range(1, len(columns) + 1)], columns)
+        made = Source.of([f"column{number}" for number in range(1, len(columns) + 1)], columns)
+        return replace(made, most=float(len(rows)))
 
     def _plain(self, select: _Fields, scope: _Scope) -> Source:
         for item in select.get("fromClause", ()):
             self._from(item, scope)
         for source in scope.sources.values():
             self._rows *= source.rows
+            # An outer join adds the rows that nothing fits.
+            scope.most *= source.most + 1
         names: list[str | None] = []
         columns: list[Bound] = []
         starred: list[Source] = []
@@ -660,24 +713,24 @@ class _Appraisal:
             if kind == "RangeFunction" and "coldeflist" not in fields:
                 # A row of what a function returns is a part of it.
                 source = Source.of_any(Bound(made.size + 64, _NODE, made.is_number, made.may_be_text), 1)
-                source = replace(source, rows=self._series(fields))
+                rows = self._series(fields)
+                source = replace(source, rows=rows or 1.0, most=math.inf if rows is None else rows, is_ordered=True)
             else:
-                source = Source.of_any(Bound(min(GIGABYTE, _FROM_TEXT * made.size + 64)), 100)
+                source = replace(Source.of_any(Bound(min(GIGABYTE, _FROM_TEXT * made.size + 64)), 100), is_ordered=True)
             name = _name_of_call(fields)
         scope.sources[alias.get("aliasname") or name or f"?{len(scope.sources)}"] = source.renamed(
             alias.get("colnames")
         )
 
-    def _series(self, fields: _Fields) -> float:
-        """Return how many rows `generate_series(1, 1000)` makes; 1 of anything else."""
+    def _series(self, fields: _Fields) -> float | None:
+        """Return how many rows `generate_series(1, 1000)` makes, if that is known."""
         if _name_of_call(fields) != "generate_series" or len(fields["functions"]) > 1:
-            return 1.0
+            return None
         arguments = fields["functions"][0]["List"]["items"][0]["FuncCall"]["args"]
-        values = [self._integer(argument) for argument in arguments]
-        if values[0] is None or values[1] is None:
-            return 1.0
-        step = values[2] if len(values) > 2 and values[2] is not None else 1
-        return max(1.0, (values[1] - values[0]) / max(abs(step), 1) + 1)
+        start, end, step = [*(self._integer(argument, exactly=True) for argument in arguments), 1][:3]
+        if start is None or end is None or step is None:
+            return None
+        return max(1.0, (end - start) / (step or 1) + 1)
 
     def _relation(self, relation: _Fields, scope: _Scope) -> Source:
         name = relation["relname"]
@@ -739,7 +792,7 @@ class _Appraisal:
 
     def _parts(self, value: Any, scope: _Scope) -> Bound:
         """Return the bound of what is made of expressions: no larger than all of them together."""
-        size, work, is_number, may_be_text, is_gathered = 32.0, _NODE, True, False, False
+        size, work, is_number, may_be_text, is_gathered, may_be_constant = 32.0, _NODE, True, False, False, False
         stack = [value]
         while stack:
             part = stack.pop()
@@ -755,20 +808,22 @@ class _Appraisal:
                     size, work, is_number = size + bound.size, work + bound.work, is_number and bound.is_number
                     may_be_text = may_be_text or bound.may_be_text
                     is_gathered = is_gathered or bound.is_gathered
-        return Bound(min(size, GIGABYTE), work, is_number, may_be_text, is_gathered)
+                    may_be_constant = may_be_constant or bound.may_be_constant
+        return Bound(min(size, GIGABYTE), work, is_number, may_be_text, is_gathered, may_be_constant)
 
     def constant(self, fields: _Fields, scope: _Scope) -> Bound:
         """A literal."""
         del scope
         if "sval" in fields:
             self.memory += len(fields["sval"].get("sval", "")) if self._is_shown else 0
-            return Bound(len(fields["sval"].get("sval", "").encode()) + 1.0)
+            return Bound(len(fields["sval"].get("sval", "").encode()) + 1.0, may_be_constant=True)
         if "bsval" in fields:
-            return Bound(len(fields["bsval"].get("bsval", "")) + 8.0)
+            return Bound(len(fields["bsval"].get("bsval", "")) + 8.0, may_be_constant=True)
         if "fval" in fields:
             mantissa, _, exponent = fields["fval"]["fval"].lower().partition("e")
-            return Bound(len(mantissa) + 16.0 + abs(int(exponent or "0")), _NODE, True, False)
-        return _TRUTH
+            size = len(mantissa) + 16.0 + abs(int(exponent or "0"))
+            return Bound(size, is_number=True, may_be_text=False, may_be_constant=True)
+        return _TRUTH._replace(may_be_constant=True)
 
     def parameter(self, fields: _Fields, scope: _Scope) -> Bound:
         """A `$n`."""
@@ -849,7 +904,12 @@ class _Appraisal:
         return False
 
     def _read(
-        self, function: str, node: _Fields, place: int, argument: int | None = None, *, is_context: bool = False
+        self,
+        function: str,
+        node: _Fields,
+        place: int,
+        argument: int | None = None,
+        ends: frozenset[str] = _ARGUMENT_ENDS,
     ) -> None:
         """Have a part looked at before it is read, unless it is written out, and so has been looked at."""
         core, at = node, place
@@ -857,7 +917,7 @@ class _Appraisal:
             core, at = core["TypeCast"]["arg"], core["TypeCast"]["location"]
         if not _is_written_out(core):
             place = at if argument is None else place
-            self.readings[place, function] = Reading(function, core, argument, is_context)
+            self.readings[place, function] = Reading(function, core, argument, ends)
 
     def _held(self, bound: Bound, kind: str, fields: _Fields) -> Bound:
         """Hold a part of a dear call's operand to what the call can bear."""
@@ -1011,16 +1071,16 @@ class _Appraisal:
         count = None if place is None or len(arguments) <= place else self._integer(arguments[place])
         return None if count is None or count < 0 else 4.0 * count + 16
 
-    def _integer(self, node: _Fields) -> int | None:
-        """Return the largest integer that an expression can be, if that can be told."""
+    def _integer(self, node: _Fields, *, exactly: bool = False) -> int | None:
+        """Return the largest integer that an expression can be, or which one it is, if that can be told."""
         [(kind, fields)] = node.items()
         if kind == "A_Const" and "ival" in fields:
             return fields["ival"].get("ival", 0)
         if kind == "ParamRef" and 0 < fields.get("number", 0) <= len(self._arguments):
             return self._arguments[cast("int", fields["number"]) - 1].value
         if kind == "TypeCast":
-            return self._integer(fields["arg"])
-        if kind == "MinMaxExpr" and fields.get("op") == "IS_LEAST":
+            return self._integer(fields["arg"], exactly=exactly)
+        if kind == "MinMaxExpr" and fields.get("op") == "IS_LEAST" and not exactly:
             return min((known for known in map(self._integer, fields["args"]) if known is not None), default=None)
         return None
 
@@ -1061,29 +1121,62 @@ class _Appraisal:
         if name in MAKES_LONG_NUMBERS or (is_number and size > MOST_DIGITS):
             self.has_long_numbers = True
         work += sum(bound.work for bound in bounds) + _NODE
-        return Bound(size, work, is_number, name not in _NO_TEXT, any(bound.is_gathered for bound in bounds))
+        is_gathered, may_be_constant = (any(b.is_gathered for b in bounds), all(b.may_be_constant for b in bounds))
+        return Bound(size, work, is_number, name not in _NO_TEXT, is_gathered, may_be_constant)
 
     def _aggregate(self, name: str, fields: _Fields, scope: _Scope) -> Bound:
         cap, self._cap = self._cap, None if name in GROWING_AGGREGATES else self._cap
         given = self._parts([fields.get(key) for key in ("args", "agg_order", "agg_filter", "over")], scope)
         self._cap, self._aggregates = cap, True
+        given = given._replace(may_be_constant=False)
         if self._is_shown:
             return _TRUTH
+        if name in OF_FRACTIONS and "agg_within_group" in fields:
+            fractions = self._priced(name, lambda _: FRACTIONS_SORTED, fields.get("args", ()), scope)
+            return Bound(fractions.size + given.size, fractions.work + given.work, given.is_number)
         if name not in GROWING_AGGREGATES:
             may_be_text = given.may_be_text and name != "count"
             return Bound(
                 given.size + 64, given.work, given.is_number or name == "count", may_be_text, given.is_gathered
             )
-        given = given._replace(work=given.work + SORTED.get(name, 0.0) * self._ordered() ** 2)
+        if name in SORTED_ROWS:
+            more = self._sorted_rows(name, fields, fields.get("args", ()), _ARGUMENT_ENDS, scope)
+            given = given._replace(work=given.work + more)
         if self._rows * given.size > MAX_GATHERED:
             raise TooMuchGathered(name)
         if fields.get("funcformat") != "COERCE_EXPLICIT_CALL":
             return Bound(GIGABYTE, given.work, is_gathered=True)
         return self._held(Bound(GIGABYTE, given.work, is_gathered=True), "FuncCall", fields)
 
-    def _ordered(self) -> float:
-        """Return bytes of what an aggregate sorts whose order the statement chose, as far as that is known."""
-        return max(self._given, _SORTED_ROW * self._rows)
+    def _sorted_rows(
+        self, name: str, fields: _Fields, arguments: Sequence[_Fields], ends: frozenset[str], scope: _Scope
+    ) -> float:
+        """Return the work of an aggregate that sorts its rows at its end, and have it kept short.
+
+        Few rows are sorted as they come. Others are given to it in the order that it would make, which it notices, or,
+        where that could alter the answer or can't be written, counted while the statement runs.
+        """
+        if not arguments or _is_written_out(arguments[0]):
+            return 0.0  # All rows are equal.
+        first = self.expression(arguments[0], scope)
+        # It may be an aggregate of a query around this one.
+        rows = max(level.most for level in scope.levels()) * max(first.size / _HARMLESS, 1.0)
+        if rows <= SORTED_ROWS[name]:
+            return SORTED[name] * max(self._given, _SORTED_ROW * rows) ** 2
+        is_of_ranges = name == "range_agg"
+        is_plain = fields.get("funcformat") == "COERCE_EXPLICIT_CALL" and not fields.keys() & {"over", "agg_distinct"}
+        is_free = "agg_order" in fields or not any(
+            source.is_ordered for level in scope.levels() for source in level.sources.values()
+        )
+        again = 0.0 if is_of_ranges else _WRITTEN_TWICE * first.size
+        is_ordered = is_plain and (is_of_ranges or (is_free and again < self._share and not _is_volatile(arguments[0])))
+        if is_ordered:
+            self.ordered.add(fields["location"])
+        if is_of_ranges or not is_ordered:
+            function = ("lone_ranges" if is_ordered else "few_ranges") if is_of_ranges else "few_keys"
+            place = fields["location"]
+            self.readings[place, function] = Reading(function, arguments[0], 0, ends)
+        return again + first.work if is_ordered else _COUNTED_ROWS
 
     def choice(self, fields: _Fields, scope: _Scope) -> Bound:
         """CASE x WHEN, GREATEST or LEAST: values that are compared with each other."""
@@ -1100,11 +1193,15 @@ class _Appraisal:
         given = self._parts(fields, scope)
         if self._rows * given.size > MAX_GATHERED:
             raise TooMuchGathered("JSON_ARRAYAGG or JSON_OBJECTAGG")
-        work = given.work + SORTED["jsonb_object_agg"] * self._ordered() ** 2
+        work = given.work
+        constructor = fields["constructor"]
+        returned = constructor.get("output", {}).get("typeName", {}).get("names", ())
+        if "key" in fields.get("arg", ()) and _strings(returned)[-1:] == ["jsonb"]:
+            work += self._sorted_rows("jsonb_object_agg", constructor, [fields["arg"]["key"]], _KEY_ENDS, scope)
         self._cap, self._aggregates = cap, True
         if self._is_shown:
             return _TRUTH
-        return self._held(Bound(GIGABYTE, work, is_gathered=True), "FuncCall", fields["constructor"])
+        return self._held(Bound(GIGABYTE, work, is_gathered=True), "FuncCall", constructor)
 
     def operation(self, fields: _Fields, scope: _Scope) -> Bound:
         """An operator. A chain of them goes deep on its left side, so that is appraised from its end."""
@@ -1124,8 +1221,9 @@ class _Appraisal:
         operands = [fields[side] for side in ("lexpr", "rexpr") if side in fields]
         kind = fields.get("kind")
         if kind in ("AEXPR_OP_ANY", "AEXPR_OP_ALL"):
-            cost = of_each(name[0])
-            return self._priced(name[0], lambda _: cost, operands, scope)._replace(size=16.0, is_number=True)
+            return self._priced(
+                name[0], lambda bounds: _hashed(of_each(name[0]), name[0], bounds), operands, scope
+            )._replace(size=16.0, is_number=True)
         if "List" in fields.get("rexpr", ()):
             # PostgreSQL writes the operands anew for each comparison: x >= a AND x <= b, x = a OR x = b.
             left = self.expression(fields["lexpr"], scope)
@@ -1241,9 +1339,9 @@ class _Appraisal:
         if kind == "ColumnRef" and self._is_stored(value, scope):
             return
         if not is_json:
-            self._read("plain_json", context, fields["location"], 0, is_context=True)
+            self._read("plain_json", context, fields["location"], 0, _DOCUMENT_ENDS)
         if _have_zones([fields.get("columns"), fields.get("output")]):
-            self._read("few_zones_of_dates", context, fields["location"], 0, is_context=True)
+            self._read("few_zones_of_dates", context, fields["location"], 0, _DOCUMENT_ENDS)
 
 
 _APPRAISALS: Mapping[str, Callable[[_Appraisal, _Fields, _Scope], Bound]] = {
@@ -1284,6 +1382,32 @@ def _operator(name: str, operands: Sequence[Bound]) -> Cost:
     if name in ARITHMETIC and (len(operands) == 1 or any(operand.is_number for operand in operands)):
         return ARITHMETIC[name]
     return OPERATORS.get(name, OPERATORS["="])
+
+
+def _hashed(cost: Cost, name: str, operands: Sequence[Bound]) -> Cost:
+    """Add what it takes to make a table of an array's elements, which may all have the same hash."""
+    if name not in ("=", "<>") or not operands[-1].may_be_constant:
+        return cost
+
+    def work(sizes: Sequence[float]) -> float:
+        return cost.work(sizes) + HASHED * sizes[-1] ** 2
+
+    return replace(cost, work=work)
+
+
+def _is_volatile(node: Any) -> bool:
+    """Tell whether an expression may differ when it is evaluated twice."""
+    stack: list[Any] = [node]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, list):
+            stack.extend(cast("list[Any]", part))
+        elif isinstance(part, dict):
+            fields = cast("_Fields", part)
+            if VOLATILE.intersection(_strings(fields.get("funcname", ()))):
+                return True
+            stack.extend(fields.values())
+    return False
 
 
 def _grown(start: Source, size: float, digits: float) -> Source:

@@ -6,6 +6,8 @@ from typing import Self
 
 import asyncpg
 
+from app.services.postgres.sql.functions import VOLATILE
+
 EXTENSIONS = (
     "pg_trgm",
     "unaccent",
@@ -21,17 +23,6 @@ EXTENSIONS = (
 )
 """Extensions whose functions, operators and types count as built in."""
 
-_VOLATILE_BUT_HARMLESS = (
-    "random",
-    "random_normal",
-    "gen_random_uuid",
-    "uuidv4",
-    "uuidv7",
-    "clock_timestamp",
-    "timeofday",
-    "array_shuffle",
-    "array_sample",
-)
 _NOT_VOLATILE_BUT_HARMFUL = (
     "^(pg_|txid_|lo_|has_|inet_client_|inet_server_|row_security|to_reg|currtid|dblink|crosstab|connectby)"
     "|^(current_setting|regclass|ts_stat|ts_rewrite|xpath_table|satisfies_hash_partition)$"
@@ -135,7 +126,7 @@ _COLUMNS = """
 
 _HAS_CHECKS = """
     SELECT has_schema_privilege(n.oid, 'USAGE') AND to_regclass('switchboard_sql.schemata') IS NOT NULL
-        AND to_regprocedure('switchboard_sql.few_zones_of_dates(anyelement)') IS NOT NULL
+        AND to_regprocedure('switchboard_sql.few_keys(anyelement)') IS NOT NULL
     FROM pg_namespace n WHERE n.nspname = 'switchboard_sql'
 """
 
@@ -230,7 +221,7 @@ class Catalog:
         functions = await connection.fetch(
             _FUNCTIONS,
             extensions,
-            list(_VOLATILE_BUT_HARMLESS),
+            list(VOLATILE),
             _NOT_VOLATILE_BUT_HARMFUL,
             list(_HARMLESS_IN_SPITE_OF_THEIR_NAME),
         )

@@ -9,6 +9,10 @@ from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from app.services.postgres.sql.bounds import Needed, Reading
+from app.services.postgres.sql.functions import SORTED_ROWS
+
+_LONGEST = 256 * 1024
+"""Bytes of the longest text that may become of a statement: what is written twice within itself gets long."""
 
 GUARD_SCHEMA = "switchboard_sql"
 """Our migration's schema of what statements are given in place of PostgreSQL's own."""
@@ -27,10 +31,11 @@ _WORD = re.compile(
 )
 
 
-_AFTER_JSON = frozenset({",", "FORMAT", "WITH", "WITHOUT", "RETURNING", "PASSING"})
-"""What ends the first argument of JSON_VALUE and its like."""
-
-_LOOKS = frozenset({"bounded", "bounded_numbers", "few_zones", "few_zones_of_dates", "plain_json", "plain_numbers"})
+_LOOKS = frozenset(
+    """
+    bounded bounded_numbers few_keys few_ranges few_zones few_zones_of_dates lone_ranges plain_json plain_numbers
+    """.split()  # noqa: SIM905 - as the tables of functions
+)
 """Functions of ours that return their first argument."""
 
 
@@ -60,6 +65,11 @@ class _Reader:
         finally:
             self.end = end
 
+    def gap(self) -> str:
+        """Return what stands before the next word."""
+        match = _WORD.match(self._text, self.end)
+        return (match["gap"] if match else None) or ""
+
     def name(self) -> None:
         """Go over `a.b.c`."""
         self.next()
@@ -83,6 +93,9 @@ class _Reader:
         while True:
             before = self.end
             kind, word = self.next()
+            if word == ":" and self.peek() == ":":
+                self.next()
+                continue
             if not depth and (word.upper() in words or (kind == "sign" and word in ")]")):
                 self.end = before
                 return before
@@ -135,8 +148,12 @@ def with_checks(text: str, needed: Needed, schemata: set[int], offset: int) -> s
         reader = _Reader(text, place - offset)
         reader.name()
         edits.append(((place - offset, 2), reader.end, f"{GUARD_SCHEMA}.schemata"))
+    edits.extend(((place - offset, 3), place - offset, "") for place in needed.ordered)
     for key, end, written in sorted(edits, reverse=True):
-        text = text[: key[0]] + written + text[end:]
+        # What stands in a call has been written when its turn comes.
+        text = text[: key[0]] + written + text[end:] if written else _with_order(text, key[0])
+        if len(text) > _LONGEST:
+            raise ValueError
     return text.encode("latin-1").decode()
 
 
@@ -157,11 +174,35 @@ def _part(text: str, place: int, reading: Reading, offset: int) -> tuple[int, in
     reader.name()
     reader.next()
     start = reader.end
+    if reader.peek().upper() in ("DISTINCT", "ALL"):
+        reader.next()
+        start = reader.end + len(reader.gap())
     for _ in range(reading.argument):
         start = reader.until({","})
         reader.next()
         start = reader.end
-    return start, reader.until(_AFTER_JSON if reading.is_context else {","})
+    return start, reader.until(reading.ends)
+
+
+def _with_order(text: str, start: int) -> str:
+    """Return a text in which an aggregate gets its rows in the order in which it sorts them."""
+    reader = _Reader(text, start)
+    reader.name()
+    name = text[start : reader.end].rpartition(".")[2].strip().strip('"').lower()
+    reader.next()
+    begin = reader.end
+    first = text[begin : reader.until({",", "ORDER"})].strip()
+    order = first
+    if name != "range_agg":
+        order = f'pg_catalog.octet_length(pg_catalog.concat({first})), pg_catalog.concat({first}) COLLATE "C"'
+        reader.next()
+        reader.until({"ORDER"})
+    place = reader.end
+    if reader.peek().upper() != "ORDER":
+        return f"{text[:place]} ORDER BY {order}{text[place:]}"
+    reader.next()
+    reader.next()
+    return f"{text[: reader.end]} {order},{text[reader.end :]}"
 
 
 def _operand(reader: _Reader) -> tuple[int, int]:
@@ -216,6 +257,22 @@ def _end(text: str, start: int, kind: str, fields: _Fields) -> int:
     return reader.end
 
 
+def _order_of(name: str, key: _Fields) -> list[_Fields]:
+    """Return the order of rows that `_with_order` writes, without places."""
+    if name == "range_agg":
+        parts = [key]
+    else:
+        text = _call("concat", key)
+        parts = [_call("octet_length", text), {"CollateClause": {"arg": text, "collname": [{"String": {"sval": "C"}}]}}]
+    usual = {"sortby_dir": "SORTBY_DEFAULT", "sortby_nulls": "SORTBY_NULLS_DEFAULT"}
+    return [{"SortBy": {"node": part, **usual}} for part in parts]
+
+
+def _call(name: str, argument: _Fields) -> _Fields:
+    fields = {"funcname": [{"String": {"sval": name}}], "args": [argument], "funcformat": "COERCE_EXPLICIT_CALL"}
+    return {"FuncCall": fields}
+
+
 def without_checks(value: Any) -> Any:
     """Return a tree without checks and places, for a comparison."""
     if isinstance(value, list):
@@ -228,6 +285,15 @@ def without_checks(value: Any) -> Any:
         names = [part["String"]["sval"] for part in call["funcname"]]
         if names[0] == GUARD_SCHEMA and names[1] in _LOOKS:
             return without_checks(call["args"][0])
+        if names[-1] in SORTED_ROWS and call.get("agg_order"):
+            made = without_checks(call)
+            ours = _order_of(names[-1], made["args"][0])
+            order = made.pop("agg_order")
+            if order[: len(ours)] == ours:
+                order = order[len(ours) :]
+            if order:
+                made["agg_order"] = order
+            return {"FuncCall": {**made, "funcname": call["funcname"][-1:]}}
         if names[0] == GUARD_SCHEMA:
             restored = {"String": {"sval": names[1].removeprefix("bounded_")}}
             return {"FuncCall": without_checks({**call, "funcname": [restored]})}

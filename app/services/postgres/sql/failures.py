@@ -32,6 +32,8 @@ _OUR_REFUSALS: Mapping[str, str] = {
     "SB003": "a record is too large to be written in a query that may make numbers of many digits; select its columns",
     "SB004": "a text that is read as numbers or JSON holds a number with an exponent of 400 or more",
     "SB005": "makes up too many time zones; use those that PostgreSQL knows by name",
+    "SB006": "hands too many rows to an aggregate that sorts them at its end (jsonb_object_agg, range_agg); give it an"
+    " ORDER BY of its own and neither DISTINCT nor OVER, or fewer rows: with a LIMIT in a subquery",
 }
 """What functions of ours in the database refuse (`alembic/versions`), by state."""
 

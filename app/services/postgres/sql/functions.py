@@ -346,6 +346,28 @@ SORTED: Mapping[str, float] = {
 """What sorts without a look at the time limit, and the nanoseconds for the square of the bytes of a call's parameters,
 which are where such an order comes from."""
 
+SORTED_ROWS: Mapping[str, float] = {
+    **dict.fromkeys(
+        _names("jsonb_object_agg jsonb_object_agg_strict jsonb_object_agg_unique jsonb_object_agg_unique_strict"),
+        40_000.0,
+    ),
+    "range_agg": 15_000.0,
+}
+"""Aggregates that sort their rows at their end, and how many they may sort as they come."""
+
+VOLATILE = frozenset(
+    _names("array_sample array_shuffle clock_timestamp gen_random_uuid random random_normal timeofday uuidv4 uuidv7")
+)
+"""Functions that are harmless though they return another value each time."""
+
+OF_FRACTIONS = frozenset({"percentile_cont", "percentile_disc"})
+FRACTIONS_SORTED = Cost(_times(2), lambda sizes: 0.006 * sum(sizes) ** 2 + 10 * sum(sizes))
+"""What they take to sort an array of fractions, of eight bytes or more each."""
+
+HASHED = 0.01
+"""Nanoseconds for the square of the bytes of a constant array of which PostgreSQL makes a hash table. Its elements may
+be chosen to have one hash, and then each is compared with all before. One takes 16 of the bytes of such a bound."""
+
 TEMPLATES = frozenset({"concat_ws", "format"})
 """Functions that repeat an argument as often as another says: a format, or the number of values in an array."""
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -202,6 +203,37 @@ class SearchWord(Base):
     word: Mapped[str] = mapped_column(primary_key=True)
     articles: Mapped[int]
     titles: Mapped[int]
+
+
+class EmbeddingModel(Base):
+    """A model whose vectors are kept, in a table `vectors_<name>` of its own, which is made where pgvector is."""
+
+    __tablename__ = "embedding_models"
+    __table_args__ = (CheckConstraint("name ~ '^[a-z0-9_-]{1,40}$'", name="name_form"),)
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    dimension: Mapped[int]
+    filled_at: Mapped[datetime | None]
+    """When every article had its vectors; before that nothing is searched by them."""
+    spread: Mapped[float | None] = mapped_column(Double)
+    mean: Mapped[float | None] = mapped_column(Double)
+    deviation: Mapped[float | None] = mapped_column(Double)
+    """Of the cosines of two articles, most of which have nothing to do with each other."""
+    measured: Mapped[int] = mapped_column(server_default="0")
+    """Articles of which that was found, up to some number that is enough."""
+
+
+class QueuedArticle(Base):
+    """A published, changed or archived article whose vectors of one model have to be brought up to date."""
+
+    __tablename__ = "embedding_queue"
+
+    model: Mapped[str] = mapped_column(ForeignKey("embedding_models.name", ondelete="CASCADE"), primary_key=True)
+    article_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Counts the changes, so that what was made of an older text is not taken for this one's."""
+    failures: Mapped[int] = mapped_column(server_default="0")
+    claimed_until: Mapped[datetime | None]
 
 
 class Interaction(Base):

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, _Row] = {
     "stdio": _Row("app.cli.stdio:stdio", "Speak MCP over standard input and output."),
     "migrate": _Row("app.cli.database:migrate", "Bring the database to the version that this code needs."),
     "seed": _Row("app.cli.seed:seed", "Load the demo data into an empty database, Kafka or an AWS emulator."),
+    "embed": _Row("app.cli.embed:embed", "Make the vectors that the search by meaning lacks."),
     "keys": _Row("app.cli.keys:keys", "Make, list, replace and revoke the keys that callers show."),
     "doctor": _Row("app.cli.doctor:doctor", "Check settings and backends, and say what to do."),
     "policy": _Row("app.cli.policy:policy", "Check switchboard.toml, and explain what it decides."),

@@ -15,6 +15,7 @@ from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import resource, tool, watch
 from app.servers.resources import Update
+from app.services.embeddings.embedder import create_embedder
 from app.services.embeddings.examination import examine as examine_embeddings
 from app.services.embeddings.settings import EmbeddingSettings
 from app.services.postgres.connections.capacity import capacity_checked
@@ -49,7 +50,9 @@ from app.services.postgres.desk.support import (
     SupportDesk,
 )
 from app.services.postgres.examination import examine
-from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults, SearchTerm
+from app.services.postgres.knowledge.keeping import vectors_kept
+from app.services.postgres.knowledge.meaning import Meaning
+from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults, SearchTerm, SimilarArticles
 from app.services.postgres.sql.reader import QueryResult, SqlQuery, open_sql_reader
 
 MOST_QUERIES = 96
@@ -90,16 +93,19 @@ class DatabaseMCPServer(BaseMCPServer):
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Hold the pools of connections. The database need not be up."""
+        embedder = create_embedder(self.embeddings)
+        self.meaning = None if embedder is None else Meaning(embedder)
         async with (
             open_database(self.settings, self.outages) as database,
             open_sql_reader(self.settings, outages=self.outages) as reader,
             capacity_checked(self.settings, self.outages),
+            vectors_kept(self.settings, self.meaning, self.outages),
         ):
             self.database = database
             self.reader = reader
             self.changes = TicketChanges(self.settings, self.outages)
             self.desk = SupportDesk(database)
-            self.knowledge = KnowledgeSearch(database.reads)
+            self.knowledge = KnowledgeSearch(database.reads, self.meaning)
             self.analytics = SupportAnalytics(database)
             self.records = SupportRecords(database)
             yield
@@ -109,7 +115,11 @@ class DatabaseMCPServer(BaseMCPServer):
 
     async def ping(self) -> Mapping[str, GatewayError]:
         condition = await condition_of(self.database.reads)
-        off = {"save_interaction": condition.writing, "query_database": await self.reader.objection()}
+        off = {
+            "save_interaction": condition.writing,
+            "query_database": await self.reader.objection(),
+            "search_knowledge_base": self.meaning and self.meaning.objection,
+        }
         return {tool: reason for tool, reason in off.items() if reason is not None}
 
     async def measures(self) -> Iterable[Measure]:
@@ -190,6 +200,22 @@ class DatabaseMCPServer(BaseMCPServer):
         A whole article is the resource db://knowledge_articles/{id}.
         """
         return await self.knowledge.search(search_term, limit, tags, language, offset)
+
+    @tool(
+        read_only=True,
+        public=True,
+        max_in_flight=MOST_SEARCHES,
+        example={"article_id": 1, "limit": 3},
+        errors=(NotFound,),
+    )
+    async def get_similar_articles(
+        self, article_id: RowId, limit: Annotated[int, Field(ge=1, le=20)] = 5
+    ) -> SimilarArticles:
+        """Find the published help articles that are about much the same as one, the likest first.
+
+        Use it to offer what to read next, or to find duplicates. `article_id` is an `id` of search_knowledge_base.
+        """
+        return await self.knowledge.similar(article_id, limit)
 
     @tool(
         confined_by="customer_id",
@@ -284,7 +310,7 @@ class DatabaseMCPServer(BaseMCPServer):
 
     @resource("db://knowledge_articles/{article_id}", title="Knowledge article", public=True)
     async def knowledge_article(self, article_id: RowId) -> RawResult[ArticleRow]:
-        """One published knowledge article with its whole text."""
+        """One published knowledge article with its whole text, and the passages by which it is found."""
         return await self.records.row(ARTICLES, article_id)
 
     @resource("db://interactions/{interaction_id}", title="Interaction", confined="service")

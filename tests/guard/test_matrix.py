@@ -130,6 +130,7 @@ TOOLS: dict[tuple[str, str], Row] = {
     ("database", "query_database"): closed(query="SELECT 1 AS one"),
     ("database", "get_customer_context"): of_customer(NOT_FOUND),
     ("database", "search_knowledge_base"): Row({"search_term": "parcel"}),
+    ("database", "get_similar_articles"): Row({"article_id": 1}),
     ("database", "save_interaction"): of_customer(NOT_FOUND, query_text="hello"),
     ("database", "get_analytics"): closed(),
     ("kafka", "publish_message"): Row(

@@ -121,6 +121,7 @@ async def test_tools_and_resources_are_listed_alike_on_every_face(gateway: Serve
         "query_database",
         "get_customer_context",
         "search_knowledge_base",
+        "get_similar_articles",
         "save_interaction",
         "get_analytics",
     ]

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, Select, Text, bindparam, case, func, not_, select
+from sqlalchemy import ColumnElement, Select, Text, bindparam, case, func, literal_column, not_, select
 
 from app.errors import InvalidArguments, NotFound
 from app.models import Article, ArticleStatus, Base, Customer, Interaction, Ticket
@@ -66,8 +66,16 @@ class TicketRow(Result):
     ticket: TicketRecord
 
 
+class Passage(BaseModel):
+    """A part of an article that search finds by itself; the next one begins before its end."""
+
+    number: int
+    text: str
+
+
 class ArticleRow(Result):
     knowledge_article: ArticleRecord
+    passages: list[Passage]
 
 
 class InteractionRow(Result):
@@ -92,6 +100,8 @@ class Listing(Generic[PageT, RowT]):
     """The column that says whose a row is; None where all rows are everybody's."""
     shown_to_customers: ColumnElement[bool] | None = None
     """Which of its rows a customer may see of its own; all of them if left out."""
+    parts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What a single row's answer holds beside the row: SQL of JSON by its name, with the row in `one`."""
 
     @property
     def name(self) -> str:
@@ -106,6 +116,10 @@ ARTICLES = Listing(
     ArticlePage,
     ArticleRow,
     condition=Article.status == literal(ArticleStatus.PUBLISHED),
+    parts={
+        "passages": "(SELECT coalesce(json_agg(json_build_object('number', number, 'text', passage) ORDER BY number),"
+        " '[]') FROM article_passages(one.body))"
+    },
 )
 INTERACTIONS = Listing(
     Interaction,
@@ -240,7 +254,8 @@ def _row(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
     one = select(*columns_of(listing.table, listing.record)).where(key == bindparam("id", type_=key.type))
     source = _restricted(one, listing, of_one=of_one).subquery("one")
     name = next(name for name in listing.row.model_fields if name != "success")
-    return select(json_object(**{"success": literal(True), name: json_row(source)}))
+    parts: dict[str, ColumnElement[Any]] = {part: literal_column(sql) for part, sql in listing.parts.items()}
+    return select(json_object(**{"success": literal(True), name: json_row(source)}, **parts)).select_from(source)
 
 
 _LISTINGS: tuple[Listing[Any, Any], ...] = (CUSTOMERS, TICKETS, ARTICLES, INTERACTIONS)

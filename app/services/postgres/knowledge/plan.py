@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 
 from app.services.postgres.knowledge.statements import Analysis, Lexeme
 from app.services.postgres.knowledge.synonyms import MAX_PHRASE, SYNONYMS, key_of
@@ -83,6 +83,8 @@ class Plan:
 
     candidates: int
     unpacked: bool
+    ideal: float = 0.0
+    """What an article would have, about, that said each notion in the best way."""
     languages: list[str] = field(default_factory=list[str])
     contents: list[str | None] = field(default_factory=list[str | None])
     titles: list[str | None] = field(default_factory=list[str | None])
@@ -165,14 +167,21 @@ def plan_for(variants: Sequence[Variant], analysis: Analysis, tags: Sequence[str
         language: sorted(known, key=lambda term: term.articles)[:_MAX_VARIANTS] for language, known in terms.items()
     }
     most = max(map(len, rarest.values()), default=0)
-    plan = Plan(candidates=min(_CANDIDATES, _RANKS // (_UNPACKED + most)), unpacked=most > _FEW_TERMS)
+    heaviest: dict[int, float] = defaultdict(float)
+    for term in chain.from_iterable(terms.values()):
+        heaviest[term.group] = max(heaviest[term.group], term.weight)
+    plan = Plan(
+        candidates=min(_CANDIDATES, _RANKS // (_UNPACKED + most)),
+        unpacked=most > _FEW_TERMS,
+        ideal=sum(heaviest.values()),
+    )
     for language, known in rarest.items():
         plan.languages.append(language)
         sources = _sources(known, plan.candidates)
         # What the index looks for as well, so that it does not fetch other languages' articles to throw them away.
         markers = [tag_marker(tag) for tag in tags]
         if analysis.totals[language] * 2 < everything:
-            markers.append(_quoted(f"@{language}"))
+            markers.append(language_marker(language))
         for queries, wanted in zip((plan.contents, plan.titles, plan.commons, plan.scans), sources, strict=True):
             queries.append(" & ".join([f"({wanted})", *markers]) if wanted else None)
         for term in known:
@@ -260,6 +269,11 @@ def tag_marker(tag: str) -> str:
     """Return what the index looks for: the tag in the ways in which it may be written."""
     spellings = dict.fromkeys((tag, tag.lower(), tag.upper(), tag.capitalize(), tag.title()))
     return f"({' | '.join(_quoted(f'#{spelling[:_MARKER_LENGTH]}') for spelling in spellings)})"
+
+
+def language_marker(language: str) -> str:
+    """Return what the index looks for: the language of an article, as it is written there."""
+    return _quoted(f"@{language}")
 
 
 def _sources(terms: Sequence[_Term], candidates: int) -> tuple[str | None, str | None, str | None, str | None]:

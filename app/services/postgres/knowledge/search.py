@@ -5,19 +5,23 @@ does not know), the second fetches a bounded set of candidates by the rarest wor
 `docs/search.md` shows the way of one question.
 """
 
+import asyncio
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from app.errors import InvalidArguments
+from app.errors import InvalidArguments, NotFound
 from app.results import Result
 from app.services.postgres.connections.pools import ReadPool
+from app.services.postgres.knowledge.codes import codes_in
 from app.services.postgres.knowledge.languages import language_code
-from app.services.postgres.knowledge.plan import plan_for, tag_marker, variants_of
-from app.services.postgres.knowledge.statements import ANALYSE, OFFERED, RANK, Analysis, Offered
+from app.services.postgres.knowledge.meaning import NEAREST, Meaning, Mode, Question
+from app.services.postgres.knowledge.plan import Variant, plan_for, tag_marker, variants_of
+from app.services.postgres.knowledge.statements import ANALYSE, OFFERED, RANK, TITLE, Analysis, Offered
 
 SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
@@ -28,10 +32,17 @@ _IN_THE_TITLE = 0.6079
 """`ts_rank` of an article that has the word once, in its title."""
 _WEIGHTS = [0.25, 0.45, 0.5, 1.0]
 """Body, headings, tags, title: PostgreSQL's order {D, C, B, A}."""
+_RARE = 5
+"""Articles that hold a code at most, for it to lead to them."""
+_COMPARED_PASSAGES = 8
+"""The first passages of an article, by which others like it are found."""
 _MOST_TAGS_TOLD = 30
 """Tags that are named to somebody who asked for one that there is not."""
 
 OneLine = Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
+
+
+MatchedBy = Literal["words", "meaning", "both", "code"]
 
 
 class ArticleHit(BaseModel):
@@ -42,7 +53,11 @@ class ArticleHit(BaseModel):
     title: str
     score: float = Field(description="Comparable within one answer only.")
     fit: float = Field(description="How much of the question it speaks of, 0 to 1; below 0.5 it hardly answers it.")
+    matched_by: MatchedBy = Field(description="`code`: it holds a rare code of the question, such as E-4711.")
     snippet: OneLine = Field(description="The best passage; words that were found in **…**.")
+    passage: int | None = Field(
+        description="Number of the passage nearest in meaning, in db://knowledge_articles/{id}."
+    )
     tags: list[str]
     language: str
     updated_at: datetime
@@ -51,10 +66,30 @@ class ArticleHit(BaseModel):
 class SearchResults(Result):
     """The published articles that fit a question, best first."""
 
+    mode: Mode = Field(description="`lexical`: by words alone; `semantic`: by meaning, too.")
     articles: list[ArticleHit]
     total: int = Field(description="A lower bound: at most about a thousand are ranked.")
     limit: int
     offset: int
+
+
+class SimilarArticle(BaseModel):
+    """A published article about much the same."""
+
+    id: int
+    slug: str
+    title: str
+    similarity: float = Field(description="At most 1; comparable within one answer only.")
+    tags: list[str]
+    language: str
+    updated_at: datetime
+
+
+class SimilarArticles(Result):
+    """The published articles that are most like one, the likest first."""
+
+    mode: Mode = Field(description="`lexical`: by the words of its title; `semantic`: by meaning.")
+    articles: list[SimilarArticle]
 
 
 @dataclass(frozen=True)
@@ -62,8 +97,13 @@ class KnowledgeSearch:
     """Finds published articles."""
 
     _reads: ReadPool
-    mode: Literal["lexical", "semantic"] = "lexical"
-    """Whether by words alone, or by meaning, too."""
+    _meaning: Meaning | None = None
+    """None to search by words alone."""
+
+    @property
+    def mode(self) -> Mode:
+        """How the next question will be answered, if nothing happens."""
+        return "lexical" if self._meaning is None else self._meaning.mode
 
     async def search(
         self,
@@ -90,27 +130,20 @@ class KnowledgeSearch:
             raise InvalidArguments.of("search_term", "is blank; say what you look for")
         if len(search_term) > 500:
             raise InvalidArguments.of("search_term", "has more than 500 characters; ask in fewer words")
-        nothing = SearchResults(articles=[], total=0, limit=limit, offset=offset)
         variants = list(variants_of(search_term))
-        if not variants:
-            await self._explain_nothing(tags or (), language)
-            return nothing
-        analysed = await self._reads.fetch_json(
-            ANALYSE,
-            texts=[variant.words for variant in variants],
-            typed=[variant.typed for variant in variants],
-            language=language and language_code(language),
-        )
-        assert analysed is not None
-        analysis = Analysis.model_validate_json(analysed)
+        analysis, question = await self._understand(search_term, variants, language)
         if language and not analysis.totals:
             await self._explain_nothing(tags or (), language)
         plan = plan_for(variants, analysis, tags or ())
-        if not plan.languages:
+        codes = list(enumerate(codes_in(search_term)))
+        if not plan.languages and not codes and question is None:
             await self._explain_nothing(tags or (), language)
-            return nothing
+            return SearchResults(mode="lexical", articles=[], total=0, limit=limit, offset=offset)
+        wanted = list(analysis.totals) if language else None
         ranked = await self._reads.fetch_json(
-            RANK,
+            RANK if question is None else question.vectors.ranking,
+            **({} if question is None else question.asked(tags or (), wanted)),
+            mode="lexical" if question is None else "semantic",
             languages=plan.languages,
             contents=plan.contents,
             titles=plan.titles,
@@ -122,10 +155,15 @@ class KnowledgeSearch:
             term_weights=plan.term_weights,
             term_sureties=plan.term_sureties,
             term_shares=plan.term_shares,
+            ideal=plan.ideal,
+            code_numbers=[number for number, spellings in codes for _ in spellings],
+            codes=[f"={spelling}" for _, spellings in codes for spelling in spellings],
+            rare=_RARE,
             weights=_WEIGHTS,
             in_the_title=_IN_THE_TITLE,
             agreement=_AGREEMENT,
             tags=list(tags) if tags else None,
+            wanted=wanted,
             candidates=plan.candidates,
             unpacked=plan.unpacked,
             scanned=_SCANNED,
@@ -137,6 +175,63 @@ class KnowledgeSearch:
         if not results.total:
             await self._explain_nothing(tags or (), language)
         return results
+
+    async def similar(self, article_id: int, limit: int = 5) -> SimilarArticles:
+        """Return the published articles that are most like a published one.
+
+        Args:
+            article_id: whose.
+            limit: 1 to 20 articles.
+
+        Raises:
+            NotFound: there is no such article, or it is not published.
+            GatewayError: PostgreSQL is down or too slow.
+        """
+        if self._meaning is not None and (vectors := self._meaning.vectors) is not None:
+            found = await self._reads.fetch_json(
+                vectors.similar, article=article_id, passages=_COMPARED_PASSAGES, nearest=NEAREST, limit=limit
+            )
+            if found is None:
+                raise NotFound(f"There is no knowledge article {article_id}; check the id")
+            likest = json.loads(found)
+            if likest["articles"] is not None:
+                return SimilarArticles.model_validate(likest)
+        titled = await self._reads.fetch_json(TITLE, article=article_id)
+        if titled is None:
+            raise NotFound(f"There is no knowledge article {article_id}; check the id")
+        title = str(json.loads(titled))[:500]
+        by_words = replace(self, _meaning=None)
+        hits = (await by_words.search(title, limit + 1)).articles if title.strip() else []
+        others = [
+            SimilarArticle.model_validate({**hit.model_dump(), "similarity": hit.fit})
+            for hit in hits
+            if hit.id != article_id
+        ]
+        return SimilarArticles(mode="lexical", articles=others[:limit])
+
+    async def _understand(
+        self, search_term: str, variants: Sequence[Variant], language: str | None
+    ) -> tuple[Analysis, Question | None]:
+        """Ask the index for the words and, beside that, an embedder for the meaning; None where it can't tell."""
+        if self._meaning is None or self._meaning.vectors is None:
+            return await self._analyse(variants, language), None
+        meant = asyncio.create_task(self._meaning.of(search_term))
+        try:
+            return await self._analyse(variants, language), await meant
+        finally:
+            meant.cancel()
+
+    async def _analyse(self, variants: Sequence[Variant], language: str | None) -> Analysis:
+        if not variants and not language:
+            return Analysis(totals={}, lexemes=[], known={})
+        analysed = await self._reads.fetch_json(
+            ANALYSE,
+            texts=[variant.words for variant in variants],
+            typed=[variant.typed for variant in variants],
+            language=language and language_code(language),
+        )
+        assert analysed is not None
+        return Analysis.model_validate_json(analysed)
 
     async def _explain_nothing(self, tags: Sequence[str], language: str | None) -> None:
         """Return if nothing was found though there are articles of that kind, or of any kind that was asked for.

@@ -1,5 +1,7 @@
 """The three statements of a search, and what the first and the last of them answer."""
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel
 from sqlalchemy import text
 
@@ -127,9 +129,107 @@ _CARRIES_THE_TAGS = """(CAST(:tags AS text[]) IS NULL OR CAST(lower(CAST(entry.t
                     @> CAST(lower(CAST(CAST(:tags AS text[]) AS text)) AS text[]))"""
 """In capitals or not; by PostgreSQL's own idea of them on both sides."""
 
-RANK = Statement(
-    text(
-        f"""
+_WANTED = f"""{_CARRIES_THE_TAGS}
+              AND (CAST(:wanted AS text[]) IS NULL OR entry.language = ANY (CAST(:wanted AS text[])))"""
+"""What was asked for: the tags, and one of the spellings of the language."""
+
+_PLAIN = r"regexp_replace({}, '[*`|#<>]+|^ *[-0-9]+[.]? ', '', 'gn')"
+"""A text without the marks of Markdown."""
+
+_NEWEST = "(SELECT * FROM article_search ORDER BY article_id DESC LIMIT :scanned)"
+
+_SOURCES = {
+    "content": ("article_search", "content"),
+    "title": ("article_search", "title"),
+    "common": ("article_search", "title"),
+    "scan": (_NEWEST, "content"),
+}
+"""What fetches candidates by words: the column of `sources` that asks, of what, and the index that answers."""
+
+_BY_WORDS = " UNION ".join(
+    f"""
+            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
+                SELECT article_id FROM {articles} AS entry
+                WHERE sources.{source} IS NOT NULL AND entry.{index} @@ sources.{source}
+                  AND entry.language = sources.language AND {_CARRIES_THE_TAGS}
+                LIMIT :candidates
+            ) AS found"""  # noqa: S608 - our own words
+    for source, (articles, index) in _SOURCES.items()
+)
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What the ranking statement says of meaning: nothing, or what follows from a model's vectors."""
+
+    nearest: str = ""
+    """CTEs before the candidates."""
+    candidates: str = ""
+    """One more source of them."""
+    cosines: str = ""
+    """CTEs after they are scored by words."""
+    joined: str = "CROSS JOIN (SELECT CAST(NULL AS float8) AS cosine, CAST(NULL AS integer) AS passage) AS unknown"
+    """What brings an article's `cosine`, and the number of the `passage` that it is of."""
+    score: str = "lexical + 2 * CAST(:ideal AS float8) * CAST(coded AS integer)"
+    by_meaning: str = "false"
+    """Whether an article is found by meaning."""
+    fit: str = "0"
+    """What its meaning adds to how well it fits."""
+
+
+def _by_meaning(model: str) -> _Meaning:
+    return _Meaning(
+        nearest=f"""
+        , asked AS MATERIALIZED (
+            SELECT CAST(CAST(:question AS text) AS halfvec) AS vector
+        ), nearest AS MATERIALIZED (
+            SELECT DISTINCT article_id FROM asked, "nearest_{model}"(vector, :nearest, CAST(:within AS tsquery))
+        )""",  # noqa: S608 - a name that has been checked
+        candidates=f"""
+            UNION
+            SELECT article_id FROM nearest JOIN article_search AS entry USING (article_id) WHERE {_WANTED}""",  # noqa: S608
+        cosines=f"""
+        , compared AS MATERIALIZED (
+            SELECT article_id FROM nearest
+            UNION
+            (SELECT article_id FROM scored WHERE lexical > 0 ORDER BY lexical DESC, article_id LIMIT :compared)
+            UNION
+            SELECT article_id FROM scored WHERE coded
+        ), cosines AS MATERIALIZED (
+            SELECT compared.article_id, closest.cosine, closest.passage
+            FROM asked, compared LEFT JOIN LATERAL (
+                SELECT -(kept.vector <#> asked.vector) AS cosine, kept.passage FROM "vectors_{model}" AS kept
+                WHERE kept.article_id = compared.article_id ORDER BY 1 DESC LIMIT 1
+            ) AS closest ON true
+        ), known AS MATERIALIZED (
+            SELECT greatest(max(cosine), CAST(:floor AS float8)) AS most,
+                   least(min(cosine), CAST(:floor AS float8)) AS least,
+                   (SELECT max(lexical) FROM scored) AS best
+            FROM cosines
+        )""",  # noqa: S608
+        joined="LEFT JOIN cosines USING (article_id) CROSS JOIN known",
+        # The meaning of an article whose vectors are not made yet is taken for what its words say; who is far down by
+        # words was not compared, and comes last.
+        score="""coalesce(cosine, CASE
+                       WHEN cosines.article_id IS NULL THEN least
+                       ELSE CAST(:floor AS float8) + (most - CAST(:floor AS float8)) * lexical / nullif(best, 0)
+                   END, CAST(:floor AS float8)) / CAST(:spread AS float8)
+                   + coalesce(1.5 * lexical / nullif(CAST(:ideal AS float8), 0), 0) + 3 * CAST(coded AS integer)""",
+        by_meaning="coalesce(cosine >= CAST(:floor AS float8), false)",
+        fit="coalesce(greatest(0, (cosine - CAST(:near AS float8)) * CAST(:sureness AS float8)), 0)",
+    )
+
+
+def ranking(model: str | None = None) -> Statement:
+    """Return the statement that fetches candidates, ranks them and writes a page of them.
+
+    Args:
+        model: of whose vectors it makes use, too.
+    """
+    meaning = _by_meaning(model) if model else _Meaning()
+    return Statement(
+        text(
+            f"""
         WITH sources AS (
             SELECT * FROM unnest(
                 CAST(:languages AS text[]), CAST(CAST(:contents AS text[]) AS tsquery[]),
@@ -142,74 +242,68 @@ RANK = Statement(
                 CAST(CAST(:term_queries AS text[]) AS tsquery[]), CAST(:term_weights AS float8[]),
                 CAST(:term_sureties AS float8[]), CAST(:term_shares AS float8[])
             ) AS term (language, notion, query, weight, surety, share)
-        ), candidates AS (
-            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
-                SELECT article_id FROM article_search AS entry
-                WHERE entry.content @@ sources.content AND entry.language = sources.language
-                  AND {_CARRIES_THE_TAGS}
-                LIMIT :candidates
-            ) AS found
+        ), codes AS MATERIALIZED (
+            SELECT DISTINCT ON (number) articles, marker
+            FROM unnest(CAST(:code_numbers AS integer[]), CAST(:codes AS text[]))
+                     WITH ORDINALITY AS code (number, marker, place)
+            CROSS JOIN LATERAL (
+                SELECT ARRAY(
+                    SELECT article_id FROM article_search
+                    WHERE content @@ CAST(quote_literal(marker) AS tsquery) LIMIT :rare + 1
+                ) AS articles
+            ) AS held
+            WHERE cardinality(articles) > 0
+            ORDER BY number, place
+        ), coded AS MATERIALIZED (
+            SELECT DISTINCT unnest(articles) AS article_id FROM codes WHERE cardinality(articles) <= :rare
+        ){meaning.nearest}, candidates AS ({_BY_WORDS}
             UNION
-            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
-                SELECT article_id FROM article_search AS entry
-                WHERE entry.title @@ sources.title AND entry.language = sources.language
-                  AND {_CARRIES_THE_TAGS}
-                LIMIT :candidates
-            ) AS found
-            UNION
-            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
-                SELECT article_id FROM article_search AS entry
-                WHERE entry.title @@ sources.common AND entry.language = sources.language
-                  AND {_CARRIES_THE_TAGS}
-                LIMIT :candidates
-            ) AS found
-            UNION
-            SELECT found.article_id FROM sources CROSS JOIN LATERAL (
-                SELECT article_id FROM (
-                    SELECT * FROM article_search ORDER BY article_id DESC LIMIT :scanned
-                ) AS entry
-                WHERE sources.scan IS NOT NULL AND entry.content @@ sources.scan
-                  AND entry.language = sources.language
-                  AND {_CARRIES_THE_TAGS}
-                LIMIT :candidates
-            ) AS found
-        ), scored AS (
-            SELECT entry.article_id, rated.score
+            SELECT article_id FROM coded JOIN article_search AS entry USING (article_id) WHERE {_WANTED}
+            {meaning.candidates}
+        ), scored AS MATERIALIZED (
+            SELECT entry.article_id, coalesce(rated.lexical, 0) AS lexical,
+                   entry.article_id IN (SELECT article_id FROM coded) AS coded
             FROM (
                 SELECT article_id, language,
                        CASE WHEN CAST(:unpacked AS boolean) THEN content || '' ELSE content END AS content
                 FROM candidates JOIN article_search USING (article_id)
                 OFFSET 0
             ) AS entry CROSS JOIN LATERAL (
-                SELECT sum(best) * (1 + CAST(:agreement AS float8) * (count(*) FILTER (WHERE best > 0) - 1)) AS score
+                SELECT sum(best) * (1 + CAST(:agreement AS float8) * (count(*) FILTER (WHERE best > 0) - 1)) AS lexical
                 FROM (
                     SELECT max(weight * ts_rank(CAST(:weights AS float4[]), entry.content, query)) AS best
                     FROM terms WHERE language = entry.language GROUP BY notion
                 ) AS notions
             ) AS rated
+        ){meaning.cosines}, rated AS (
+            SELECT article_id, lexical, coded, cosine, passage, {meaning.by_meaning} AS by_meaning,
+                   {meaning.score} AS score
+            FROM scored {meaning.joined}
+        ), hits AS MATERIALIZED (
+            SELECT * FROM rated WHERE lexical > 0 OR coded OR by_meaning
         ), page AS (
-            SELECT article_id, score FROM scored WHERE score > 0
-            ORDER BY score DESC, article_id LIMIT :limit OFFSET :offset
+            SELECT * FROM hits ORDER BY score DESC, article_id LIMIT :limit OFFSET :offset
         )
         SELECT CAST(json_build_object(
             'success', true,
-            'total', (SELECT count(*) FROM scored WHERE score > 0),
+            'mode', CAST(:mode AS text),
+            'total', (SELECT count(*) FROM hits),
             'limit', CAST(:limit AS integer),
             'offset', CAST(:offset AS integer),
             'articles', (
-                SELECT coalesce(json_agg(hit ORDER BY score DESC, id), '[]') FROM (
+                SELECT coalesce(json_agg(hit), '[]') FROM (
                     SELECT id, slug, article.title, round(CAST(score AS numeric), 4) AS score,
-                           round(CAST(covered.fit AS numeric), 2) AS fit,
-                           ts_headline(
-                               search_config(article.language),
-                               regexp_replace(
-                                   -- The more are asked for, the less of each is read: a headline is costly.
-                                   left(article.body, 800 + 21000 / CAST(:limit AS integer)),
-                                   '[*`|#<>]+|^ *[-0-9]+[.]? ', '', 'gn'
+                           round(CAST(least(1, coalesce(covered.fit, 0) + {meaning.fit}) AS numeric), 2) AS fit,
+                           CASE WHEN coded THEN 'code' WHEN by_meaning AND lexical > 0 THEN 'both'
+                                WHEN by_meaning THEN 'meaning' ELSE 'words' END AS matched_by,
+                           coalesce(
+                               ts_headline(
+                                   search_config(article.language), {_PLAIN.format("shown.text")}, wanted.query,
+                                   'StartSel=**, StopSel=**, MaxWords=40, MinWords=18, MaxFragments=1'
                                ),
-                               wanted.query,
-                               'StartSel=**, StopSel=**, MaxWords=40, MinWords=18, MaxFragments=1'
+                               {_PLAIN.format("left(shown.text, 500)")}
                            ) AS snippet,
+                           page.passage,
                            article.tags, article.language, article.updated_at
                     FROM page JOIN knowledge_articles AS article ON article.id = page.article_id
                     JOIN article_search AS entry USING (article_id)
@@ -223,11 +317,76 @@ RANK = Statement(
                     ) AS covered
                     CROSS JOIN LATERAL (
                         SELECT CAST(string_agg(CAST(query AS text), ' | ') AS tsquery) AS query
-                        FROM terms WHERE terms.language = article.language
+                        FROM terms WHERE terms.language = article.language AND lexical > 0
                     ) AS wanted
+                    CROSS JOIN LATERAL (
+                        SELECT coalesce(
+                            CASE WHEN coded THEN (
+                                SELECT read.passage FROM article_passages(article.body) AS read
+                                WHERE article_codes(read.passage) && ARRAY(SELECT marker FROM codes)
+                                ORDER BY number LIMIT 1
+                            ) WHEN lexical = 0 THEN (
+                                SELECT read.passage FROM article_passages(article.body) AS read
+                                WHERE number = page.passage
+                            ) END,
+                            -- The more are asked for, the less of each is read: a headline is costly.
+                            left(article.body, 800 + 21000 / CAST(:limit AS integer))
+                        ) AS text
+                    ) AS shown
+                    ORDER BY page.score DESC, page.article_id
                 ) AS hit
             )
         ) AS text)
         """  # noqa: S608 - our own words
+        )
+    )
+
+
+RANK = ranking()
+"""By words alone."""
+
+
+def similar(model: str) -> Statement:
+    """Return the statement that compares an article with all others, by the vectors of a model.
+
+    It answers no row if the article is not published, and nothing in `articles` if its vectors are not made yet.
+    """
+    return Statement(
+        text(
+            f"""
+        WITH passages AS MATERIALIZED (
+            SELECT vector FROM "vectors_{model}" WHERE article_id = :article ORDER BY passage LIMIT :passages
+        ), found AS (
+            SELECT near.article_id, max(near.cosine) AS similarity
+            FROM passages CROSS JOIN LATERAL "nearest_{model}"(vector, :nearest, CAST(NULL AS tsquery)) AS near
+            WHERE near.article_id <> :article GROUP BY 1
+        ), page AS (
+            SELECT article_id, similarity FROM found JOIN article_search USING (article_id)
+            ORDER BY similarity DESC, article_id LIMIT :limit
+        )
+        SELECT CAST(json_build_object(
+            'success', true,
+            'mode', 'semantic',
+            'articles', CASE WHEN EXISTS (SELECT FROM passages) THEN (
+                SELECT coalesce(json_agg(hit), '[]') FROM (
+                    SELECT id, slug, title, round(CAST(similarity AS numeric), 4) AS similarity,
+                           tags, language, updated_at
+                    FROM page JOIN knowledge_articles ON id = article_id ORDER BY page.similarity DESC, id
+                ) AS hit
+            ) END
+        ) AS text)
+        FROM article_search WHERE article_id = :article
+        """  # noqa: S608 - our own words
+        )
+    )
+
+
+TITLE = Statement(
+    text(
+        """
+        SELECT CAST(to_json(article.title) AS text) FROM knowledge_articles AS article
+        JOIN article_search ON article_id = id WHERE id = :article
+        """
     )
 )
+"""What a published article is called; no row for others."""

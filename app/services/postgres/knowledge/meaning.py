@@ -1,0 +1,133 @@
+"""The search by meaning as a search sees it: whether there are vectors to search, and what a question means."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.errors import EmbeddingUnavailable
+from app.services.postgres.connections.pools import Statement
+from app.services.postgres.knowledge.embedder import Embedder
+from app.services.postgres.knowledge.plan import language_marker, tag_marker
+from app.services.postgres.knowledge.statements import ranking, similar
+
+Mode = Literal["lexical", "semantic"]
+"""Whether a question is answered by words alone, or by meaning, too."""
+
+NEAREST = 80
+"""Passages that are fetched by meaning."""
+_COMPARED = 60
+"""Articles that are compared in meaning, of those that were found by words."""
+_ABOVE_THE_MEAN = 0.5
+"""Standard deviations by which an article has to be closer to a question than two articles are to each other as a
+rule. Without it each question, be it a stranger's, would find something."""
+_NEAR = 2.5
+"""Standard deviations above the mean from which on the meaning adds to how well an article fits."""
+_SURENESS = 0.15
+"""What each more of them adds."""
+
+
+@dataclass(frozen=True)
+class VectorsOfModel:
+    """Vectors that can be searched, and what their cosines come to."""
+
+    name: str
+    spread: float
+    mean: float
+    deviation: float
+    ranking: Statement = field(init=False, repr=False)
+    similar: Statement = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ranking", ranking(self.name))
+        object.__setattr__(self, "similar", similar(self.name))
+
+    @property
+    def floor(self) -> float:
+        """The least cosine of a hit by meaning alone."""
+        return self.mean + _ABOVE_THE_MEAN * self.deviation
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a question means, beside the vectors that it can be compared with."""
+
+    vector: Sequence[float]
+    vectors: VectorsOfModel
+
+    def asked(self, tags: Sequence[str], languages: Sequence[str] | None) -> dict[str, object]:
+        """Return what the ranking statement wants to know of it.
+
+        Args:
+            tags: that a hit carries.
+            languages: one of which a hit is in; None for any.
+        """
+        within = [tag_marker(tag) for tag in tags]
+        if languages is not None:
+            within.append(f"({' | '.join(map(language_marker, languages))})")
+        return {
+            "question": written(self.vector),
+            "nearest": NEAREST,
+            "compared": _COMPARED,
+            "within": " & ".join(within) or None,
+            "spread": self.vectors.spread,
+            "floor": self.vectors.floor,
+            "near": self.vectors.mean + _NEAR * self.vectors.deviation,
+            "sureness": _SURENESS / self.vectors.deviation,
+        }
+
+
+class Meaning:
+    """What a question means, by an embedder, and the vectors that it can be compared with.
+
+    Args:
+        embedder: makes the vectors.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+        self.vectors: VectorsOfModel | None = None
+        """None while nothing can be searched by meaning."""
+        self.why_not_kept: str | None = "the model is being started"
+        """Why vectors are not brought up to date now, in words for an operator; None if they are."""
+        self.out_of_order: str | None = None
+        """Why the last question got no vector; None if it did."""
+
+    @property
+    def mode(self) -> Mode:
+        """How the next question will be answered, if nothing happens."""
+        return "semantic" if self.vectors is not None and self.out_of_order is None else "lexical"
+
+    @property
+    def objection(self) -> EmbeddingUnavailable | None:
+        """What is wrong with the search by meaning; None if nothing is."""
+        if self.vectors is None:
+            return EmbeddingUnavailable(f"articles are found by words alone: {self.why_not_kept}")
+        if self.out_of_order is not None:
+            return EmbeddingUnavailable(f"questions are answered by words alone: {self.out_of_order}")
+        if self.why_not_kept is not None:
+            return EmbeddingUnavailable(f"changed articles are found by words alone: {self.why_not_kept}")
+        return None
+
+    async def of(self, question: str) -> Question | None:
+        """Return what a question means; None if nobody can tell in time."""
+        if (vectors := self.vectors) is None:
+            return None
+        try:
+            async with asyncio.timeout(self.embedder.question_timeout):
+                vector = await self.embedder.embed_question(question)
+        except (EmbeddingUnavailable, TimeoutError) as error:
+            self.out_of_order = str(error) or f"a question got no vector within {self.embedder.question_timeout:g} s"
+            return None
+        self.out_of_order = None
+        return Question(vector, vectors)
+
+    async def look_again(self) -> None:
+        """If the last question got no vector, look whether one would get one now."""
+        if self.out_of_order is not None:
+            await self.of("help")
+
+
+def written(vector: Sequence[float]) -> str:
+    """Return a vector as pgvector reads it."""
+    return f"[{','.join([format(number, '.6g') for number in vector])}]"

@@ -1,0 +1,130 @@
+"""Codes: the one that was asked for, never one that looks alike."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from app.local.postgres import LocalPostgres
+from app.services.postgres.connections.pools import open_database
+from app.services.postgres.knowledge.codes import codes_in
+from app.services.postgres.knowledge.search import KnowledgeSearch
+from tests.fixtures.postgres import TestDatabase, cloned_database
+from tests.services.postgres.knowledge.test_search import add_article, slugs
+
+FAMILIES = (
+    *(("E-4711", "E-4712"), ("E-4117", "F-4711"), ("ERR_1001", "ERR_1010"), ("0x80070057", "0x80070075")),
+    *(("PX-200", "PX-2000"), ("PX-200i", "PY-200"), ("v2.3.1", "v2.31"), ("v2.1.3", "v23.1")),
+    *(("INV-2024-001", "INV-2024-010"), ("INV-2023-001", "INV-2024-100"), ("SKU 88431", "SKU 88413")),
+    *(("ABC123", "ABC132"), ("ABD123", "ABC1234"), ("TX-9F3A", "TX-9F3B"), ("K8S-77", "K8S-78")),
+)
+CODES = [code for family in FAMILIES for code in family]
+"""Each beside others that look like it."""
+QUESTIONS = ("what does {} mean", "{}", "i keep getting {} when i start the machine, please help")
+
+
+def slug(code: str) -> str:
+    return "".join(character if character.isalnum() else "-" for character in code.lower())
+
+
+@pytest.fixture(scope="module", params=["title", "body"])
+async def manual(
+    request: pytest.FixtureRequest, postgres_server: LocalPostgres, postgres_template: str
+) -> AsyncGenerator[KnowledgeSearch]:
+    """Search over articles that differ in nothing but the code, which the title or the text alone holds."""
+    async with cloned_database(postgres_server, postgres_template) as database:
+        await add_manual(database, in_title=request.param == "title")
+        async with open_database(database.settings) as opened:
+            yield KnowledgeSearch(opened.reads)
+
+
+async def add_manual(database: TestDatabase, *, in_title: bool) -> None:
+    """Write an article for each code."""
+    for code in CODES:
+        title = f"What {code} means" if in_title else "What the machine shows when it does not start"
+        body = f"The machine shows {code} when it does not start. Turn it off and on again, and call us if it stays."
+        await add_article(database, slug(code), title, body)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+async def test_the_article_with_the_code_comes_first(manual: KnowledgeSearch, question: str) -> None:
+    wrong = [code for code in CODES if slugs(await manual.search(question.format(code)))[0] != slug(code)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        ("e4711", "E-4711"),
+        ("E 4711", "E-4711"),
+        ("E-4711-Fehler", "E-4711"),
+        ("error E_4711!", "E-4711"),
+        ("px200", "PX-200"),
+        ("PX 200", "PX-200"),
+        ("err1001", "ERR_1001"),
+        ("sku88431", "SKU 88431"),
+        ("inv2024-001", "INV-2024-001"),
+        ("0X80070057.", "0x80070057"),
+    ],
+)
+async def test_a_code_may_be_spelled_in_other_ways(manual: KnowledgeSearch, typed: str, code: str) -> None:
+    best = (await manual.search(f"my machine says {typed}")).articles[0]
+    assert (best.slug, best.matched_by) == (slug(code), "code")
+    assert code in best.snippet.replace("**", "") or code in best.title
+
+
+@pytest.mark.parametrize("typed", ["E-4713", "PX-201", "v2.3.2", "ABC12", "4713"])
+async def test_a_code_that_no_article_holds_leads_to_none_that_looks_like_it(
+    manual: KnowledgeSearch, typed: str
+) -> None:
+    assert not [hit for hit in (await manual.search(f"my machine says {typed}")).articles if hit.matched_by == "code"]
+
+
+async def test_what_many_articles_hold_is_no_code(database: TestDatabase) -> None:
+    for number in range(6):
+        await add_article(database, f"a{number}", f"Guide {number}", "Within 300 days.")
+    await add_article(database, "rare", "Another guide", "Within 301 days.")
+    async with open_database(database.settings) as opened:
+        search = KnowledgeSearch(opened.reads)
+        assert "code" not in {hit.matched_by for hit in (await search.search("300 days")).articles}
+        assert (await search.search("301 days")).articles[0].matched_by == "code"
+
+
+async def test_questions_and_articles_spell_codes_alike(database: TestDatabase) -> None:
+    texts = [*CODES, "E-4711-Fehler", "PX 200", "v2.3.1!", "(INV-2024/001)", "0800-123 456", "é-12", "12.30-ÄB"]
+    async with database.connect() as connection:
+        for text in texts:
+            held = await connection.fetchval("SELECT article_codes($1)", text)
+            asked = [f"={code}" for spellings in codes_in(text) for code in spellings]
+            assert set(asked) & set(held) or not asked, (text, asked, held)
+            assert all(len(spellings) <= 7 for spellings in codes_in(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "passages"),
+    [
+        ("", []),
+        ("  \n ", []),
+        ("one two", ["one two"]),
+        (" ".join(f"w{number}" for number in range(110)), [(0, 110)]),
+        (" ".join(f"w{number}" for number in range(111)), [(0, 110), (80, 111)]),
+        (" ".join(f"w{number}" for number in range(190)), [(0, 110), (80, 190)]),
+    ],
+)
+async def test_passages_overlap_and_the_last_one_says_something_new(
+    database: TestDatabase, text: str, passages: list[str | tuple[int, int]]
+) -> None:
+    words = text.split()
+    expected = [passage if isinstance(passage, str) else " ".join(words[slice(*passage)]) for passage in passages]
+    async with database.connect() as connection:
+        rows = await connection.fetch("SELECT number, passage FROM article_passages($1)", text)
+    assert [row["passage"] for row in rows] == expected
+    assert [row["number"] for row in rows] == list(range(1, len(expected) + 1))
+
+
+@pytest.mark.parametrize("text", ["密码重置" * 500, "x" * 30_000, "ภาษาไทย" * 900, "Wort" * 5000])
+async def test_no_passage_is_longer_than_a_model_reads(database: TestDatabase, text: str) -> None:
+    async with database.connect() as connection:
+        rows = await connection.fetch("SELECT passage FROM article_passages($1)", text)
+    assert rows[0]["passage"] == text[: len(rows[0]["passage"])]
+    assert max(len(row["passage"]) for row in rows) <= 110 * 24
+    assert len(rows) <= 200

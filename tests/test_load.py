@@ -10,7 +10,17 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from benchmarks.load import CONNECTIONS, JSON_HEADERS, Answer, http_load, read_frame, read_response, websocket_load
+from benchmarks import report
+from benchmarks.load import (
+    CONNECTIONS,
+    JSON_HEADERS,
+    Answer,
+    Sample,
+    http_load,
+    read_frame,
+    read_response,
+    websocket_load,
+)
 from benchmarks.start_up import start_up_times, start_ups_told
 from tests.clock import ClockMCPServer
 from tests.faces.raw import headers, request
@@ -99,3 +109,24 @@ def test_what_is_started_is_asked_and_its_time_is_taken() -> None:
         "switchboard serve",
     ]
     assert table[2].endswith(" 1.00")
+
+
+def test_a_run_takes_the_place_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "speed.md"
+    page.write_text(report.PAGE.read_text())
+    monkeypatch.setattr(report, "PAGE", page)
+    samples = {
+        "first": [Sample(100, 1, 2), Sample(300, 1, 2), Sample(200, 1, 2)],
+        "second": [Sample(100, 3, 4, 5, 9, 6)],
+    }
+    for machine in ("On one machine.", "On another."):
+        run = report.Report()
+        run.table("A title", samples, "first")
+        run.keep(machine)
+    text = page.read_text()
+    assert "On one machine." not in text
+    assert text.count("On another.") == text.count("$ make bench\n") == 1
+    [line] = [line for line in text.splitlines() if line.startswith("  second")]
+    assert line.split()[1:] == ["100", "0.50", "3.00", "4.00", "6", "5"]
+    assert text.partition("end of the last run")[2] == report.PAGE.read_text().partition("end of the last run")[2]
+    assert "cores" in report.described_machine("18.6")

@@ -274,6 +274,13 @@ async def main() -> None:
         await load_desk(url)
         reader = url.replace("//postgres:", "//switchboard_reader_login:").replace(server.password, "bench")
         environment = {"DATABASE_URL": url, "DATABASE_READER_URL": reader}
+        # What is quick comes first, and while nothing else runs.
+        _progress("starting processes")
+        times_of_start = await asyncio.to_thread(start_up_times, environment)
+        _progress("")
+        report.say(start_ups_told(times_of_start))
+        await _report_search(report, server)
+
         servers: dict[str, Server] = {}
         for app in APPS:
             given = environment if app == "product" else {}
@@ -302,11 +309,6 @@ async def main() -> None:
         if toolbox is None:
             report.say("\nThe MCP Toolbox is not among them: npm does not bring it here.")
         await _report_memory(report, product, scratch, options.memory_calls)
-        await _report_search(report, server)
-        _progress("starting processes")
-        times_of_start = await asyncio.to_thread(start_up_times, environment)
-        _progress("")
-        report.say(start_ups_told(times_of_start))
     if options.keep and options.rounds >= _ROUNDS:
         report.keep(machine)
 

@@ -119,15 +119,15 @@ async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated:
     if b"transfer-encoding" in headers:
         refuse_transfer_codings(headers)
     limit = gateway.settings.max_request_bytes
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > limit:
-        raise _too_large(limit)
     if isinstance(exchange := getattr(receive, "__self__", None), Exchange):
         whole = exchange.take_body()
         if whole is not None:
             if len(whole) > limit:
                 raise _too_large(limit)
             return whole
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
     message = await receive()
     body: bytes | bytearray = message.get("body", b"")
     if message.get("more_body") and len(body) <= limit:

@@ -6,7 +6,7 @@ protocol; so there are none here. `tests/faces/test_plain_calls.py` holds both w
 """
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import mcp_types as types
@@ -60,6 +60,9 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 
 _request = msgspec.json.Decoder(_Request)
 _write_text = msgspec.json.Encoder().encode
+_START, _TEXT = b'{"jsonrpc":"2.0","id":', b',"result":{"content":[{"type":"text","text":'
+_STRUCTURED, _FAILED = b'}],"isError":false,"structuredContent":', b'}],"isError":true'
+"""What is in every answer, in this order: `_START`, the id, `_TEXT`, a text, one of these, and the end."""
 _MODERN = "2026-07-28"
 PLAIN_LEGACY = frozenset({"2025-06-18", "2025-11-25"})
 """Revisions before 2026-07-28 whose results have a `structuredContent`."""
@@ -187,23 +190,22 @@ class PlainCalls:
             Unauthenticated: the caller's key ended during the call, which came alone over HTTP.
         """
         try:
-            result = await self._gateway.run(call.tool, call.arguments, context, _write_result)
+            return await self._gateway.run(call.tool, call.arguments, context, partial(self._write, call))
         except CallerGone:
             raise
         except GatewayError as error:
             if context.gone is not None and isinstance(error, Unauthenticated):
                 raise  # there is an HTTP status to say it with
-            failure = error.problem(context.request_id).model_dump_json(exclude_none=True)
-            result = b"".join((b'{"content":[{"type":"text","text":', _write_text(failure), b'}],"isError":true'))
-        end = self._modern_end if call.modern else b"}}"
-        return b"".join((b'{"jsonrpc":"2.0","id":', call.id, b',"result":', result, end))
+            failure = _write_text(error.problem(context.request_id).model_dump_json(exclude_none=True))
+            return b"".join((_START, call.id, _TEXT, failure, _FAILED, self._end(call)))
 
+    def _write(self, call: PlainCall, tool: Tool, result: Any) -> bytes:
+        """Return the message with a tool's result. What can't be written so is the tool's failure."""
+        body = tool.dump(result)
+        return b"".join((_START, call.id, _TEXT, _write_text(body.decode()), _STRUCTURED, body, self._end(call)))
 
-def _write_result(tool: Tool, result: Any) -> bytes:
-    """Return a tool's result in MCP's form, but for its end. What can't be written so is the tool's failure."""
-    body = tool.dump(result)
-    parts = (b'{"content":[{"type":"text","text":', _write_text(body.decode()), b'}],"isError":false')
-    return b"".join((*parts, b',"structuredContent":', body))
+    def _end(self, call: PlainCall) -> bytes:
+        return self._modern_end if call.modern else b"}}"
 
 
 class _Told(msgspec.Struct, frozen=True):

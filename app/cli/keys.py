@@ -39,7 +39,10 @@ def _seconds(context: click.Context, option: click.Parameter, given: str | None)
 def name_of_somebody(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
     """Return the name of a customer or a tenant: one that rules can fill in, and that lists show as it is."""
     if given is not None and not (_TEXT.fullmatch(given) and fits_anywhere(given)):
-        raise click.BadParameter("expected 1 to 64 characters; no spaces, slashes, `..`, encoded or hidden characters")
+        raise click.BadParameter(
+            "expected 1 to 64 characters; no spaces, slashes, `..`, encoded or hidden characters, and none that"
+            " normalization (NFKC) changes"
+        )
     return given
 
 

@@ -16,9 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, mo
 PLACEHOLDER = "{customer}"
 """Stands for the customer to which a principal is bound."""
 _BRACES = re.compile(r"\{[^{}]*\}?|\}")
-_SLASH = re.compile(r"[/\\]")
+_SLASH = re.compile(r"[/\\\u2044\u2215\u29f8\u2216\u29f5\u29f9]")
+"""What parts a path, and what some code pages of Windows make that of."""
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of characters that nobody sees, and that some drop."""
+_DROPPED = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
+"""Letters and marks that nobody sees either, and that are right after an emoji."""
+_DOT = re.compile("[\u3002\uff61]")
+"""What names of hosts take for a dot."""
 
 
 def _value(given: Any) -> str | int:
@@ -157,19 +164,28 @@ def _leaves(rest: str) -> bool:
         reading is None
         or any(unicodedata.category(character) in _HIDDEN for character in reading)
         # Some servers cut parameters off a segment, and some the blanks at its end.
-        or any(segment.partition(";")[0].strip() in (".", "..") for segment in _SLASH.split(reading))
+        or any(_is_dots(segment.partition(";")[0]) for segment in _SLASH.split(reading))
         for reading in _readings(rest)
     )
 
 
+def _is_dots(segment: str) -> bool:
+    """Whether a segment is `.` or `..` to somebody."""
+    if not segment.isascii():
+        segment = _DOT.sub(".", _DROPPED.sub("", segment))
+    return segment.strip() in (".", "..")
+
+
 def fits_anywhere(name: str) -> bool:
-    """Whether a name is one segment of a path and nothing else, however it is decoded."""
-    return all(
-        reading not in (None, "", ".", "..")
-        and not _SLASH.search(reading)
-        and ".." not in reading
-        and not any(unicodedata.category(character) in _HIDDEN for character in reading)
-        for reading in _readings(name)
+    """Whether a name is one segment of a path and nothing else, and stays what it is when decoded or normalized."""
+    return (
+        list(_readings(name)) == [name]
+        and name != ""
+        and ".." not in name
+        and not _is_dots(name)
+        and not _SLASH.search(name)
+        and not _DROPPED.search(name)
+        and not any(unicodedata.category(character) in _HIDDEN for character in name)
     )
 
 

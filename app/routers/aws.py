@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.requests import Request
@@ -59,6 +59,14 @@ MOST_INVOCATIONS = 128
 _STREAM_PATH = "/s3/{bucket}/{key:path}"
 _METADATA_HEADER = "x-amz-meta-"
 _FORM = "application/x-www-form-urlencoded"
+
+
+PageT = TypeVar("PageT", BucketList, BucketContents, FunctionList, FunctionVersions, ParameterList, ParameterVersions)
+
+
+def _own_page(principal: Principal, page: PageT) -> PageT:
+    """Return a page that only its owner can go on from."""
+    return page.model_copy(update={"next_cursor": principal.own_cursor(page.next_cursor)})
 
 
 def _path_parameters(key: str) -> list[JsonValue]:
@@ -413,6 +421,7 @@ class AWSMCPServer(BaseMCPServer):
     )
     async def get_parameters_by_path(
         self,
+        principal: Principal,
         path: ParameterPath,
         recursive: Annotated[bool, Field(description="Also those below deeper levels.")] = False,
         with_decryption: Annotated[bool, Field(description=_DECRYPT)] = False,
@@ -422,55 +431,64 @@ class AWSMCPServer(BaseMCPServer):
         ] = None,
     ) -> ParametersByPath:
         """Read the parameters under a path of the SSM parameter store."""
-        return await self._aws.parameters.get_by_path(
+        page = await self._aws.parameters.get_by_path(
             path,
             recursive=recursive,
             with_decryption=with_decryption,
             max_results=max_results,
-            next_token=next_token,
+            next_token=principal.read_cursor(next_token, "next_token"),
         )
+        return page.model_copy(update={"next_token": principal.own_cursor(page.next_token)})
 
     # Resources
 
     @resource("aws://s3/buckets{?cursor,limit}", cache_seconds=LISTINGS_KEPT)
-    async def s3_buckets(self, cursor: Cursor | None = None, limit: Limit = 50) -> BucketList:
+    async def s3_buckets(self, principal: Principal, cursor: Cursor | None = None, limit: Limit = 50) -> BucketList:
         """The S3 buckets that may be used; up to 10 s old."""
-        return await self._aws.buckets.list_buckets(cursor, limit)
+        return _own_page(principal, await self._aws.buckets.list_buckets(principal.read_cursor(cursor), limit))
 
     @resource("aws://s3/buckets/{bucket}{?prefix,cursor,limit}")
     async def s3_bucket(
         self,
+        principal: Principal,
         bucket: BucketName,
         prefix: Annotated[str, Field(max_length=1024)] = "",
         cursor: Cursor | None = None,
         limit: Limit = 50,
     ) -> BucketContents:
         """One S3 bucket: its region and its objects."""
-        return await self._aws.buckets.describe_bucket(bucket, prefix, cursor, limit)
+        page = await self._aws.buckets.describe_bucket(bucket, prefix, principal.read_cursor(cursor), limit)
+        return _own_page(principal, page)
 
     @resource("aws://lambda/functions{?cursor,limit}", cache_seconds=LISTINGS_KEPT)
-    async def lambda_functions(self, cursor: Cursor | None = None, limit: Limit = 50) -> FunctionList:
+    async def lambda_functions(
+        self, principal: Principal, cursor: Cursor | None = None, limit: Limit = 50
+    ) -> FunctionList:
         """The Lambda functions that may be invoked; up to 10 s old."""
-        return await self._aws.functions.list(cursor, limit)
+        return _own_page(principal, await self._aws.functions.list(principal.read_cursor(cursor), limit))
 
     @resource("aws://lambda/functions/{function_name}{?cursor,limit}")
     async def lambda_function(
-        self, function_name: FunctionName, cursor: Cursor | None = None, limit: Limit = 50
+        self, principal: Principal, function_name: FunctionName, cursor: Cursor | None = None, limit: Limit = 50
     ) -> FunctionVersions:
         """One Lambda function and its versions; never its environment."""
-        return await self._aws.functions.describe(function_name, cursor, limit)
+        page = await self._aws.functions.describe(function_name, principal.read_cursor(cursor), limit)
+        return _own_page(principal, page)
 
     @resource("aws://ssm/parameters{?cursor,limit}", cache_seconds=LISTINGS_KEPT)
-    async def ssm_parameters(self, cursor: Cursor | None = None, limit: Limit = 50) -> ParameterList:
+    async def ssm_parameters(
+        self, principal: Principal, cursor: Cursor | None = None, limit: Limit = 50
+    ) -> ParameterList:
         """The SSM parameters that may be read: names and types, never values; up to 10 s old."""
-        return await self._aws.parameters.list(cursor, limit)
+        return _own_page(principal, await self._aws.parameters.list(principal.read_cursor(cursor), limit))
 
     @resource("aws://ssm/parameters/{+parameter_name}{?cursor,limit}")
     async def ssm_parameter(
-        self, parameter_name: ParameterName, cursor: Cursor | None = None, limit: Limit = 50
+        self, principal: Principal, parameter_name: ParameterName, cursor: Cursor | None = None, limit: Limit = 50
     ) -> ParameterVersions:
         """One SSM parameter and its versions, never their values. Write the slashes of its name as %2F."""
-        return await self._aws.parameters.describe(parameter_name, cursor, limit)
+        page = await self._aws.parameters.describe(parameter_name, principal.read_cursor(cursor), limit)
+        return _own_page(principal, page)
 
     # Streams
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -153,6 +154,39 @@ async def test_cursors_of_topics_and_listings_are_their_owners(
                 if events:
                     assert events[-1].startswith("id: ")
                     assert ("owned:" in events[-1]) is (whose == "acme")
+
+
+async def test_cursors_of_what_aws_lists_are_their_owners(
+    aws_stack: LocalAws, behind: AwsBehindTheGateway, bucket: str
+) -> None:
+    app = known_by_name(create_app([AWSMCPServer], Settings(), [settings_for_aws(aws_stack)]), *OWNERS[:2])
+    for name in "abc":
+        await behind.s3.put_object(Bucket=bucket, Key=name, Body=b"x")
+        await behind.s3.create_bucket(Bucket=f"{bucket}-{name}")
+        for value in "12":
+            await behind.ssm.put_parameter(Name=f"/{bucket}/{name}", Type="String", Value=value, Overwrite=True)
+    uris = ["aws://s3/buckets", f"aws://s3/buckets/{bucket}", "aws://ssm/parameters"]
+    async with serve(app) as served, client_of(served) as http:
+
+        async def read(caller: str, uri: str, cursor: str | None = None) -> httpx.Response:
+            uri += "?limit=1" + (f"&cursor={quote(cursor, safe='')}" if cursor else "")
+            fields = {"x-test-caller": caller}
+            return await http.get("/mcp/aws/resources/read", params={"uri": uri}, headers=fields)
+
+        async def by_path(caller: str, token: str | None = None) -> httpx.Response:
+            arguments = {"path": f"/{bucket}/", "max_results": 1} | ({"next_token": token} if token else {})
+            fields = {"x-test-caller": caller}
+            return await http.post("/mcp/aws/tools/get_parameters_by_path", json=arguments, headers=fields)
+
+        for whose, other in (("everybody", "acme"), ("acme", "everybody")):
+            for uri in uris:
+                cursor = (await read(whose, uri)).json()["next_cursor"]
+                assert cursor, uri
+                assert (await read(other, uri, cursor)).json()["code"] == "invalid_arguments", uri
+                assert (await read(whose, uri, cursor)).status_code == 200, uri
+            token = (await by_path(whose)).json()["next_token"]
+            assert (await by_path(other, token)).json()["code"] == "invalid_arguments"
+            assert (await by_path(whose, token)).status_code == 200
 
 
 async def _until_a_message(stream: httpx.Response) -> AsyncIterator[str]:

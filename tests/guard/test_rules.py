@@ -15,6 +15,8 @@ BELOW = Rule("key", "prefix", ("customers/{customer}/",))
         "customers/12345/2026/é.pdf",
         "customers/12345/a..b",
         "customers/12345/a;b..;c",
+        "customers/12345/\u2764\ufe0f.png",
+        "customers/12345/1\u20442",
         "customers/12345/",
     ],
 )
@@ -48,6 +50,18 @@ def test_what_lies_below_a_prefix_passes_unchanged(key: str) -> None:
         "customers/12345/\u2025/12346/a.pdf",
         "customers/12345/..\uff0f12346",
         "customers/12345/.\u200b./12346",
+        "customers/12345/.\u034f./12346",
+        "customers/12345/..\ufe0f/12346",
+        "customers/12345/\u3164../12346",
+        "customers/12345/..\u221512346",
+        "customers/12345/..\u204412346",
+        "customers/12345/..\u221612346",
+        "customers/12345/\u3002\u3002/12346",
+        "customers/12345/\uff61\uff61/12346",
+        "customers/12345/\u2024\u2024/12346",
+        "customers/\u0661\u0662\u0663\u0664\u0665/a.pdf",
+        "customers/\uff11\uff12\uff13\uff14\uff15/a.pdf",
+        "\u0441ustomers/12345/a.pdf",
         "customers/12345/\x00/12346",
         "customers/12345/a\n../12346",
         "customers/12345/..",
@@ -60,13 +74,19 @@ def test_what_does_not_lie_below_a_prefix_is_refused(key: JsonValue) -> None:
     assert "12346" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "customer", [None, "", "..", ".", "a/b", "a\\b", "1\n2", "%2e%2e", "\uff052f", "..\uff052f", "\u2025", "a\x00"]
-)
+@pytest.mark.parametrize("customer", [
+    None, "", "..", ".", "a/b", "a\\b", "1\n2", "%2e%2e", "\uff052f", "..\uff052f", "\u2025", "a\x00", "\uff11\uff12",
+    "1\u200b2", "1\u034f2", "\u3164", "12\ufe0f", "e\u0301", "a%41", "a\u22151", "\u3002\u3002", "\ufb01", "1\u00b2",
+])  # fmt: skip
 def test_an_id_that_would_change_the_rule_is_not_filled_in(customer: str | None) -> None:
     for rule in (BELOW, Rule("key", "set", ("customer-{customer}",)), Rule("key", "in", ("{customer}",))):
         with pytest.raises(Refused):
             rule.judge(f"customers/{customer}/x", customer)
+
+
+@pytest.mark.parametrize("customer", ["12345", "\u00e9", "\u0661\u0662", "acme-1.b_c", "100%", "a.b", "\u5ba2\u6237"])
+def test_an_id_that_stays_what_it_is_is_filled_in(customer: str) -> None:
+    assert BELOW.judge(f"customers/{customer}/x", customer) == f"customers/{customer}/x"
 
 
 def test_one_of_the_values_is_one_of_them_by_type_as_well() -> None:

@@ -84,7 +84,9 @@ ESCAPES = [
     "customers/1/\uff0e\uff0e/2/a", "customers/1/\u2025/2/a", "customers/1/a\u0000", "customers/1/a\n",
     "customers/1/\u202ea", "customers/1/\u200b../2/a", "\uff43ustomers/1/a", "customers\uff0f1/a", "Customers/1/a",
     " customers/1/a", "/customers/1/a", "//customers/1/a", "customers//1/a", "customers/\u0661/a",
-    "customers/1\u2215a", "",
+    "customers/1\u2215a", "", "customers/1/.\u034f./2/a", "customers/1/..\u22152/a", "customers/1/\u3002\u3002/2/a",
+    "customers/1/..\ufe0f/2/a", "\u0441ustomers/1/a", "customers/1 /a", "customers/1./a", "customers/1%20/a",
+    "customers/1/.. /2/a", "customers/1/...%2f../2/a",
 ]  # fmt: skip
 PATHS = [f"documents/{key}" for key in ESCAPES if key not in ("", "customers%2F1%2Fa")] + [
     f"drawers/{OWN}", f"documents%2F..%2Fdrawers/{OWN}", f"documents/../drawers/{OWN}", f"%64rawers/{OWN}",
@@ -98,7 +100,22 @@ def spellings() -> Iterator[tuple[str, str, Any]]:
     for text in ("SELECT 2", "select 1", "SELECT 1 ", "SELECT 1;", "SELECT 1--", "SELECT 1\0"):
         for name in ("query", "sql"):
             yield "database", "query_database", {name: text}
-    for one in ("2", 2, 2.0, " 1", "1 ", "\uff11", "01", "1\u200b"):
+    for one in (
+        "2",
+        2,
+        2.0,
+        " 1",
+        "1 ",
+        "\uff11",
+        "01",
+        "1\u200b",
+        "\u0661",
+        "1.",
+        "%31",
+        "1\u0301",
+        "1\u034f",
+        "\u00b9",
+    ):
         yield "database", "get_customer_context", {"customer_id": one}
         asked = {"channel": "chat", "query_text": "Q: why?"}
         yield "database", "save_interaction", {"customer_id": one, **asked}
@@ -111,7 +128,10 @@ def spellings() -> Iterator[tuple[str, str, Any]]:
             yield "database", "save_interaction", {"customer_id": "1", "channel": "chat", **arguments}
     message = {"topic": "mine", "key": "customer-1-x", "message": "ping"}
     for change in (
-        {"topic": "theirs"}, {"topic": "Mine"}, {"topic": "mine "}, {"topic": ["mine"]},
+        {"topic": "theirs"}, {"topic": "Mine"}, {"topic": "mine "}, {"topic": ["mine"]}, {"topic": "mine."},
+        {"topic": "m\u0456ne"}, {"topic": "\uff4dine"}, {"topic": "mine\u200b"}, {"topic": "%6dine"},
+        {"key": "\u0441ustomer-1-x"}, {"key": "customer-\u0661-x"}, {"key": "customer\u20101-x"},
+        {"key": "Customer-1-x"}, {"key": "customer-1-%2e%2e/x"}, {"key": "customer-1-\u200bx"},
         {"key": "customer-2-x"}, {"key": None}, {"key": "customer-1-../x"},
         {"key": "customer-1-", "key_encoding": "base64"}, {"key": "Y3VzdG9tZXItMS14", "key_encoding": "base64"},
         {"message": "pong"}, {"message": ["ping"]},
@@ -150,6 +170,8 @@ def spellings() -> Iterator[tuple[str, str, Any]]:
     for function in (
         "greet:1",
         "greet:$LATEST",
+        "gr\u0435et",
+        "greet ",
         "arn:aws:lambda:eu-west-1:123456789012:function:greet",
         "Greet",
         "other",

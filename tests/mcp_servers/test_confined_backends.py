@@ -152,6 +152,15 @@ async def test_a_message_has_the_customers_key_and_says_whose_session_sent_it(
         "switchboard-customer\0",
         "switchboard\u2010customer",
         "\uff53witchboard-customer",
+        "\u0455witchboard-customer",
+        "switchboard-cust\u043emer",
+        "switchboard-customer\u200b",
+        "x-switchboard-customer",
+        "switchboard-customer2",
+        "sw1tchb0ard-cu5tomer",
+        "switchboard-custorner",
+        "svvitchboard-customer",
+        "sw\u0131tchboard-customer",
     ],
 )
 async def test_who_is_bound_cant_say_that_another_sent_it(

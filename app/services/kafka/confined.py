@@ -1,6 +1,5 @@
 """Messages of callers that are bound to one customer."""
 
-import unicodedata
 from collections.abc import Mapping
 
 from app.errors import ArgumentRefused
@@ -20,15 +19,25 @@ def refuse_pretence(headers: Mapping[str, str] | None, partition: int | None) ->
     Raises:
         ArgumentRefused: there is such a thing.
     """
-    # Some readers don't tell capitals or hyphens apart, end a name at NUL, or take the first of two headers.
-    if any(_letters(name) == _letters(CUSTOMER_HEADER) for name in headers or ()):
-        raise ArgumentRefused(
-            f"headers: {CUSTOMER_HEADER} is written by the gateway, for the customer of this session."
-        )
+    for name in headers or ():
+        if not name.isascii():
+            raise ArgumentRefused("headers: names are of ASCII letters here, so that none looks like another one.")
+        if _CUSTOMER in _letters(name):
+            raise ArgumentRefused(
+                f"headers: {CUSTOMER_HEADER} is written by the gateway, for the customer of this session."
+            )
     if partition is not None:
         raise ArgumentRefused("partition: the messages of this session go where its customer's key leads.")
 
 
 def _letters(name: str) -> str:
-    """Return what is left of a header's name where only its letters are compared."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+    """Return the letters of a header's name, those that look alike as one.
+
+    Some readers don't tell capitals or hyphens apart, end a name at NUL, or take the first of two headers.
+    """
+    letters = "".join(filter(str.isalnum, name.casefold().translate(_ALIKE)))
+    return letters.replace("rn", "m").replace("vv", "w")
+
+
+_ALIKE = str.maketrans("013457l|!@$", "oieastiiias")
+_CUSTOMER = _letters(CUSTOMER_HEADER)

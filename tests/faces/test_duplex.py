@@ -304,6 +304,46 @@ async def test_one_connection_that_fills_the_backlog_alone_is_given_up() -> None
     assert backlog.bytes == 0
 
 
+async def test_no_message_goes_past_one_that_waits() -> None:
+    client, backlog = Client(), Backlog(2**20)
+    has_room = False
+    at_once: list[bytes] = []
+
+    def write_now(message: bytes) -> bool:
+        if has_room:
+            at_once.append(message)
+        return has_room
+
+    async with connected(client, backlog, write_now=write_now) as (connection, _):
+        connection.put(b"1")
+        has_room = True
+        connection.put(b"2")
+        assert at_once == []
+        assert backlog.bytes == 2
+        client.reads.set()
+        await client.until(lambda: client.taken == [1, 2])
+        assert backlog.bytes == 0
+        connection.put(b"3")
+        assert at_once == [b"3"]
+
+
+async def test_a_call_is_begun_at_once_only_while_its_connection_and_the_gateway_go_on() -> None:
+    client = Client()
+    client.reads.set()
+    ask = json.dumps(request("2026-07-28", "tools/call", {"name": "get_time", "arguments": {}})).encode()
+    async with connected(client) as (connection, _):
+        assert not connection.take_now(ask)  # the SDK has answered none yet
+        await connection.take(ask)
+        await client.until(lambda: len(client.taken) == 1)
+        assert connection.take_now(ask)
+        await client.until(lambda: len(client.taken) == 2)
+        connection._gateway.closing.set()
+        assert not connection.take_now(ask)
+        connection._gateway.closing.clear()
+        connection.give_up()
+        assert not connection.take_now(ask)
+
+
 async def test_a_patient_connection_lets_requests_wait_where_another_refuses_them() -> None:
     client = Client()
     client.reads.set()

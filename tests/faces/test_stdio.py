@@ -201,6 +201,7 @@ async def test_a_client_that_closes_our_output_ends_it() -> None:
     async with asyncio.timeout(STARTS_WITHIN):
         await pipe_out.readline()
         pipe_out._transport.close()
+        await pipe_out.read()  # which ends once it is closed: an answer that was written before would be no failure
         pipe_in.write(lines(call("2026-07-28", "get_time", 3)))
         assert process.stderr is not None
         log = await process.stderr.read()

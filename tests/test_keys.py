@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import re
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,9 +16,10 @@ from click.testing import CliRunner
 from app.cli.commands import switchboard
 from app.guard.credentials import STORED_KEYS, StoredKey, mint
 from app.guard.key_file import as_first_key
+from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from tests.faces.raw import STARTS_WITHIN, launched
-from tests.fixtures.postgres import TestDatabase
+from tests.fixtures.postgres import TestDatabase, cloned_database
 from tests.test_cli import SWITCHBOARD, environment
 
 AUTH = """
@@ -171,7 +174,19 @@ async def test_keys_are_made_listed_replaced_and_revoked_while_two_gateways_run(
         *(
             (("--role", "support_agent", option, name), "hidden characters")
             for option in ("--customer", "--tenant")
-            for name in ("..", "a\u202eb", "a%2fb", "a\uff0fb", "a\udcffb", "a b", "")
+            for name in (
+                "..",
+                "a\u202eb",
+                "a%2fb",
+                "a\uff0fb",
+                "a\udcffb",
+                "a b",
+                "",
+                "\uff11",
+                "e\u0301",
+                "1\u034f2",
+                "\u3164",
+            )
         ),
         ((), "--role"),
         (("--role", "Support"), "can't be the name of a role"),
@@ -276,3 +291,59 @@ async def test_who_launches_a_process_shows_a_key_or_has_the_files_role(tmp_path
     async with launched("2025-11-25", command, cwd=tmp_path, env=clean(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")) as pipe:
         listing = await pipe.ask({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}})
         assert listing["result"]["tools"]
+
+
+async def test_the_lines_of_the_readme_secure_a_gateway(tmp_path: Path, postgres_server: LocalPostgres) -> None:
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
+    block = readme.partition("Ten lines secure it")[2].partition("```console\n")[2].partition("```")[0]
+    prepare, serve, ask, revoke = re.split(
+        r"^(?=\$ (?:switchboard serve|curl|switchboard keys))", block, flags=re.MULTILINE
+    )
+    port = free_port()
+    environment = clean(PORT=str(port), PATH=f"{Path(SWITCHBOARD).parent}:{os.environ['PATH']}")
+
+    def script(lines: str, **words: str) -> list[str]:
+        lines = re.sub(r"^\$ ", "", lines, flags=re.MULTILINE)
+        for word, meant in words.items():
+            assert word in lines
+            lines = lines.replace(word, meant)
+        return ["bash", "-ec", lines]
+
+    async def outcome(lines: str, **words: str) -> tuple[int, str]:
+        command = script(lines, **words)
+        ended = await asyncio.create_subprocess_exec(
+            *command, stdout=PIPE, stderr=DEVNULL, cwd=tmp_path, env=environment
+        )
+        async with asyncio.timeout(STARTS_WITHIN):
+            out, _ = await ended.communicate()
+        assert ended.returncode is not None
+        return ended.returncode, out.decode()
+
+    async with cloned_database(postgres_server, None) as database:
+        to_serve = f"{prepare}exec {serve.removeprefix('$ ')}"
+        command = script(to_serve, **{"postgresql://…": database.url})
+        gateway = await asyncio.create_subprocess_exec(
+            *command, stdout=PIPE, stderr=DEVNULL, cwd=tmp_path, env=environment
+        )
+        try:
+            assert gateway.stdout is not None
+            said: list[str] = []
+            async with asyncio.timeout(STARTS_WITHIN * 4):
+                while not said or not said[-1].startswith("sb_"):
+                    said.append((await gateway.stdout.readline()).decode())
+                    assert said[-1], said
+                key = said[-1].strip()
+                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+                    while not await answers(http):
+                        assert gateway.returncode is None
+                    assert await status(http) == 401
+                    here = {"http://switchboard.example:8000": f"http://127.0.0.1:{port}"}
+                    code, listing = await outcome(ask, **here, **{"$KEY": key})
+                    assert (code, '"database"' in listing) == (0, True), listing
+                    environment["DATABASE_URL"] = database.url
+                    assert (await outcome(revoke, ID=key.split("_")[1]))[0] == 0
+                    await refused(http, key)
+        finally:
+            if gateway.returncode is None:
+                gateway.terminate()
+            await gateway.communicate()

@@ -1,6 +1,5 @@
 """What a principal may see, do and say, at the gateway's own doors."""
 
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,8 @@ import httpx
 import pytest
 
 from tests.faces.raw import client_of
-from tests.fixtures.gateway import Served, serve
+from tests.fixtures.gateway import serve
 from tests.guard.notes import guarded
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncGenerator[Served]:
-    async with serve(guarded(tmp_path)) as served:
-        yield served
-
-
-@pytest.fixture
-async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_of(gateway) as client:
-        yield client
 
 
 async def call(http: httpx.AsyncClient, caller: str, tool: str, **arguments: Any) -> dict[str, Any]:

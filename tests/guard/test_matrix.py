@@ -26,18 +26,13 @@ from app.guard.key_file import KeyFile
 from app.guard.limits import Rate
 from app.guard.policy import Policy
 from app.guard.vocabulary import vocabulary_of
-from app.local.aws import LocalAws
-from app.local.kafka import LocalKafka
-from app.local.postgres import LocalPostgres
 from app.main import create_app
 from app.servers.calls import JsonObject
 from app.services.aws.demo.seeding import DEMO_FUNCTION
 from app.settings import Settings
 from tests.faces.raw import Messages, Pipe, client_of, headers, launched, request, websocket
-from tests.fixtures.aws import AwsBehindTheGateway, settings_for_aws
 from tests.fixtures.gateway import Served, serve
-from tests.fixtures.kafka import settings_for_kafka
-from tests.fixtures.postgres import cloned_database
+from tests.guard.conftest import Backends
 from tests.test_cli import SWITCHBOARD
 from tests.test_keys import clean
 
@@ -216,14 +211,7 @@ class Answer:
 
 
 @pytest.fixture(scope="module")
-async def rig(
-    postgres_server: LocalPostgres,
-    postgres_template: str,
-    kafka_broker: LocalKafka,
-    aws_stack: LocalAws,
-    behind: AwsBehindTheGateway,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncGenerator[Rig]:
+async def rig(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Rig]:
     """Serve the three servers over the local stack, with keys in a file and a policy."""
     directory = tmp_path_factory.mktemp("matrix")
     (directory / "switchboard.toml").write_text(POLICY + _FOR_KEYS)
@@ -250,47 +238,39 @@ async def rig(
 
     kinds = load_servers()
     policy = Policy.load(directory / "switchboard.toml", vocabulary_of(Catalogue(kinds)))
-    async with cloned_database(postgres_server, postgres_template) as database:
-        async with database.connect() as connection:
-            await connection.execute(
-                f"""
-                INSERT INTO customers (id, name, email)
-                    VALUES ('anna', 'Anna', 'a@example.com'), ('bert', '{SECRET}', 'b@example.com');
-                INSERT INTO tickets (customer_id, subject) VALUES ('anna', 'mine'), ('bert', '{SECRET}');
-                INSERT INTO interactions (customer_id, ticket_id, query_text)
-                    VALUES ('anna', 1, 'mine'), ('bert', 2, '{SECRET}');
-                INSERT INTO knowledge_articles (slug, title, body, status)
-                    VALUES ('parcel', 'Parcel', 'Where it is', 'published');
-                """
-            )
-        await behind.s3.create_bucket(Bucket=BUCKET)
-        for who, text in (("anna", b"mine"), ("bert", SECRET.encode())):
-            await behind.s3.put_object(Bucket=BUCKET, Key=f"customers/{who}/a", Body=text)
-        await behind.ssm.put_parameter(Name=PARAMETER, Type="String", Value=SECRET)
-        services = [database.settings, settings_for_kafka(kafka_broker), settings_for_aws(aws_stack)]
-        identity = Identity(Keyring(open_file, Rate(100_000, 100_000)))
-        app = create_app(kinds, Settings(), services, guard=Guard(policy), identity=identity)
-        async with serve(app) as served, AsyncExitStack() as stack:
-            variables = {
-                "DATABASE_URL": database.url,
-                "DATABASE_READER_URL": database.reader_url,
-                "KAFKA_BOOTSTRAP_SERVERS": kafka_broker.bootstrap_servers,
-                **aws_stack.environment,
-                "SWITCHBOARD_KEY_FILE": str(directory / "keys.json"),
-            }
-            rig = Rig(served, keys, directory, variables, stack)
-            async with client_of(served) as http:
-                for tool, arguments in {
-                    "create_topic": {"topic": TOPIC},
-                    "create_topic ": {"topic": "others"},
-                    "publish_message": {"topic": TOPIC, "message": SECRET},
-                    "consume_messages": {"topic": TOPIC, "group_id": GROUP},
-                }.items():
-                    path = f"/mcp/kafka/tools/{tool.strip()}"
-                    (await http.post(path, json=arguments, headers=rig.fields("right role"))).raise_for_status()
-            async with asyncio.TaskGroup() as starts:
-                rig.refused |= {caller: starts.create_task(refused_start(rig, caller)) for caller in UNKNOWN}
-                yield rig
+    async with backends.database.connect() as connection:
+        await connection.execute(
+            f"""
+            INSERT INTO customers (id, name, email)
+                VALUES ('anna', 'Anna', 'a@example.com'), ('bert', '{SECRET}', 'b@example.com');
+            INSERT INTO tickets (customer_id, subject) VALUES ('anna', 'mine'), ('bert', '{SECRET}');
+            INSERT INTO interactions (customer_id, ticket_id, query_text)
+                VALUES ('anna', 1, 'mine'), ('bert', 2, '{SECRET}');
+            INSERT INTO knowledge_articles (slug, title, body, status)
+                VALUES ('parcel', 'Parcel', 'Where it is', 'published');
+            """
+        )
+    await backends.behind.s3.create_bucket(Bucket=BUCKET)
+    for who, text in (("anna", b"mine"), ("bert", SECRET.encode())):
+        await backends.behind.s3.put_object(Bucket=BUCKET, Key=f"customers/{who}/a", Body=text)
+    await backends.behind.ssm.put_parameter(Name=PARAMETER, Type="String", Value=SECRET)
+    identity = Identity(Keyring(open_file, Rate(100_000, 100_000)))
+    app = create_app(kinds, Settings(), backends.settings, guard=Guard(policy), identity=identity)
+    async with serve(app) as served, AsyncExitStack() as stack:
+        variables = backends.variables(SWITCHBOARD_KEY_FILE=str(directory / "keys.json"))
+        rig = Rig(served, keys, directory, variables, stack)
+        async with client_of(served) as http:
+            for tool, arguments in {
+                "create_topic": {"topic": TOPIC},
+                "create_topic ": {"topic": "others"},
+                "publish_message": {"topic": TOPIC, "message": SECRET},
+                "consume_messages": {"topic": TOPIC, "group_id": GROUP},
+            }.items():
+                path = f"/mcp/kafka/tools/{tool.strip()}"
+                (await http.post(path, json=arguments, headers=rig.fields("right role"))).raise_for_status()
+        async with asyncio.TaskGroup() as starts:
+            rig.refused |= {caller: starts.create_task(refused_start(rig, caller)) for caller in UNKNOWN}
+            yield rig
 
 
 # Ways in

@@ -1,8 +1,6 @@
 """How a refusal looks on each face: the same decision, in the form that the face's callers understand."""
 
 import json
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,26 +10,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from app.servers.calls import JsonObject
-from tests.faces.raw import ERAS, client_of, handshake, headers, request
-from tests.fixtures.gateway import Served, serve
-from tests.guard.notes import guarded
+from tests.faces.raw import ERAS, handshake, headers, request
+from tests.fixtures.gateway import Served
 
 SCOPES = ["notes:delete_note", "notes:write"]
 NEEDS: JsonObject = {"name": "delete_note", "arguments": {"nmae": 1}}
 DEEP: Any = {"name": "delete_note", "arguments": {"x": {"deep": [None]}}, "more": True}
 """Not plain, and not right: whoever may not call is told that first."""
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncGenerator[Served]:
-    async with serve(guarded(tmp_path)) as served:
-        yield served
-
-
-@pytest.fixture
-async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_of(gateway) as client:
-        yield client
 
 
 async def post(http: httpx.AsyncClient, caller: str, era: str, path: str, method: str, params: Any) -> httpx.Response:

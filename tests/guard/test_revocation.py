@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import os
+import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,15 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from app.guard.credentials import KeyAdministration, mint
-from app.local.aws import LocalAws
-from app.local.kafka import LocalKafka
-from app.local.postgres import LocalPostgres
+from app.local.postgres import LocalPostgres, run_postgres
 from app.servers.calls import JsonObject
 from app.services.postgres.identity import open_keys
+from app.services.postgres.migrations import migrate
+from app.services.postgres.sql.login import ensure_reader_login
 from tests.faces.raw import STARTS_WITHIN, client_of, headers, launched, request, websocket
-from tests.fixtures.aws import AwsBehindTheGateway
 from tests.fixtures.gateway import Served
 from tests.fixtures.postgres import TestDatabase, cloned_database
+from tests.guard.conftest import Backends
 from tests.guard.processes import bearer, two_processes, variables_of
 from tests.mcp_servers.statements import SLOW, until_running
 from tests.test_cli import SWITCHBOARD
@@ -54,32 +57,22 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-async def rig(
-    postgres_server: LocalPostgres,
-    postgres_template: str,
-    kafka_broker: LocalKafka,
-    aws_stack: LocalAws,
-    behind: AwsBehindTheGateway,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncGenerator[Rig]:
-    directory = tmp_path_factory.mktemp("revocation")
-    await behind.s3.create_bucket(Bucket=BUCKET)
-    await behind.s3.put_object(Bucket=BUCKET, Key="large", Body=bytes(LARGE))
-    async with cloned_database(postgres_server, postgres_template) as database:
-        async with database.connect() as connection:
-            await connection.execute(
-                "INSERT INTO customers (id, name, email) VALUES ('anna', 'Anna', 'a@example.com');"
-                "INSERT INTO tickets (customer_id, subject) VALUES ('anna', 'mine')"
-            )
-        variables = variables_of(database, kafka_broker, aws_stack, **_PATIENT)
-        async with open_keys(database.settings) as keys, two_processes(directory, POLICY, variables) as gateways:
-            rig = Rig(gateways, database, keys, directory, variables)
-            maker, key = mint(frozenset({"agent"}))
-            await keys.add(key)
-            async with client_of(gateways[0]) as http:
-                made = await http.post("/mcp/kafka/tools/create_topic", json={"topic": TOPIC}, headers=bearer(maker))
-                assert made.status_code == 200, made.text
-            yield rig
+async def rig(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Rig]:
+    directory, database = tmp_path_factory.mktemp("revocation"), backends.database
+    await backends.behind.s3.create_bucket(Bucket=BUCKET)
+    await backends.behind.s3.put_object(Bucket=BUCKET, Key="large", Body=bytes(LARGE))
+    async with database.connect() as connection:
+        await connection.execute(
+            "INSERT INTO customers (id, name, email) VALUES ('anna', 'Anna', 'a@example.com');"
+            "INSERT INTO tickets (customer_id, subject) VALUES ('anna', 'mine')"
+        )
+    variables = backends.variables(**_PATIENT)
+    async with open_keys(database.settings) as keys, two_processes(directory, POLICY, variables) as gateways:
+        maker = await kept(keys)
+        async with client_of(gateways[0]) as http:
+            made = await http.post("/mcp/kafka/tools/create_topic", json={"topic": TOPIC}, headers=bearer(maker))
+            assert made.status_code == 200, made.text
+        yield Rig(gateways, database, keys, directory, variables)
 
 
 def patient(served: Served) -> httpx.AsyncClient:
@@ -320,6 +313,15 @@ class Swamp:
         self.passes = asyncio.Event()
         self.passes.set()
 
+    @contextmanager
+    def swallowing(self) -> Generator[None]:
+        """Let nothing through while the block runs."""
+        self.passes.clear()
+        try:
+            yield
+        finally:
+            self.passes.set()
+
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[int]:
         """Yield the port of 127.0.0.1 at which the way begins."""
@@ -358,36 +360,78 @@ async def outcome(served: Served, token: str) -> tuple[int, str]:
         return answer.status_code, answer.json().get("code", "")
 
 
+async def goes_on(
+    gateways: Sequence[Served], known: str, unseen: str, pause: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """See that a key that was seen goes on while the store says nothing, that others wait, and all is well again."""
+    away, stranger = (503, "identity_unavailable"), mint(frozenset({"agent"}))[0]
+    assert [(await outcome(served, known))[0] for served in gateways] == [200, 200]
+    with pause():
+        async with asyncio.timeout(ENDS_WITHIN):
+            for served in gateways:
+                others = [asyncio.ensure_future(outcome(served, each)) for each in (unseen, stranger) * 3]
+                while not all(each.done() for each in others):
+                    assert (await outcome(served, known))[0] == 200
+                assert {each.result() for each in others} == {away}
+                assert (await outcome(served, stranger)) == away, "it may be a good one, for all we know"
+    async with asyncio.timeout(ENDS_WITHIN):
+        for served in gateways:
+            while (await outcome(served, unseen)) == away:
+                pass
+            assert [(await outcome(served, each))[0] for each in (unseen, stranger, known)] == [200, 401, 200]
+
+
 async def test_keys_go_on_in_two_processes_whose_store_swallows_all_that_it_is_asked(
     postgres_server: LocalPostgres, postgres_template: str, tmp_path: Path
 ) -> None:
-    away = (503, "identity_unavailable")
     async with cloned_database(postgres_server, postgres_template) as database, AsyncExitStack() as stack:
         address = httpx.URL(database.url)
         assert address.port is not None
         swamp = Swamp(address.host, address.port)
         port = await stack.enter_async_context(swamp.open())
         url = str(address.copy_with(port=port))
-        variables = variables_of(database, DATABASE_URL=url, SERVERS="database")
         keys = await stack.enter_async_context(open_keys(database.settings))
-        (known, one), (unseen, other) = (mint(frozenset({"agent"})) for _ in range(2))
-        for key in (one, other):
-            await keys.add(key)
+        known, unseen = [await kept(keys) for _ in range(2)]
+        variables = variables_of(database, DATABASE_URL=url, SERVERS="database")
         gateways = await stack.enter_async_context(two_processes(tmp_path, POLICY, variables))
-        assert [(await outcome(served, known))[0] for served in gateways] == [200, 200]
-        swamp.passes.clear()
-        async with asyncio.timeout(ENDS_WITHIN):
-            for served in gateways:
-                strangers = [asyncio.ensure_future(outcome(served, each)) for each in (unseen, mint(one.roles)[0]) * 3]
-                while not all(each.done() for each in strangers):
-                    assert (await outcome(served, known))[0] == 200
-                assert {each.result() for each in strangers} == {away}
-                assert (await outcome(served, mint(one.roles)[0])) == away, "it may be a good one, for all we know"
-        swamp.passes.set()
-        async with asyncio.timeout(ENDS_WITHIN):
-            for served in gateways:
-                while (await outcome(served, unseen)) == away:
-                    pass
-                assert (await outcome(served, unseen))[0] == 200
-                assert (await outcome(served, mint(one.roles)[0]))[0] == 401
-                assert (await outcome(served, known))[0] == 200
+        await goes_on(gateways, known, unseen, swamp.swallowing)
+
+
+async def test_keys_go_on_in_two_processes_while_the_server_that_keeps_them_stands_still(
+    postgres_directory: Path, tmp_path: Path
+) -> None:
+    async with run_postgres(postgres_directory, durable=False) as server, AsyncExitStack() as stack:
+        await migrate(server.url())
+        database = TestDatabase(server.url(), (await ensure_reader_login(server.url(), "reader")).url)
+        keys = await stack.enter_async_context(open_keys(database.settings))
+        known, unseen = [await kept(keys) for _ in range(2)]
+        variables = variables_of(database, SERVERS="database")
+        gateways = await stack.enter_async_context(two_processes(tmp_path, POLICY, variables))
+        await goes_on(gateways, known, unseen, partial(standing_still, server.process.pid))
+
+
+async def kept(keys: KeyAdministration) -> str:
+    """Return a key that has been made."""
+    token, key = mint(frozenset({"agent"}))
+    await keys.add(key)
+    return token
+
+
+@contextmanager
+def standing_still(pid: int) -> Generator[None]:
+    """Have a server with all its processes stand still for as long as the block runs, as on a host that is paused."""
+
+    def children(of: int) -> list[int]:
+        return [int(child) for child in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
+
+    os.kill(pid, signal.SIGSTOP)  # first, so that it makes no more of them
+    family = [pid, *children(pid)]
+    try:
+        for each in family:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGSTOP)
+        yield
+    finally:
+        for each in reversed(family):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)

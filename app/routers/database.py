@@ -49,7 +49,7 @@ from app.services.postgres.desk.support import (
     SavedInteraction,
     SupportDesk,
 )
-from app.services.postgres.examination import examine
+from app.services.postgres.examination import examine, examine_vectors
 from app.services.postgres.knowledge.keeping import vectors_kept
 from app.services.postgres.knowledge.meaning import Meaning
 from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults, SearchTerm, SimilarArticles
@@ -128,7 +128,8 @@ class DatabaseMCPServer(BaseMCPServer):
 
     async def examine(self) -> Sequence[Finding]:
         found = await examine(self.settings, self.database, self.reader)
-        return [*found, await examine_embeddings(self.embeddings)]
+        of_vectors = [] if self.meaning is None else [await examine_vectors(self.settings)]
+        return [*found, await examine_embeddings(self.embeddings), *of_vectors]
 
     @tool(
         read_only=True,

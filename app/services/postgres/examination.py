@@ -10,6 +10,7 @@ from app.services.postgres.connections.connecting import Connector
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.pools import Database, connect_to_listen
 from app.services.postgres.connections.settings import PostgresSettings
+from app.services.postgres.knowledge.vectors import demand_pgvector
 from app.services.postgres.sql.login import reader_login_name
 from app.services.postgres.sql.reader import SqlReader
 from app.services.postgres.versions import newest_version
@@ -68,6 +69,28 @@ async def examine(settings: PostgresSettings, database: Database, reader: SqlRea
             *await _room(settings),
         ]
     return findings
+
+
+async def examine_vectors(settings: PostgresSettings) -> Finding:
+    """Return whether the vectors of articles can be kept in the database."""
+
+    async def vectors() -> str:
+        connector = Connector(
+            lambda: settings.address,
+            connect_timeout=settings.connect_timeout,
+            pooler=settings.pooler,
+            outages=Outages(None),
+        )
+        connection = await connector.open()
+        try:
+            with postgres_errors(reading=True):
+                async with connection.transaction():
+                    await demand_pgvector(connection)
+        finally:
+            connection.terminate()
+        return "pgvector keeps the vectors of articles"
+
+    return await checked(vectors(), subject="search by meaning", otherwise="warning")
 
 
 async def _room(settings: PostgresSettings) -> Sequence[Finding]:

@@ -263,7 +263,8 @@ async def fill(
                 break
             if not taken:
                 await asyncio.sleep(again)
-        await store.measure(connection, embedder)
+        if await store.ready(connection) is None or await store.is_outgrown(connection):
+            await store.measure(connection, embedder)
     return filling
 
 

@@ -228,7 +228,7 @@ class VectorStore:
             asyncpg.PostgresError: the login may not read them.
         """
         async with _step(connection):
-            await _demand_pgvector(connection)
+            await demand_pgvector(connection)
             found = await connection.fetchrow(
                 "SELECT spread, mean, deviation FROM embedding_models"
                 " WHERE name = $1 AND dimension = $2 AND filled_at IS NOT NULL AND to_regclass($3) IS NOT NULL",
@@ -249,7 +249,7 @@ class VectorStore:
             asyncpg.PostgresError: the login may not make tables.
         """
         async with _step(connection):
-            await _demand_pgvector(connection, bring=True)
+            await demand_pgvector(connection, bring=True)
             table = f'"vectors_{self.name}"'
             await self._lock(connection)
             known = await connection.fetchval(
@@ -402,7 +402,7 @@ class VectorStore:
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"vectors_{self.name}")
 
 
-async def _demand_pgvector(connection: "asyncpg.Connection[Any]", *, bring: bool = False) -> None:
+async def demand_pgvector(connection: "asyncpg.Connection[Any]", *, bring: bool = False) -> None:
     """Return if vectors can be kept.
 
     Args:

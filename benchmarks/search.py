@@ -39,14 +39,14 @@ _PASSAGE = "The device shows a message when it does not start, and has to be tur
 
 _VECTORS = """
 CREATE TEMPORARY TABLE topics AS
-SELECT topic, (SELECT array_agg(random() - 0.5 + topic * 0) FROM generate_series(1, {dimension})) AS centre
+SELECT topic, (
+    SELECT array_agg(random() - 0.5 + 0 * (topic + place)) FROM generate_series(1, {dimension}) AS place
+) AS centre
 FROM generate_series(1, 300) AS topic;
 INSERT INTO "vectors_{name}" (article_id, passage, vector)
 SELECT article_id, passage, l2_normalize(made::halfvec({dimension}))
-FROM article_search, generate_series(1, 2) AS passage
-JOIN LATERAL (SELECT 1) AS one ON true
-CROSS JOIN LATERAL (
-    SELECT array_agg(number + 0.4 * (random() - 0.5) + 0 * article_id)::real[] AS made
+FROM article_search CROSS JOIN generate_series(1, 2) AS passage CROSS JOIN LATERAL (
+    SELECT array_agg(number + 0.4 * (random() - 0.5) + 0 * (article_id + passage))::real[] AS made
     FROM topics, unnest(centre) AS number WHERE topic = 1 + article_id % 300
 ) AS mixed
 ON CONFLICT DO NOTHING;

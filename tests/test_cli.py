@@ -673,6 +673,7 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
             assert "password" in articles[0]["title"].lower()
             address = re.search(r"Home +http://127\.0\.0\.1:(\d+)\n", welcome)
             assert address, welcome
+            assert "(EMBEDDINGS=e5-small)" in welcome
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}", verify=False) as http:
                 assert (await http.get("/docs")).status_code == 200
                 # The key is known from the first time: it answers what was stored then.

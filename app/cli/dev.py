@@ -6,6 +6,7 @@ import click
 
 from app.cli.commands import has_local_stack
 from app.cli.running import CONFIG, chosen_servers, open_tracing, read_guard, read_settings, run, start_log
+from app.services.embeddings.settings import EmbeddingSettings
 from app.serving.process import PortInUse
 from app.settings import Settings
 
@@ -40,5 +41,6 @@ def dev(port: int | None, data_dir: Path, config: Path | None) -> None:
     kinds = chosen_servers([], settings)
     guard = read_guard(settings, kinds)
     start_log(settings, kinds, guard.policy)
+    embeddings = read_settings(EmbeddingSettings)
     with open_tracing(settings) as tracing:
-        run(lambda: serve(settings, data_dir, guard, tracing), PortInUse, failure, serves=True)
+        run(lambda: serve(settings, data_dir, guard, tracing, embeddings), PortInUse, failure, serves=True)

@@ -36,6 +36,8 @@ from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import StartFailed, steady_port
 from app.main import create_app
 from app.services.aws.demo.seeding import DEMO_BUCKET, DEMO_FUNCTION
+from app.services.embeddings.installed import objection_to
+from app.services.embeddings.settings import NONE, EmbeddingSettings
 from app.services.kafka.demo import DEMO_TOPICS
 from app.services.kafka.demo import seed as seed_kafka
 from app.services.kafka.settings import KafkaSettings
@@ -48,6 +50,8 @@ from app.settings import Settings
 from app.telemetry.recorder import Tracing
 
 _DATABASE = "customer_support"
+_MODEL = "e5-small"
+"""The demo's articles are in three languages, and this one is no large download."""
 _SECRET = "SWITCHBOARD_SECRET"  # noqa: S105 - the variable's name
 
 
@@ -61,8 +65,16 @@ class Backend:
     """One line for people."""
 
 
-async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard, tracing: Tracing | None = None) -> None:
+async def serve_local_stack(
+    settings: Settings,
+    data_dir: Path,
+    guard: Guard,
+    tracing: Tracing | None = None,
+    embeddings: EmbeddingSettings | None = None,
+) -> None:
     """Start every backend, serve until a signal comes, and stop what was started. Callers are held to the guard.
+
+    Where `embeddings` names nothing, the model that reads the demo's languages turns text into vectors, if it can here.
 
     Raises:
         PortInUse: the gateway's address is taken.
@@ -79,17 +91,18 @@ async def serve_local_stack(settings: Settings, data_dir: Path, guard: Guard, tr
         async with asyncio.TaskGroup() as group:
             starting = [group.create_task(_start(stack, name, run(data_dir / name))) for name, run in _BACKENDS.items()]
         backends = [task.result() for task in starting]
-        _write_environment(data_dir / "env", settings, backends)
+        embeddings, search = _embeddings(embeddings or EmbeddingSettings())
+        _write_environment(data_dir / "env", settings, backends, embeddings)
         token, own = _own_key()
         app = create_app(
             settings=settings,
-            service_settings=[backend.settings for backend in backends],
+            service_settings=[*(backend.settings for backend in backends), embeddings],
             launched=LaunchedByClients(own_command(), data_dir / "env"),
             guard=guard,
             identity=Identity(_keyring(backends, own), anonymous=EVERYBODY, public_pages=True),
             tracing=tracing,
         )
-        await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir, token), err=True))
+        await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir, token, search), err=True))
         click.echo("Stopping the local stack …", err=True)
     click.echo("Stopped. The data stays where it is.", err=True)
 
@@ -198,10 +211,22 @@ _BACKENDS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] 
 }
 
 
-def _write_environment(path: Path, settings: Settings, backends: list[Backend]) -> None:
+def _embeddings(given: EmbeddingSettings) -> tuple[EmbeddingSettings, str]:
+    """Return what turns text into vectors, and a line for people on what that means for the search."""
+    if "embeddings" not in given.model_fields_set and (objection := objection_to(_MODEL)) is not None:
+        return given, f"by words alone; {objection}"
+    chosen = given if "embeddings" in given.model_fields_set else EmbeddingSettings(embeddings=_MODEL)
+    if chosen.embeddings == NONE:
+        return chosen, "by words alone (EMBEDDINGS=none)"
+    return chosen, f"by words, and by meaning once the articles are read (EMBEDDINGS={chosen.embeddings})"
+
+
+def _write_environment(path: Path, settings: Settings, backends: list[Backend], embeddings: EmbeddingSettings) -> None:
     """Leave the addresses for other programs: `switchboard stdio --env-file .switchboard/env`."""
     lines = [f"GATEWAY_URL=http://127.0.0.1:{settings.port}\n"] if settings.port else []
     lines += [f"{name}={value}\n" for backend in backends for name, value in backend.environment.items()]
+    if embeddings.embeddings == _MODEL:
+        lines.append(f"EMBEDDINGS={_MODEL}\n")
     lines.append(f"{_SECRET}={os.environ[_SECRET]}\n")
     with _private(path) as file:
         file.writelines(lines)
@@ -221,7 +246,7 @@ def _keyring(backends: list[Backend], own: StoredKey) -> Keyring:
     return Keyring(every_key(given, database, [own]), Rate.read(given.failed_keys))
 
 
-def _welcome(port: int, data_dir: Path, token: str) -> str:
+def _welcome(port: int, data_dir: Path, token: str, search: str) -> str:
     url = f"http://127.0.0.1:{port}"
     configs = {config.client: config.text for config in client_configs(url, own_command(), data_dir / "env")}
     call = call_by_curl(url, "database", "search_knowledge_base", {"search_term": "how do i reset my pasword"})
@@ -235,6 +260,7 @@ Switchboard is ready.
                   (Cursor, VS Code: {own_command()[0]} config cursor|vscode)
   A key           {token}
                   (for trying: callers without one may do everything here)
+  Search          {search}
   Data            {data_dir}
   In other shells set -a; . {shlex.quote(str(data_dir / "env"))}; set +a   (addresses of the backends)
   Stop            Ctrl-C; the data stays

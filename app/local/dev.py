@@ -213,9 +213,11 @@ _BACKENDS: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] 
 
 def _embeddings(given: EmbeddingSettings) -> tuple[EmbeddingSettings, str]:
     """Return what turns text into vectors, and a line for people on what that means for the search."""
-    if "embeddings" not in given.model_fields_set and (objection := objection_to(_MODEL)) is not None:
-        return given, f"by words alone; {objection}"
-    chosen = given if "embeddings" in given.model_fields_set else EmbeddingSettings(embeddings=_MODEL)
+    chosen = given
+    if "embeddings" not in given.model_fields_set:
+        if (objection := objection_to(_MODEL)) is not None:
+            return given, f"by words alone: {objection}"
+        chosen = given.model_copy(update={"embeddings": _MODEL})
     if chosen.embeddings == NONE:
         return chosen, "by words alone (EMBEDDINGS=none)"
     return chosen, f"by words, and by meaning once the articles are read (EMBEDDINGS={chosen.embeddings})"

@@ -54,6 +54,8 @@ class Checkout:
             for name, port in zip(("DB", "KAFKA", "AWS"), OWN_PORTS.values(), strict=True)
         }
         found |= {"PORT": self.ports["8000"], "PYTHONPATH": str(self.directory), "NO_COLOR": "1"}
+        # What the pages show must not depend on how far a model has read the articles.
+        found["EMBEDDINGS"] = "none"
         found["PATH"] = f"{self.directory / '.venv' / 'bin'}:{os.environ['PATH']}"
         addresses = self.directory / ".switchboard" / "env"
         lines = addresses.read_text().splitlines() if addresses.is_file() else []

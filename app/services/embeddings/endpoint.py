@@ -12,7 +12,6 @@ import sys
 from array import array
 from base64 import b64decode
 from collections.abc import Sequence
-from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,6 +44,8 @@ _IN_A_THREAD = 64 * 1024
 """Bytes of an answer from which on it is read in a thread."""
 _FAILURES = 3
 """Questions one after the other without an answer, after which none is asked for a while."""
+_NEARLY_ALL = 0.8
+"""Of a question's time, after which one that is given up counts as unanswered."""
 _REST = 5.0
 """Seconds of that while: each search would else wait for its limit before it goes by words alone."""
 
@@ -98,6 +99,7 @@ class EndpointEmbedder:
         self._settings = settings
         self._model = settings.embeddings_model or ""
         self.question_timeout = settings.embeddings_timeout
+        self._http: httpx.AsyncClient | None = None
         self._name = ""
         self._dimension = 0
         self._as_base64 = True
@@ -160,17 +162,32 @@ class EndpointEmbedder:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        self._dimension = 0
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
 
-    @cached_property
-    def _http(self) -> httpx.AsyncClient:
-        key = self._settings.embeddings_key
-        return httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
-            timeout=_PASSAGES_WITHIN,
-            limits=httpx.Limits(max_connections=_MOST_REQUESTS, keepalive_expiry=_KEPT),
-            follow_redirects=False,
-        )
+    def _client(self) -> httpx.AsyncClient:
+        """Return what holds the connections.
+
+        Raises:
+            EmbeddingUnavailable: what the environment says of certificates or proxies can't be used.
+        """
+        if self._http is None:
+            key = self._settings.embeddings_key
+            try:
+                self._http = httpx.AsyncClient(
+                    headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
+                    timeout=_PASSAGES_WITHIN,
+                    limits=httpx.Limits(max_connections=_MOST_REQUESTS, keepalive_expiry=_KEPT),
+                    follow_redirects=False,
+                )
+            except (OSError, ValueError):
+                raise self._mistaken(
+                    "can't be asked: SSL_CERT_FILE, SSL_CERT_DIR or a variable for proxies, such as HTTPS_PROXY,"
+                    " can't be used"
+                ) from None
+        return self._http
 
     @property
     def _where(self) -> str:
@@ -220,6 +237,11 @@ class EndpointEmbedder:
                     (vector,) = await self._vectors(texts)
                 except _Dropped:
                     (vector,) = await self._vectors(texts)
+        except asyncio.CancelledError:
+            # Whoever waits may have a limit of its own, as long as ours.
+            if asyncio.get_running_loop().time() - now > _NEARLY_ALL * self.question_timeout:
+                self._note(failed=True)
+            raise
         except TimeoutError:
             self._note(failed=True)
             limit = f"{self.question_timeout * 1000:g} ms (EMBEDDINGS_TIMEOUT)"
@@ -271,10 +293,11 @@ class EndpointEmbedder:
         answer = bytearray()
         # As they are: what is packed has no bound before it is unpacked.
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        client = self._client()
         try:
             async with asyncio.timeout(_PASSAGES_WITHIN):
                 url = f"{self._settings.embeddings}/embeddings"
-                async with self._http.stream("POST", url, content=body, headers=headers) as response:
+                async with client.stream("POST", url, content=body, headers=headers) as response:
                     async for chunk in response.aiter_raw():
                         answer += chunk
                         if len(answer) > _MOST_ANSWERED:
@@ -286,6 +309,8 @@ class EndpointEmbedder:
             raise _Passing(f"{self._where} did not answer within {_PASSAGES_WITHIN:g} s") from None
         except (httpx.RemoteProtocolError, httpx.ReadError):
             raise _Dropped(f"{self._where} closed the connection") from None
+        except (httpx.InvalidURL, UnicodeError):
+            raise self._mistaken("has an address that no host can have") from None
         except httpx.HTTPError as error:
             if _is_of_tls(error):
                 raise self._mistaken(

@@ -8,11 +8,10 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from app.errors import EmbeddingUnavailable
@@ -220,6 +219,30 @@ async def test_after_some_questions_without_an_answer_the_next_are_told_at_once_
         endpoint.behave = None
         await embedder.embed_question("another")
         await embedder.embed_question("one more")
+
+
+async def test_questions_that_are_given_up_as_late_as_that_count_as_unanswered(endpoint: Endpoint) -> None:
+    async with embedding(endpoint.url, timeout=0.05) as embedder:
+        endpoint.behave = lambda _: None
+        for n in range(6):
+            with suppress(TimeoutError, EmbeddingUnavailable):
+                async with asyncio.timeout(0.049):
+                    await embedder.embed_question(f"{n}")
+        with pytest.raises(EmbeddingUnavailable, match="is asked again in a moment"):
+            await embedder.embed_question("another")
+
+
+async def test_questions_whose_callers_have_gone_do_not_count(endpoint: Endpoint) -> None:
+    async with embedding(endpoint.url) as embedder:
+        endpoint.behave = lambda _: None
+        for n in range(4):
+            asked = asyncio.create_task(embedder.embed_question(f"{n}"))
+            await asyncio.wait_for(endpoint.hanging.wait(), 30)
+            endpoint.hanging.clear()
+            asked.cancel()
+            await asyncio.wait([asked])
+        endpoint.behave = None
+        await embedder.embed_question("another")
 
 
 async def test_a_kept_connection_that_was_closed_costs_no_question(endpoint: Endpoint) -> None:
@@ -434,6 +457,33 @@ async def test_an_endpoint_without_tls_is_told_as_a_mistake(endpoint: Endpoint) 
     assert told.value.misconfigured
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"], ids=ascii)
+async def test_an_address_that_no_host_can_have_is_told_as_a_mistake(host: str) -> None:
+    async with embedding(f"http://{host}/v1", start=False) as embedder:
+        with pytest.raises(EmbeddingUnavailable, match=r"no host can have|can't be reached"):
+            await embedder.start()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("SSL_CERT_FILE", "/nowhere/ca.pem"), ("HTTPS_PROXY", "carrier-pigeon://x")]
+)
+async def test_what_the_environment_says_of_the_way_is_told_as_a_mistake(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    async with embedding(endpoint.url, start=False) as embedder:
+        with pytest.raises(EmbeddingUnavailable, match="SSL_CERT_FILE, SSL_CERT_DIR or a variable for proxies") as told:
+            await embedder.start()
+    assert told.value.misconfigured
+
+
+async def test_a_closed_endpoint_answers_no_question(endpoint: Endpoint) -> None:
+    async with embedding(endpoint.url) as embedder:
+        await embedder.close()
+        with pytest.raises(EmbeddingUnavailable, match="has not answered yet"):
+            await embedder.embed_question("late")
+
+
 async def test_neither_key_nor_text_reaches_a_log(
     endpoint: Endpoint, caplog: pytest.LogCaptureFixture, at_once: list[float]
 ) -> None:
@@ -450,7 +500,6 @@ async def test_neither_key_nor_text_reaches_a_log(
                     await work()
                 except EmbeddingUnavailable as failure:
                     caplog.handler.emit(logging.makeLogRecord({"msg": str(failure)}))
-    assert isinstance(embedder._http, httpx.AsyncClient)
     assert caplog.text
     assert KEY not in caplog.text
     assert QUESTION not in caplog.text

@@ -1,0 +1,33 @@
+"""What `switchboard dev` takes where nothing is said."""
+
+import pytest
+
+from app.local import dev
+from app.services.embeddings.settings import EmbeddingSettings
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMBEDDINGS", raising=False)
+
+
+def test_the_demo_is_searched_by_meaning_in_its_languages() -> None:
+    chosen, told = dev._embeddings(EmbeddingSettings(embeddings_timeout=2))
+    assert (chosen.embeddings, chosen.embeddings_timeout) == ("e5-small", 2)
+    assert "by meaning" in told
+    assert "EMBEDDINGS=e5-small" in told
+
+
+def test_where_the_model_cannot_run_it_says_why_and_goes_by_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev, "objection_to", lambda _: "there is no e5-small for Plan 9")
+    chosen, told = dev._embeddings(EmbeddingSettings())
+    assert (chosen.embeddings, told) == ("none", "by words alone: there is no e5-small for Plan 9")
+
+
+@pytest.mark.parametrize("said", ["none", "bge-small-en"])
+def test_what_is_said_goes_first(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr(dev, "objection_to", lambda _: "not asked")
+    monkeypatch.setenv("EMBEDDINGS", said)
+    chosen, told = dev._embeddings(EmbeddingSettings())
+    assert chosen.embeddings == said
+    assert f"EMBEDDINGS={said}" in told

@@ -210,12 +210,11 @@ class DatabaseMCPServer(BaseMCPServer):
         errors=(NotFound,),
     )
     async def get_similar_articles(
-        self, article_id: RowId, limit: Annotated[int, Field(ge=1, le=20)] = 5
+        self,
+        article_id: Annotated[RowId, Field(description="An `id` of search_knowledge_base.")],
+        limit: Annotated[int, Field(ge=1, le=20)] = 5,
     ) -> SimilarArticles:
-        """Find the published help articles that are about much the same as one, the likest first.
-
-        Use it to offer what to read next, or to find duplicates. `article_id` is an `id` of search_knowledge_base.
-        """
+        """Find the published help articles about much the same as one, likest first: to read next, or duplicates."""
         return await self.knowledge.similar(article_id, limit)
 
     @tool(

@@ -55,9 +55,7 @@ class ArticleHit(BaseModel):
     fit: float = Field(description="How much of the question it speaks of, 0 to 1; below 0.5 it hardly answers it.")
     matched_by: MatchedBy = Field(description="`code`: it holds a rare code of the question, such as E-4711.")
     snippet: OneLine = Field(description="The best passage; words that were found in **…**.")
-    passage: int | None = Field(
-        description="Number of the passage nearest in meaning, in db://knowledge_articles/{id}."
-    )
+    passage: int | None = Field(description="The nearest in meaning.")
     tags: list[str]
     language: str
     updated_at: datetime
@@ -66,7 +64,7 @@ class ArticleHit(BaseModel):
 class SearchResults(Result):
     """The published articles that fit a question, best first."""
 
-    mode: Mode = Field(description="`lexical`: by words alone; `semantic`: by meaning, too.")
+    mode: Mode = Field(description="By words alone, or by meaning, too.")
     articles: list[ArticleHit]
     total: int = Field(description="A lower bound: at most about a thousand are ranked.")
     limit: int
@@ -74,7 +72,7 @@ class SearchResults(Result):
 
 
 class SimilarArticle(BaseModel):
-    """A published article about much the same."""
+    """An article about much the same."""
 
     id: int
     slug: str
@@ -86,9 +84,9 @@ class SimilarArticle(BaseModel):
 
 
 class SimilarArticles(Result):
-    """The published articles that are most like one, the likest first."""
+    """The articles most like one."""
 
-    mode: Mode = Field(description="`lexical`: by the words of its title; `semantic`: by meaning.")
+    mode: Mode = Field(description="By the title's words, or by meaning.")
     articles: list[SimilarArticle]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from app.catalogue import Catalogue, load_servers
 from app.cli.commands import switchboard
 from app.guard.credentials import STORED_KEYS, mint
 from app.guard.key_file import as_first_key
@@ -27,6 +28,10 @@ deny = ["aws:s3_delete_object"]
 """
 
 
+READING = sum(offer.declared.read_only for offer in Catalogue(load_servers(["database"])).tools())
+"""How many tools of the database change nothing."""
+
+
 def policy(directory: Path, *arguments: str, text: str = POLICY) -> tuple[int, str]:
     (directory / "switchboard.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +43,7 @@ def policy(directory: Path, *arguments: str, text: str = POLICY) -> tuple[int, s
 def test_a_file_that_fits_is_summed_up(tmp_path: Path) -> None:
     status, said = policy(tmp_path, "check")
     assert (status, said.splitlines()[0]) == (0, "switchboard.toml fits.")
-    assert "  agent: 5 tools, " in said
+    assert f"  agent: {READING + 1} tools, " in said
     assert "bound to a customer" in said
 
 
@@ -298,7 +303,7 @@ def test_a_rule_may_be_on_an_argument_that_is_true_or_false(tmp_path: Path) -> N
 
 def test_a_file_with_a_developer_of_its_own_says_what_that_comes_to(tmp_path: Path) -> None:
     _, said = policy(tmp_path, "check", text='[role.developer]\nallow = ["database:read"]\n')
-    assert "  developer: 4 tools, " in said
+    assert f"  developer: {READING} tools, " in said
 
 
 @pytest.mark.parametrize(("asked", "words"), [

@@ -4,8 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A file's tests share what they start, and each process starts its own backends: so by file, and not too many.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Which goes first, tests/longest_first.py says.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 READY_TO_RUN := $(VENV)/.ready-to-run
+# Its lock is held for as long as it runs; the addresses that it left are those of nothing, or of others, afterwards.
+STACK_RUNS := [ -f .switchboard/env ] && ! $(BIN)/python -c \
+	'import fcntl; fcntl.flock(open(".switchboard/lock"), fcntl.LOCK_SH | fcntl.LOCK_NB)' 2>/dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help run shell demo test test-kafka check format lock bench clean
@@ -26,7 +30,8 @@ run: $(READY_TO_RUN) ## Serve the gateway on the local stack (PORT=8000)
 	@exec $(BIN)/switchboard dev $(if $(PORT),--port $(PORT))
 
 shell: $(READY_TO_RUN) ## A shell that finds `switchboard`, and the local stack's addresses if it runs
-	@set -a; [ ! -f .switchboard/env ] || . .switchboard/env; PATH="$(CURDIR)/$(BIN):$$PATH" exec $${SHELL:-sh}
+	@set -a; if $(STACK_RUNS); then . .switchboard/env; else echo "No local stack runs here; \`make run\` starts it." >&2; fi; \
+		PATH="$(CURDIR)/$(BIN):$$PATH" exec $${SHELL:-sh}
 
 test: $(READY) ## Run every test, as many at a time as there are cores (ARGS="tests/faces" a part, ARGS="-n 0" one by one)
 	@$(BIN)/pytest $(PARALLEL) $(ARGS)

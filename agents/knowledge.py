@@ -169,12 +169,13 @@ async def write_answer(
 
 
 def sources_of(answer: Answer, asked: Sequence[Asked]) -> tuple[list[Source], list[Source]]:
-    """Return the articles that an answer rests on, and the others that were found."""
+    """Return the articles that an answer rests on, and the others that fit as well as it takes."""
     used = [article.id for article in answer.used]
     found = {article.id: article.source for one in asked for article in one.articles}
+    fitting = {article.id for one in asked for article in one.fitting}
     return (
         [found[number] for number in used if number in found],
-        [source for number, source in found.items() if number not in used],
+        [source for number, source in found.items() if number in fitting and number not in used],
     )
 
 

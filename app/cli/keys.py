@@ -103,7 +103,7 @@ def list_keys() -> None:
     _in_store(print_all)
 
 
-@keys.command
+@keys.command(short_help="Revoke a key, in every process.")
 @click.argument("key_id", metavar="ID")
 def revoke(key_id: str) -> None:
     """Revoke a key: every process refuses it within two seconds, and ends what it holds open."""

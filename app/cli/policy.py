@@ -22,7 +22,7 @@ def policy() -> None:
     """Check switchboard.toml, and explain what it decides."""
 
 
-@policy.command
+@policy.command(short_help="Tell whether the file fits what is offered.")
 @CONFIG
 def check(config: Path | None) -> None:
     """Tell whether the file fits what the gateway offers, and what each role comes to; status 2 if it does not fit."""
@@ -48,7 +48,7 @@ def check(config: Path | None) -> None:
         click.echo(f"Warning: {line}", err=True)
 
 
-@policy.command
+@policy.command(short_help="Tell whether a caller may do WHAT, and why.")
 @CONFIG
 @click.option("--key", "key_id", metavar="ID", default=None, help="The id of the caller's key.")
 @click.option(

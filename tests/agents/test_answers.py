@@ -20,7 +20,7 @@ from agents.answers import (
     phrases_for,
 )
 from agents.base import Degradation
-from agents.knowledge import write_answer
+from agents.knowledge import sources_of, write_answer
 
 BODY = """Introduction.
 
@@ -145,3 +145,10 @@ def test_the_writer_is_configured_by_the_environment() -> None:
     assert isinstance(configured_writer({"ANSWER_MODEL": "small", "ANSWER_MODEL_URL": "http://model/v1"}), ModelWriter)
     with pytest.raises(ValueError, match="ANSWER_MODEL_URL"):
         configured_writer({"ANSWER_MODEL": "small"})
+
+
+def test_only_what_fits_is_shown_beside_an_answer() -> None:
+    poor = Article(id=3, slug="poor", title="Poor", score=0.1, fit=GOOD_FIT - 0.01)
+    asked = [Asked("refund?", [ARTICLE, OTHER, poor])]
+    assert sources_of(Answer("…", "articles", used=[ARTICLE]), asked) == ([ARTICLE.source], [OTHER.source])
+    assert sources_of(Answer("…", "articles", needs_person=True), [Asked("?", [poor])]) == ([], [])

@@ -34,7 +34,6 @@ OURS = ("MCP", "app")
 """The loggers that write nothing secret at any level: servers with their calls, and the process."""
 _PAUSE = 0.01
 """Seconds in which lines gather."""
-_STANDARD_ERROR = 2
 _FLUSHED_WITHIN = 1.0
 """Seconds that the end of the process waits for the log's reader."""
 
@@ -363,10 +362,7 @@ def hide_passwords(text: str) -> str:
 def _standard_error() -> TextIO:
     """Return standard error; nothing at all in its place, where whoever started us has closed it."""
     if cast("TextIO | None", sys.stderr) is None:
-        # Nor may a socket get the number of a standard stream, to which libraries write.
-        while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD_ERROR:
-            pass
-        sys.stderr = os.fdopen(descriptor, "w")
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     return sys.stderr
 
 

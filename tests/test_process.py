@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -375,7 +375,25 @@ async def test_a_log_that_nobody_reads_holds_up_no_client_of_stdio(tmp_path: Pat
             assert await process.wait() == 0
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"])
+CLOSED = ["0<&-", "1>&-", "2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+async def test_a_process_on_stdio_ends_cleanly_where_its_streams_are_closed(tmp_path: Path, closed: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" "$@" {closed}', SWITCHBOARD, "stdio", "database"),
+        cwd=tmp_path,
+        env=environment(),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    async with asyncio.timeout(STOPS_WITHIN):
+        _, errors = await process.communicate()
+    assert (process.returncode, b"Traceback" in errors) == (0, False), errors
+
+
+@pytest.mark.parametrize("closed", CLOSED)
 async def test_a_gateway_serves_with_its_standard_streams_closed(tmp_path: Path, closed: str) -> None:
     port = free_port()
     process = await asyncio.create_subprocess_exec(

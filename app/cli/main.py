@@ -30,7 +30,19 @@ def main() -> None:
         # Registered first, it is called last. Then the interpreter takes itself apart, and our handlers with it; a
         # process that is about to end has nothing left to be told.
         atexit.register(signal.signal, number, signal.SIG_IGN)
+    _hold_standard_streams()
     __import__("app.cli.commands", fromlist=["switchboard"]).switchboard()
+
+
+def _hold_standard_streams() -> None:
+    """Open what whoever started us has closed: a socket that got its number would be written to, or abort libuv."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stdout is None:  # type: ignore[redundant-expr]
+        sys.stdout = os.fdopen(1, "w")
 
 
 def _leave(number: int, frame: object) -> None:

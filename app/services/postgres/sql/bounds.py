@@ -42,6 +42,7 @@ from app.services.postgres.sql.functions import (
     SORTED,
     SORTED_ROWS,
     TEMPLATES,
+    UNIQUE_KEYS,
     VOLATILE,
     XML_READ,
     Cost,
@@ -874,7 +875,14 @@ class _Appraisal:
     def read_as_json(self, fields: _Fields, scope: _Scope) -> Bound:
         """IS JSON."""
         made = self._parts(fields, scope)
-        return _TRUTH._replace(work=made.work + 100 * made.size)
+        return _TRUTH._replace(work=made.work + 100 * made.size + self._unique_keys(fields, scope))
+
+    def _unique_keys(self, fields: _Fields, scope: _Scope) -> float:
+        """Return the work of WITH UNIQUE KEYS."""
+        if not fields.get("unique_keys"):
+            return 0.0
+        text = fields["expr"].get("raw_expr", fields["expr"])
+        return self._priced("WITH UNIQUE KEYS", lambda _: UNIQUE_KEYS, [text], scope).work
 
     def _resolved(self, fields: _Fields, scope: _Scope) -> Bound:
         names = _strings(fields["fields"])
@@ -1318,6 +1326,8 @@ class _Appraisal:
         pairs = self._of_pairs * made.size**2 if "pathspec" in fields else 0.0
         if fields.get("op") in ("IS_XMLPARSE", "IS_DOCUMENT") or "indent" in fields:
             pairs = XML_READ * made.size**2
+        if "expr" in fields:
+            pairs += self._unique_keys(fields, scope)
         work = made.work + 60 * made.size + KEY_SORTED * self._most_keys(made) ** 2 + pairs
         return Bound(size, work, is_gathered=made.is_gathered)
 

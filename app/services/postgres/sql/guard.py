@@ -148,7 +148,16 @@ _INFORMATION_SCHEMA = _set(
 _KNOWN_FUNCTIONS = FUNCTIONS.keys() | AGGREGATES | GROWING_AGGREGATES | COUNTED.keys() | FILLING.keys() | TEMPLATES
 
 _BETWEEN = frozenset({"BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"})
-_READ_BY_CASTS = frozenset({"jsonpath", "numrange", "nummultirange"})
+_OF_TEXT_SEARCH = frozenset({"regconfig", "regdictionary"})
+"""Types that tell the name of each configuration or dictionary by its number."""
+_TEXT_SEARCH = _set(
+    """
+    json_to_tsvector jsonb_to_tsvector phraseto_tsquery plainto_tsquery to_tsquery to_tsvector ts_headline ts_lexize
+    websearch_to_tsquery
+    """
+)
+"""Functions that search with one, and do not tell which."""
+_READ_BY_CASTS = _OF_TEXT_SEARCH | {"jsonpath", "numrange", "nummultirange"}
 """Types of which only the text of a cast or a parameter is looked at before it is read."""
 
 _COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
@@ -214,6 +223,10 @@ class _Judged:
     """Ids of the types of casts."""
     excused: set[int] = field(default_factory=set[int])
     """Ids of parts that are harmless where they stand."""
+    searched_with: set[int] = field(default_factory=set[int])
+    """Ids of the types of casts that are arguments of text search."""
+    shown: set[int] = field(default_factory=set[int])
+    """Ids of the types of casts that are columns of the answer, or become text."""
     texts: list[str] = field(default_factory=list[str])
     """Its literals."""
     follows_paths: bool = False
@@ -308,9 +321,9 @@ class SqlGuard:
             raise _forbidden(_in_words(kind), "only SELECT, VALUES, TABLE, WITH and EXPLAIN of them are")
         judged = _Judged(fields, text, offset, is_explain, is_generic, serializes=serializes)
         if fields.get("op") == "SETOP_NONE":
-            judged.excused.update(
-                id(target["ResTarget"]["val"].get("FuncCall")) for target in fields.get("targetList", ())
-            )
+            values = [target["ResTarget"]["val"] for target in fields.get("targetList", ())]
+            judged.excused.update(id(value.get("FuncCall")) for value in values)
+            judged.shown.update(_types_of_casts(values))
         for node, content in _walk(kind, fields):
             if node == "TypeName" and id(content) in judged.excused:
                 continue
@@ -324,8 +337,11 @@ class SqlGuard:
                 check(content)
                 if node == "RangeVar":
                     self._note_relation(content, judged)
-                elif node == "FuncCall" and id(content) not in judged.excused:
-                    _check_result_type(content)
+                elif node == "FuncCall":
+                    if _names(content["funcname"])[-1] in _TEXT_SEARCH:
+                        judged.searched_with.update(_types_of_casts(content.get("args", ())))
+                    if id(content) not in judged.excused:
+                        _check_result_type(content)
             elif node == "TypeCast":
                 self._note_cast(content, judged)
             elif node == "JsonValueExpr" and content.get("format", {}).get("format_type") == "JS_FORMAT_JSON":
@@ -351,6 +367,9 @@ class SqlGuard:
             judged.excused.add(id(type_name))
         elif names[-1:] == ["text"]:
             judged.excused.add(id(cast["arg"].get("FuncCall")))
+            judged.shown.update(_types_of_casts([cast["arg"]]))
+        elif names and names[-1].removeprefix("_") in _OF_TEXT_SEARCH:
+            _check_search_type(cast, judged)
 
     def _note_relation(self, relation: _Fields, judged: _Judged) -> None:
         name = relation["relname"]
@@ -640,6 +659,27 @@ def _check_result_type(call: _Fields) -> None:
     if _names(call["funcname"])[-1] == "pg_typeof":
         # Compared with a text it would look that up among all types, those of hidden tables too.
         raise _forbidden("pg_typeof in an expression", "write pg_typeof(…)::text")
+
+
+def _types_of_casts(values: Sequence[_Fields]) -> set[int]:
+    """Return the ids of the types of what is a cast."""
+    return {id(value["TypeCast"]["typeName"]) for value in values if "TypeCast" in value}
+
+
+def _check_search_type(cast: _Fields, judged: _Judged) -> None:
+    """Refuse a cast that could tell the names of configurations that there are by their numbers.
+
+    Where a number meets a value of such a type (CASE, UNION, an array), it becomes one too, so there is none but in
+    text search, and where it is shown alone.
+    """
+    type_name = cast["typeName"]
+    name = _names(type_name["names"])[-1]
+    is_one = name in _OF_TEXT_SEARCH and "arrayBounds" not in type_name
+    text = cast["arg"].get("A_Const", {}).get("sval", {}).get("sval", "")
+    is_named = "ParamRef" in cast["arg"] or (text and not text.isdigit())
+    if not is_one or not (id(type_name) in judged.searched_with or (id(type_name) in judged.shown and is_named)):
+        reason = "it looks names up; write to_tsvector('english', …), or search with …::regconfig"
+        raise _forbidden(f"type {name} here", reason)
 
 
 def _check_place_of_type(type_name: _Fields) -> None:

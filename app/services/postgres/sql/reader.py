@@ -383,6 +383,8 @@ def _check_texts(texts: Sequence[str | None], types: Sequence[asyncpg.Type], use
         is_unread = name == "jsonpath" and (of.name != name or len(text or "") > _SHORT_TEXT)
         if name in NUMERIC and text is not None and has_huge_number(text, as_json=name == "jsonb"):
             raise InvalidArguments.of(f"params.{index}", "holds a number with an exponent of 400 or more")
+        if name in ("regconfig", "regdictionary") and (text or "").strip().isdigit():
+            raise InvalidArguments.of(f"params.{index}", "is the number of a configuration; give its name")
         if name in TIMES and len(text or "") > _SHORT_TEXT and _count_zones(text or "") > _MOST_ZONES:
             raise InvalidArguments.of(f"params.{index}", f"names more than {_MOST_ZONES} time zones")
         if work > MAX_SECONDS * 1e9 / 3 or is_unread:

@@ -10,6 +10,7 @@ import pytest
 
 from app.errors import BackendUnavailable, Forbidden, InvalidArguments
 from app.local.postgres import LocalPostgres
+from app.services.postgres.sql.bounds import Argument
 from app.services.postgres.sql.catalog import Catalog
 from app.services.postgres.sql.guard import MAX_BYTES, SqlGuard
 from tests.fixtures.postgres import TestDatabase, cloned_database
@@ -566,6 +567,45 @@ ARRAYS_OF_NAMES = [
 async def test_an_array_is_judged_by_its_elements(guard: SqlGuard, sql: str, name: str) -> None:
     with pytest.raises(Forbidden, match="is not allowed"):
         guard.check(sql.format(name))
+
+
+@pytest.mark.parametrize("name", ["regconfig", "regdictionary"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT i::{} FROM generate_series(3740, 3770) AS i",
+        "SELECT i::text::{}::text FROM generate_series(3740, 3770) AS i",
+        "SELECT '3748'::{}",
+        "SELECT CAST(3748 AS pg_catalog.{})",
+        "SELECT unnest(ARRAY[3748]::{}[])",
+        "SELECT $1::_{}",
+        "SELECT CASE WHEN i < 0 THEN 'simple'::{} ELSE i::oid END FROM generate_series(3740, 3770) AS i",
+        "SELECT 'simple'::{} UNION ALL SELECT i::oid FROM generate_series(3740, 3770) AS i",
+        "SELECT unnest(ARRAY['simple'::{}, 3748::oid])",
+        "SELECT coalesce(NULLIF('simple'::{}, 'simple'), 3748::oid)",
+        "VALUES ('simple'::{}), (3748::oid)",
+        "SELECT array_append(ARRAY[]::oid[], 'simple'::{})",
+        "SELECT a FROM (SELECT 'simple'::{} AS a) AS t",
+        "SELECT * FROM JSON_TABLE('[3748]', '$[*]' COLUMNS (a {} PATH '$'))",
+        "SELECT * FROM json_to_recordset('[]') AS t(a {})",
+        "SELECT JSON_VALUE('3748', '$' RETURNING {})",
+    ],
+)
+async def test_numbers_do_not_tell_what_text_search_is_configured_with(guard: SqlGuard, sql: str, name: str) -> None:
+    with pytest.raises(Forbidden, match="is not allowed"):
+        guard.check(sql.format(name))
+
+
+async def test_text_search_takes_any_configuration(guard: SqlGuard) -> None:
+    for sql in (
+        "SELECT to_tsvector('english'::regconfig, body), to_tsquery($1::regconfig, 'a') FROM knowledge_articles",
+        "SELECT ts_headline(CAST(left(title, 9) AS regconfig), body, 'a') FROM knowledge_articles",
+        "SELECT ts_lexize('simple'::regdictionary, 'a'), 'english'::regconfig, 'english'::regconfig::text",
+    ):
+        guard.check(sql, [Argument(7)])
+    for sql in ("SELECT get_current_ts_config()", "SELECT dictionaries FROM ts_debug('a')"):
+        with pytest.raises(Forbidden, match="not known to this tool"):
+            guard.check(sql)
 
 
 async def test_a_domain_and_a_range_are_judged_by_what_they_are_made_of(database: TestDatabase) -> None:

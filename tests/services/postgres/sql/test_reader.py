@@ -357,7 +357,7 @@ LEAKS = [
     "SELECT email::bytea FROM (SELECT '\\x' || email AS email FROM customers) c",
     "SELECT email::xml FROM (SELECT '<' || email AS email FROM customers) c",
     "SELECT email::int4range FROM customers",
-    "SELECT email::regconfig FROM customers",
+    "SELECT to_tsvector(email::regconfig, 'a') FROM customers",
     "SELECT to_date(email, 'YYYY') FROM customers",
     "SELECT to_number(email, email) FROM customers",
     "SELECT now() AT TIME ZONE email FROM customers",

@@ -27,6 +27,7 @@ PASSAGES = rf"""
             SELECT array_agg(word[1] ORDER BY place) AS words
             FROM regexp_matches(left(body, 200000), '{WORDS}', 'g') WITH ORDINALITY AS found (word, place)
         ) AS split, generate_series(0, greatest(cardinality(words) - 31, 0), 80) AS first
+        WHERE words IS NOT NULL
         LIMIT 200
     $$
 """  # noqa: S608 - our own words

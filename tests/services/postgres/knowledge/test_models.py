@@ -21,6 +21,8 @@ from tests.services.postgres.knowledge.test_meaning import connected
 from tests.services.postgres.knowledge.test_search import QUESTIONS as ASKED
 from tests.services.postgres.knowledge.test_search import WITHOUT_ARTICLE, ndcg_at_10, slugs
 
+# Some three hundred passages take e5 a minute of one core.
+pytestmark = pytest.mark.timeout(600)
 LEAST = {"bge-small-en": 0.94, "e5-small": 0.90}
 """NDCG@10 of our own questions."""
 
@@ -82,7 +84,8 @@ async def test_questions_as_people_type_them_find_their_articles(model: Model, d
     plain = await quality(demo)
     assert plain >= LEAST[model.name], plain
     mistyped = await quality(demo, random.Random(15))
-    assert plain - mistyped <= 0.05, (plain, mistyped)
+    # Each question with two letters that changed places, which a model takes harder than the index does.
+    assert plain - mistyped <= 0.07, (plain, mistyped)
 
 
 async def test_how_well_an_article_fits_tells_questions_that_have_one_from_those_that_have_none(

@@ -179,11 +179,9 @@ async def test_a_tag_is_found_however_it_is_stored(database: TestDatabase, searc
 async def test_articles_that_are_there_are_found_by_folded_tags_after_the_migration(database: TestDatabase) -> None:
     await downgrade(database.url, "0004")
     await add_article(database, "one", "Install the app", "Open the store.", tags=["iOS"])
+    await migrate(database.url)
     async with open_database(database.settings) as opened:
         search = KnowledgeSearch(opened.reads)
-        with pytest.raises(InvalidArguments, match="no article has this tag; there are: iOS"):
-            await search.search("install the app", tags=["ios"])
-        await migrate(database.url)
         assert slugs(await search.search("install the app", tags=["ios"])) == ["one"]
 
 

@@ -520,6 +520,27 @@ class Gateway:
         operation = Operation(listing, None, _as_it_is, run, True, no_arguments, confinement=PUBLIC)
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
+    async def operate(
+        self, name: str, context: CallContext, work: Callable[[], Awaitable[T]], *, changes: bool = False
+    ) -> T:
+        """Do what operators do with the gateway itself; whether this one may, its face has asked (`refuses_operator`).
+
+        Args:
+            name: of what is done, for the log.
+            context: who does it, and how.
+            work: does it.
+            changes: it changes something.
+
+        Raises:
+            GatewayError: as for `call`.
+        """
+
+        async def run(*_: object) -> T:
+            return await work()
+
+        operation = Operation(name, None, _as_it_is, run, not changes, no_arguments)
+        return await self._pass(Admission(self._around, self._serving[self._all], operation, context), {}, _as_it_is)
+
     async def handle(
         self,
         server: str,

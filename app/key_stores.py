@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pkgutil import resolve_name
 
-from app.guard.credentials import FirstOf, KeyAdministration, KeyStore, KnownKeys, StoredKey
+from app.guard.credentials import Administer, FirstOf, KeyAdministration, KeyStore, KnownKeys, StoredKey
 from app.guard.key_file import KeyFile, read_first_key
 from app.guard.settings import IdentitySettings
 from app.services.postgres.connections.settings import PostgresSettings
@@ -12,7 +12,6 @@ from app.services.postgres.connections.settings import PostgresSettings
 IN_DATABASE = "app.services.postgres.identity:open_keys"
 """What opens keys in a database, by dotted name, as servers are: its libraries take longer to load than all else, and
 not everybody has keys in a database."""
-Administer = Callable[[], AbstractAsyncContextManager[KeyAdministration]]
 OpenTable = Callable[[PostgresSettings], AbstractAsyncContextManager[KeyAdministration]]
 
 

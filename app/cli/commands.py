@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 from dotenv import dotenv_values
 
+from app.variables import from_file
 from app.version import VERSION
 
 _PROJECT = Path(__file__).parents[2]
@@ -75,6 +76,7 @@ def _load_env_file(context: click.Context, option: click.Parameter, given: Path 
         for name, value in dotenv_values(found).items():
             if value is not None and not os.environ.get(name):  # empty is as good as not set, as in the settings
                 os.environ[name] = value
+                from_file[name.upper()] = found
 
 
 _ENV_FILE = click.Option(

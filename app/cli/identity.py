@@ -6,9 +6,12 @@ from ipaddress import ip_address
 from app.cli.launcher import read_keyring
 from app.cli.running import UnusableSettings, read_settings
 from app.faces.identity import Identity
+from app.guard.credentials import Administer
 from app.guard.policy import Policy
 from app.guard.principal import EVERYBODY
 from app.guard.settings import IdentitySettings
+from app.key_stores import NoKeyStore, administered
+from app.services.postgres.connections.settings import PostgresSettings
 
 _THREE_WAYS = """\
 Nothing was started: callers on other machines could reach {host}, and nobody is asked for a key. Choose one:
@@ -40,7 +43,15 @@ def identity_for(hosts: Sequence[str], policy: Policy, *, allow_anonymous: bool 
             "Nothing was started: SWITCHBOARD_ALLOW_ANONYMOUS lets everybody in, and [auth], SWITCHBOARD_FIRST_KEY or"
             " SWITCHBOARD_KEY_FILE asks for keys. Take one of them out."
         )
-    return Identity(read_keyring(given), public_pages=policy.public_pages)
+    return Identity(read_keyring(given), public_pages=policy.public_pages, administer=_administer(given))
+
+
+def _administer(given: IdentitySettings) -> Administer | None:
+    """Return what opens the keys that the console makes and revokes; None where all of them are in variables."""
+    try:
+        return administered(given, read_settings(PostgresSettings))
+    except NoKeyStore:
+        return None
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,7 +13,7 @@ from app.cli.running import UnusableSettings, read_settings, run, written_policy
 from app.guard.credentials import KeyAdministration, KeyStore, StoredKey, mint
 from app.guard.key_file import as_first_key, read_first_key
 from app.guard.principal import DEVELOPER
-from app.guard.rules import fits_anywhere
+from app.guard.rules import is_name
 from app.guard.settings import IdentitySettings
 from app.key_stores import NoKeyStore, administered, every_key
 from app.services.postgres.connections.settings import PostgresSettings
@@ -23,7 +23,6 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 T = TypeVar("T")
 StoreT = TypeVar("StoreT")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_TEXT = re.compile(r"\S{1,64}")
 
 
 def _seconds(context: click.Context, option: click.Parameter, given: str | None) -> float | None:
@@ -38,7 +37,7 @@ def _seconds(context: click.Context, option: click.Parameter, given: str | None)
 
 def name_of_somebody(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
     """Return the name of a customer or a tenant: one that rules can fill in, and that lists show as it is."""
-    if given is not None and not (_TEXT.fullmatch(given) and fits_anywhere(given)):
+    if given is not None and not is_name(given):
         raise click.BadParameter(
             "expected 1 to 64 characters; no spaces, slashes, `..`, encoded or hidden characters, and none that"
             " normalization (NFKC) changes"

@@ -57,7 +57,7 @@
  *
  * @typedef {object} Hello
  * @property {{principal: string, roles: string[], customer: string | null}} viewer
- * @property {{act: boolean, metrics: boolean}} may
+ * @property {{act: boolean, metrics: boolean, keys: boolean, settings: boolean}} may
  * @property {{ends: number} | null} [session] where somebody has signed in
  *
  * @typedef {Record<string, any>} Schema JSON Schema as our tools have it

@@ -2,7 +2,7 @@
 
 import "./call_details.js";
 import "./running.js";
-import { h, keyed, say } from "./dom.js";
+import { button, h, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { milliseconds, number, outcomeInWords, plural, timeOfDay, wholeTime } from "./format.js";
 
@@ -54,36 +54,17 @@ export class CallsPage extends HTMLElement {
   #filters = {};
   #body = h("tbody", {});
   #told = h("p", { class: "quiet number feed-told", role: "status" });
-  #pause = h("button", { type: "button", onclick: () => this.#setPaused(!this.#paused) }, "Pause");
+  #pause = button("Pause", () => this.#setPaused(!this.#paused));
   /** What the console asks for itself is a call, too, and seldom what somebody looks for. */
-  #own = h(
-    "button",
-    {
-      type: "button",
-      "aria-pressed": "false",
-      class: "only-wide",
-      title: "Show the console's own calls, too",
-      onclick: () => this.#toggleOwn(),
-    },
-    "Console's own",
-  );
-  #failures = h(
-    "button",
-    { type: "button", "aria-pressed": "false", onclick: () => this.#toggleFailures() },
-    "Failures",
-  );
+  #own = button("Console's own", () => this.#toggleOwn(), {
+    "aria-pressed": "false",
+    class: "only-wide",
+    title: "Show the console's own calls, too",
+  });
+  #failures = button("Failures", () => this.#toggleFailures(), { "aria-pressed": "false" });
   /** Where it is narrow, the filters would take the whole screen. */
-  #narrow = h(
-    "button",
-    {
-      type: "button",
-      class: "only-narrow",
-      "aria-expanded": "false",
-      onclick: () => this.#narrow.setAttribute("aria-expanded", String(this.classList.toggle("with-filters"))),
-    },
-    "Filters",
-  );
-  #clear = h("button", { type: "button", hidden: true, onclick: () => this.#setFilters({}) }, "Clear filters");
+  #narrow = button("Filters", () => this.#showFilters(), { class: "only-narrow", "aria-expanded": "false" });
+  #clear = button("Clear filters", () => this.#setFilters({}), { hidden: true });
   #empty = h("div", { class: "notice", hidden: true });
   #details = h("call-details", { hidden: true });
   /** @type {Record<Column, HTMLInputElement>} */
@@ -117,6 +98,10 @@ export class CallsPage extends HTMLElement {
     if (call !== null) this.#details.open(call);
     else this.#details.close();
     this.#markOpened(call);
+  }
+
+  #showFilters() {
+    this.#narrow.setAttribute("aria-expanded", String(this.classList.toggle("with-filters")));
   }
 
   /** What `/` puts the cursor into. */

@@ -146,6 +146,27 @@ export function notice(title, ...what) {
   return h("div", { class: "notice" }, h("p", { class: "notice-title" }, title), h("p", {}, ...what));
 }
 
+/**
+ * Make a table without a frame.
+ *
+ * @param {string[]} columns
+ * @param {Child[][]} rows
+ * @param {string[]} [numbers] the columns that hold some
+ */
+export function plainTable(columns, rows, numbers = []) {
+  const kind = columns.map((column) => (numbers.includes(column) ? "number right" : null));
+  const head = columns.map((column, at) => h("th", { scope: "col", class: kind[at] }, column));
+  const body = rows.map((cells) => h("tr", {}, ...cells.map((cell, at) => h("td", { class: kind[at] }, cell))));
+  return h("table", { class: "rows plain" }, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...body));
+}
+
+/** Make a button. @param {string} text @param {(event: Event) => void} onclick @param {Record<string, unknown>} [more] */
+export const button = (text, onclick, more = {}) => h("button", { type: "button", onclick, ...more }, text);
+
+/** Make a label above an input. @param {string} label @param {HTMLElement} input its id is set @param {string | null} [kind] */
+export const field = (label, input, kind = null) =>
+  h("div", { class: kind }, h("label", { for: input.id }, label), input);
+
 /** @param {Child} child @returns {child is Node | string} */
 function isShown(child) {
   return child !== null && child !== undefined && child !== false;

@@ -1,7 +1,7 @@
 // <kafka-page>: topics, consumer groups with what they have yet to do, and a topic's messages as they come.
 
 import { ask, asProblem, callTool, Problem, readResource } from "./api.js";
-import { h, notice, say } from "./dom.js";
+import { button, h, notice, plainTable, say } from "./dom.js";
 import { messagesOf } from "./events.js";
 import { number, plural, timeOfDay, wholeTime } from "./format.js";
 import { facts, table } from "./result.js";
@@ -27,7 +27,7 @@ export class KafkaPage extends HTMLElement {
 
   connectedCallback() {
     if (this.firstChild) return;
-    const again = h("button", { type: "button", onclick: () => void this.#load() }, "Look again");
+    const again = button("Look again", () => void this.#load());
     this.append(
       h("header", { class: "page-head" }, this.#title, this.#about, h("div", { class: "buttons" }, again)),
       this.#content,
@@ -113,17 +113,14 @@ async function groups() {
 
 /** @param {string} title @param {string[]} columns @param {(Node | string)[][]} rows @param {string} told */
 function listing(title, columns, rows, told) {
-  const kind = (/** @type {number} */ index) => (index === 0 || columns[index] === "State" ? null : "number right");
-  const body = rows.map((cells) => h("tr", {}, ...cells.map((cell, index) => h("td", { class: kind(index) }, cell))));
-  const head = columns.map((column, index) => h("th", { scope: "col", class: kind(index) }, column));
+  const numbers = columns.filter((column, at) => at > 0 && column !== "State");
+  const isCut = told.startsWith("The first");
   return h(
     "section",
     { class: "card" },
     h("h2", {}, title),
-    rows.length
-      ? h("table", { class: "rows plain" }, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...body))
-      : h("p", { class: "quiet none" }, told),
-    rows.length && told.startsWith("The first") ? h("p", { class: "quiet" }, told) : null,
+    rows.length ? plainTable(columns, rows, numbers) : null,
+    rows.length && !isCut ? null : h("p", { class: "quiet none" }, told),
   );
 }
 
@@ -172,7 +169,7 @@ class Tail {
   #topic;
   #told = h("p", { class: "quiet number", role: "status" });
   #list = h("ol", { class: "messages" });
-  #pause = h("button", { type: "button", class: "small", onclick: () => this.#setPaused(!this.#paused) }, "Pause");
+  #pause = button("Pause", () => this.#setPaused(!this.#paused), { class: "small" });
   #paused = false;
   #count = 0;
   #cursor = "";

@@ -1,7 +1,7 @@
 // <knowledge-page>: asks the knowledge base as an agent does, and shows what was found and why.
 
 import { asProblem, callTool, readResource } from "./api.js";
-import { h, notice, say } from "./dom.js";
+import { field, h, notice, say } from "./dom.js";
 import { milliseconds, number, plural } from "./format.js";
 
 /** @typedef {{id: number, slug: string, title: string, score: number, fit?: number, snippet: string, tags: string[], language: string, matched_by?: string | string[]} & Record<string, unknown>} Hit */
@@ -38,8 +38,6 @@ export class KnowledgePage extends HTMLElement {
 
   connectedCallback() {
     if (this.firstChild) return;
-    const field = (/** @type {string} */ label, /** @type {HTMLInputElement} */ input, /** @type {string} */ kind) =>
-      h("div", { class: kind }, h("label", { for: input.id }, label), input);
     this.append(
       h(
         "header",

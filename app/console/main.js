@@ -1,13 +1,15 @@
 // Starts the console: which page is shown, who looks, dark or light.
 
+import "./access.js";
 import "./calls.js";
 import "./connect.js";
 import "./kafka.js";
 import "./knowledge.js";
 import "./overview.js";
+import "./settings.js";
 import "./tools.js";
 import { Problem } from "./api.js";
-import { find, h, notice, say } from "./dom.js";
+import { button, find, notice, say } from "./dom.js";
 import { stream } from "./events.js";
 import { isSignedIn, SignIn, signOut } from "./session.js";
 
@@ -19,12 +21,16 @@ const PAGES = /** @type {Record<string, string>} */ ({
   tools: "Tools",
   kafka: "Kafka",
   knowledge: "Knowledge",
+  access: "Access",
+  settings: "Settings",
   connect: "Connect",
 });
 /** Pages that not everybody has something on: what a viewer has to see, or may do, for a place in the bar. */
 const WANTS = /** @type {Record<string, () => boolean | undefined>} */ ({
   kafka: () => sees("kafka"),
   knowledge: () => sees("database"),
+  access: () => stream.hello?.may.keys,
+  settings: () => stream.hello?.may.settings,
 });
 const THEMES = /** @type {const} */ (["system", "light", "dark"]);
 const content = find(document, "#content");
@@ -39,8 +45,10 @@ function route() {
   const [name = "", ...rest] = path.split("/");
   const shown = name in PAGES ? name : "overview";
   for (const link of document.querySelectorAll("nav[aria-label=Pages] a")) {
-    if (link.getAttribute("href") === `#/${shown}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.getAttribute("href") === `#/${shown}`) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else link.removeAttribute("aria-current");
   }
   if (signIn) return;
   let page = opened.get(shown);
@@ -88,11 +96,7 @@ function showStanding() {
       stream.problem.status === 403
         ? "Ask an operator for a role that has the scope console:read, or sign in with another key."
         : "";
-    const again = h(
-      "button",
-      { type: "button", onclick: () => askForKey(new Problem("")) },
-      "Sign in with another key",
-    );
+    const again = button("Sign in with another key", () => askForKey(new Problem("")));
     opened.clear();
     content.replaceChildren(notice("The console is not for this key", `${stream.problem.message} ${what} `, again));
   }

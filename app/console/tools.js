@@ -4,7 +4,7 @@ import "./result.js";
 import "./schema_form.js";
 import "./snippets.js";
 import { ask, asProblem, read } from "./api.js";
-import { h, keyed, notice, prose } from "./dom.js";
+import { button, h, keyed, notice, prose } from "./dom.js";
 import { NotFilled } from "./schema_form.js";
 
 /** @typedef {import("./api.js").ToolInfo} ToolInfo */
@@ -69,7 +69,7 @@ export class ToolsPage extends HTMLElement {
       this.#list();
       this.#open();
     } catch (error) {
-      const again = h("button", { type: "button", onclick: () => void this.#load() }, "Try again");
+      const again = button("Try again", () => void this.#load());
       this.#opened.replaceChildren(notice("The tools can't be listed", `${asProblem(error).message} `, again));
     }
   }
@@ -322,7 +322,7 @@ function filledIn(template) {
  */
 function running(call, tell) {
   const result = h("call-result");
-  const button = h("button", { type: "submit", class: "primary" }, "Run");
+  const start = h("button", { type: "submit", class: "primary" }, "Run");
   const stop = h("button", { type: "button", class: "danger", hidden: true }, "Cancel");
   /** @type {AbortController | null} */
   let current = null;
@@ -333,7 +333,7 @@ function running(call, tell) {
     event.preventDefault();
     if (current) return;
     current = new AbortController();
-    button.disabled = true;
+    start.disabled = true;
     stop.hidden = false;
     result.wait("Running …");
     const began = performance.now();
@@ -360,12 +360,12 @@ function running(call, tell) {
     } finally {
       current = null;
       result.scrollIntoView({ block: "nearest" });
-      button.disabled = false;
+      start.disabled = false;
       stop.hidden = true;
     }
   }
 
-  return { run, result, button, stop };
+  return { run, result, button: start, stop };
 }
 
 customElements.define("tools-page", ToolsPage);

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Forbidden, GatewayError, MalformedRequest, Unauthenticated
 from app.faces.http import send_refusal
-from app.guard.credentials import NO_KEY, Keyring
+from app.guard.credentials import NO_KEY, Administer, Keyring
 from app.guard.principal import ANONYMOUS, EVERYBODY, Principal
 from app.guard.secret import Secret, SecretSettings
 from app.guard.sessions import Sessions
@@ -75,6 +75,7 @@ class Identity:
         through_proxies: whether callers without a key may come through a proxy, behind which anybody may be. Operators
             are reminded of it every minute.
         public_pages: whether the pages and `/openapi.json` are shown to those without a key.
+        administer: opens where keys can be made and revoked; None where they can't be.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class Identity:
         anonymous: Principal | None = None,
         through_proxies: bool = False,
         public_pages: bool = False,
+        administer: Administer | None = None,
     ) -> None:
         self.keyring = keyring
+        self.administer = administer
         self.anonymous = anonymous
         self.through_proxies = through_proxies
         self.public_pages = public_pages

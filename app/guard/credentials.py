@@ -127,6 +127,10 @@ class KeyAdministration(KeyStore, Protocol):
         ...
 
 
+Administer = Callable[[], AbstractAsyncContextManager[KeyAdministration]]
+"""Opens where keys can be made and revoked."""
+
+
 def mint(
     roles: frozenset[str],
     *,

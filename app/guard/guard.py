@@ -118,6 +118,26 @@ class Guard:
             raise self.why_not(principal, server, operation.obeys)
         return permit
 
+    def beyond(self, principal: Principal, roles: frozenset[str], *, bound: bool) -> str | None:
+        """Return something that others of some roles may do and a principal may not; None if there is nothing.
+
+        Rules are held to be the same only where they stand in the same line: what is narrower in another way is beyond.
+
+        Args:
+            principal: who is compared.
+            roles: of the others.
+            bound: whether these are bound to a customer.
+        """
+        own = self._rights(principal)
+        for key, permit in self.policy.rights(roles, bound=bound).items():
+            held = own.get(key)
+            if held is None:
+                return permit.what
+            for grant in permit.grants if held.ruled is not None else ():
+                if not any(set(rules) <= set(grant.rules) for rules in held.ruled or ()):
+                    return f"{permit.what} with any arguments"
+        return None
+
     def admit(
         self, server: str, operation: Operation, principal: Principal, permit: Permit | None = None
     ) -> Permit | None:

@@ -3,10 +3,10 @@
 A mistake in it stops the start and names its line: a rule that is never reached, for it is misspelt, protects nobody.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from app.guard.limits import Rate
 from app.guard.policy_check import doubts, mistakes
@@ -206,6 +206,13 @@ class Policy:
         """Return the roles that hold only for callers who are bound to a customer, each with the line that says so."""
         wanting = (role for role in sorted(roles & self.roles.keys()) if self.roles[role].bound)
         return [(role, self._place(role, "bound")) for role in wanting]
+
+    def described(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the roles as the file has them, each with its place."""
+        for name, role in self.roles.items():
+            written = role.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            rules = written.pop("tool", {})
+            yield {"name": name, "place": self._place(name), **written, "rules": rules}
 
     def _compiled_rules(
         self, tool: tuple[str, str], rules: Mapping[str, RuleAsWritten], *place: str

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, mo
 PLACEHOLDER = "{customer}"
 """Stands for the customer to which a principal is bound."""
 _BRACES = re.compile(r"\{[^{}]*\}?|\}")
+_NAME = re.compile(r"\S{1,64}")
 _SLASH = re.compile(r"[/\\\u2044\u2215\u29f8\u2216\u29f5\u29f9]")
 """What parts a path, and what some code pages of Windows make that of."""
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -174,6 +175,11 @@ def _is_dots(segment: str) -> bool:
     if not segment.isascii():
         segment = _DOT.sub(".", _DROPPED.sub("", segment))
     return segment.strip() in (".", "..")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether this can be the name of a customer or a tenant: rules can fill it in, and lists show it as it is."""
+    return _NAME.fullmatch(text) is not None and fits_anywhere(text)
 
 
 def fits_anywhere(name: str) -> bool:

@@ -12,7 +12,10 @@ PROMPTS = "prompt/*"
 """What a server does itself for methods of the protocol, prompts before all; which there are it says at run time."""
 PROMPT = "prompt/"
 """How the name of one prompt begins here."""
-OPERATORS: Mapping[str, tuple[str, ...]] = {"console": ("read", "act"), "metrics": ("read",)}
+OPERATORS: Mapping[str, tuple[str, ...]] = {
+    "console": ("read", "act", "keys", "settings"),
+    "metrics": ("read",),
+}
 """What operators may be allowed beside what servers offer, as `console:read`; never to who is bound to a customer."""
 
 

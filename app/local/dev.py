@@ -29,7 +29,7 @@ from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY
 from app.guard.secret import Secret, SecretSettings
 from app.guard.settings import IdentitySettings
-from app.key_stores import every_key
+from app.key_stores import administered, every_key
 from app.local.aws import run_aws
 from app.local.kafka import run_kafka
 from app.local.postgres import LocalPostgres, run_postgres
@@ -94,12 +94,18 @@ async def serve_local_stack(
         embeddings, search = _embeddings(embeddings or EmbeddingSettings())
         _write_environment(data_dir / "env", settings, backends, embeddings)
         token, own = _own_key()
+        identity = Identity(
+            _keyring(backends, own),
+            anonymous=EVERYBODY,
+            public_pages=True,
+            administer=administered(IdentitySettings(), _database(backends)),
+        )
         app = create_app(
             settings=settings,
             service_settings=[*(backend.settings for backend in backends), embeddings],
             launched=LaunchedByClients(own_command(), data_dir / "env"),
             guard=guard,
-            identity=Identity(_keyring(backends, own), anonymous=EVERYBODY, public_pages=True),
+            identity=identity,
             tracing=tracing,
         )
         await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir, token, search), err=True))
@@ -244,8 +250,11 @@ def _own_key() -> tuple[str, StoredKey]:
 def _keyring(backends: list[Backend], own: StoredKey) -> Keyring:
     """Return who is known beside callers without a key: who has ours, or one that `switchboard keys` made."""
     given = IdentitySettings()
-    database = next(backend.settings for backend in backends if isinstance(backend.settings, PostgresSettings))
-    return Keyring(every_key(given, database, [own]), Rate.read(given.failed_keys))
+    return Keyring(every_key(given, _database(backends), [own]), Rate.read(given.failed_keys))
+
+
+def _database(backends: list[Backend]) -> PostgresSettings:
+    return next(backend.settings for backend in backends if isinstance(backend.settings, PostgresSettings))
 
 
 def _welcome(port: int, data_dir: Path, token: str, search: str) -> str:

@@ -49,6 +49,8 @@ _DO: dict[str, tuple[str, Callable[[Page], Awaitable[None]]]] = {
     "kafka": ("#/kafka", _nothing),
     "topic": ("#/kafka/topic/customer-queries", _see_messages),
     "knowledge": ("#/knowledge", _search),
+    "access": ("#/access", _nothing),
+    "settings": ("#/settings", _nothing),
     "connect": ("#/connect", _nothing),
 }
 

@@ -40,7 +40,8 @@ POLICY = """\
 [auth]
 
 [role.agent]
-allow = ["database:write", "kafka:write", "aws:write", "metrics:read", "console:read", "console:act"]
+allow = ["database:write", "kafka:write", "aws:write", "metrics:read", "console:read", "console:act",
+  "console:keys", "console:settings"]
 
 [role.stranger]
 allow = []
@@ -569,6 +570,11 @@ ADDRESSES: dict[str, list[Row]] = {
     "GET /console/streams/kafka/topics/{topic}/stream": [
         console(f"/console/streams/kafka/topics/{TOPIC}/stream?start=earliest")
     ],
+    "GET /console/access": [console("/console/access")],
+    "POST /console/keys": [console("/console/keys", "invalid_arguments")],
+    "POST /console/keys/{id}/revoke": [console("/console/keys/none/revoke", "backend_not_configured")],
+    "POST /console/explain": [console("/console/explain", "invalid_arguments")],
+    "GET /console/settings": [console("/console/settings")],
     "GET /console/connect": [console("/console/connect")],
     "GET /console/guides/{name}": [console("/console/guides/kafka.md")],
     "WEBSOCKET /mcp/ws": [page("/mcp/ws")],

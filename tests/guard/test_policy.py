@@ -175,7 +175,7 @@ def test_a_server_whose_tools_come_later_may_be_named(tmp_path: Path) -> None:
 
 OPERATING = """\
 [role.operator]
-allow = ["metrics:read", "console:read", "console:act"]
+allow = ["metrics:read", "console:read", "console:act", "console:keys", "console:settings"]
 
 [role.reader]
 allow = ["console:read"]
@@ -185,7 +185,7 @@ deny = ["metrics:read"]
 
 def test_operators_are_allowed_what_is_no_servers(tmp_path: Path) -> None:
     found = policy(tmp_path, OPERATING)
-    everything = {("metrics", "read"), ("console", "read"), ("console", "act")}
+    everything = {("metrics", "read"), *(("console", name) for name in ("read", "act", "keys", "settings"))}
     assert found.rights(frozenset({"operator"}), bound=False).keys() == everything
     assert everything <= found.rights(frozenset({"developer"}), bound=False).keys()
     both = found.rights(frozenset({"reader", "operator"}), bound=False)

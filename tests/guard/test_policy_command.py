@@ -313,7 +313,7 @@ def test_a_file_with_a_developer_of_its_own_says_what_that_comes_to(tmp_path: Pa
     (["--role", "bot", "--customer", "../1", "database:get_customer_context"], "expected 1 to 64 characters"),
     (["--role", "agent", "db://tickets/5", "{}"], "Only tools have arguments here; say db://tickets/5 alone."),
     (["--role", "agent", "metrics:read", "{}"], "Only tools have arguments here"),
-    (["--role", "agent", "console:write"], "console has read, act, and not 'write'"),
+    (["--role", "agent", "console:write"], "console has read, act, keys, settings, and not 'write'"),
     (["--role", "agent", "database:prompt/answer"], "database has no prompts"),
     (["--role", "agent", "database"], "no tool '' on database"),
     (["--role", "agent", "db://nothing"], "no resource"),

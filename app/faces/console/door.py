@@ -26,7 +26,7 @@ from app.guard.sessions import LASTS, Session
 
 MARK = b"x-switchboard-console"
 """The header that each changing request carries: forms can't send it, and pages of other origins have to ask first."""
-READ, ACT = "console:read", "console:act"
+READ, ACT, KEYS, SETTINGS = "console:read", "console:act", "console:keys", "console:settings"
 _LARGEST_SIGN_IN = 8192
 """Bytes of the request that shows a key."""
 _OWN = (b"same-origin", b"none")
@@ -46,7 +46,13 @@ class Viewer:
         who = self.principal
         return {
             "viewer": {"principal": who.id, "roles": sorted(who.roles), "customer": who.customer},
-            "may": {"act": self.may_act, "metrics": gateway.refuses_operator("metrics:read", who) is None},
+            "may": {
+                "act": self.may_act,
+                **{
+                    name: gateway.refuses_operator(scope, who) is None
+                    for name, scope in (("metrics", "metrics:read"), ("keys", KEYS), ("settings", SETTINGS))
+                },
+            },
             "session": None if self.session is None else {"ends": self.session.ends_at},
         }
 
@@ -141,14 +147,14 @@ class Endpoint:
     Args:
         door: says who may look.
         answer: answers them.
-        acts: it changes something of others, which takes `console:act`.
+        scopes: what it takes beside `console:read`: `console:act` where it changes something of others.
         recorded: what it answers passes the gateway, which writes down how it ends.
     """
 
-    def __init__(self, door: Door, answer: Answer, *, acts: bool = False, recorded: bool = False) -> None:
+    def __init__(self, door: Door, answer: Answer, *, scopes: tuple[str, ...] = (), recorded: bool = False) -> None:
         self._door = door
         self._answer = answer
-        self._acts = acts
+        self._scopes = scopes
         self._recorded = recorded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,8 +163,8 @@ class Endpoint:
             viewer = self._door.viewer(scope)
             if scope["method"] != "GET":
                 _require_mark(scope)
-            if self._acts:
-                self._door.require(viewer.principal, ACT)
+            for wanted in self._scopes:
+                self._door.require(viewer.principal, wanted)
             noted = not self._recorded
             await self._answer(scope, receive, send, viewer)
 

@@ -5,10 +5,12 @@ from functools import partial
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.faces.console.access import Access
 from app.faces.console.calls import Calls
-from app.faces.console.door import Door, Endpoint, Viewer, send_json
+from app.faces.console.door import ACT, KEYS, SETTINGS, Door, Endpoint, Viewer, send_json
 from app.faces.console.feed import Feed
 from app.faces.console.pages import LaunchedByClients, Pages
+from app.faces.console.settings import SettingsShown
 from app.faces.console.sight import Sights
 from app.faces.console.tails import Tails
 from app.faces.console.tools import Tools
@@ -32,6 +34,7 @@ def console_routes(
     sessions = identity.sessions if identity is not None else None
     feed, tails = Feed(gateway, activity, sights, sessions), Tails(gateway, sessions)
     calls, tools, pages = Calls(gateway, activity, sights), Tools(gateway), Pages(gateway, launched)
+    access = Access(gateway, identity)
 
     async def show_viewer(scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         await send_json(scope, send, viewer.shown(gateway))
@@ -43,10 +46,15 @@ def console_routes(
         ("GET", "/console/session", viewed(show_viewer)),
         ("GET", "/console/events", called(feed)),
         ("GET", "/console/calls/{id}", viewed(calls.show)),
-        ("POST", "/console/calls/{id}/cancel", viewed(calls.cancel, acts=True)),
+        ("POST", "/console/calls/{id}/cancel", viewed(calls.cancel, scopes=(ACT,))),
         ("GET", "/console/tools", called(tools.show)),
         ("POST", "/console/tools/{server}/{tool}", called(tools.call)),
         ("GET", "/console/resources/read", called(tools.read)),
+        ("GET", "/console/access", called(access.show, scopes=(KEYS,))),
+        ("POST", "/console/keys", called(access.make, scopes=(KEYS, ACT))),
+        ("POST", "/console/keys/{id}/revoke", called(access.revoke, scopes=(KEYS, ACT))),
+        ("POST", "/console/explain", called(access.explain, scopes=(KEYS,))),
+        ("GET", "/console/settings", called(SettingsShown(gateway).show, scopes=(SETTINGS,))),
         *(("GET", path, called(answer)) for path, answer in tails.addresses()),
         ("GET", "/console/connect", called(pages.connect)),
         ("GET", "/console/guides/{name}", viewed(pages.guide)),

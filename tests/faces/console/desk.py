@@ -32,6 +32,19 @@ POLICY = """\
 [role.operator]
 allow = ["console:read", "console:act", "clock:write", "vault:write"]
 
+[role.keeper]
+allow = ["console:read", "console:act", "console:keys", "console:settings", "clock:write"]
+limits = { clock = "100/s" }
+
+[role.auditor]
+allow = ["console:read", "console:keys"]
+
+[role.ruled]
+allow = ["console:read", "console:act", "console:keys", "clock:get_time"]
+
+[role.ruled.tool."clock:get_time"]
+zone = { in = ["UTC"] }
+
 [role.watcher]
 allow = ["console:read", "clock:write"]
 
@@ -100,7 +113,7 @@ async def opened(
     (directory / "switchboard.toml").write_text(POLICY.replace('"vault:write"]', f'"vault:write", {named}]', 1))
     store = KeyFile(directory / "keys.json")
     tokens, keys = {}, {}
-    for role in ("operator", "watcher", "timekeeper", "stranger", "bot"):
+    for role in ("operator", "keeper", "auditor", "ruled", "watcher", "timekeeper", "stranger", "bot"):
         roles = {"bot", "operator"} if role == "bot" else {role}
         tokens[role], keys[role] = mint(frozenset(roles), customer="anna" if role == "bot" else None)
         await store.add(keys[role])
@@ -112,7 +125,7 @@ async def opened(
     clock = ClockMCPServer()
     kinds: list[ServerKind] = [clock, VaultMCPServer, *more]
     guard = Guard(Policy.load(directory / "switchboard.toml", vocabulary_of(Catalogue(kinds))))
-    identity = Identity(Keyring(open_file, rate), **door)
+    identity = Identity(Keyring(open_file, rate), administer=open_file, **door)
     app = create_app(kinds, settings or Settings(), guard=guard, identity=identity)
     async with serve(app) as served:
         yield Desk(served, store, tokens, keys, clock)

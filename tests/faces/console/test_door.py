@@ -62,6 +62,39 @@ async def test_to_interrupt_takes_a_scope_of_its_own(desk: Desk, http: httpx.Asy
     assert await outcome(http, "POST", path, {**MARK, **desk.bearer("operator")}) == "not_found"
 
 
+KEEP = (
+    ("GET", "/console/access", ["console:keys"]),
+    ("GET", "/console/settings", ["console:settings"]),
+    ("POST", "/console/explain", ["console:keys"]),
+    ("POST", "/console/keys", ["console:keys", "console:act"]),
+    ("POST", "/console/keys/none/revoke", ["console:keys", "console:act"]),
+)
+"""What takes more than to look, and which scopes."""
+
+
+@pytest.mark.parametrize(("method", "path", "scopes"), KEEP)
+async def test_to_see_keys_and_settings_and_to_change_them_takes_scopes_of_its_own(
+    desk: Desk, http: httpx.AsyncClient, method: str, path: str, scopes: list[str]
+) -> None:
+    async def asked(fields: dict[str, str]) -> object:
+        body = {"json": {}} if method == "POST" else {}
+        return await outcome(http, method, path, {**MARK, **fields}, **body)
+
+    assert await asked({}) == "unauthenticated"
+    assert await asked(desk.bearer("stranger")) == "insufficient_scope"
+    assert await asked(desk.bearer("watcher")) == "insufficient_scope"
+    assert await asked(desk.bearer("operator")) == "insufficient_scope"
+    assert await asked(desk.bearer("bot")) == "not_confined"
+    fine = (200, "invalid_arguments", "not_found")
+    assert (await asked(desk.bearer("auditor")) in fine) is (scopes == ["console:keys"])
+    assert await asked(desk.bearer("keeper")) in fine
+    session = cookie(await desk.sign_in(http, "keeper"))
+    assert await asked(session) in fine
+    assert await asked({**session, "origin": "https://evil.example"}) == "origin_refused"
+    if method == "POST":
+        assert await outcome(http, method, path, session, json={}) == "forbidden"
+
+
 async def test_nobody_gets_a_session_who_may_not_look(desk: Desk, http: httpx.AsyncClient) -> None:
     for key, status, code in (
         (desk.tokens["stranger"], 403, "insufficient_scope"),

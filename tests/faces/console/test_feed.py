@@ -48,7 +48,7 @@ async def test_a_stream_says_who_looks_how_all_is_and_what_has_happened(desk: De
     async with looking(desk.served, desk.bearer("operator")) as events:
         hello = await events.next("hello")
         assert hello["viewer"] == {"principal": desk.keys["operator"].id, "roles": ["operator"], "customer": None}
-        assert hello["may"] == {"act": True, "metrics": False}
+        assert hello["may"] == {"act": True, "metrics": False, "keys": False, "settings": False}
         first = await events.next("snapshot")
         assert [(each["id"], each["state"], each["off"]) for each in first["servers"]] == [
             ("clock", "ready", {}),

@@ -42,6 +42,9 @@ LOST = (
 _FAILURES = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """How a statement fails. TimeoutError is an OSError, and what can't be sent a ValueError."""
 
+_SHARED = "a connection, or a statement with others"
+"""What the stages of a call say that it waits for where it may share a statement."""
+
 T = TypeVar("T")
 
 
@@ -54,6 +57,8 @@ class _Member:
     used_at: float = 0.0
     name: str | None = None
     """Of the trace that PostgreSQL was told of last."""
+    named: int = 0
+    """Names that were given to statements."""
     prepared: "dict[str, PreparedStatement[asyncpg.Record]]" = field(
         default_factory=dict[str, "PreparedStatement[asyncpg.Record]"]
     )
@@ -85,8 +90,10 @@ class _Member:
             self.name = name
         statement = self.prepared.get(sql)
         if statement is None:
-            # Without a cache of its own asyncpg names a statement only if it is told to.
-            name = f"read_{len(self.prepared)}"
+            # Without a cache of its own asyncpg names a statement only if it is told to. A name that was given may be
+            # taken, though nothing came of it: its caller went while PostgreSQL prepared.
+            name = f"read_{self.named}"
+            self.named += 1
             statement = self.prepared[sql] = await self.connection.prepare(sql, name=name)
         return statement
 
@@ -183,8 +190,10 @@ class FixedReads:
             TooManyRequests: as for `fetch_value`.
         """
         member = None
-        if not self._idle and self._open >= self._size and current_stages() is None:
-            outcome = await self._wait_in_line(question)
+        stages = current_stages()
+        if not self._idle and self._open >= self._size and (stages is None or stages.traceparent is None):
+            waiting = self._wait_in_line(question)
+            outcome = await (waiting if stages is None else stages.waiting(_SHARED, waiting))
             if not isinstance(outcome, _Answer):
                 member = outcome
             elif not outcome.failed:

@@ -28,7 +28,7 @@ from app.services.postgres.desk.pages import (
     SupportRecords,
 )
 from app.services.postgres.desk.support import CUSTOMER_CONTEXT, SupportDesk
-from app.stages import Stages
+from app.stages import Stage, Stages
 from tests.fixtures.pgbouncer import run_pgbouncer
 from tests.fixtures.postgres import TestDatabase, settings_for
 
@@ -314,20 +314,29 @@ async def test_a_statement_ends_with_the_last_of_its_callers(single: Database, d
     assert single.reads._reads.used == 0
 
 
-async def test_a_connection_is_not_lost_where_all_go_before_their_statement_begins(
-    single: Database, desk: TestDatabase
+async def test_a_connection_is_not_lost_where_all_go_as_their_statement_begins(
+    single: Database, desk: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ):
+    reads = single.reads._reads
     async with gate_closed(desk) as stand:
         holder = asyncio.ensure_future(single.reads.fetch_json(HOLDS))
         await stand(1)
         tasks = [asyncio.ensure_future(show(single, f"k{number}")) for number in range(3)]
-        await queued(single.reads._reads, 3)
-    reads = single.reads._reads
-    await until(lambda: bool(reads._shared))
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait([*tasks, holder])
-    assert await asyncio.wait_for(show(single, "next"), BOUND)
+        await queued(reads, 3)
+        serve_next = reads._serve_next
+
+        def serve_and_go(member: Any) -> bool:
+            served = serve_next(member)
+            for task in tasks:
+                task.cancel()
+            return served
+
+        monkeypatch.setattr(reads, "_serve_next", serve_and_go)
+    async with asyncio.timeout(BOUND):
+        await asyncio.wait([*tasks, holder])
+        assert all(task.cancelled() for task in tasks)
+        await until(lambda: not reads._shared)
+        assert await show(single, "next")
     assert (reads.opened, reads.used, reads.waiting) == (1, 0, 0)
 
 
@@ -392,14 +401,36 @@ async def test_each_waits_for_a_connection_as_long_as_it_may_and_no_longer(desk:
         assert await show(pools, "after")
 
 
+class Span:
+    """The span of a call."""
+
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    def part(self, name: str, began: float, ended: float) -> None: ...
+
+    def end(self, outcome: str) -> None: ...
+
+
 async def test_who_is_traced_asks_alone(single: Database, desk: TestDatabase):
     async def traced(key: str) -> bytes | None:
-        with Stages(logging.getLogger("MCP"), "show", "r-1").shown():
+        with Stages(logging.getLogger("MCP"), "show", "r-1", Span(), []).shown():
             return await show(single, key)
 
     answers = await while_busy(single, desk, [traced("a"), show(single, "b"), traced("c"), show(single, "d")])
     assert [json.loads(answer)["key"] for answer in answers] == ["a", "b", "c", "d"]
     assert sorted(statements_of(answers).values()) == [1, 1, 2]
+
+
+async def test_whose_stages_are_told_shares_all_the_same(single: Database, desk: TestDatabase):
+    told: list[Stage] = []
+
+    async def watched(key: str) -> bytes | None:
+        with Stages(logging.getLogger("MCP"), "show", "r-1", None, told).shown():
+            return await show(single, key)
+
+    answers = await while_busy(single, desk, [watched("a"), show(single, "b"), show(single, "c")])
+    assert list(statements_of(answers).values()) == [3]
+    assert [stage for stage, _ in told] == ["waited for a connection, or a statement with others"]
 
 
 async def test_statements_are_shared_behind_a_pooler_that_lends_transactions(

@@ -4,12 +4,16 @@ import asyncio
 import re
 from pathlib import Path
 
+import pytest
+
 from app.local.aws import LocalAws
 from app.local.kafka import LocalKafka
 from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from app.main import create_app
 from app.routers.kafka import KafkaMCPServer
+from app.services.postgres.migrations import migrate
+from app.services.postgres.versions import versions
 from app.settings import Settings
 from tests.fixtures.embedding_endpoint import answer, run_endpoint
 from tests.fixtures.gateway import serve
@@ -128,6 +132,17 @@ async def test_what_is_wrong_behind_an_answer_is_found(postgres_server: LocalPos
     assert "switchboard migrate" in found["broken", "database"][0]
     assert any("max_connections" in text for text in found["warning", "database"])
     assert "no-such-bucket" in found["broken", "aws"][0]
+
+
+@pytest.mark.parametrize("version", versions()[1:-1])
+async def test_a_database_that_is_half_migrated_is_told_with_what_to_run(
+    postgres_server: LocalPostgres, version: str
+) -> None:
+    async with cloned_database(postgres_server, None) as half:
+        await migrate(half.url, version)
+        status, found = await doctor(DATABASE_URL=half.url)
+    assert status == 1
+    assert "switchboard migrate" in found["broken", "database"][0]
 
 
 async def test_a_pooler_that_hides_changes_is_told_with_the_remedy(demo_database: TestDatabase) -> None:

@@ -27,7 +27,7 @@ from app.settings import Settings
 from tests.faces.raw import client_of, request, websocket
 from tests.fixtures.gateway import FACES, Served, caller, serve
 from tests.fixtures.postgres import TestDatabase, cluster_directory, settings_for
-from tests.mcp_servers.statements import SLOW, until_running
+from tests.mcp_servers.statements import SLOW, until_running, until_waiting
 
 TOOLS = DatabaseMCPServer.tools
 CALLS = {name: tool.example or {} for name, tool in TOOLS.items()}
@@ -135,6 +135,29 @@ async def test_a_database_that_is_killed_answers_503_and_comes_back_without_a_re
             for face in FACES:
                 answers = list((await call_all(served, face)).values())
                 assert {answer["success"] for answer in answers} == {True}, answers
+
+
+async def test_a_database_that_is_killed_in_the_middle_of_each_tool_is_told(cluster: Cluster) -> None:
+    face = "rest"
+    async with serving(cluster) as served, caller(served, face) as call:
+        async with cluster.running() as server, cluster.database.connect() as administrator:
+            # Nothing was called before, so that no answer comes from memory.
+            tables = "customers, tickets, interactions, knowledge_articles"
+            await administrator.execute(f"BEGIN; LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+            calls = {tool: asyncio.create_task(call("database", tool, arguments)) for tool, arguments in CALLS.items()}
+            await until_waiting(cluster.database, len(calls))
+            kill(server)
+            async with asyncio.timeout(ANSWERED_WITHIN):
+                answers = {tool: await answer for tool, answer in calls.items()}
+        for tool, answer in answers.items():
+            # Whether it was saved nobody knows: 503 may be repeated with the same idempotency key.
+            assert (answer["success"], answer["status"], answer["code"]) == (False, 503, "backend_unavailable"), tool
+            assert "again" in answer["detail"], answer
+            assert "asyncpg" not in str(answer)
+        async with cluster.running():
+            again = await call_all(served, face)
+            assert {answer["success"] for answer in again.values()} == {True}, again
+            await until_running(cluster.database, 0)
 
 
 async def test_a_database_that_restarts_between_calls_is_not_noticed(cluster: Cluster) -> None:

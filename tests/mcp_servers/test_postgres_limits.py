@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 
 import httpx
+import psutil
 import pytest
 
 from app.local.postgres import LocalPostgres
@@ -87,6 +88,67 @@ async def test_many_slow_queries_leave_the_other_tools_alone(desk: TestDatabase)
         for task in slow:
             task.cancel()
         await until_running(desk, 0)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "locked"),
+    [
+        ("query_database", {"query": "SELECT count(*) FROM interactions", "timeout_ms": 60_000}, "interactions"),
+        ("get_analytics", {"time_period": "7 days"}, "interactions"),
+    ],
+)
+async def test_a_burst_of_a_slow_tool_leaves_the_other_tools_alone(
+    demo_database: TestDatabase, tool: str, arguments: JsonObject, locked: str
+) -> None:
+    most = DatabaseMCPServer.tools[tool].max_in_flight
+    assert most is not None
+    patient = settings_for(demo_database.url, demo_database.reader_url, pool_wait=60)
+    others: dict[str, JsonObject] = {
+        "query_database": {"query": "SELECT count(*) FROM customers"},
+        "search_knowledge_base": {"search_term": "password"},
+    }
+    async with (
+        serve(create_app([DatabaseMCPServer], Settings(tool_timeout=60), [patient])) as own,
+        client_of(own) as http,
+        demo_database.connect() as administrator,
+    ):
+        await administrator.execute(f"BEGIN; LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE")
+        path = f"/mcp/database/tools/{tool}"
+        slow = [asyncio.create_task(http.post(path, json=arguments)) for _ in range(most + 20)]
+        # Those beyond the limit are told at once; the others wait for the lock, or for a connection.
+        async with asyncio.timeout(10):
+            refused = [await call for _, call in zip(range(20), asyncio.as_completed(slow), strict=False)]
+        assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(429, "1")}
+        async with asyncio.timeout(10):
+            for other in others.keys() - {tool}:
+                answer = await http.post(f"/mcp/database/tools/{other}", json=others[other])
+                assert answer.json()["success"] is True, (other, answer.text)
+            if locked != "interactions":
+                context = await http.post(LOOKUP, json={"customer_id": "12345"})
+                assert context.json()["success"] is True
+        await administrator.execute("ROLLBACK")
+        async with asyncio.timeout(30):
+            answers = [answer.status_code for answer in await asyncio.gather(*slow)]
+        assert (answers.count(200), answers.count(429)) == (most, 20)
+
+
+async def test_two_thousand_large_answers_leave_nothing_behind(desk: TestDatabase) -> None:
+    """512 MB pass; what is kept of an answer would show."""
+    large: JsonObject = {"query": "SELECT repeat('x', 262144) AS text", "timeout_ms": 60_000}
+    process = psutil.Process()
+    async with serve(create_app([DatabaseMCPServer], Settings(), [desk.settings])) as own, client_of(own) as http:
+
+        async def fetch(count: int) -> int:
+            for _ in range(count):
+                answer = await http.post(QUERY, json=large)
+                assert (answer.status_code, len(answer.content) > 262_144) == (200, True)
+            return process.memory_info().rss
+
+        async def fetch_in_lanes(count: int) -> int:
+            return max(await asyncio.gather(*(fetch(count // 4) for _ in range(4))))
+
+        before = await fetch_in_lanes(200)
+        assert await fetch_in_lanes(2000) - before < 100 * 2**20
 
 
 async def test_the_limit_of_a_query_is_its_own_and_not_the_gateways(desk: TestDatabase) -> None:

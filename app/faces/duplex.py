@@ -1,6 +1,7 @@
 """A connection that carries JSON-RPC messages both ways for as long as it lives: what WebSocket and stdio share."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -26,6 +27,8 @@ from app.gateway import Gateway
 from app.guard.principal import Principal
 from app.servers.calls import CallContext, Face, Peer, new_request_id
 from app.servers.origins import within
+
+_log = logging.getLogger(__name__)
 
 MAX_UNANSWERED = 64
 """Requests of one connection that are under way."""
@@ -371,6 +374,9 @@ class Duplex:
             if task.cancelled():
                 error = to_json({"code": types.CONNECTION_CLOSED, "message": _CLOSED})
                 self.put(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (call.id, error), answers=True)
+            elif (error := task.exception()) is not None:
+                _log.error("A call failed where nothing may; its connection ends.", exc_info=error)
+                self.give_up()  # whoever waits for the answer is not to wait for ever
             else:
                 self.put(task.result(), answers=True)
 

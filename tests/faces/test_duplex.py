@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from app.faces.duplex import MAX_UNANSWERED, MAX_WAITING_BYTES, Backlog, Duplex
+from app.faces.plain_calls import PlainCalls
 from app.gateway import Gateway
 from app.guard.principal import Principal
 from app.main import create_app
@@ -384,3 +385,19 @@ async def test_who_calls_enters_with_the_connection(era: str, caplog: pytest.Log
         await client.until(lambda: any(message["id"] == 7 for message in client.taken))
     [line] = [record.getMessage() for record in caplog.records if "operation=get_time" in record.getMessage()]
     assert "principal=desk client=raw/1 address=10.0.0.7" in line
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_fault_of_ours_ends_the_connection_rather_than_leave_a_call_unanswered(
+    gateway: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, era: str
+) -> None:
+    async def broken(*_: Any) -> bytes:
+        raise ZeroDivisionError
+
+    get_time: JsonObject = {"name": "get_time", "arguments": {}}
+    async with websocket(gateway, era, "/mcp/ws") as messages, asyncio.timeout(WITHIN):
+        await messages.ask(request(era, "tools/call", get_time, number=1))
+        monkeypatch.setattr(PlainCalls, "run", broken)
+        await messages.send(request(era, "tools/call", get_time, number=2))
+        await messages.socket.wait_closed()
+    assert [record for record in caplog.records if record.exc_info and record.exc_info[0] is ZeroDivisionError]

@@ -403,7 +403,7 @@ async def test_a_failure_of_the_task_that_nobody_foresaw_is_told_of(database: Te
     async def broken() -> None:
         raise ZeroDivisionError
 
-    embedder.start = broken  # type: ignore[method-assign]
+    embedder.start = broken
     async with searching(database, embedder) as each, vectors_kept(database.settings, each.meaning):
         await eventually(lambda: _is(lambda: "restart the gateway" in str(each.meaning.objection)))
 

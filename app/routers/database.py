@@ -105,7 +105,7 @@ class DatabaseMCPServer(BaseMCPServer):
             self.reader = reader
             self.changes = TicketChanges(self.settings, self.outages)
             self.desk = SupportDesk(database)
-            self.knowledge = KnowledgeSearch(database.reads, self.meaning)
+            self.knowledge = KnowledgeSearch(database.reads.portion(), self.meaning)
             self.analytics = SupportAnalytics(database)
             self.records = SupportRecords(database)
             yield

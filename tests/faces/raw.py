@@ -25,7 +25,9 @@ _PREFIX = "io.modelcontextprotocol/"
 
 def client_of(served: Served) -> httpx.AsyncClient:
     """Return an HTTP client of the gateway. Nothing here is TLS, and certificates take longer to load than a call."""
-    return httpx.AsyncClient(base_url=served.url, timeout=WITHIN, verify=False)
+    # As many connections as there are requests, or a test of the gateway's limits would meet httpx's.
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=served.url, timeout=WITHIN, verify=False, limits=limits)
 
 
 def request(era: str, method: str, params: JsonObject | None = None, *, number: int = 1, **meta: Any) -> JsonObject:

@@ -141,7 +141,7 @@ async def test_a_database_that_is_killed_answers_503_and_comes_back_without_a_re
 async def test_a_database_that_is_killed_in_the_middle_of_each_tool_is_told(cluster: Cluster, face: str) -> None:
     async with serving(cluster) as served, caller(served, face) as call:
         async with cluster.running() as server, cluster.database.connect() as administrator:
-            # Of what is called here nothing was before, or its answer would come from memory; but the official client has
+            # Nothing of what is called here was called before, or memory would answer. But the official client has
             # to be connected by the task that leaves it.
             await call("database", "get_customer_context", {"customer_id": "nobody"})
             tables = "customers, tickets, interactions, knowledge_articles"

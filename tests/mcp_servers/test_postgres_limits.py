@@ -95,6 +95,7 @@ async def test_many_slow_queries_leave_the_other_tools_alone(desk: TestDatabase)
     [
         ("query_database", {"query": "SELECT count(*) FROM interactions", "timeout_ms": 60_000}, "interactions"),
         ("get_analytics", {"time_period": "7 days"}, "interactions"),
+        ("search_knowledge_base", {"search_term": "password"}, "article_search"),
     ],
 )
 async def test_a_burst_of_a_slow_tool_leaves_the_other_tools_alone(

@@ -16,7 +16,7 @@ from sqlalchemy.sql import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import await_only
 
-from app.errors import BackendNotConfigured
+from app.errors import BackendNotConfigured, TooManyRequests
 from app.measures import Measure, pool_measures
 from app.outages import Outages
 from app.services.postgres.connections.confined import confined
@@ -25,7 +25,7 @@ from app.services.postgres.connections.errors import OUTDATED, driver_error, pos
 from app.services.postgres.connections.fixed_reads import FixedReads
 from app.services.postgres.connections.naming import application_name
 from app.services.postgres.connections.settings import PostgresSettings
-from app.services.postgres.connections.sharing import Question, asked_of_many
+from app.services.postgres.connections.sharing import NO_FREE_CONNECTION, Question, asked_of_many
 from app.stages import waiting_for
 
 _MOST_WAITING_FOR_REPORTS = 32
@@ -121,7 +121,12 @@ class ReadPool:
     """
 
     def __init__(self, settings: PostgresSettings, connector: Connector, size: int, line: int | None = None) -> None:
+        self._wait = settings.pool_wait
         self._reads = FixedReads(connector.open, size, settings.pool_wait, line)
+
+    def portion(self) -> "ReadPool":
+        """Return three quarters of these connections, for reads that may be slow: the rest stays free of them."""
+        return _Portion(self, max(1, self._reads.size * 3 // 4))
 
     async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
         """Run a statement and return the JSON that it answers, None if there is no row.
@@ -144,6 +149,27 @@ class ReadPool:
     async def close(self) -> None:
         """Close its connections."""
         await self._reads.close()
+
+
+class _Portion(ReadPool):
+    def __init__(self, whole: ReadPool, most: int) -> None:
+        self._wait = whole._wait
+        self._reads = whole._reads
+        self._places = asyncio.Semaphore(most)
+
+    async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(self._wait):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise TooManyRequests(NO_FREE_CONNECTION) from None
+        else:
+            await self._places.acquire()
+        try:
+            return await super().fetch_json(statement, **values)
+        finally:
+            self._places.release()
 
 
 Result = TypeVar("Result")

@@ -124,7 +124,7 @@ async def test_a_write_finds_a_dead_connection_before_it_writes(desk: TestDataba
 
 
 async def test_a_statement_beyond_its_time_answers_504(database: TestDatabase):
-    async with open_database(settings_for(database.url, statement_timeout=0.1)) as pools:
+    async with open_database(settings_for(database.url, statement_timeout=0.5)) as pools:
         with pytest.raises(BackendTimeout):
             await pools.reads.fetch_json(NAP)
         with pytest.raises(BackendTimeout):

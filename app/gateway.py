@@ -148,11 +148,14 @@ class Gateway:
         return Serving(kind, logging.getLogger(f"MCP.{kind.name}"), narrow=narrow)
 
     @asynccontextmanager
-    async def open(self, service_settings: Sequence[BaseSettings] = ()) -> AsyncGenerator[None]:
+    async def open(
+        self, service_settings: Sequence[BaseSettings] = (), *, only_examined: bool = False
+    ) -> AsyncGenerator[None]:
         """Open every server; close them in reverse order.
 
         Args:
             service_settings: settings to use in place of what a server reads from the environment.
+            only_examined: servers that are opened here are looked at, and begin nothing by themselves.
         """
         self.stopping = False
         self.closing.clear()
@@ -170,6 +173,7 @@ class Gateway:
                     server = kind(**read)
                 self._serving[kind].server = server
                 if not server.is_started:
+                    server.is_only_examined = only_examined
                     await stack.enter_async_context(server.opened())
             try:
                 yield

@@ -82,6 +82,10 @@ async def test_what_turns_text_into_vectors_is_tried(demo_database: TestDatabase
     assert any("EMBEDDINGS names a model" in text for text in found["off", "database"])
     _, found = await doctor(**address, EMBEDDINGS="e5-small", EMBEDDINGS_TIMEOUT="30")
     assert any(re.match(r"embeddings: e5-small answers a question in \d+ ms", text) for text in found["ok", "database"])
+    async with demo_database.connect() as connection:
+        made = await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname LIKE 'vectors%'")
+        queued = await connection.fetchval("SELECT count(*) FROM embedding_queue")
+        assert (made, queued) == (0, 0)  # it looks, and begins nothing
     async with run_endpoint() as endpoint:
         endpoint.behave = lambda _: answer({"error": {"code": "invalid_api_key"}}, 401)
         asked = {"EMBEDDINGS": endpoint.url, "EMBEDDINGS_MODEL": "m", "EMBEDDINGS_KEY": "sk-very-secret"}

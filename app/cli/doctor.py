@@ -95,7 +95,7 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
     if policy is not None:
         yield "keys", await _keys(policy)
     gateway = Gateway(readable, settings)
-    async with gateway.open(service_settings):
+    async with gateway.open(service_settings, only_examined=True):
         configured = {name: server for name, server in gateway.servers.items() if server.unconfigured() is None}
         for name, server in gateway.servers.items():
             if (missing := server.unconfigured()) is not None:

@@ -99,7 +99,7 @@ class DatabaseMCPServer(BaseMCPServer):
             open_database(self.settings, self.outages) as database,
             open_sql_reader(self.settings, outages=self.outages) as reader,
             capacity_checked(self.settings, self.outages),
-            vectors_kept(self.settings, self.meaning, self.outages),
+            vectors_kept(self.settings, None if self.is_only_examined else self.meaning, self.outages),
         ):
             self.database = database
             self.reader = reader

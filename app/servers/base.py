@@ -66,6 +66,9 @@ class BaseMCPServer:
     further_settings: ClassVar[Mapping[str, type[BaseSettings]]] = {}
     """More of it, by the names of the constructor's arguments that take it."""
 
+    is_only_examined: bool = False
+    """Whether it is opened to be looked at: then it begins nothing by itself, and changes nothing at its backend."""
+
     _holding: asyncio.Task[None] | None = None
     """Enters and leaves `opened` for `start` and `stop`, which may be called in different tasks."""
     _stop_wanted: asyncio.Event

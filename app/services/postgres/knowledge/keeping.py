@@ -24,8 +24,10 @@ _AT_A_TIME = 4
 """Articles that are claimed at a time."""
 _LOOK_AFTER = 15.0
 """Seconds after which the queue is looked at though nobody said that it has grown: a notice may be lost."""
-_LOOK_WITHOUT_NOTICES = 2.0
-"""So, where nothing can be heard."""
+_LOOK_SOON = 2.0
+"""So, where nothing can be heard, or somebody has claimed what is left, who may die."""
+_RENEW_AFTER = 1.0
+"""Seconds after which claims are renewed while a model works."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two attempts after a failure."""
 _PAUSE_FOR_A_SETTING = 60.0
@@ -54,6 +56,8 @@ class Embedding:
         self._connection = connection
         self._store = store
         self._embedder = embedder
+        self._one_at_a_time = asyncio.Lock()
+        """Who uses the connection."""
 
     async def step(self) -> int:
         """Embed a few articles that nobody else embeds; return how many were taken from the queue.
@@ -64,7 +68,8 @@ class Embedding:
         """
         claims = await self._store.claim(self._connection, _AT_A_TIME)
         try:
-            failed = await self._embed(claims)
+            async with self._held(claims):
+                failed = await self._embed(claims)
         except (EmbeddingUnavailable, asyncio.CancelledError):
             with suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 async with asyncio.timeout(_LET_GO_WITHIN):
@@ -73,6 +78,31 @@ class Embedding:
         if failed:
             await self._store.release(self._connection, failed, failed=True)
         return len(claims)
+
+    @asynccontextmanager
+    async def _held(self, claims: Sequence[Claim]) -> AsyncGenerator[None]:
+        """Renew claims while the block runs, however long a model takes."""
+        done = asyncio.Event()
+
+        async def renew() -> None:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RENEW_AFTER):
+                        await done.wait()
+                        return
+                async with self._one_at_a_time:
+                    await self._store.renew(self._connection, claims)
+
+        renewing = asyncio.create_task(renew(), name="claims of articles")
+        try:
+            yield
+        except BaseException:
+            renewing.cancel()
+            raise
+        finally:
+            done.set()
+            await asyncio.wait([renewing])
+        renewing.result()
 
     async def _embed(self, claims: Sequence[Claim]) -> list[Claim]:
         """Embed articles together or, where that fails, one by one; return those that alone are refused."""
@@ -98,7 +128,8 @@ class Embedding:
         vectors = iter(await self._embedder.embed_passages(texts) if texts else [])
         for claim in claims:
             own = [next(vectors) for _ in claim.texts]
-            await self._store.store(self._connection, claim, claim.mixed(own) if own else [])
+            async with self._one_at_a_time:
+                await self._store.store(self._connection, claim, claim.mixed(own) if own else [])
 
 
 class VectorKeeper:
@@ -170,22 +201,24 @@ class VectorKeeper:
         store = VectorStore(self._meaning.embedder.name, self._meaning.embedder.dimension)
         while not connection.is_closed():
             self._grown.clear()
+            is_complete = True
             try:
                 if not connection.reads_only:
                     await store.prepare(connection)
                 self._meaning.vectors = await store.ready(connection)
                 if not connection.reads_only:
-                    await self._embed(connection, store)
+                    is_complete = await self._embed(connection, store)
                 else:
                     self._meaning.why_not_kept = None if self._meaning.vectors else _READ_ONLY
             except asyncpg.InsufficientPrivilegeError:
                 self._meaning.why_not_kept = _NO_RIGHT
             await self._meaning.look_again()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AFTER if hears else _LOOK_WITHOUT_NOTICES):
+                async with asyncio.timeout(_LOOK_AFTER if hears and is_complete else _LOOK_SOON):
                     await self._grown.wait()
 
-    async def _embed(self, connection: Connection, store: VectorStore) -> None:
+    async def _embed(self, connection: Connection, store: VectorStore) -> bool:
+        """Embed what nobody else embeds; tell whether all is done."""
         embedding = Embedding(connection, store, self._meaning.embedder)
         while True:
             filling = await store.filling(connection)
@@ -203,6 +236,7 @@ class VectorKeeper:
                 if filling.failed
                 else None
             )
+        return is_complete
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from app.errors import EmbeddingUnavailable
@@ -121,6 +121,20 @@ class Meaning:
             return None
         self.out_of_order = None
         return Question(vector, vectors)
+
+    async def corrected(self, question: Question, correct: str, until: float) -> Question:
+        """Return what a question means that was misspelled; as it was typed, if that can't be told in time.
+
+        Args:
+            question: what it means as it was typed.
+            correct: its right spelling.
+            until: when the search has to go on, in the event loop's time.
+        """
+        try:
+            async with asyncio.timeout_at(until):
+                return replace(question, vector=await self.embedder.embed_question(correct))
+        except (EmbeddingUnavailable, TimeoutError):
+            return question
 
     async def look_again(self) -> None:
         """If the last question got no vector, look whether one would get one now."""

@@ -30,11 +30,14 @@ _DISTANCE = 0.15
 """What a wrong letter takes off the closeness; `ANALYSE` says so, too."""
 _LETTERS_FOR_ONE = 6
 """Letters of a word that make up for a wrong one."""
+_SHORTEST_CHATTER = 3
+"""Letters of a word that is too short to be taken for misspelled chatter."""
 _RAREST = 3.0
 """What a word tells at most; one that no article has tells as much."""
 _NUMBER = 0.5
 """What a number tells that no article has: it is an order's, or an amount."""
 
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 # Words that say nothing of what a question is about, beyond PostgreSQL's own stop words.
 _CHATTER = frozenset(
     re.findall(
@@ -104,7 +107,7 @@ def variants_of(search_term: str) -> Iterator[Variant]:
 
     Words that make up a known phrase ("money back") are one notion together.
     """
-    words = [word.replace("\u2019", "'") for word in re.findall(r"\w+(?:['\u2019]\w+)?", search_term.lower())]
+    words = [word.replace("\u2019", "'") for word in _WORD.findall(search_term.lower())]
     group = 0
     position = 0
     variants: list[Variant] = []
@@ -141,6 +144,57 @@ def _phrase_length(words: Sequence[str], position: int) -> int:
         if key_of(" ".join(words[position : position + length])) in SYNONYMS:
             return length
     return 1
+
+
+def respelled(search_term: str, variants: Sequence[Variant], analysis: Analysis) -> str:
+    """Return a question with the words that were surely meant in place of those that nobody knows; all else stays.
+
+    It is for a model, which would guess at a misspelled word by its pieces.
+    """
+    parsed = [lexeme for lexeme in analysis.lexemes if not lexeme.corrected]
+    stems = {(lexeme.number, lexeme.language): lexeme.word for lexeme in parsed}
+    known = {lexeme.number for lexeme in parsed if lexeme.articles}
+    # What is grammar in a language is no misspelled word of another.
+    known |= {number for number, _ in stems if any((number, language) not in stems for language in analysis.totals)}
+    guesses: dict[str, tuple[bool, float, int, str]] = {}
+    for lexeme in analysis.lexemes:
+        if not lexeme.corrected or lexeme.number in known:
+            continue
+        typed, stem = variants[lexeme.number - 1].words, stems[lexeme.number, lexeme.language]
+        if lexeme.spelling is not None:
+            guess = True, lexeme.closeness, lexeme.articles, lexeme.spelling
+        elif _is_slip(typed, stem, lexeme):
+            guess = False, lexeme.closeness, lexeme.articles, _with_ending_of(typed, stem, lexeme.word)
+        else:
+            continue
+        guesses[typed] = max(guess, guesses.get(typed, guess))
+    meant = {typed: correct for typed, (*_, correct) in guesses.items()}
+    for number in {lexeme.number for lexeme in parsed} - known:
+        if variants[number - 1].typed and (chatter := _chatter_of(variants[number - 1].words)):
+            meant[variants[number - 1].words] = chatter
+    return _WORD.sub(lambda word: meant.get(word.group().lower(), word.group()), search_term)
+
+
+def _is_slip(typed: str, stem: str, meant: Lexeme) -> bool:
+    """Tell whether a word is a slip for another and not one of its own, as `unauthorized`, `hole` and `certified` are
+    where articles have `authorized`, `hold` and `certificate`."""
+    return _surety(typed, meant) >= _CORRECTION and stem[0] == meant.word[0] and not stem.startswith(meant.word)
+
+
+def _chatter_of(word: str) -> str | None:
+    """Return the word of chatter that this is with two letters in each other's places; None if it is none."""
+    if len(word) > _SHORTEST_CHATTER:
+        for place in range(len(word) - 1):
+            swapped = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+            if swapped in _CHATTER:
+                return swapped
+    return None
+
+
+def _with_ending_of(typed: str, stem: str, meant: str) -> str:
+    """Return a stem with the ending that the stem of another word has lost: `deliveri` as `delivery` for `delivry`."""
+    kept = next((place for place, pair in enumerate(zip(typed, stem, strict=False)) if len({*pair}) > 1), len(stem))
+    return meant[: len(meant) + kept - len(stem)] + typed[kept:]
 
 
 def plan_for(variants: Sequence[Variant], analysis: Analysis, tags: Sequence[str]) -> Plan:

@@ -20,7 +20,7 @@ from app.services.postgres.connections.pools import ReadPool
 from app.services.postgres.knowledge.codes import codes_in
 from app.services.postgres.knowledge.languages import language_code
 from app.services.postgres.knowledge.meaning import NEAREST, Meaning, Mode, Question
-from app.services.postgres.knowledge.plan import Variant, plan_for, tag_marker, variants_of
+from app.services.postgres.knowledge.plan import Variant, plan_for, respelled, tag_marker, variants_of
 from app.services.postgres.knowledge.statements import ANALYSE, OFFERED, RANK, TITLE, Analysis, Offered
 
 SearchTerm = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -213,11 +213,15 @@ class KnowledgeSearch:
         """Ask the index for the words and, beside that, an embedder for the meaning; None where it can't tell."""
         if self._meaning is None or self._meaning.vectors is None:
             return await self._analyse(variants, language), None
+        until = asyncio.get_running_loop().time() + self._meaning.embedder.question_timeout
         meant = asyncio.create_task(self._meaning.of(search_term))
         try:
-            return await self._analyse(variants, language), await meant
+            analysis, question = await self._analyse(variants, language), await meant
         finally:
             meant.cancel()
+        if question is not None and (correct := respelled(search_term, variants, analysis)) != search_term:
+            question = await self._meaning.corrected(question, correct, until)
+        return analysis, question
 
     async def _analyse(self, variants: Sequence[Variant], language: str | None) -> Analysis:
         if not variants and not language:

@@ -16,6 +16,8 @@ class Lexeme(BaseModel):
     titles: int
     corrected: bool
     closeness: float
+    spelling: str | None = None
+    """What was typed with two letters back in their places, where this is of it."""
 
 
 class Analysis(BaseModel):
@@ -39,14 +41,14 @@ ANALYSE = Statement(
             WHERE word = '' AND articles > 0
               AND (CAST(:language AS text) IS NULL OR split_part(lower(language), '-', 1) = CAST(:language AS text))
         ), asked AS MATERIALIZED (
-            SELECT totals.language, number, typed, parsed.lexeme, known.articles, known.titles
+            SELECT totals.language, number, words, typed, parsed.lexeme, known.articles, known.titles
             FROM totals
             CROSS JOIN unnest(CAST(:texts AS text[]), CAST(:typed AS boolean[]))
                 WITH ORDINALITY AS variant (words, typed, number)
             LEFT JOIN LATERAL unnest(to_tsvector(search_config(totals.language), words)) AS parsed ON true
             LEFT JOIN search_words AS known ON known.language = totals.language AND known.word = parsed.lexeme
         ), unknown AS (
-            SELECT number, language, lexeme
+            SELECT number, language, words, lexeme
             FROM (SELECT *, bool_or(articles IS NOT NULL) OVER (PARTITION BY number) AS is_known FROM asked) AS word
             -- What has a digit in it is a number or a name, and a similar one is another's.
             WHERE typed AND NOT is_known AND length(lexeme) BETWEEN 4 AND 24 AND lexeme !~ '[0-9]'
@@ -54,17 +56,20 @@ ANALYSE = Statement(
         ), meant AS (
             SELECT unknown.number, unknown.language, guess.*
             FROM unknown CROSS JOIN LATERAL (
-                SELECT word, articles, titles, 1 AS distance, 1.0 AS likeness
-                FROM search_words
-                WHERE language = unknown.language AND word = ANY (ARRAY(
-                    -- Two letters that changed places, which trigrams hardly recognize. An array, for the planner
-                    -- believes that a series has a thousand rows, and would read all words instead of these few.
-                    SELECT overlay(lexeme PLACING reverse(substr(lexeme, place, 2)) FROM place FOR 2)
-                    FROM generate_series(1, length(lexeme) - 1) AS place
-                ))
+                -- Two letters that changed places, which trigrams hardly recognize; before the ending is taken off, as
+                -- they may be a part of it. One by one, for the planner believes that a series has a thousand rows,
+                -- and would read all words instead of these few.
+                SELECT stem.word, articles, titles, 1 AS distance, 1.0 AS likeness, swapped AS spelling
+                FROM generate_series(1, least(length(words), 24) - 1) AS place
+                CROSS JOIN LATERAL overlay(words PLACING reverse(substr(words, place, 2)) FROM place FOR 2) AS swapped
+                CROSS JOIN LATERAL unnest(to_tsvector(search_config(unknown.language), swapped)) AS stem (word)
+                CROSS JOIN LATERAL (
+                    SELECT articles, titles FROM search_words
+                    WHERE language = unknown.language AND word = stem.word LIMIT 1
+                ) AS known
                 UNION ALL
                 SELECT word, articles, titles, levenshtein(word, unknown.lexeme),
-                       similarity(word, unknown.lexeme)
+                       similarity(word, unknown.lexeme), NULL
                 FROM search_words
                 WHERE word % unknown.lexeme AND language = unknown.language
                   AND abs(length(word) - length(unknown.lexeme)) <= 2 AND length(word) <= 60
@@ -84,13 +89,15 @@ ANALYSE = Statement(
             ),
             'lexemes', (
                 SELECT coalesce(json_agg(found), '[]') FROM (
-                    SELECT number, language, lexeme AS word, articles, titles, false AS corrected, 1.0 AS closeness
-    FROM (
+                    SELECT number, language, lexeme AS word, articles, titles, false AS corrected, 1.0 AS closeness,
+                           CAST(NULL AS text) AS spelling
+                    FROM (
                         SELECT number, language, lexeme, coalesce(articles, 0) AS articles,
                                coalesce(titles, 0) AS titles
                           FROM asked WHERE lexeme IS NOT NULL) AS parsed
                     UNION ALL
-                    SELECT number, language, word, articles, titles, true, 1.0 / (1 + 0.15 * distance) FROM meant
+                    SELECT number, language, word, articles, titles, true, 1.0 / (1 + 0.15 * distance), spelling
+                    FROM meant
                 ) AS found
             )
         ) AS text)

@@ -1,8 +1,9 @@
 """The vectors of one model in the database: their table, which is filled before it is searched, and who makes them.
 
 What has to be made stands in `embedding_queue`, which triggers of the articles write. Whoever makes it claims a few
-articles at a time, so that each is done once however many gateways there are; a claim ends by itself, so that nothing
-is lost with a gateway that dies. No transaction is open while a model works, and no writer of articles waits for one.
+articles at a time, so that each is done once however many gateways there are; a claim ends by itself unless it is
+renewed, so that nothing is lost with a gateway that dies. No transaction is open while a model works, and no writer of
+articles waits for one.
 """
 
 import asyncio
@@ -25,7 +26,8 @@ MOST_FAILURES = 5
 """After so many an article is left to the search by words, until it changes."""
 _OLDEST_PGVECTOR = (0, 8)
 """The first that goes on scanning an index where filters leave too little."""
-_CLAIMED_FOR = "5 minutes"
+_LONGEST_CLAIM = 4.0
+"""Seconds after which others may embed what was claimed, unless the claim is renewed: then who claimed it has died."""
 _MEASURED = 150
 """Articles that are compared with each other, to know what is near."""
 _LEAST_SPREAD = 0.005
@@ -107,7 +109,7 @@ WHERE oid = 'article_search'::regclass AND privilege_type = 'SELECT' AND grantee
 """
 
 _CLAIM = f"""
-UPDATE embedding_queue AS queue SET claimed_until = now() + interval '{_CLAIMED_FOR}'
+UPDATE embedding_queue AS queue SET claimed_until = now() + interval '{_LONGEST_CLAIM} s'
 FROM (
     SELECT article_id FROM embedding_queue
     WHERE model = $1 AND failures < {MOST_FAILURES} AND (claimed_until IS NULL OR claimed_until < now())
@@ -115,6 +117,12 @@ FROM (
 ) AS free
 WHERE queue.model = $1 AND queue.article_id = free.article_id
 RETURNING queue.article_id, queue.version
+"""  # noqa: S608 - our own words
+
+_RENEW = f"""
+UPDATE embedding_queue AS queue SET claimed_until = now() + interval '{_LONGEST_CLAIM} s'
+FROM unnest($2::bigint[], $3::bigint[]) AS mine (article_id, version)
+WHERE queue.model = $1 AND queue.article_id = mine.article_id AND queue.version = mine.version
 """  # noqa: S608 - our own words
 
 _TEXTS = """
@@ -289,6 +297,13 @@ class VectorStore:
             numbers = [part["number"] for part in parts if part["passage"] is not None]
             claims[article] = Claim(article, claimed[article], [parts[0]["title"], *passages], numbers or [1])
         return list(claims.values())
+
+    async def renew(self, connection: "asyncpg.Connection[Any]", claims: Sequence[Claim]) -> None:
+        """Go on holding what was claimed and is not stored yet; to be called well within `_LONGEST_CLAIM`."""
+        async with _step(connection):
+            await connection.execute(
+                _RENEW, self.name, [claim.article_id for claim in claims], [claim.version for claim in claims]
+            )
 
     async def store(self, connection: "asyncpg.Connection[Any]", claim: Claim, mixed: Sequence[str]) -> None:
         """Put vectors in place of an article's old ones, unless it has changed since it was claimed.

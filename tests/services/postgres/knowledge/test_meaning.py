@@ -220,6 +220,47 @@ async def test_a_question_whose_vector_does_not_come_is_answered_by_words_in_tim
     assert "0.05 s" in str(tiny.meaning.objection)
 
 
+async def test_a_misspelled_question_is_understood_as_it_was_meant(tiny: Searching) -> None:
+    await add_toys(tiny.database)
+    await add_article(tiny.database, "words", "A vessel and a dragon", "Words that somebody may misspell.")
+    await tiny.fill()
+    hits = (await tiny.search.search("whree is the vesesl?")).articles
+    assert ("boats", "meaning") in [(hit.slug, hit.matched_by) for hit in hits]
+
+
+MEANT = [
+    ("how do I reset my pasword?", "how do I reset my password?"),
+    ("RESET my passwword", "RESET my password"),
+    ("reset, whihc invitaiton...", "reset, which invitation..."),
+    ("whree is the delivry", "where is the delivery"),
+    *[(same, None) for same in ("reset my password", "in the hole", "unauthorized", "certified", "größer ist besser")],
+    *[(same, None) for same in ("order 4711a", "und die Sendung", "xylophone")],
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), MEANT)
+async def test_words_are_corrected_for_a_model_where_it_is_sure_what_was_meant(
+    tiny: Searching, typed: str, meant: str | None
+) -> None:
+    body = "Delivery, password, invitations, hold, authorized, certificate, order 4711b, besser, sending."
+    await add_article(tiny.database, "english", "Reset", body)
+    await add_article(tiny.database, "german", "Sendungen", "Große Sendungen sind besser.", language="de")
+    await tiny.fill()
+    await tiny.search.search(typed)
+    assert tiny.embedder.asked == [typed, *([meant] if meant else [])]
+
+
+async def test_a_correction_that_gets_no_vector_in_time_is_done_without(tiny: Searching) -> None:
+    await add_toys(tiny.database)
+    await tiny.fill()
+    tiny.embedder.question_timeout = 0.5
+    tiny.embedder.hangs_at = "kitchen"
+    async with asyncio.timeout(WITHIN):
+        results = await tiny.search.search("the dragon in the kithcen")
+    assert (results.mode, tiny.meaning.out_of_order) == ("semantic", None)
+    assert {"kites", "bread"} <= set(slugs(results))
+
+
 async def test_one_inner_product_is_the_mean_of_the_cosines_with_title_and_passage(tiny: Searching) -> None:
     await add_article(tiny.database, "a", "Fly a kite", " ".join(f"word{number}" for number in range(250)))
     await tiny.fill()
@@ -368,6 +409,38 @@ async def test_two_gateways_embed_each_article_once(database: TestDatabase) -> N
         await eventually(lambda: _is(lambda: one.meaning.mode == other.meaning.mode == "semantic"))
         embedded = [text for each in (one, other) for text in each.embedder.embedded if text.startswith("Body number")]
     assert sorted(embedded) == sorted(f"Body number {number}" for number in range(1, 61))
+
+
+async def test_what_a_gateway_has_claimed_that_died_is_soon_embedded_by_another(database: TestDatabase) -> None:
+    await add_toys(database)
+    await filled(database.url, TinyEmbedder())
+    await add_article(database, "new", "Get a refund", "Ask us.")
+    async with connected(database.url) as of_the_dead:
+        assert len(await VectorStore("tiny", 256).claim(of_the_dead, 9)) == 1
+    async with kept(database) as each:
+
+        async def finds() -> bool:
+            return "new" in await each.found("reimbursement")
+
+        await eventually(finds)
+
+
+async def test_claims_are_renewed_while_a_model_works(tiny: Searching) -> None:
+    await add_toys(tiny.database)
+    tiny.embedder.may_answer.clear()
+    filling = asyncio.create_task(tiny.fill())
+    claims = set[object]()
+
+    async def renewed() -> bool:
+        async with tiny.database.connect() as connection:
+            if await connection.fetchval("SELECT to_regclass('vectors_tiny') IS NOT NULL"):
+                claims.add(await connection.fetchval("SELECT max(claimed_until) FROM embedding_queue"))
+        return len(claims - {None}) >= 3
+
+    await eventually(renewed)
+    tiny.embedder.may_answer.set()
+    await filling
+    assert await tiny.found("dragon") == ["kites"]
 
 
 async def test_vectors_are_kept_after_the_connection_was_lost(database: TestDatabase) -> None:

@@ -21,10 +21,12 @@ from tests.services.postgres.knowledge.test_meaning import connected
 from tests.services.postgres.knowledge.test_search import QUESTIONS as ASKED
 from tests.services.postgres.knowledge.test_search import WITHOUT_ARTICLE, ndcg_at_10, slugs
 
-# Some three hundred passages take e5 a minute of one core.
+# Some three hundred passages take e5 40 s of one core, and whoever else works there may make it minutes.
 pytestmark = pytest.mark.timeout(600)
 LEAST = {"bge-small-en": 0.94, "e5-small": 0.90}
 """NDCG@10 of our own questions."""
+LEAST_FITTING = {"bge-small-en": 0.70, "e5-small": 0.66}
+"""Questions whose best article is right and fits well; 0.66 by words alone, where e5 adds no more right ones."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,12 @@ async def test_questions_as_people_type_them_find_their_articles(model: Model, d
     plain = await quality(demo)
     assert plain >= LEAST[model.name], plain
     mistyped = await quality(demo, random.Random(15))
-    # Each question with two letters that changed places, which a model takes harder than the index does.
-    assert plain - mistyped <= 0.07, (plain, mistyped)
+    # Each question with two letters that changed places, which a model alone takes harder than the index does.
+    assert plain - mistyped <= 0.05, (plain, mistyped)
 
 
 async def test_how_well_an_article_fits_tells_questions_that_have_one_from_those_that_have_none(
+    model: Model,
     demo: KnowledgeSearch,
 ) -> None:
     async def answered(question: str) -> str | None:
@@ -97,7 +100,7 @@ async def test_how_well_an_article_fits_tells_questions_that_have_one_from_those
 
     right = [await answered(question["question"]) in question["relevant"] for question in ASKED]
     wrong = [question for question in WITHOUT_ARTICLE if await answered(question)]
-    assert sum(right) / len(ASKED) >= 0.70, sum(right)
+    assert sum(right) / len(ASKED) >= LEAST_FITTING[model.name], sum(right)
     assert len(wrong) / len(WITHOUT_ARTICLE) <= 0.12, wrong
 
 

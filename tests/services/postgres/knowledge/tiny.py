@@ -27,8 +27,11 @@ class TinyEmbedder:
     question_timeout: float = 5.0
     refused: str = "unspeakable"
     """Texts with this word are refused."""
+    hangs_at: str = "unthinkable"
+    """Questions with this word get no answer."""
     down: bool = False
     embedded: list[str] = field(default_factory=list[str])
+    asked: list[str] = field(default_factory=list[str])
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -42,7 +45,8 @@ class TinyEmbedder:
         pass
 
     async def embed_question(self, question: str) -> Sequence[float]:
-        await self.may_answer.wait()
+        self.asked.append(question)
+        await (asyncio.Event() if self.hangs_at in question else self.may_answer).wait()
         if self.down:
             raise EmbeddingUnavailable("the tiny model is down")
         return self.vector(question)

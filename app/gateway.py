@@ -525,12 +525,15 @@ class Gateway:
         return await self._pass(Admission(self._around, self._serving[kind], operation, context), None, _as_it_is)
 
     async def operate(
-        self, name: str, context: CallContext, work: Callable[[], Awaitable[T]], *, changes: bool = False
+        self, name: str, scope: str, context: CallContext, work: Callable[[], Awaitable[T]], *, changes: bool = False
     ) -> T:
         """Do what operators do with the gateway itself; whether this one may, its face has asked (`refuses_operator`).
 
+        It costs a token of the limits that the roles have for it.
+
         Args:
             name: of what is done, for the log.
+            scope: what it takes, one of `OPERATORS`.
             context: who does it, and how.
             work: does it.
             changes: it changes something.
@@ -542,8 +545,11 @@ class Gateway:
         async def run(*_: object) -> T:
             return await work()
 
+        of, _, what = scope.partition(":")
+        permit = None if self.guard is None else self.guard.leave(context.principal, of, what)
         operation = Operation(name, None, _as_it_is, run, not changes, no_arguments)
-        return await self._pass(Admission(self._around, self._serving[self._all], operation, context), {}, _as_it_is)
+        admission = Admission(self._around, self._serving[self._all], operation, context, permit)
+        return await self._pass(admission, {}, _as_it_is)
 
     async def handle(
         self,

@@ -149,9 +149,10 @@ def create_app(
     )
     add_rest_routes(app.router, gateway, endpoints)
     add_batch_route(app.router, gateway)
+    protocol = {name: mcp[f"/mcp/{name}"] for name in gateway.catalogue.servers}
     app.router.routes.extend(mcp_route(path, endpoint) for path, endpoint in mcp.items())
-    app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", mcp[f"/mcp/{name}"]) for name in gateway.catalogue.servers)
-    app.router.routes.extend(console_routes(gateway, activity, identity, launched))
+    app.router.routes.extend(mcp_route(f"/mcp/mcp_{name}", endpoint) for name, endpoint in protocol.items())
+    app.router.routes.extend(console_routes(gateway, activity, identity, launched, protocol))
     app.router.routes.append(MetricsPage([(gateway, activity)]).route())
     app.router.routes.extend(WebSocketFace(gateway, root_server=root_server).routes())
     document(app, gateway, identity)

@@ -1,8 +1,8 @@
 // <access-page>: roles, keys made and revoked, and what the policy decides for a caller and a call.
 
 import { ask, asProblem, read } from "./api.js";
-import { button, copyButton, field, h, notice, plainTable, prose, say } from "./dom.js";
-import { plural, since, wholeTime } from "./format.js";
+import { badge, button, copyButton, field, h, notice, plainTable, prose, say } from "./dom.js";
+import { outcomeInWords, plural, since, wholeTime } from "./format.js";
 
 /**
  * @typedef {{id: string, roles: string[], tenant: string | null, customer: string | null, created: number, ends: number | null, state: "good" | "revoked" | "expired"}} Key
@@ -11,17 +11,17 @@ import { plural, since, wholeTime } from "./format.js";
  */
 
 export class AccessPage extends HTMLElement {
-  #told = h("p", { class: "quiet" });
-  #keys = h("section", { class: "card", "aria-label": "Keys" });
+  #told = h("p.quiet");
+  #keys = h("section.card", { "aria-label": "Keys" });
   #made = h("div", { role: "status" });
-  #roles = h("section", { class: "card", "aria-label": "Roles" });
-  #explain = h("section", { class: "card", "aria-label": "The policy explained" });
+  #roles = h("section.card", { "aria-label": "Roles" });
+  #explain = h("section.card", { "aria-label": "The policy explained" });
 
   connectedCallback() {
     if (!this.firstChild)
       this.append(
-        h("header", { class: "page-head" }, h("h1", {}, "Access"), this.#told),
-        h("div", { class: "stack" }, this.#made, this.#keys, this.#explain, this.#roles),
+        h("header.page-head", h("h1", "Access"), this.#told),
+        h("div.stack", this.#made, this.#keys, this.#explain, this.#roles),
       );
     void this.#load();
   }
@@ -38,7 +38,8 @@ export class AccessPage extends HTMLElement {
         told.asked ? "Callers show a key." : "Nobody is asked for a key here: [auth] in switchboard.toml asks.",
       );
       this.#showKeys(told);
-      this.#roles.replaceChildren(h("h2", {}, "Roles"), ...told.roles.map(roleRow));
+      this.#roles.replaceChildren(h("h2", "Roles"), ...told.roles.map(roleRow));
+      this.#roles.hidden = this.#explain.hidden = !told.roles.length;
       if (!this.#explain.firstChild) this.#explain.append(...explaining(told));
     } catch (error) {
       this.#keys.replaceChildren(notice("This can't be shown", asProblem(error).message));
@@ -47,18 +48,18 @@ export class AccessPage extends HTMLElement {
 
   /** @param {Told} told */
   #showKeys({ keys, total, reason, roles, may_change: mayAct }) {
-    const heading = h("h2", {}, "Keys");
+    const heading = h("h2", "Keys");
     if (!keys) {
       this.#keys.replaceChildren(heading, notice("Keys can't be listed", reason ?? ""));
       return;
     }
     const rows = keys.map((key) => [
-      h("code", {}, key.id),
+      h("code", key.id),
       key.roles.join(", "),
       [key.customer && `customer ${key.customer}`, key.tenant && `tenant ${key.tenant}`].filter(Boolean).join(", "),
       h("span", { title: wholeTime(key.created) }, since(key.created)),
       key.ends === null ? "never" : h("span", { title: wholeTime(key.ends) }, since(key.ends)),
-      h("span", { class: `badge ${key.state === "good" ? "good" : "bad"}` }, key.state),
+      badge(key.state === "good", key.state),
       mayAct && key.state === "good" ? this.#revokeButton(key) : null,
     ]);
     const table = plainTable(["Key", "Roles", "Bound to", "Made", "Ends", "State", "Revoke"], rows);
@@ -66,12 +67,10 @@ export class AccessPage extends HTMLElement {
     this.#keys.replaceChildren(
       heading,
       rows.length
-        ? h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "The keys" }, table)
-        : h("p", { class: "quiet none" }, "There is no key yet."),
-      h("p", { class: "quiet" }, more),
-      mayAct
-        ? this.#form(roles)
-        : h("p", { class: "quiet" }, "To make and revoke keys takes the scope console:act, too."),
+        ? h("div.wide", { tabindex: "0", role: "region", "aria-label": "The keys" }, table)
+        : h("p.quiet.none", "There is no key yet."),
+      h("p.quiet", more),
+      mayAct ? this.#form(roles) : h("p.quiet", "To make and revoke keys takes the scope console:act, too."),
     );
   }
 
@@ -91,7 +90,7 @@ export class AccessPage extends HTMLElement {
         await ask("POST", `/console/keys/${key.id}/revoke`);
         await this.#load();
       } catch (error) {
-        this.#made.replaceChildren(h("p", { class: "failure" }, ...prose(asProblem(error).message)));
+        this.#made.replaceChildren(h("p.failure", ...prose(asProblem(error).message)));
         revoke.disabled = false;
       }
     });
@@ -104,7 +103,7 @@ export class AccessPage extends HTMLElement {
     const customer = h("input", { id: "key-customer", maxlength: 64, autocomplete: "off", placeholder: "any" });
     const tenant = h("input", { id: "key-tenant", maxlength: 64, autocomplete: "off", placeholder: "none" });
     const days = h("input", { type: "number", id: "key-days", min: 1, max: 3650, value: 90 });
-    const wrong = h("p", { class: "wrong", role: "alert" });
+    const wrong = h("p.wrong", { role: "alert" });
     const submit = h("button", { type: "submit", class: "primary" }, "Make a key");
     /** @param {Event} event */
     const make = async (event) => {
@@ -127,22 +126,20 @@ export class AccessPage extends HTMLElement {
         await this.#load();
         this.#made.scrollIntoView({ block: "nearest" });
       } catch (error) {
-        wrong.replaceChildren(h("span", {}, ...prose(asProblem(error).message)));
+        wrong.replaceChildren(h("span", ...prose(asProblem(error).message)));
       } finally {
         submit.disabled = false;
       }
     };
     return h(
-      "details",
-      { class: "more" },
-      h("summary", {}, "Make a key"),
+      "details.more",
+      h("summary", "Make a key"),
       h(
-        "form",
-        { class: "make", onsubmit: (/** @type {Event} */ event) => void make(event) },
+        "form.make",
+        { onsubmit: (/** @type {Event} */ event) => void make(event) },
         h(
           "fieldset",
-          {},
-          h("legend", {}, "Roles"),
+          h("legend", "Roles"),
           ...chosen.map((input) => h("label", { for: input.id }, input, " ", input.value)),
         ),
         field("Customer", customer),
@@ -158,14 +155,12 @@ export class AccessPage extends HTMLElement {
 /** @param {string} token @param {Key} key @param {() => void} close */
 function madeCard(token, key, close) {
   return h(
-    "section",
-    { class: "card made" },
-    h("h2", {}, `Key ${key.id} is made`),
-    h("p", {}, "Copy it now: it is not shown again, and only its hash is kept."),
+    "section.card.made",
+    h("h2", `Key ${key.id} is made`),
+    h("p", "Copy it now: it is not shown again, and only its hash is kept."),
     h(
-      "p",
-      { class: "secret" },
-      h("code", {}, token),
+      "p.secret",
+      h("code", token),
       copyButton(() => token),
       button("Hide it", close, { class: "small" }),
     ),
@@ -175,31 +170,27 @@ function madeCard(token, key, close) {
 /** @param {Role} role */
 function roleRow(role) {
   const list = (/** @type {string} */ name, /** @type {string[]} */ entries) =>
-    entries.length ? [h("dt", {}, name), h("dd", {}, ...entries.flatMap((entry) => [h("code", {}, entry), " "]))] : [];
+    entries.length ? [h("dt", name), h("dd", ...entries.flatMap((entry) => [h("code", entry), " "]))] : [];
   const rules = Object.entries(role.rules).map(([tool, each]) => `${tool} ${JSON.stringify(each)}`);
   const limits = Object.entries(role.limits ?? {}).map(([what, rate]) => `${what} ${rate}`);
   return h(
-    "details",
-    { class: "config" },
+    "details.config",
     h(
       "summary",
-      {},
       role.name,
       h(
-        "span",
-        { class: "quiet" },
+        "span.quiet",
         ` ${plural((role.allow ?? []).length, "entry", "entries")}${role.bound ? `, bound to a ${role.bound}` : ""}`,
       ),
     ),
     h(
-      "dl",
-      { class: "facts" },
+      "dl.facts",
       ...list("May", role.allow ?? []),
       ...list("May not", role.deny ?? []),
       ...list("Limit", [...(role.limit ? [role.limit] : []), ...limits]),
       ...list("Rules", rules),
-      h("dt", {}, "Written in"),
-      h("dd", {}, h("code", {}, role.place)),
+      h("dt", "Written in"),
+      h("dd", h("code", role.place)),
     ),
   );
 }
@@ -210,20 +201,10 @@ function explaining({ roles, keys }) {
   const ids = (keys ?? []).map(({ id }) => h("option", { value: `key:${id}` }, `key ${id}`));
   const who = h("select", { id: "explain-who" }, ...names, ...ids);
   const customer = h("input", { id: "explain-customer", maxlength: 64, autocomplete: "off", placeholder: "none" });
-  const what = h("input", {
-    id: "explain-what",
-    value: "database:query_database",
-    required: true,
-    autocomplete: "off",
-    class: "code",
-  });
-  const given = h("input", {
-    id: "explain-arguments",
-    placeholder: "JSON, or nothing",
-    autocomplete: "off",
-    class: "code",
-  });
-  const answer = h("div", { class: "explained", role: "status" });
+  const asked = { value: "database:query_database", required: true, autocomplete: "off" };
+  const what = h("input.code", { id: "explain-what", ...asked });
+  const given = h("input.code", { id: "explain-arguments", placeholder: "JSON, or nothing", autocomplete: "off" });
+  const answer = h("div.explained", { role: "status" });
   /** @param {Event} event */
   async function find(event) {
     event.preventDefault();
@@ -239,28 +220,23 @@ function explaining({ roles, keys }) {
       answer.replaceChildren(
         h(
           "p",
-          {},
-          h(
-            "span",
-            { class: `badge ${told.allowed ? "good" : "bad"}` },
-            told.allowed ? "allowed" : `refused: ${told.refusal.code.replaceAll("_", " ")}`,
-          ),
+          badge(told.allowed, told.allowed ? "allowed" : `refused: ${outcomeInWords(told.refusal.code)}`),
           " ",
           ...prose(told.refusal?.detail ?? ""),
         ),
-        h("ul", {}, ...told.lines.map((/** @type {string} */ line) => h("li", {}, line))),
+        h("ul", ...told.lines.map((/** @type {string} */ line) => h("li", line))),
       );
     } catch (error) {
       const message =
         error instanceof SyntaxError ? `The arguments are no JSON: ${error.message}` : asProblem(error).message;
-      answer.replaceChildren(h("p", { class: "wrong" }, ...prose(message)));
+      answer.replaceChildren(h("p.wrong", ...prose(message)));
     }
   }
   return [
-    h("h2", {}, "May somebody do something?"),
+    h("h2", "May somebody do something?"),
     h(
-      "form",
-      { class: "make", onsubmit: (/** @type {Event} */ event) => void find(event) },
+      "form.make",
+      { onsubmit: (/** @type {Event} */ event) => void find(event) },
       field("Who", who),
       field("Bound to customer", customer),
       field("Tool, resource or scope", what),

@@ -18,38 +18,16 @@
  * @property {(number | null)[]} p95
  * @property {(number | null)[]} p99
  *
- * @typedef {object} RunningCall
- * @property {string} id
- * @property {string} server
- * @property {string} operation
- * @property {string} face
- * @property {string} principal
- * @property {string | null} customer
- * @property {string} client
- * @property {number} started
- * @property {boolean} can_cancel
- *
- * @typedef {object} EndedCall
- * @property {string} id
- * @property {string} request_id
- * @property {string} server
- * @property {string} operation
- * @property {string} face
- * @property {string} client
- * @property {string} principal
- * @property {string | null} customer
- * @property {string} outcome
- * @property {number} ms
- * @property {number} ended
+ * @typedef {{id: string, server: string, operation: string, face: string, principal: string, customer: string | null, client: string}} Call what is known of one at any time
+ * @typedef {Call & {started: number, can_cancel: boolean}} RunningCall
+ * @typedef {Call & {request_id: string, outcome: string, ms: number, ended: number}} EndedCall
  *
  * @typedef {object} Snapshot
  * @property {number} at
  * @property {string} version
  * @property {ServerState[]} servers
  * @property {{calls: number, errors: number}} rate
- * @property {number | null} p50
  * @property {number | null} p95
- * @property {number | null} p99
  * @property {Series} series
  * @property {{server: string, operation: string, calls: number, p95: number}[]} slowest
  * @property {{server: string, operation: string, calls: number, errors: number, outcome: string}[]} failing
@@ -62,16 +40,10 @@
  *
  * @typedef {Record<string, any>} Schema JSON Schema as our tools have it
  *
- * @typedef {object} ToolInfo
- * @property {string} server
- * @property {string} name
- * @property {string} title
- * @property {string} description
- * @property {boolean} read_only
- * @property {boolean} [destructive] what it changes may be lost
- * @property {Schema} input_schema
- * @property {Record<string, unknown> | null} example
- * @property {string | null} policy
+ * @typedef {{server: string, name: string, title?: string, description?: string, policy?: string | null}} Offered
+ * @typedef {Offered & {read_only: boolean, destructive?: boolean, input_schema: Schema, example: Record<string, unknown> | null}} ToolInfo
+ * @typedef {Offered & {template: string}} ResourceInfo
+ * @typedef {Offered & {arguments?: {name: string, description?: string, required?: boolean}[], failed?: boolean}} PromptInfo
  */
 
 export const root = document.documentElement.dataset.root ?? "";
@@ -94,12 +66,7 @@ export class Problem extends Error {
   }
 }
 
-/**
- * Read a failure's words from an answer.
- *
- * @param {Response} response
- * @returns {Promise<Problem>}
- */
+/** Read a failure's words from an answer. @param {Response} response @returns {Promise<Problem>} */
 export async function problemOf(response) {
   const retryAfter = Number(response.headers.get("retry-after")) || null;
   let told = /** @type {any} */ ({});
@@ -143,15 +110,8 @@ export async function ask(method, path, body, signal) {
   return response;
 }
 
-/**
- * Read JSON from the gateway.
- *
- * @param {string} path
- * @returns {Promise<any>}
- */
-export async function read(path) {
-  return (await ask("GET", path)).json();
-}
+/** Read JSON from the gateway. @param {string} path @returns {Promise<any>} */
+export const read = async (path) => (await ask("GET", path)).json();
 
 /**
  * Call a tool, as the viewer.
@@ -163,12 +123,7 @@ export async function callTool(server, tool, value = {}) {
   return (await ask("POST", `/console/tools/${server}/${tool}`, value)).json();
 }
 
-/**
- * Read a resource, as the viewer.
- *
- * @param {string} uri
- * @returns {Promise<any>}
- */
+/** Read a resource, as the viewer. @param {string} uri @returns {Promise<any>} */
 export const readResource = (uri) => read(`/console/resources/read?uri=${encodeURIComponent(uri)}`);
 
 /** @param {unknown} error @returns {Problem} */

@@ -1,29 +1,13 @@
 // <call-details>: one call: who made it, where its time went, and the log's lines of its request.
 
 import { asProblem, read } from "./api.js";
-import { copyButton, h, say } from "./dom.js";
+import { button, copyButton, h, say } from "./dom.js";
 import { stream } from "./events.js";
 import { age, milliseconds, outcomeInWords, wholeTime } from "./format.js";
 import { cancelButton } from "./running.js";
 
-/**
- * @typedef {object} Call
- * @property {string} id
- * @property {string} request_id
- * @property {string} server
- * @property {string} operation
- * @property {string} face
- * @property {string} client
- * @property {string} principal
- * @property {string | null} customer
- * @property {string | null} [outcome] none yet while it runs
- * @property {number | null} [ms]
- * @property {number} [started]
- * @property {number | null} [ended]
- * @property {boolean} [can_cancel]
- * @property {{name: string, ms: number, over?: boolean}[]} [stages]
- * @property {string[]} [log]
- */
+/** @typedef {{name: string, ms: number, over?: boolean}} Stage */
+/** @typedef {import("./api.js").Call & {request_id: string, outcome?: string | null, ms?: number | null, started?: number, ended?: number | null, can_cancel?: boolean, stages?: Stage[], log?: string[]}} Call */
 
 const STAGES = /** @type {Record<string, string>} */ ({
   parsed: "read the arguments",
@@ -39,10 +23,10 @@ export class CallDetails extends HTMLElement {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
   #title = h("h2", { tabindex: "-1" });
-  #content = h("div", {});
-  #took = h("span", { class: "number" });
+  #content = h("div");
+  #took = h("span.number");
   /** Where its time went, and the log. */
-  #story = h("div", {});
+  #story = h("div");
   #told = "";
   /** @type {string | null} the call that is shown as one that runs */
   #running = null;
@@ -52,8 +36,8 @@ export class CallDetails extends HTMLElement {
     this.setAttribute("role", "region");
     this.setAttribute("aria-label", "The call that is opened");
     this.className = "card details";
-    const close = h("button", { type: "button", class: "small", onclick: () => this.#leave() }, "Close");
-    this.append(h("header", {}, this.#title, close), this.#content);
+    const close = button("Close", () => this.#leave(), { class: "small" });
+    this.append(h("header", this.#title, close), this.#content);
     this.addEventListener("keydown", (event) => event.key === "Escape" && this.#leave());
   }
 
@@ -63,7 +47,7 @@ export class CallDetails extends HTMLElement {
     this.#id = id;
     this.#running = null;
     this.hidden = false;
-    this.#content.replaceChildren(h("p", { class: "quiet" }, "Asking …"));
+    this.#content.replaceChildren(h("p.quiet", "Asking …"));
     say(this.#title, "Call");
     void this.#load(id, true);
   }
@@ -94,7 +78,7 @@ export class CallDetails extends HTMLElement {
         problem.status === 404
           ? "The gateway remembers the last 2,000 calls; this one is not among them, or is not yours to see."
           : problem.message;
-      this.#content.replaceChildren(h("p", {}, what));
+      this.#content.replaceChildren(h("p", what));
     }
     if (first) this.#title.focus({ preventScroll: false });
   }
@@ -123,18 +107,16 @@ export class CallDetails extends HTMLElement {
     ]).filter(([, value]) => value);
     this.#content.replaceChildren(
       h(
-        "p",
-        { class: "details-outcome" },
+        "p.details-outcome",
         h("span", { class: `badge ${running ? "busy" : failed ? "bad" : "good"}` }, outcome),
         this.#took,
         running && call.can_cancel && stream.hello?.may.act ? cancelButton(call) : null,
       ),
-      h("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+      h("dl.facts", ...facts.flatMap(([name, value]) => [h("dt", name), h("dd", value)])),
       h(
-        "p",
-        { class: "details-request" },
-        h("span", { class: "quiet" }, "Request"),
-        h("code", {}, call.request_id),
+        "p.details-request",
+        h("span.quiet", "Request"),
+        h("code", call.request_id),
         copyButton(() => call.request_id),
       ),
       this.#story,
@@ -147,14 +129,13 @@ function isRunning(call) {
   return call.outcome === null || call.outcome === undefined;
 }
 
-/** @param {{name: string, ms: number, over?: boolean}[]} told */
+/** @param {Stage[]} told */
 function stages(told) {
   if (!told.length)
     return [
-      h("h3", {}, "Where the time went"),
+      h("h3", "Where the time went"),
       h(
-        "p",
-        { class: "quiet" },
+        "p.quiet",
         "Stages are taken down while somebody has the console open; nobody had when this call was made, or there were too many calls.",
       ),
     ];
@@ -165,26 +146,20 @@ function stages(told) {
   const rows = told.map((stage) =>
     h(
       "li",
-      {},
-      h(
-        "span",
-        {},
-        STAGES[stage.name] ?? stage.name,
-        stage.over === false ? h("span", { class: "quiet" }, " still") : null,
-      ),
-      h("span", { class: "number" }, milliseconds(stage.ms)),
+      h("span", STAGES[stage.name] ?? stage.name, stage.over === false ? h("span.quiet", " still") : null),
+      h("span.number", milliseconds(stage.ms)),
       h("meter", { min: 0, max: 1, value: (stage.ms / whole).toFixed(3), "aria-hidden": "true" }),
     ),
   );
-  return [h("h3", {}, "Where the time went"), h("ol", { class: "stages" }, ...rows)];
+  return [h("h3", "Where the time went"), h("ol.stages", ...rows)];
 }
 
 /** @param {string[]} lines */
 function log(lines) {
   const shown = lines.length
-    ? h("pre", { class: "log", tabindex: "0", "aria-label": "The log's lines of this request" }, lines.join("\n"))
-    : h("p", { class: "quiet" }, "The process remembers no line of it any more.");
-  return [h("h3", {}, "Log"), shown];
+    ? h("pre.log", { tabindex: "0", "aria-label": "The log's lines of this request" }, lines.join("\n"))
+    : h("p.quiet", "The process remembers no line of it any more.");
+  return [h("h3", "Log"), shown];
 }
 
 customElements.define("call-details", CallDetails);

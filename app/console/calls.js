@@ -2,7 +2,7 @@
 
 import "./call_details.js";
 import "./running.js";
-import { button, h, keyed, say } from "./dom.js";
+import { badge, button, h, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { milliseconds, number, outcomeInWords, plural, timeOfDay, wholeTime } from "./format.js";
 
@@ -29,15 +29,8 @@ const TITLES = {
   request_id: "Request",
 };
 const COLUMNS = /** @type {Column[]} */ (Object.keys(TITLES));
-const SUGGESTED = /** @type {Column[]} */ ([
-  "operation",
-  "server",
-  "outcome",
-  "face",
-  "client",
-  "principal",
-  "customer",
-]);
+/** Of these there are too many values to suggest any. */
+const UNSUGGESTED = /** @type {Column[]} */ (["ended", "ms", "request_id"]);
 const HINTS = /** @type {Partial<Record<Column, string>>} */ ({ ended: "14:05", ms: "> 100", outcome: "!ok" });
 
 export class CallsPage extends HTMLElement {
@@ -52,8 +45,8 @@ export class CallsPage extends HTMLElement {
   #later;
   /** @type {Partial<Record<Column, string>>} */
   #filters = {};
-  #body = h("tbody", {});
-  #told = h("p", { class: "quiet number feed-told", role: "status" });
+  #body = h("tbody");
+  #told = h("p.quiet.number.feed-told", { role: "status" });
   #pause = button("Pause", () => this.#setPaused(!this.#paused));
   /** What the console asks for itself is a call, too, and seldom what somebody looks for. */
   #own = button("Console's own", () => this.#toggleOwn(), {
@@ -65,7 +58,7 @@ export class CallsPage extends HTMLElement {
   /** Where it is narrow, the filters would take the whole screen. */
   #narrow = button("Filters", () => this.#showFilters(), { class: "only-narrow", "aria-expanded": "false" });
   #clear = button("Clear filters", () => this.#setFilters({}), { hidden: true });
-  #empty = h("div", { class: "notice", hidden: true });
+  #empty = h("div.notice", { hidden: true });
   #details = h("call-details", { hidden: true });
   /** @type {Record<Column, HTMLInputElement>} */
   #inputs = /** @type {any} */ ({});
@@ -110,29 +103,26 @@ export class CallsPage extends HTMLElement {
   }
 
   #build() {
-    const filters = h("tr", { class: "filters" });
-    for (const column of COLUMNS) filters.append(h("td", {}, this.#filter(column)));
+    const filters = h("tr.filters");
+    for (const column of COLUMNS) filters.append(h("td", this.#filter(column)));
     const headings = COLUMNS.map((column) => h("th", { scope: "col", class: `column-${column}` }, TITLES[column]));
     const table = h(
-      "table",
-      { class: "feed" },
-      h("caption", { class: "hidden" }, "Calls, the newest first"),
-      h("thead", {}, h("tr", {}, ...headings), filters),
+      "table.feed",
+      h("caption.hidden", "Calls, the newest first"),
+      h("thead", h("tr", ...headings), filters),
       this.#body,
     );
     this.append(
       h(
-        "header",
-        { class: "page-head" },
-        h("h1", {}, "Calls"),
+        "header.page-head",
+        h("h1", "Calls"),
         this.#told,
-        h("div", { class: "buttons" }, this.#narrow, this.#own, this.#failures, this.#clear, this.#pause),
+        h("div.buttons", this.#narrow, this.#own, this.#failures, this.#clear, this.#pause),
       ),
-      h("section", { class: "card" }, h("h2", {}, "Running now"), h("running-calls")),
+      h("section.card", h("h2", "Running now"), h("running-calls")),
       h(
-        "div",
-        { class: "feed-and-details" },
-        h("section", { class: "card feed-card", "aria-label": "Ended calls", tabindex: "0" }, table, this.#empty),
+        "div.feed-and-details",
+        h("section.card.feed-card", { "aria-label": "Ended calls", tabindex: "0" }, table, this.#empty),
         this.#details,
       ),
     );
@@ -148,7 +138,7 @@ export class CallsPage extends HTMLElement {
 
   /** @param {Column} column */
   #filter(column) {
-    const list = SUGGESTED.includes(column) ? h("datalist", { id: `known-${column}` }) : null;
+    const list = UNSUGGESTED.includes(column) ? null : h("datalist", { id: `known-${column}` });
     const input = h("input", {
       type: "search",
       "aria-label": `Only where ${TITLES[column].toLowerCase()} has`,
@@ -160,7 +150,7 @@ export class CallsPage extends HTMLElement {
       onfocus: () => list?.replaceChildren(...known(column).map((value) => h("option", { value }))),
     });
     this.#inputs[column] = input;
-    return h("span", {}, input, list);
+    return h("span", input, list);
   }
 
   /** @param {Partial<Record<Column, string>>} filters @param {boolean} [byHand] */
@@ -288,7 +278,7 @@ export class CallsPage extends HTMLElement {
           "No calls yet",
           "They appear here as they end, within a second. Try one under Tools, or with the curl line under Connect.",
         ];
-    this.#empty.replaceChildren(h("p", { class: "notice-title" }, title), h("p", {}, what));
+    this.#empty.replaceChildren(h("p.notice-title", title), h("p", what));
   }
 
   /** @param {MouseEvent} event */
@@ -321,7 +311,7 @@ function makeRow(call, calm) {
     cell("ended", timeOfDay(call.ended), wholeTime(call.ended)),
     cell("operation", h("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation), call.operation),
     cell("server", call.server),
-    cell("outcome", h("span", { class: failed ? "badge bad" : "badge good" }, outcomeInWords(call.outcome))),
+    cell("outcome", badge(!failed, outcomeInWords(call.outcome))),
     cell("ms", milliseconds(call.ms)),
     cell("face", call.face),
     cell("client", call.client, call.client),

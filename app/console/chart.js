@@ -33,7 +33,7 @@ export class TimeChart extends HTMLElement {
   #top = 0;
   #bottom = 0;
   #svg = svg("svg", { "aria-hidden": "true", focusable: "false", height: HEIGHT });
-  #values = h("div", { class: "chart-values", "aria-live": "polite" });
+  #values = h("div.chart-values", { "aria-live": "polite" });
   #size = new ResizeObserver(() => this.#draw());
 
   connectedCallback() {
@@ -179,11 +179,7 @@ function shown(value, data) {
   return value === null || value === undefined ? "–" : data.format(value);
 }
 
-/**
- * @param {(number | null)[]} values
- * @param {(index: number) => number} x
- * @param {(value: number) => number} y
- */
+/** @param {(number | null)[]} values @param {(index: number) => number} x @param {(value: number) => number} y */
 function path(values, x, y) {
   let drawn = "";
   let pen = false;

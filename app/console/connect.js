@@ -3,26 +3,20 @@
 import { asProblem, read, root } from "./api.js";
 import { copyButton, h, notice } from "./dom.js";
 
-/**
- * @typedef {object} Connecting
- * @property {string} url
- * @property {string} websocket_url
- * @property {{client: string, title: string, place: string, text: string}[]} configs
- * @property {{name: string, title: string}[]} guides
- */
+/** @typedef {{client: string, title: string, place: string, text: string}} Config */
+/** @typedef {{url: string, websocket_url: string, configs: Config[], guides: {name: string, title: string}[]}} Connecting */
 
 export class ConnectPage extends HTMLElement {
-  #content = h("div", {});
+  #content = h("div");
 
   connectedCallback() {
     document.title = "Connect · Switchboard";
     if (!this.firstChild)
       this.append(
         h(
-          "header",
-          { class: "page-head" },
-          h("h1", {}, "Connect"),
-          h("p", { class: "quiet" }, "One gateway between AI support agents and the systems they need."),
+          "header.page-head",
+          h("h1", "Connect"),
+          h("p.quiet", "One gateway between AI support agents and the systems they need."),
         ),
         this.#content,
       );
@@ -54,51 +48,47 @@ function sections(told) {
   ]);
   return [
     h(
-      "section",
-      { class: "card" },
-      h("h2", {}, "Addresses"),
+      "section.card",
+      h("h2", "Addresses"),
       h(
-        "dl",
-        { class: "facts addresses" },
+        "dl.facts.addresses",
         ...ways.flatMap(([name, address]) => [
-          h("dt", {}, name),
+          h("dt", name),
           h(
             "dd",
-            {},
-            h("code", {}, address),
+            h("code", address),
             copyButton(() => address),
           ),
         ]),
       ),
     ),
-    h("section", { class: "card" }, h("h2", {}, "Clients"), ...told.configs.map(config)),
+    h("section.card", h("h2", "Clients"), ...told.configs.map(config)),
     h(
-      "nav",
-      { class: "card links", "aria-label": "API" },
-      h("h2", {}, "API"),
-      h("ul", {}, ...places.map(([path, title]) => h("li", {}, h("a", { href: root + path }, title)))),
+      "nav.card.links",
+      { "aria-label": "API" },
+      h("h2", "API"),
+      h("ul", ...places.map(([path, title]) => h("li", h("a", { href: root + path }, title)))),
     ),
     h(
-      "nav",
-      { class: "card links", "aria-label": "Guides" },
-      h("h2", {}, "Guides"),
+      "nav.card.links",
+      { "aria-label": "Guides" },
+      h("h2", "Guides"),
       h(
         "ul",
-        {},
-        ...told.guides.map(({ name, title }) => h("li", {}, h("a", { href: `${root}/console/guides/${name}` }, title))),
+        ...told.guides.map(({ name, title }) => h("li", h("a", { href: `${root}/console/guides/${name}` }, title))),
       ),
     ),
   ];
 }
 
-/** @param {Connecting["configs"][number]} about @param {number} index */
+/** @param {Config} about @param {number} index */
 function config({ client, title, place, text }, index) {
   const id = `config-${client}`;
   return h(
     "details",
     { open: index === 0, class: "config" },
-    h("summary", {}, title),
-    h("p", { class: "quiet" }, place),
+    h("summary", title),
+    h("p.quiet", place),
     h("pre", { id, tabindex: "0", "aria-label": `For ${title}` }, text),
     copyButton(() => text),
   );

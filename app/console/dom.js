@@ -4,20 +4,24 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** @template {string} S @typedef {S extends `${infer K}.${string}` ? K : S} TagOf */
+
 /**
  * Make an element of HTML.
  *
- * @template {keyof HTMLElementTagNameMap} K
- * @param {K} tag
- * @param {Record<string, unknown>} [properties] listeners (`onclick`), `data-*`, `aria-*` and other attributes; null and false leave one out
- * @param {...Child} children
- * @returns {HTMLElementTagNameMap[K]}
+ * @template {string} S
+ * @param {S} tag with classes, such as `p.quiet.none`
+ * @param {...(Child | Record<string, unknown>)} rest first of all, if any, listeners (`onclick`), `data-*`, `aria-*` and other attributes; null and false leave one out. Then children.
+ * @returns {TagOf<S> extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[TagOf<S>] : never}
  */
-export function h(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  assign(element, properties);
-  element.append(...children.filter(isShown));
-  return element;
+export function h(tag, ...rest) {
+  const [name = "", ...classes] = tag.split(".");
+  const element = document.createElement(name);
+  if (classes.length) element.className = classes.join(" ");
+  const [first] = rest;
+  if (isProperties(first)) assign(element, first);
+  element.append(.../** @type {Child[]} */ (isProperties(first) ? rest.slice(1) : rest).filter(isShown));
+  return /** @type {any} */ (element);
 }
 
 /**
@@ -36,12 +40,7 @@ export function svg(tag, properties = {}, ...children) {
   return element;
 }
 
-/**
- * Set attributes and listeners of an element.
- *
- * @param {Element} element
- * @param {Record<string, unknown>} properties
- */
+/** Set attributes and listeners of an element. @param {Element} element @param {Record<string, unknown>} properties */
 export function assign(element, properties) {
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
@@ -104,13 +103,7 @@ export function find(within, selector) {
   return /** @type {T} */ (found);
 }
 
-/**
- * Make a button that copies a text.
- *
- * @param {() => string} text
- * @param {string} [label]
- * @returns {HTMLButtonElement}
- */
+/** Make a button that copies a text. @param {() => string} text @param {string} [label] @returns {HTMLButtonElement} */
 export function copyButton(text, label = "Copy") {
   const button = h("button", { type: "button", class: "small", onclick: copy }, label);
   async function copy() {
@@ -125,14 +118,9 @@ export function copyButton(text, label = "Copy") {
   return button;
 }
 
-/**
- * Write a text with what stands in `backquotes` as code.
- *
- * @param {string} text
- * @returns {Child[]}
- */
+/** Write a text with what stands in `backquotes` as code. @param {string} text @returns {Child[]} */
 export function prose(text) {
-  return text.split(/`([^`]+)`/).map((part, index) => (index % 2 ? h("code", {}, part) : part));
+  return text.split(/`([^`]+)`/).map((part, index) => (index % 2 ? h("code", part) : part));
 }
 
 /**
@@ -143,7 +131,7 @@ export function prose(text) {
  * @returns {HTMLElement}
  */
 export function notice(title, ...what) {
-  return h("div", { class: "notice" }, h("p", { class: "notice-title" }, title), h("p", {}, ...what));
+  return h("div.notice", h("p.notice-title", title), h("p", ...what));
 }
 
 /**
@@ -156,16 +144,26 @@ export function notice(title, ...what) {
 export function plainTable(columns, rows, numbers = []) {
   const kind = columns.map((column) => (numbers.includes(column) ? "number right" : null));
   const head = columns.map((column, at) => h("th", { scope: "col", class: kind[at] }, column));
-  const body = rows.map((cells) => h("tr", {}, ...cells.map((cell, at) => h("td", { class: kind[at] }, cell))));
-  return h("table", { class: "rows plain" }, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...body));
+  const body = rows.map((cells) => h("tr", ...cells.map((cell, at) => h("td", { class: kind[at] }, cell))));
+  return h("table.rows.plain", h("thead", h("tr", ...head)), h("tbody", ...body));
 }
 
 /** Make a button. @param {string} text @param {(event: Event) => void} onclick @param {Record<string, unknown>} [more] */
 export const button = (text, onclick, more = {}) => h("button", { type: "button", onclick, ...more }, text);
 
+/** Make a word that is green or red. @param {boolean} isGood @param {string} text */
+export const badge = (isGood, text) => h(isGood ? "span.badge.good" : "span.badge.bad", text);
+
+/** Make an input that finds something among what is shown. @param {string} label @param {() => void} oninput @param {string} [placeholder] */
+export const searchInput = (label, oninput, placeholder = label) =>
+  h("input", { type: "search", placeholder, "aria-label": label, autocomplete: "off", oninput });
+
 /** Make a label above an input. @param {string} label @param {HTMLElement} input its id is set @param {string | null} [kind] */
 export const field = (label, input, kind = null) =>
   h("div", { class: kind }, h("label", { for: input.id }, label), input);
+
+/** @param {unknown} given @returns {given is Record<string, unknown>} */
+const isProperties = (given) => typeof given === "object" && given !== null && !(given instanceof Node);
 
 /** @param {Child} child @returns {child is Node | string} */
 function isShown(child) {

@@ -43,9 +43,7 @@ export async function* messagesOf(response) {
   }
 }
 
-/**
- * Tells of `state`, `snapshot` and `calls`, in events of these names.
- */
+/** Tells of `state`, `snapshot` and `calls`, in events of these names. */
 export class Stream extends EventTarget {
   /** @type {"connecting" | "live" | "waiting" | "refused" | "hidden"} */
   state = "connecting";
@@ -163,12 +161,7 @@ export class Stream extends EventTarget {
   }
 }
 
-/**
- * A series with its newest points put in.
- *
- * @param {Series} series @param {Series} newest
- * @returns {Series}
- */
+/** A series with its newest points put in. @param {Series} series @param {Series} newest @returns {Series} */
 export function extended(series, newest) {
   const at = Math.round((newest.from - series.from) / series.step);
   const merged = { ...series };

@@ -20,22 +20,14 @@ export const hourAndMinute = (seconds) => minutes.format(seconds * 1000);
 /** @param {number} seconds since 1970 */
 export const wholeTime = (seconds) => whole.format(seconds * 1000);
 
-/**
- * Since when: a time of today, or a day and a time.
- *
- * @param {number} seconds since 1970
- */
+/** Since when: a time of today, or a day and a time. @param {number} seconds since 1970 */
 export function since(seconds) {
   const at = new Date(seconds * 1000);
   const today = new Date().toDateString() === at.toDateString();
   return today ? minutes.format(at) : `${day.format(at)}, ${minutes.format(at)}`;
 }
 
-/**
- * A duration with as many digits as mean something.
- *
- * @param {number | null | undefined} ms
- */
+/** A duration with as many digits as mean something. @param {number | null | undefined} ms */
 export function milliseconds(ms) {
   if (ms === null || ms === undefined) return "–";
   if (ms < 10) return `${ms.toFixed(1)} ms`;
@@ -44,11 +36,7 @@ export function milliseconds(ms) {
   return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
 }
 
-/**
- * How long something runs already.
- *
- * @param {number} seconds
- */
+/** How long something runs already. @param {number} seconds */
 export function age(seconds) {
   if (seconds < 100) return `${Math.max(0, seconds).toFixed(1)} s`;
   return seconds < 6000 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`;
@@ -62,22 +50,14 @@ export function rate(value) {
 /** @param {number} value */
 export const number = (value) => count.format(value);
 
-/**
- * A share, never "0 %" for what is not nothing.
- *
- * @param {number} part @param {number} all
- */
+/** A share, never "0 %" for what is not nothing. @param {number} part @param {number} all */
 export function percent(part, all) {
   if (!all || !part) return "0 %";
   const share = (100 * part) / all;
   return share < 0.1 ? "< 0.1 %" : share < 9.95 ? `${share.toFixed(1)} %` : `${Math.round(share)} %`;
 }
 
-/**
- * A count and its noun.
- *
- * @param {number} value @param {string} one @param {string} [many]
- */
+/** A count and its noun. @param {number} value @param {string} one @param {string} [many] */
 export const plural = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
 
 /** @param {number} bytes */
@@ -89,9 +69,5 @@ export function size(bytes) {
       : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-/**
- * An outcome in words.
- *
- * @param {string} outcome `ok` or the code of a failure
- */
+/** An outcome in words. @param {string} outcome `ok` or the code of a failure */
 export const outcomeInWords = (outcome) => outcome.replaceAll("_", " ");

@@ -18,9 +18,9 @@ const PAUSE = 200;
 const AGAIN = 2000;
 
 export class KafkaPage extends HTMLElement {
-  #title = h("h1", {});
-  #about = h("p", { class: "quiet number" });
-  #content = h("div", { class: "stack" });
+  #title = h("h1");
+  #about = h("p.quiet.number");
+  #content = h("div.stack");
   #wanted = "";
   /** @type {Tail | null} */
   #tail = null;
@@ -28,10 +28,7 @@ export class KafkaPage extends HTMLElement {
   connectedCallback() {
     if (this.firstChild) return;
     const again = button("Look again", () => void this.#load());
-    this.append(
-      h("header", { class: "page-head" }, this.#title, this.#about, h("div", { class: "buttons" }, again)),
-      this.#content,
-    );
+    this.append(h("header.page-head", this.#title, this.#about, h("div.buttons", again)), this.#content);
   }
 
   disconnectedCallback() {
@@ -59,7 +56,7 @@ export class KafkaPage extends HTMLElement {
     const parts = kind === "topic" ? [aboutTopic(name)] : kind === "group" ? [aboutGroup(name)] : [topics(), groups()];
     const shown = (await Promise.all(parts.map(orNotice))).flat();
     if (wanted !== this.#wanted || !this.isConnected) return;
-    const back = name ? [h("p", {}, h("a", { href: "#/kafka" }, "‹ All topics and groups"))] : [];
+    const back = name ? [h("p", h("a", { href: "#/kafka" }, "‹ All topics and groups"))] : [];
     this.#content.replaceChildren(...back, ...shown);
     if (kind === "topic") {
       this.#tail = new Tail(name);
@@ -84,7 +81,7 @@ async function orNotice(shown) {
   try {
     return await shown;
   } catch (error) {
-    return [h("section", { class: "card" }, notice("This can't be shown", asProblem(error).message))];
+    return [h("section.card", notice("This can't be shown", asProblem(error).message))];
   }
 }
 
@@ -116,22 +113,17 @@ function listing(title, columns, rows, told) {
   const numbers = columns.filter((column, at) => at > 0 && column !== "State");
   const isCut = told.startsWith("The first");
   return h(
-    "section",
-    { class: "card" },
-    h("h2", {}, title),
+    "section.card",
+    h("h2", title),
     rows.length ? plainTable(columns, rows, numbers) : null,
-    rows.length && !isCut ? null : h("p", { class: "quiet none" }, told),
+    rows.length && !isCut ? null : h("p.quiet.none", told),
   );
 }
 
 /** @param {string} name */
 async function aboutTopic(name) {
-  const {
-    message_count: count,
-    partitions,
-    config,
-    replication_factor: replicas,
-  } = await callTool("kafka", "get_topic_metadata", { topic: name });
+  const about = await callTool("kafka", "get_topic_metadata", { topic: name });
+  const { message_count: count, partitions, config, replication_factor: replicas } = about;
   const told = facts([
     ["Messages", count === null ? "unknown" : number(count)],
     ["Replicas", replicas],
@@ -139,36 +131,31 @@ async function aboutTopic(name) {
   ]);
   return [
     h(
-      "section",
-      { class: "card" },
+      "section.card",
       told,
-      h("details", { class: "more" }, h("summary", {}, plural(partitions.length, "partition")), table("", partitions)),
+      h("details.more", h("summary", plural(partitions.length, "partition")), table("", partitions)),
     ),
   ];
 }
 
 /** @param {string} name */
 async function aboutGroup(name) {
-  const {
-    state,
-    total_lag: lag,
-    partitions,
-    members,
-  } = await readResource(`kafka://consumer-groups/${encodeURIComponent(name)}`);
+  const about = await readResource(`kafka://consumer-groups/${encodeURIComponent(name)}`);
+  const { state, total_lag: lag, partitions, members } = about;
   const told = facts([
     ["State", state],
     ["Members", members.length],
     ["Messages yet to acknowledge", lag === null ? "unknown" : number(lag)],
   ]);
-  const rows = partitions.length ? table("", partitions) : h("p", { class: "quiet none" }, "It has read nothing yet.");
-  return [h("section", { class: "card" }, told), h("section", { class: "card" }, h("h2", {}, "By partition"), rows)];
+  const rows = partitions.length ? table("", partitions) : h("p.quiet.none", "It has read nothing yet.");
+  return [h("section.card", told), h("section.card", h("h2", "By partition"), rows)];
 }
 
 /** A topic's newest messages, and those that come. A hidden tab follows nothing. */
 class Tail {
   #topic;
-  #told = h("p", { class: "quiet number", role: "status" });
-  #list = h("ol", { class: "messages" });
+  #told = h("p.quiet.number", { role: "status" });
+  #list = h("ol.messages");
   #pause = button("Pause", () => this.#setPaused(!this.#paused), { class: "small" });
   #paused = false;
   #count = 0;
@@ -185,9 +172,9 @@ class Tail {
   constructor(topic) {
     this.#topic = topic;
     this.element = h(
-      "section",
-      { class: "card", "aria-label": "Messages as they come" },
-      h("header", { class: "form-head" }, h("h2", {}, "Messages"), this.#told, this.#pause),
+      "section.card",
+      { "aria-label": "Messages as they come" },
+      h("header.form-head", h("h2", "Messages"), this.#told, this.#pause),
       this.#list,
     );
     document.addEventListener("visibilitychange", this.#look);
@@ -281,21 +268,14 @@ function row(message) {
   const value = typeof message.value === "string" ? message.value : JSON.stringify(message.value);
   return h(
     "li",
-    {},
     h(
       "details",
-      {},
       h(
         "summary",
-        {},
-        h(
-          "span",
-          { class: "quiet number", title: at === null ? null : wholeTime(at) },
-          at === null ? "–" : timeOfDay(at),
-        ),
-        h("span", { class: "quiet number" }, `${message.partition}:${message.offset}`),
-        message.key === null ? null : h("code", { class: "message-key" }, message.key),
-        h("code", { class: "message-value" }, value.length > 300 ? `${value.slice(0, 300)} …` : value),
+        h("span.quiet.number", { title: at === null ? null : wholeTime(at) }, at === null ? "–" : timeOfDay(at)),
+        h("span.quiet.number", `${message.partition}:${message.offset}`),
+        message.key === null ? null : h("code.message-key", message.key),
+        h("code.message-value", value.length > 300 ? `${value.slice(0, 300)} …` : value),
       ),
       h("pre", { tabindex: "0", "aria-label": "The whole message" }, JSON.stringify(message, null, 2)),
     ),

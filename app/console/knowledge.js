@@ -8,18 +8,7 @@ import { milliseconds, number, plural } from "./format.js";
 
 /** What an answer's `fit` has to be at least to answer the question. */
 const ANSWERS = 0.5;
-const KNOWN = new Set([
-  "id",
-  "slug",
-  "title",
-  "score",
-  "fit",
-  "snippet",
-  "tags",
-  "language",
-  "updated_at",
-  "matched_by",
-]);
+const KNOWN = new Set("id slug title score fit snippet tags language updated_at matched_by".split(" "));
 
 export class KnowledgePage extends HTMLElement {
   #question = h("input", {
@@ -32,22 +21,17 @@ export class KnowledgePage extends HTMLElement {
   });
   #limit = h("input", { type: "number", id: "most", min: 1, max: 50, value: 5, class: "number" });
   #language = h("input", { type: "text", id: "language", placeholder: "any", maxlength: 8, autocomplete: "off" });
-  #told = h("p", { class: "quiet number", role: "status" });
-  #hits = h("ol", { class: "hits" });
+  #told = h("p.quiet.number", { role: "status" });
+  #hits = h("ol.hits");
   #asked = 0;
 
   connectedCallback() {
     if (this.firstChild) return;
     this.append(
+      h("header.page-head", h("h1", "Knowledge"), h("p.quiet", "What an agent finds for a question, and why.")),
       h(
-        "header",
-        { class: "page-head" },
-        h("h1", {}, "Knowledge"),
-        h("p", { class: "quiet" }, "What an agent finds for a question, and why."),
-      ),
-      h(
-        "form",
-        { class: "card ask", onsubmit: (/** @type {Event} */ event) => void this.#search(event) },
+        "form.card.ask",
+        { onsubmit: (/** @type {Event} */ event) => void this.#search(event) },
         field("Question", this.#question, "ask-question"),
         field("At most", this.#limit, "ask-most"),
         field("Language", this.#language, "ask-language"),
@@ -85,12 +69,12 @@ export class KnowledgePage extends HTMLElement {
       this.#hits.replaceChildren(...found.articles.map((/** @type {Hit} */ hit) => hitCard(hit, best)));
       if (!found.articles.length)
         this.#hits.replaceChildren(
-          h("li", { class: "card" }, notice("Nothing fits", "Ask in other words, or leave the language out.")),
+          h("li.card", notice("Nothing fits", "Ask in other words, or leave the language out.")),
         );
     } catch (error) {
       if (asked !== this.#asked) return;
       say(this.#told, "");
-      this.#hits.replaceChildren(h("li", { class: "card" }, notice("The search failed", asProblem(error).message)));
+      this.#hits.replaceChildren(h("li.card", notice("The search failed", asProblem(error).message)));
     }
   }
 }
@@ -102,33 +86,27 @@ function hitCard(hit, best) {
   const by = hit.matched_by === undefined ? [] : [hit.matched_by].flat();
   const others = Object.entries(hit).filter(([name, value]) => !KNOWN.has(name) && value !== null);
   return h(
-    "li",
-    { class: "card hit" },
+    "li.card.hit",
     h(
-      "div",
-      { class: "hit-head" },
-      h("h2", {}, hit.title),
-      ...by.map((way) => h("span", { class: "badge busy", title: "How it was found" }, way)),
-      answers ? null : h("span", { class: "badge warn" }, "hardly answers it"),
+      "div.hit-head",
+      h("h2", hit.title),
+      ...by.map((way) => h("span.badge.busy", { title: "How it was found" }, way)),
+      answers ? null : h("span.badge.warn", "hardly answers it"),
     ),
-    h("p", { class: "hit-snippet" }, ...marked(hit.snippet)),
+    h("p.hit-snippet", ...marked(hit.snippet)),
     h(
-      "dl",
-      { class: "why" },
+      "dl.why",
       ...bar("Score", hit.score.toFixed(3), hit.score / best, "Comparable within this answer only"),
       ...(fit === undefined
         ? []
         : bar("Fit", `${Math.round(fit * 100)} %`, fit, "How much of the question it speaks of")),
-      ...others.flatMap(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, shown(value))]),
+      ...others.flatMap(([name, value]) => [h("dt", name.replaceAll("_", " ")), h("dd", shown(value))]),
     ),
     h(
-      "details",
-      {
-        class: "more",
-        ontoggle: (/** @type {Event} */ event) => void open(/** @type {HTMLDetailsElement} */ (event.target), hit.id),
-      },
-      h("summary", {}, "The whole article"),
-      h("p", { class: "quiet" }, [hit.slug, hit.language, ...hit.tags].join(" · ")),
+      "details.more",
+      { ontoggle: (/** @type {Event} */ event) => void open(/** @type {HTMLDetailsElement} */ (event.target), hit.id) },
+      h("summary", "The whole article"),
+      h("p.quiet", [hit.slug, hit.language, ...hit.tags].join(" · ")),
     ),
   );
 }
@@ -146,24 +124,19 @@ function shown(value) {
 function bar(name, words, part, about) {
   return [
     h("dt", { title: about }, name),
-    h(
-      "dd",
-      {},
-      h("span", { class: "number" }, words),
-      h("meter", { min: 0, max: 1, value: part.toFixed(3), "aria-hidden": "true" }),
-    ),
+    h("dd", h("span.number", words), h("meter", { min: 0, max: 1, value: part.toFixed(3), "aria-hidden": "true" })),
   ];
 }
 
 /** A text with what stands in **asterisks** marked. @param {string} text */
 function marked(text) {
-  return text.split(/\*\*(.+?)\*\*/).map((part, index) => (index % 2 ? h("mark", {}, part) : part));
+  return text.split(/\*\*(.+?)\*\*/).map((part, index) => (index % 2 ? h("mark", part) : part));
 }
 
 /** @param {HTMLDetailsElement} details @param {number} id */
 async function open(details, id) {
   if (!details.open || details.querySelector("pre")) return;
-  const body = h("pre", { class: "article", tabindex: "0", "aria-label": "The article" }, "Asking …");
+  const body = h("pre.article", { tabindex: "0", "aria-label": "The article" }, "Asking …");
   details.append(body);
   try {
     const { knowledge_article: article } = await readResource(`db://knowledge_articles/${id}`);

@@ -61,7 +61,16 @@ function route() {
     if (shown !== "overview") document.title = `${PAGES[shown]} · Switchboard`;
     scrollTo(0, 0);
   }
-  page.show?.(new URLSearchParams(query), rest.map(decodeURIComponent));
+  page.show?.(new URLSearchParams(query), rest.map(decoded));
+}
+
+/** A part of an address; as it stands where somebody has typed what is none. @param {string} part */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** Whether the viewer sees a server. @param {string} server */
@@ -69,7 +78,13 @@ const sees = (server) => stream.snapshot?.servers.some(({ id }) => id === server
 
 /** Offer the pages on which there is something for the viewer. */
 function offerPages() {
-  for (const [page, isWanted] of Object.entries(WANTS)) find(document, `nav a[href="#/${page}"]`).hidden = !isWanted();
+  for (const [page, isWanted] of Object.entries(WANTS)) {
+    const link = find(document, `nav a[href="#/${page}"]`);
+    if (link.hidden === !isWanted()) continue;
+    link.hidden = !link.hidden;
+    // Where the bar is narrow, it has moved the place of the page that is shown.
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
 }
 
 /** Say in the bar whether what is shown is what is. */
@@ -120,9 +135,7 @@ function applyTheme(theme) {
   find(document, "#theme").title = `Theme: ${theme}`;
 }
 
-function currentTheme() {
-  return document.documentElement.dataset.theme ?? "system";
-}
+const currentTheme = () => document.documentElement.dataset.theme ?? "system";
 
 function nextTheme() {
   const next = THEMES[(THEMES.indexOf(/** @type {any} */ (currentTheme())) + 1) % THEMES.length] ?? "system";

@@ -20,27 +20,26 @@ const STATES = {
 };
 
 export class OverviewPage extends HTMLElement {
-  #title = h("h1", {});
-  #detail = h("p", { class: "quiet number" });
+  #title = h("h1");
+  #detail = h("p.quiet.number");
   #verdict = h(
-    "section",
-    { class: "verdict", role: "status" },
-    h("span", { class: "lamp", "aria-hidden": "true" }),
-    h("div", {}, this.#title, this.#detail),
+    "section.verdict",
+    { role: "status" },
+    h("span.lamp", { "aria-hidden": "true" }),
+    h("div", this.#title, this.#detail),
   );
-  #servers = h("ul", { class: "servers" });
+  #servers = h("ul.servers");
   #charts = { calls: chart("Calls a second"), errors: chart("Failed calls"), times: chart("Time a call takes") };
-  #slowest = h("ol", { class: "ranking" });
-  #failing = h("ol", { class: "ranking" });
+  #slowest = h("ol.ranking");
+  #failing = h("ol.ranking");
   #none = {
     slowest: h(
-      "p",
-      { class: "quiet none" },
+      "p.quiet.none",
       "No calls in the last 15 minutes. Try one under ",
       h("a", { href: "#/tools" }, "Tools"),
       ".",
     ),
-    failing: h("p", { class: "quiet none" }, "Nothing has failed in the last 15 minutes."),
+    failing: h("p.quiet.none", "Nothing has failed in the last 15 minutes."),
   };
   #update = () => this.#show();
 
@@ -61,35 +60,27 @@ export class OverviewPage extends HTMLElement {
       this.#verdict,
       h("section", { "aria-label": "Servers" }, this.#servers),
       h(
-        "section",
-        { class: "charts", "aria-label": "The last 15 minutes" },
+        "section.charts",
+        { "aria-label": "The last 15 minutes" },
         this.#charts.calls.card,
         this.#charts.errors.card,
         this.#charts.times.card,
       ),
       h(
-        "div",
-        { class: "columns" },
-        h("section", { class: "card" }, h("h2", {}, "Running now"), h("running-calls")),
+        "div.columns",
+        h("section.card", h("h2", "Running now"), h("running-calls")),
         h(
-          "section",
-          { class: "card" },
+          "section.card",
           h(
             "h2",
             { title: "95 of 100 calls of the last 15 minutes took less" },
             "Slowest ",
-            h("small", {}, "p95 of 15 minutes"),
+            h("small", "p95 of 15 minutes"),
           ),
           this.#slowest,
           this.#none.slowest,
         ),
-        h(
-          "section",
-          { class: "card" },
-          h("h2", {}, "Failing most ", h("small", {}, "of 15 minutes")),
-          this.#failing,
-          this.#none.failing,
-        ),
+        h("section.card", h("h2", "Failing most ", h("small", "of 15 minutes")), this.#failing, this.#none.failing),
       ),
     );
   }
@@ -154,19 +145,20 @@ export class OverviewPage extends HTMLElement {
   #showRankings({ slowest, failing }) {
     const others = slowest.filter((entry) => !isOfTheConsole(entry.operation));
     const worst = Math.max(1, ...others.map((entry) => entry.p95));
-    const name = (/** @type {{server: string, operation: string}} */ entry) => `${entry.server} ${entry.operation}`;
-    const slow = others.slice(0, 5).map((entry) => ({
-      key: name(entry),
+    /** @param {{server: string, operation: string}} entry @param {string} [more] */
+    const ranked = (entry, more = "") => ({
+      key: `${entry.server} ${entry.operation}`,
       entry,
-      href: `#/calls?server=${entry.server}&operation=${encodeURIComponent(entry.operation)}`,
+      href: `#/calls?server=${entry.server}&operation=${encodeURIComponent(entry.operation)}${more}`,
+    });
+    const slow = others.slice(0, 5).map((entry) => ({
+      ...ranked(entry),
       value: milliseconds(entry.p95),
       about: plural(entry.calls, "call"),
       share: entry.p95 / worst,
     }));
     const fails = failing.slice(0, 5).map((entry) => ({
-      key: name(entry),
-      entry,
-      href: `#/calls?server=${entry.server}&operation=${encodeURIComponent(entry.operation)}&outcome=!ok`,
+      ...ranked(entry, "&outcome=!ok"),
       value: percent(entry.errors, entry.calls),
       about: `${number(entry.errors)} of ${number(entry.calls)}, mostly ${outcomeInWords(entry.outcome)}`,
       share: entry.errors / Math.max(1, entry.calls),
@@ -181,39 +173,26 @@ export class OverviewPage extends HTMLElement {
 /** @param {string} name */
 function chart(name) {
   const drawn = h("time-chart", { "data-name": name });
-  const figure = h("span", { class: "figure number" }, "–");
-  const note = h("small", {}, "now");
+  const figure = h("span.figure.number", "–");
+  const note = h("small", "now");
   const legend = h(
-    "p",
-    { class: "legend", "aria-hidden": "true", hidden: true },
+    "p.legend",
+    { "aria-hidden": "true", hidden: true },
     ...["p50", "p95", "p99"].map((line) => h("span", { class: line }, line)),
   );
-  const card = h(
-    "div",
-    { class: "card chart" },
-    h("h2", {}, name),
-    h("p", { class: "chart-now" }, figure, " ", note),
-    legend,
-    drawn,
-  );
+  const card = h("div.card.chart", h("h2", name), h("p.chart-now", figure, " ", note), legend, drawn);
   return { card, figure, note, chart: drawn };
 }
 
 /** @param {ServerState} server */
 function serverCard(server) {
   const card = h(
-    "li",
-    { class: "card server", "data-server": server.id },
+    "li.card.server",
+    { "data-server": server.id },
     h("h2", { title: server.name }, shortName(server)),
-    h(
-      "p",
-      { class: "state" },
-      h("span", { class: "lamp", "aria-hidden": "true" }),
-      h("span", { class: "state-words" }),
-      h("span", { class: "quiet state-since" }),
-    ),
-    h("p", { class: "reason" }),
-    h("ul", { class: "off" }),
+    h("p.state", h("span.lamp", { "aria-hidden": "true" }), h("span.state-words"), h("span.quiet.state-since")),
+    h("p.reason"),
+    h("ul.off"),
   );
   updateServerCard(card, server);
   return card;
@@ -237,14 +216,12 @@ function updateServerCard(card, server) {
     off,
     reasons,
     ([tool]) => tool,
-    ([tool, why]) => h("li", {}, h("code", {}, tool), " ", why),
+    ([tool, why]) => h("li", h("code", tool), " ", why),
   );
 }
 
 /** @param {string} text */
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** @typedef {{key: string, entry: {server: string, operation: string}, href: string, value: string, about: string, share: number}} Ranked */
 
@@ -252,11 +229,10 @@ function sentence(text) {
 function rankingRow(row) {
   const made = h(
     "li",
-    {},
     h("a", { href: row.href }, row.entry.operation),
-    h("span", { class: "number value" }),
+    h("span.number.value"),
     h("meter", { min: 0, max: 1, "aria-hidden": "true" }),
-    h("span", { class: "quiet number about" }),
+    h("span.quiet.number.about"),
   );
   updateRankingRow(made, row);
   return made;

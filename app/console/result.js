@@ -1,7 +1,7 @@
 // <call-result>: what a call answered: a table where there are rows, JSON otherwise.
 
 import { Problem } from "./api.js";
-import { copyButton, h, prose } from "./dom.js";
+import { button, copyButton, h, prose } from "./dom.js";
 import { numberAsWritten, parseExactly } from "./json.js";
 import { milliseconds, number, plural, size } from "./format.js";
 
@@ -10,13 +10,7 @@ const MOST_ROWS = 500;
 const MOST_COLUMNS = 40;
 const MOST_CHARACTERS = 200_000;
 
-/**
- * @typedef {object} Answer
- * @property {string} text
- * @property {string} type
- * @property {number} ms
- * @property {string} requestId
- */
+/** @typedef {{text: string, type: string, ms: number, requestId: string}} Answer */
 
 export class CallResult extends HTMLElement {
   connectedCallback() {
@@ -25,7 +19,7 @@ export class CallResult extends HTMLElement {
 
   /** @param {string} words */
   wait(words) {
-    this.replaceChildren(h("p", { class: "quiet" }, words));
+    this.replaceChildren(h("p.quiet", words));
   }
 
   /** @param {Answer} answer */
@@ -33,24 +27,23 @@ export class CallResult extends HTMLElement {
     const value = /json/.test(type) ? tried(text) : undefined;
     const found = tables(value);
     const summary = h(
-      "p",
-      { class: "result-facts" },
-      h("span", { class: "badge good" }, "ok"),
-      h("span", { class: "number" }, milliseconds(ms)),
-      h("span", { class: "quiet number" }, size(new TextEncoder().encode(text).length)),
+      "p.result-facts",
+      h("span.badge.good", "ok"),
+      h("span.number", milliseconds(ms)),
+      h("span.quiet.number", size(new TextEncoder().encode(text).length)),
       requestId ? h("a", { href: `#/calls?request_id=${requestId}` }, "See the call") : null,
       copyButton(() => text, "Copy the result"),
     );
     const json = h(
-      "pre",
-      { class: "json", tabindex: "0", "aria-label": "The result as JSON" },
+      "pre.json",
+      { tabindex: "0", "aria-label": "The result as JSON" },
       cut(value === undefined ? text : JSON.stringify(value, null, 2)),
     );
     if (!found.length) {
       this.replaceChildren(summary, json);
       return;
     }
-    const shown = h("div", { class: "tables" }, ...found.map(({ name, rows }) => table(name, rows)));
+    const shown = h("div.tables", ...found.map(({ name, rows }) => table(name, rows)));
     json.hidden = true;
     const choose = (/** @type {boolean} */ asTable) => {
       shown.hidden = !asTable;
@@ -58,10 +51,10 @@ export class CallResult extends HTMLElement {
       buttons.forEach((button, index) => button.setAttribute("aria-pressed", String((index === 0) === asTable)));
     };
     const buttons = [
-      h("button", { type: "button", class: "small", "aria-pressed": "true", onclick: () => choose(true) }, "Table"),
-      h("button", { type: "button", class: "small", "aria-pressed": "false", onclick: () => choose(false) }, "JSON"),
+      button("Table", () => choose(true), { class: "small", "aria-pressed": "true" }),
+      button("JSON", () => choose(false), { class: "small", "aria-pressed": "false" }),
     ];
-    summary.querySelector("a, button")?.before(h("span", { class: "joined" }, ...buttons));
+    summary.querySelector("a, button")?.before(h("span.joined", ...buttons));
     this.replaceChildren(
       summary,
       rest(
@@ -77,14 +70,13 @@ export class CallResult extends HTMLElement {
   fail(problem) {
     this.replaceChildren(
       h(
-        "p",
-        { class: "result-facts" },
-        h("span", { class: "badge bad" }, problem.code.replaceAll("_", " ") || "failed"),
-        problem.status ? h("span", { class: "quiet" }, `HTTP ${problem.status}`) : null,
+        "p.result-facts",
+        h("span.badge.bad", problem.code.replaceAll("_", " ") || "failed"),
+        problem.status ? h("span.quiet", `HTTP ${problem.status}`) : null,
         problem.requestId ? h("a", { href: `#/calls?request_id=${problem.requestId}` }, "See the call") : null,
       ),
-      h("p", { class: "failure" }, ...prose(problem.message)),
-      problem.retryAfter ? h("p", { class: "quiet" }, `Again in ${plural(problem.retryAfter, "second")}.`) : "",
+      h("p.failure", ...prose(problem.message)),
+      problem.retryAfter ? h("p.quiet", `Again in ${plural(problem.retryAfter, "second")}.`) : "",
     );
   }
 }
@@ -149,22 +141,17 @@ export function table(name, rows) {
   const body = rows
     .slice(0, MOST_ROWS)
     .map((row) =>
-      h(
-        "tr",
-        {},
-        ...columns.map((column) => h("td", { class: kind(column) ?? length(row[column]) }, cell(row[column]))),
-      ),
+      h("tr", ...columns.map((column) => h("td", { class: kind(column) ?? length(row[column]) }, cell(row[column])))),
     );
   const title = `${name ? `${name}: ` : ""}${plural(rows.length, "row")}${rows.length > MOST_ROWS ? `, the first ${MOST_ROWS} shown` : ""}`;
   return h(
-    "div",
-    { class: "table-wrap", tabindex: "0", role: "region", "aria-label": title },
+    "div.table-wrap",
+    { tabindex: "0", role: "region", "aria-label": title },
     h(
-      "table",
-      { class: "rows" },
-      h("caption", {}, title),
-      h("thead", {}, h("tr", {}, ...columns.map((column) => h("th", { scope: "col", class: kind(column) }, column)))),
-      h("tbody", {}, ...body),
+      "table.rows",
+      h("caption", title),
+      h("thead", h("tr", ...columns.map((column) => h("th", { scope: "col", class: kind(column) }, column)))),
+      h("tbody", ...body),
     ),
   );
 }
@@ -176,10 +163,10 @@ function length(value) {
 
 /** @param {unknown} value */
 function cell(value) {
-  if (value === null || value === undefined) return h("span", { class: "quiet" }, value === null ? "null" : "");
+  if (value === null || value === undefined) return h("span.quiet", value === null ? "null" : "");
   const written = numberAsWritten(value);
   if (written !== null) return written;
-  if (typeof value === "object") return h("code", {}, short(JSON.stringify(value)));
+  if (typeof value === "object") return h("code", short(JSON.stringify(value)));
   return short(String(value));
 }
 
@@ -201,9 +188,9 @@ export function facts(entries, depth = 0) {
   const rows = entries.flatMap(([name, value]) => {
     const isNested = depth < 2 && typeof value === "object" && value !== null && !Array.isArray(value);
     const nested = isNested && numberAsWritten(value) === null ? facts(Object.entries(value), depth + 1) : null;
-    return [h("dt", {}, name), h("dd", {}, nested ?? cell(value))];
+    return [h("dt", name), h("dd", nested ?? cell(value))];
   });
-  return h("dl", { class: "facts result-rest" }, ...rows);
+  return h("dl.facts.result-rest", ...rows);
 }
 
 customElements.define("call-result", CallResult);

@@ -8,8 +8,8 @@ import { age, wholeTime } from "./format.js";
 /** @typedef {import("./api.js").RunningCall} RunningCall */
 
 export class RunningCalls extends HTMLElement {
-  #list = h("ul", { class: "running" });
-  #none = h("p", { class: "quiet none" }, "Nothing runs longer than a moment.");
+  #list = h("ul.running");
+  #none = h("p.quiet.none", "Nothing runs longer than a moment.");
   #update = () => this.#show();
 
   connectedCallback() {
@@ -32,18 +32,12 @@ export class RunningCalls extends HTMLElement {
 /** @param {RunningCall} call */
 function makeRow(call) {
   const row = h(
-    "li",
-    { class: "running-call" },
-    h("span", { class: "running-age number", title: `since ${wholeTime(call.started)}` }),
+    "li.running-call",
+    h("span.running-age.number", { title: `since ${wholeTime(call.started)}` }),
     h(
-      "span",
-      { class: "running-what" },
+      "span.running-what",
       h("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation),
-      h(
-        "span",
-        { class: "quiet" },
-        [call.server, call.face, call.client, call.principal, call.customer].filter(Boolean).join(" · "),
-      ),
+      h("span.quiet", [call.server, call.face, call.client, call.principal, call.customer].filter(Boolean).join(" · ")),
     ),
   );
   updateRow(row, call);
@@ -58,11 +52,7 @@ function updateRow(row, call) {
   if (call.can_cancel && stream.hello?.may.act && !row.querySelector("button")) row.append(cancelButton(call));
 }
 
-/**
- * Make a button that ends a running call, and says what became of it.
- *
- * @param {{id: string, operation: string}} call
- */
+/** Make a button that ends a running call, and says what became of it. @param {{id: string, operation: string}} call */
 export function cancelButton(call) {
   const button = h(
     "button",

@@ -1,6 +1,6 @@
 // <schema-form>: a form made from a JSON Schema, whose value is the arguments object. What no form fits is typed as JSON.
 
-import { h, prose, say } from "./dom.js";
+import { button, h, prose, say } from "./dom.js";
 import { numberAsWritten, parseExactly } from "./json.js";
 
 /** @typedef {import("./api.js").Schema} Schema */
@@ -33,6 +33,8 @@ const LONG = /query|sql|content|message|text|response|body|payload|description|p
 /** What a property named `encoding` speaks of, where there is one of these. */
 const ENCODED = ["content", "message", "value", "body", "data"];
 
+const INPUTS = "input, textarea, select";
+
 let made = 0;
 
 export class SchemaForm extends HTMLElement {
@@ -41,24 +43,14 @@ export class SchemaForm extends HTMLElement {
   /** @type {Schema} */
   #schema = {};
   #asJson = false;
-  #fields = h("div", { class: "fields" });
-  #text = h("textarea", {
-    class: "code whole-json",
-    "aria-label": "The arguments as JSON",
-    spellcheck: "false",
-    hidden: true,
-  });
-  #switch = h("button", { type: "button", class: "small", onclick: () => this.#turn() }, "Edit as JSON");
-  #wrong = h("p", { class: "wrong", role: "alert" });
+  #fields = h("div.fields");
+  #text = h("textarea.code.whole-json", { "aria-label": "The arguments as JSON", spellcheck: "false", hidden: true });
+  #switch = button("Edit as JSON", () => this.#turn(), { class: "small" });
+  #wrong = h("p.wrong", { role: "alert" });
 
   connectedCallback() {
     if (this.firstChild) return;
-    this.append(
-      h("div", { class: "form-head" }, h("h3", {}, "Arguments"), this.#switch),
-      this.#fields,
-      this.#text,
-      this.#wrong,
-    );
+    this.append(h("div.form-head", h("h3", "Arguments"), this.#switch), this.#fields, this.#text, this.#wrong);
     this.addEventListener("input", () => this.#changed());
     this.addEventListener("change", () => this.#changed());
   }
@@ -66,15 +58,16 @@ export class SchemaForm extends HTMLElement {
   /** @param {Schema} schema @param {Record<string, unknown> | null} example */
   build(schema, example) {
     this.#schema = schema;
-    const field = objectField(resolved(schema, schema), "", {
-      whole: schema,
-      depth: 0,
-      first: Object.keys(example ?? {}),
-    });
-    this.#root = field;
-    field.fill(example ?? {});
-    this.#fields.replaceChildren(field.element);
+    this.#fill(example ?? {});
     this.#show(false);
+  }
+
+  /** @param {Record<string, unknown>} value */
+  #fill(value) {
+    const place = { whole: this.#schema, depth: 0, first: Object.keys(value) };
+    this.#root = objectField(resolved(this.#schema, this.#schema), "", place);
+    this.#root.fill(value);
+    this.#fields.replaceChildren(this.#root.element);
   }
 
   /** What the form holds now. @returns {Record<string, unknown>} @throws {NotFilled} */
@@ -88,14 +81,14 @@ export class SchemaForm extends HTMLElement {
     const name = field.split(/[.[]/)[0] ?? "";
     const slot = this.#asJson ? null : this.#fields.querySelector(`[data-field="${CSS.escape(name)}"]`);
     if (!slot) {
-      this.#wrong.append(h("span", {}, field ? `${field}: ${message}` : message), h("br"));
+      this.#wrong.append(h("span", field ? `${field}: ${message}` : message), h("br"));
       return;
     }
     slot.closest("details")?.setAttribute("open", "");
     const said = slot.querySelector(".field-wrong");
     if (said)
       said.textContent = field === name ? message : `${field.slice(name.length).replace(/^\./, "")}: ${message}`;
-    slot.querySelector("input, textarea, select")?.setAttribute("aria-invalid", "true");
+    slot.querySelector(INPUTS)?.setAttribute("aria-invalid", "true");
   }
 
   /** Forget what was said to be wrong. */
@@ -114,14 +107,7 @@ export class SchemaForm extends HTMLElement {
     try {
       const value = this.value;
       if (this.#asJson) {
-        const field = objectField(resolved(this.#schema, this.#schema), "", {
-          whole: this.#schema,
-          depth: 0,
-          first: Object.keys(value),
-        });
-        field.fill(value);
-        this.#root = field;
-        this.#fields.replaceChildren(field.element);
+        this.#fill(value);
       } else {
         this.#text.value = JSON.stringify(value, null, 2);
       }
@@ -171,12 +157,12 @@ function fieldOf(given, name, place) {
     case "string":
       return textField(schema, name, place);
     case "array":
-      return schema.items && Object.keys(schema.items).length
-        ? listField(schema, name, place)
-        : listField({ ...schema, items: {} }, name, place);
+      return rowsField(schema.items ?? {}, name, place);
     case "object":
       if (schema.properties) return objectField(schema, name, place);
-      return typeof schema.additionalProperties === "object" ? mapField(schema, name, place) : jsonField(name);
+      return typeof schema.additionalProperties === "object"
+        ? rowsField(schema.additionalProperties, name, place, true)
+        : jsonField(name);
     default:
       return jsonField(name);
   }
@@ -188,7 +174,7 @@ function objectField(schema, name, place) {
   /** @type {Map<string, Field>} */
   const fields = new Map();
   const shown = h("div", { class: place.depth ? "nested" : "" });
-  const rest = h("div", { class: "rest" });
+  const rest = h("div.rest");
   const properties = Object.entries(/** @type {Record<string, Schema>} */ (schema.properties ?? {}));
   for (const [property, about] of properties) {
     const isRequired = required.has(property);
@@ -203,19 +189,19 @@ function objectField(schema, name, place) {
     (isShown ? shown : rest).append(labelled(property, resolved(about, place.whole), isRequired, field));
   }
   addFileButtons(schema, fields, place.whole);
-  const element = h("div", {}, shown);
+  const element = h("div", shown);
   if (rest.childElementCount) {
     const count = rest.childElementCount;
     element.append(
       h(
-        "details",
-        { class: "more", open: !shown.childElementCount },
-        h("summary", {}, `${count} more ${count === 1 ? "argument" : "arguments"}, which may be left out`),
+        "details.more",
+        { open: !shown.childElementCount },
+        h("summary", `${count} more ${count === 1 ? "argument" : "arguments"}, which may be left out`),
         rest,
       ),
     );
   }
-  if (!properties.length) element.append(h("p", { class: "quiet" }, "It takes none."));
+  if (!properties.length) element.append(h("p.quiet", "It takes none."));
   return {
     element,
     read() {
@@ -255,13 +241,13 @@ function isBlankText(schema) {
 
 /** @param {string} name @param {Schema} schema @param {boolean} required @param {Field} field */
 function labelled(name, schema, required, field) {
-  const input = field.element.matches("input, textarea, select")
+  const input = field.element.matches(INPUTS)
     ? field.element
     : field.element.querySelector(":scope > input, :scope > textarea, :scope > select");
   const hint = hintOf(schema);
   const id = `field-${(made += 1)}`;
-  const about = h("span", { class: "quiet hint", id: `${id}-hint` }, ...prose(hint));
-  const wrong = h("span", { class: "wrong field-wrong", id: `${id}-wrong` });
+  const about = h("span.quiet.hint", { id: `${id}-hint` }, ...prose(hint));
+  const wrong = h("span.wrong.field-wrong", { id: `${id}-wrong` });
   if (input) {
     input.id = id;
     input.setAttribute("aria-describedby", `${id}-hint ${id}-wrong`);
@@ -271,11 +257,11 @@ function labelled(name, schema, required, field) {
     field.element.setAttribute("aria-labelledby", `${id}-label`);
     field.element.setAttribute("aria-describedby", `${id}-hint`);
   }
-  const words = [h("code", {}, name), required ? h("span", { class: "needed" }, "needed") : null];
+  const words = [h("code", name), required ? h("span.needed", "needed") : null];
   const label = input
     ? h("label", { for: id, id: `${id}-label` }, ...words)
-    : h("span", { class: "label", id: `${id}-label` }, ...words);
-  return h("div", { class: "field", "data-field": name }, label, field.element, about, wrong);
+    : h("span.label", { id: `${id}-label` }, ...words);
+  return h("div.field", { "data-field": name }, label, field.element, about, wrong);
 }
 
 /** @param {Schema} schema */
@@ -355,7 +341,7 @@ function checkField(schema) {
 function choiceField(schema, choices, place) {
   const none = "default" in schema && schema.default !== null ? `${schema.default} (default)` : "not given";
   const options = choices.map((choice, index) => h("option", { value: index }, String(choice)));
-  const input = h("select", {}, place.required && choices.length ? null : h("option", { value: "" }, none), ...options);
+  const input = h("select", place.required && choices.length ? null : h("option", { value: "" }, none), ...options);
   return {
     element: input,
     read: () => (input.value === "" ? undefined : choices[Number(input.value)]),
@@ -366,98 +352,51 @@ function choiceField(schema, choices, place) {
   };
 }
 
-/** @param {Schema} schema @param {string} name @param {Place} place @returns {Field} */
-function listField(schema, name, place) {
-  /** @type {{field: Field, row: HTMLElement}[]} */
+/**
+ * A list, or with `isMap` an object whose keys are not known before.
+ *
+ * @param {Schema} items @param {string} name @param {Place} place @param {boolean} [isMap] @returns {Field}
+ */
+function rowsField(items, name, place, isMap = false) {
+  /** @type {{key: HTMLInputElement, field: Field}[]} */
   let rows = [];
-  const list = h("ol", { class: "items" });
-  const add = h("button", { type: "button", class: "small", onclick: () => append(undefined, true) }, "Add");
-  add.setAttribute("aria-label", `Add to ${name}`);
-  /** @param {unknown} value @param {boolean} byHand */
-  function append(value, byHand) {
-    const field = fieldOf(schema.items, `${name} ${rows.length + 1}`, {
-      whole: place.whole,
-      depth: place.depth + 1,
-      required: true,
-    });
-    const remove = h("button", { type: "button", class: "small", "aria-label": `Remove from ${name}` }, "Remove");
-    const row = h("li", {}, field.element, remove);
-    const entry = { field, row };
-    const input = field.element.matches("input, textarea, select") ? field.element : null;
-    input?.setAttribute("aria-label", `${name}, ${rows.length + 1}`);
-    remove.addEventListener("click", () => {
+  const list = h(isMap ? "ol.items.pairs" : "ol.items");
+  const add = button("Add", () => append(undefined, "", true), { class: "small", "aria-label": `Add to ${name}` });
+  /** @param {unknown} value @param {string} named @param {boolean} byHand */
+  function append(value, named, byHand) {
+    const input = { value: named, placeholder: "name", "aria-label": `${name}, a name`, autocomplete: "off" };
+    const key = h("input", { type: "text", ...input });
+    const below = { whole: place.whole, depth: place.depth + 1, required: true };
+    const field = fieldOf(items, isMap ? "value" : `${name} ${rows.length + 1}`, below);
+    if (field.element.matches(INPUTS))
+      field.element.setAttribute("aria-label", isMap ? `${name}, its value` : `${name}, ${rows.length + 1}`);
+    const entry = { key, field };
+    const remove = button("Remove", () => drop(), { class: "small", "aria-label": `Remove from ${name}` });
+    const row = h("li", isMap ? key : null, field.element, remove);
+    function drop() {
       rows = rows.filter((one) => one !== entry);
       row.remove();
       add.focus();
       changed(add);
-    });
+    }
     if (value !== undefined) field.fill(value);
     rows.push(entry);
     list.append(row);
-    if (byHand) /** @type {HTMLElement | null} */ (row.querySelector("input, textarea, select"))?.focus();
+    if (byHand) /** @type {HTMLElement | null} */ (row.querySelector(INPUTS))?.focus();
   }
   return {
-    element: h("div", { class: "list" }, list, add),
-    read: () => (rows.length ? rows.map(({ field }) => field.read() ?? "") : undefined),
-    fill(value) {
-      rows = [];
-      list.replaceChildren();
-      for (const item of Array.isArray(value) ? value : []) append(item, false);
-    },
-  };
-}
-
-/** An object whose keys are not known before. @param {Schema} schema @param {string} name @param {Place} place @returns {Field} */
-function mapField(schema, name, place) {
-  /** @type {{key: HTMLInputElement, field: Field}[]} */
-  let rows = [];
-  const list = h("ol", { class: "items pairs" });
-  const add = h(
-    "button",
-    { type: "button", class: "small", "aria-label": `Add to ${name}`, onclick: () => append("", undefined) },
-    "Add",
-  );
-  /** @param {string} key @param {unknown} value */
-  function append(key, value) {
-    const named = h("input", {
-      type: "text",
-      value: key,
-      placeholder: "name",
-      "aria-label": `${name}, a name`,
-      autocomplete: "off",
-    });
-    const field = fieldOf(schema.additionalProperties, "value", {
-      whole: place.whole,
-      depth: place.depth + 1,
-      required: true,
-    });
-    if (field.element.matches("input, textarea, select"))
-      field.element.setAttribute("aria-label", `${name}, its value`);
-    const remove = h("button", { type: "button", class: "small", "aria-label": `Remove from ${name}` }, "Remove");
-    const row = h("li", {}, named, field.element, remove);
-    const entry = { key: named, field };
-    remove.addEventListener("click", () => {
-      rows = rows.filter((one) => one !== entry);
-      row.remove();
-      changed(add);
-    });
-    if (value !== undefined) field.fill(value);
-    rows.push(entry);
-    list.append(row);
-    if (!key) named.focus();
-  }
-  return {
-    element: h("div", { class: "list" }, list, add),
+    element: h("div.list", list, add),
     read() {
-      const given = rows.filter(({ key }) => key.value !== "");
-      return given.length
-        ? Object.fromEntries(given.map(({ key, field }) => [key.value, field.read() ?? ""]))
-        : undefined;
+      const given = rows.filter(({ key }) => !isMap || key.value !== "");
+      if (!given.length) return undefined;
+      const values = given.map(({ field }) => field.read() ?? "");
+      return isMap ? Object.fromEntries(given.map(({ key }, at) => [key.value, values[at]])) : values;
     },
     fill(value) {
       rows = [];
       list.replaceChildren();
-      for (const [key, item] of Object.entries(isObject(value) ? value : {})) append(key, item);
+      if (isMap) for (const [key, item] of Object.entries(isObject(value) ? value : {})) append(item, key, false);
+      else for (const item of Array.isArray(value) ? value : []) append(item, "", false);
     },
   };
 }
@@ -477,7 +416,7 @@ function variantField(variants, name, place) {
     h("option", { value: "" }, "not given"),
     ...names.map((label, index) => h("option", { value: index }, label)),
   );
-  const body = h("div", { class: "variant" });
+  const body = h("div.variant");
   chooser.addEventListener("change", show);
   function show() {
     const field = fields[Number(chooser.value)];
@@ -489,7 +428,7 @@ function variantField(variants, name, place) {
   if (place.required && possible.length) chooser.value = "0";
   show();
   return {
-    element: h("div", { class: "one-of" }, chooser, body),
+    element: h("div.one-of", chooser, body),
     read: () => (chooser.value === "" ? undefined : fields[Number(chooser.value)]?.read()),
     fill(value) {
       const index = possible.findIndex((variant) => fits(value, variant));
@@ -532,8 +471,8 @@ function addFileButtons(schema, fields, whole) {
     const isBase64 = about.contentEncoding === "base64" || about.format === "byte" || /_base64$/.test(name);
     if (!field || !(takesBase64 || isBase64) || (name === "key" && !isBase64)) continue;
     const file = h("input", { type: "file", class: "hidden", tabindex: -1, "aria-hidden": "true" });
-    const note = h("span", { class: "quiet" });
-    const button = h("button", { type: "button", class: "small", onclick: () => file.click() }, "From a file …");
+    const note = h("span.quiet");
+    const choose = button("From a file …", () => file.click(), { class: "small" });
     file.addEventListener("change", async () => {
       const chosen = file.files?.[0];
       if (!chosen) return;
@@ -545,12 +484,12 @@ function addFileButtons(schema, fields, whole) {
       field.fill(base64(new Uint8Array(await chosen.arrayBuffer())));
       if (takesBase64) said.fill("base64");
       say(note, `${chosen.name}, ${chosen.size} bytes, as base64`);
-      changed(button);
+      changed(choose);
     });
     field.element
       .closest(".field")
       ?.querySelector(".hint")
-      ?.before(h("span", { class: "from-file" }, button, file, note));
+      ?.before(h("span.from-file", choose, file, note));
   }
 }
 
@@ -590,29 +529,24 @@ function resolved(schema, whole) {
   return typeof found === "object" && found !== null ? found : {};
 }
 
+const IS = /** @type {Record<string, (value: unknown) => boolean>} */ ({
+  integer: Number.isInteger,
+  array: Array.isArray,
+  object: isObject,
+});
+
 /** Whether a value is of a schema's kind, by its first look. @param {unknown} value @param {Schema} schema @returns {boolean} */
 function fits(value, schema) {
   if (schema.enum) return schema.enum.includes(value);
   if ("const" in schema) return schema.const === value;
-  switch (schema.type) {
-    case "string":
-      return typeof value === "string";
-    case "boolean":
-      return typeof value === "boolean";
-    case "integer":
-      return Number.isInteger(value);
-    case "number":
-      return typeof value === "number";
-    case "array":
-      return Array.isArray(value);
-    case "object":
-      return (
-        isObject(value) &&
-        Object.keys(value).every((key) => schema.additionalProperties !== false || key in (schema.properties ?? {}))
-      );
-    default:
-      return true;
-  }
+  const { type, properties = {} } = schema;
+  if (type === undefined) return true;
+  if (!(IS[type]?.(value) ?? typeof value === type)) return false;
+  return (
+    type !== "object" ||
+    schema.additionalProperties !== false ||
+    Object.keys(Object(value)).every((key) => key in properties)
+  );
 }
 
 /** @param {Schema} schema */

@@ -14,30 +14,29 @@ export class SignIn extends HTMLElement {
     spellcheck: "false",
     placeholder: "sb_…",
   });
-  #wrong = h("p", { class: "wrong", id: "key-wrong", role: "alert" });
+  #wrong = h("p.wrong", { id: "key-wrong", role: "alert" });
   #button = h("button", { type: "submit", class: "primary" }, "Sign in");
 
   connectedCallback() {
     if (!this.firstChild) {
       this.append(
         h(
-          "form",
-          { class: "card sign-in", onsubmit: (/** @type {Event} */ event) => void this.#submit(event) },
-          h("h1", {}, "Sign in"),
-          h("p", {}, "This gateway asks for a key. What you see and do here is what the key's role allows."),
+          "form.card.sign-in",
+          { onsubmit: (/** @type {Event} */ event) => void this.#submit(event) },
+          h("h1", "Sign in"),
+          h("p", "This gateway asks for a key. What you see and do here is what the key's role allows."),
           h("label", { for: "key" }, "Key"),
           this.#key,
           this.#wrong,
           this.#button,
           h(
-            "p",
-            { class: "quiet" },
+            "p.quiet",
             "No key? An operator makes one: ",
-            h("code", {}, "switchboard keys create --role ROLE"),
+            h("code", "switchboard keys create --role ROLE"),
             ". The role needs ",
-            h("code", {}, "console:read"),
+            h("code", "console:read"),
             " to see, and ",
-            h("code", {}, "console:act"),
+            h("code", "console:act"),
             " to cancel calls. The session ends after an hour.",
           ),
         ),
@@ -49,7 +48,7 @@ export class SignIn extends HTMLElement {
 
   /** @param {string} message */
   tell(message) {
-    this.#wrong.replaceChildren(h("span", {}, ...prose(message)));
+    this.#wrong.replaceChildren(h("span", ...prose(message)));
   }
 
   /** @param {Event} event */

@@ -1,37 +1,30 @@
 // <settings-page>: the settings that are in effect and where each comes from, and why a tool is off.
 
 import { asProblem, read } from "./api.js";
-import { button, h, keyed, notice, plainTable, prose } from "./dom.js";
+import { button, h, keyed, notice, plainTable, prose, searchInput } from "./dom.js";
 import { stream } from "./events.js";
 import { shortName } from "./verdict.js";
 
 /** @typedef {{name: string, value: unknown, hidden: boolean, source: string, about: string}} Setting */
 
 export class SettingsPage extends HTMLElement {
-  #search = h("input", {
-    type: "search",
-    placeholder: "Find a setting",
-    "aria-label": "Find a setting",
-    autocomplete: "off",
-    oninput: () => this.#filter(),
-  });
+  #search = searchInput("Find a setting", () => this.#filter());
   #changed = button("Only what is set", () => this.#toggle(), { "aria-pressed": "false" });
-  #off = h("ul", { class: "off-tools" });
-  #offCard = h("section", { class: "card", hidden: true }, h("h2", {}, "What can't work now, and why"), this.#off);
-  #groups = h("div", { class: "stack" });
+  #off = h("ul.off-tools");
+  #offCard = h("section.card", { hidden: true }, h("h2", "What can't work now, and why"), this.#off);
+  #groups = h("div.stack");
   #update = () => this.#showOff();
 
   connectedCallback() {
     if (!this.firstChild) {
       this.append(
         h(
-          "header",
-          { class: "page-head" },
-          h("h1", {}, "Settings"),
-          h("p", { class: "quiet" }, "In effect since the start. Secrets are not shown."),
-          h("div", { class: "buttons" }, this.#search, this.#changed),
+          "header.page-head",
+          h("h1", "Settings"),
+          h("p.quiet", "In effect since the start. Secrets are not shown."),
+          h("div.buttons", this.#search, this.#changed),
         ),
-        h("div", { class: "stack" }, this.#offCard, this.#groups),
+        h("div.stack", this.#offCard, this.#groups),
       );
     }
     stream.addEventListener("snapshot", this.#update);
@@ -88,7 +81,7 @@ export class SettingsPage extends HTMLElement {
       this.#off,
       reasons,
       ([name, why]) => `${name}: ${why}`,
-      ([name = "", why = ""]) => h("li", {}, h("code", {}, name), " ", ...prose(why)),
+      ([name = "", why = ""]) => h("li", h("code", name), " ", ...prose(why)),
     );
   }
 }
@@ -96,8 +89,8 @@ export class SettingsPage extends HTMLElement {
 /** @param {{title: string, settings: Setting[]}} about */
 function group({ title, settings }) {
   const rows = settings.map(({ name, value, hidden, source, about }) => [
-    h("div", {}, h("code", {}, name), about ? h("p", { class: "quiet hint" }, ...prose(about)) : null),
-    hidden ? h("span", { class: "badge" }, "hidden") : shown(value),
+    h("div", h("code", name), about ? h("p.quiet.hint", ...prose(about)) : null),
+    hidden ? h("span.badge", "hidden") : shown(value),
     h("span", { class: source === "default" ? "quiet" : null }, source),
   ]);
   const table = plainTable(["Setting", "Value", "From"], rows);
@@ -106,15 +99,15 @@ function group({ title, settings }) {
     const words = [title, name, about, source].join(" ").toLowerCase();
     Object.assign(table.tBodies[0]?.rows[at]?.dataset ?? {}, { words, source });
   });
-  return h("section", { class: "card" }, h("h2", {}, title), table);
+  return h("section.card", h("h2", title), table);
 }
 
 /** @param {unknown} value */
 function shown(value) {
   const isNothing =
     value === null || value === "" || (typeof value === "object" && !Object.keys(/** @type {object} */ (value)).length);
-  if (isNothing) return h("span", { class: "quiet" }, "not set");
-  return h("code", {}, typeof value === "string" ? value : JSON.stringify(value));
+  if (isNothing) return h("span.quiet", "not set");
+  return h("code", typeof value === "string" ? value : JSON.stringify(value));
 }
 
 customElements.define("settings-page", SettingsPage);

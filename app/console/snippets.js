@@ -1,7 +1,7 @@
 // <call-snippets>: the same call as it is made elsewhere: curl, the Python client, a message of MCP.
 
 import { root } from "./api.js";
-import { copyButton, h, say } from "./dom.js";
+import { button, copyButton, h, say } from "./dom.js";
 import { numberAsWritten } from "./json.js";
 import { isSignedIn } from "./session.js";
 
@@ -14,18 +14,15 @@ export class CallSnippets extends HTMLElement {
   /** @type {Made | null} */
   #made = null;
   #text = h("pre", { tabindex: "0", "aria-label": "The same call elsewhere" });
-  #tabs = Object.keys(WRITERS).map((name) =>
-    h("button", { type: "button", class: "small", onclick: () => this.#choose(name) }, name),
-  );
+  #tabs = Object.keys(WRITERS).map((name) => button(name, () => this.#choose(name), { class: "small" }));
 
   connectedCallback() {
     if (this.firstChild) return;
     this.append(
       h(
-        "div",
-        { class: "form-head" },
-        h("h3", {}, "The same call elsewhere"),
-        h("span", { class: "joined" }, ...this.#tabs),
+        "div.form-head",
+        h("h3", "The same call elsewhere"),
+        h("span.joined", ...this.#tabs),
         copyButton(() => this.#text.textContent ?? ""),
       ),
       this.#text,

@@ -4,12 +4,12 @@ import "./result.js";
 import "./schema_form.js";
 import "./snippets.js";
 import { ask, asProblem, read } from "./api.js";
-import { button, h, keyed, notice, prose } from "./dom.js";
+import { button, h, keyed, notice, prose, searchInput } from "./dom.js";
 import { NotFilled } from "./schema_form.js";
 
 /** @typedef {import("./api.js").ToolInfo} ToolInfo */
-/** @typedef {{server: string, name: string, title?: string, description?: string, uri: string | null, template: string, policy?: string | null}} ResourceInfo */
-/** @typedef {{server: string, name: string, title?: string, description?: string, arguments?: {name: string, description?: string, required?: boolean}[], policy?: string | null}} PromptInfo */
+/** @typedef {import("./api.js").ResourceInfo} ResourceInfo */
+/** @typedef {import("./api.js").PromptInfo} PromptInfo */
 /** @typedef {{kind: "tool" | "resource" | "prompt", server: string, name: string, words: string, about: any}} Entry */
 
 export class ToolsPage extends HTMLElement {
@@ -17,26 +17,19 @@ export class ToolsPage extends HTMLElement {
   #entries = null;
   /** @type {string[]} */
   #wanted = [];
-  #search = h("input", {
-    type: "search",
-    placeholder: "Find a tool or a resource",
-    "aria-label": "Find a tool or a resource",
-    autocomplete: "off",
-    oninput: () => this.#list(),
-  });
-  #groups = h("div", { class: "groups" });
-  #opened = h("div", { class: "opened" });
+  #search = searchInput("Find a tool, a resource or a prompt", () => this.#list(), "Find …");
+  #groups = h("div.groups");
+  #opened = h("div.opened");
   /** @type {Map<string, HTMLElement>} what was opened keeps what was typed into it */
   #kept = new Map();
 
   connectedCallback() {
     if (!this.firstChild) {
       this.append(
-        h("header", { class: "page-head" }, h("h1", {}, "Tools")),
+        h("header.page-head", h("h1", "Tools")),
         h(
-          "div",
-          { class: "tools" },
-          h("nav", { class: "card tool-list", "aria-label": "Tools and resources" }, this.#search, this.#groups),
+          "div.tools",
+          h("nav.card.tool-list", { "aria-label": "Tools and resources" }, this.#search, this.#groups),
           this.#opened,
         ),
       );
@@ -57,10 +50,11 @@ export class ToolsPage extends HTMLElement {
   }
 
   async #load() {
-    this.#opened.replaceChildren(h("p", { class: "quiet" }, "Asking …"));
+    this.#opened.replaceChildren(h("p.quiet", "Asking …"));
     try {
-      /** @type {{tools: ToolInfo[], resources: ResourceInfo[], prompts?: PromptInfo[]}} */
-      const { tools, resources, prompts = [] } = await read("/console/tools");
+      /** @type {{tools: ToolInfo[], resources: ResourceInfo[], prompting: string[]}} */
+      const { tools, resources, prompting } = await read("/console/tools");
+      const prompts = (await Promise.all(prompting.map(promptsOf))).flat();
       this.#entries = [
         ...tools.map((tool) => entry("tool", tool, tool.title)),
         ...resources.map((resource) => entry("resource", { ...resource, name: resource.template }, resource.title)),
@@ -87,14 +81,13 @@ export class ToolsPage extends HTMLElement {
       this.#groups,
       [...groups],
       ([name]) => name,
-      (group) => updateGroup(h("section", {}, h("h2", {}, group[0]), h("ul", {})), group),
+      (group) => updateGroup(h("section", h("h2", group[0]), h("ul")), group),
       updateGroup,
     );
     if (!groups.size)
       this.#groups.replaceChildren(
         h(
-          "p",
-          { class: "quiet none" },
+          "p.quiet.none",
           this.#entries?.length
             ? "Nothing is called so."
             : "Your role allows no tool. `switchboard policy explain` says why.",
@@ -105,8 +98,7 @@ export class ToolsPage extends HTMLElement {
 
   #mark() {
     for (const link of this.#groups.querySelectorAll("a")) {
-      if (decodeURIComponent(link.hash) === `#/tools/${this.#wanted.join("/")}`)
-        link.setAttribute("aria-current", "true");
+      if (link.dataset.entry === this.#wanted.join("/")) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     }
   }
@@ -140,7 +132,7 @@ export class ToolsPage extends HTMLElement {
             : promptPanel(found.about);
       this.#kept.set(key, panel);
     }
-    this.#opened.replaceChildren(h("a", { class: "back", href: "#/tools" }, "All tools"), panel);
+    this.#opened.replaceChildren(h("a.back", { href: "#/tools" }, "All tools"), panel);
     if (matchMedia("(max-width: 52rem)").matches) scrollTo(0, 0);
   }
 }
@@ -162,10 +154,13 @@ function updateGroup(section, [, entries]) {
       (one) =>
         h(
           "li",
-          {},
           h(
             "a",
-            { href: `#/tools/${one.kind}/${one.server}/${encodeURIComponent(one.name)}`, title: one.name },
+            {
+              href: `#/tools/${one.kind}/${one.server}/${encodeURIComponent(one.name)}`,
+              title: one.name,
+              "data-entry": `${one.kind}/${one.server}/${one.name}`,
+            },
             filledIn(one.name),
           ),
         ),
@@ -186,61 +181,54 @@ function walk(within, event) {
   next.focus();
 }
 
-/** What stands above every panel. @param {string} name @param {string} [description] @param {string | null} [policy] @param {...HTMLElement} badges */
-function head(name, description = "", policy = null, ...badges) {
+/** What stands above every panel. @param {import("./api.js").Offered} about @param {HTMLElement} kind */
+function head({ name, description = "", policy }, kind) {
   return h(
-    "header",
-    { class: "tool-head" },
-    h("div", { class: "tool-title" }, h("h2", {}, name), ...badges),
+    "header.tool-head",
+    h("div.tool-title", h("h2", name), kind),
     ...description
       .split(/\n\s*\n/)
-      .map((paragraph) => h("p", { class: "description" }, ...prose(paragraph.replace(/\s*\n\s*/g, " ")))),
-    policy ? h("p", { class: "quiet policy" }, "Allowed by ", h("code", {}, policy)) : null,
+      .map((paragraph) => h("p.description", ...prose(paragraph.replace(/\s*\n\s*/g, " ")))),
+    policy ? h("p.quiet.policy", "Allowed by ", h("code", policy)) : null,
   );
 }
 
-/** @param {ToolInfo} tool */
-function toolPanel(tool) {
+/**
+ * Make the panel of what has a form: what it says of itself, the arguments, what came of it.
+ *
+ * @param {import("./api.js").Offered} about @param {HTMLElement} kind
+ * @param {import("./api.js").Schema} schema @param {Record<string, unknown> | null} example
+ * @param {(value: Record<string, unknown>, signal: AbortSignal) => Promise<Response>} call
+ * @param {(value: Record<string, unknown>) => void} changed told of each value that could be called with
+ * @param {...HTMLElement} below
+ */
+function formPanel(about, kind, schema, example, call, changed, ...below) {
   const form = h("schema-form");
-  const snippets = h("call-snippets");
   const runner = running(
     async (signal) => {
       form.clear();
-      const path = `/console/tools/${encodeURIComponent(tool.server)}/${encodeURIComponent(tool.name)}`;
-      return ask("POST", path, form.value, signal);
+      return call(form.value, signal);
     },
     (field, message) => form.tell(field, message),
   );
   const element = h(
-    "form",
-    {
-      class: "card tool",
-      novalidate: true,
-      onsubmit: (/** @type {Event} */ event) => void runner.run(event),
-      onkeydown: runByKeys,
-    },
-    head(tool.name, tool.description, tool.policy, badge(tool)),
+    "form.card.tool",
+    { novalidate: true, onsubmit: runner.run, onkeydown: runByKeys },
+    head(about, kind),
     form,
-    h("div", { class: "run" }, runner.button, runner.stop, h("span", { class: "quiet" }, "or Ctrl+Enter")),
+    h("div.run", runner.button, runner.stop, h("span.quiet", "or Ctrl+Enter")),
     runner.result,
-    snippets,
-    h(
-      "details",
-      { class: "schema" },
-      h("summary", {}, "Schema of the arguments"),
-      h("pre", { tabindex: "0", "aria-label": "Schema of the arguments" }, JSON.stringify(tool.input_schema, null, 2)),
-    ),
+    ...below,
   );
   form.addEventListener("changed", update);
   form.connectedCallback();
-  form.build(tool.input_schema, tool.example);
-  snippets.connectedCallback();
+  form.build(schema, example);
   update();
   return element;
 
   function update() {
     try {
-      snippets.show({ server: tool.server, tool: tool.name, value: form.value });
+      changed(form.value);
     } catch (error) {
       if (!(error instanceof NotFilled)) throw error; // what is half typed has no call yet: the last one stays
     }
@@ -253,59 +241,85 @@ function toolPanel(tool) {
 }
 
 /** @param {ToolInfo} tool */
-function badge({ read_only: onlyReads, destructive }) {
+function toolPanel(tool) {
+  const { server, name, read_only: onlyReads, destructive, input_schema: schema } = tool;
   const words = onlyReads ? "only reads" : destructive ? "may delete or overwrite" : "changes data";
-  return h("span", { class: `badge ${onlyReads ? "good" : destructive ? "bad" : "warn"}` }, words);
+  const kind = h("span", { class: `badge ${onlyReads ? "good" : destructive ? "bad" : "warn"}` }, words);
+  const snippets = h("call-snippets");
+  snippets.connectedCallback();
+  const path = `/console/tools/${encodeURIComponent(server)}/${encodeURIComponent(name)}`;
+  const title = "Schema of the arguments";
+  return formPanel(
+    tool,
+    kind,
+    schema,
+    tool.example,
+    (value, signal) => ask("POST", path, value, signal),
+    (value) => snippets.show({ server, tool: name, value }),
+    snippets,
+    h(
+      "details.schema",
+      h("summary", title),
+      h("pre", { tabindex: "0", "aria-label": title }, JSON.stringify(schema, null, 2)),
+    ),
+  );
 }
 
 /** @param {ResourceInfo} resource */
 function resourcePanel(resource) {
-  const written = resource.name;
-  const uri = h("input", {
+  const written = resource.template;
+  const uri = h("input.code", {
     type: "text",
     id: `uri-${written}`,
     value: filledIn(written),
     autocomplete: "off",
     spellcheck: "false",
-    class: "code",
   });
   const runner = running((signal) =>
     ask("GET", `/console/resources/read?uri=${encodeURIComponent(uri.value.trim())}`, undefined, signal),
   );
   runner.button.textContent = "Read";
   return h(
-    "form",
-    { class: "card tool", onsubmit: (/** @type {Event} */ event) => void runner.run(event) },
-    head(written, resource.description, resource.policy, h("span", { class: "badge good" }, "resource")),
+    "form.card.tool",
+    { onsubmit: runner.run },
+    head({ ...resource, name: written }, h("span.badge.good", "resource")),
     h(
-      "div",
-      { class: "field" },
-      h("label", { for: uri.id }, h("code", {}, "uri")),
+      "div.field",
+      h("label", { for: uri.id }, h("code", "uri")),
       uri,
-      h("span", { class: "quiet hint" }, /\{/.test(uri.value) ? "Put a value where the braces are." : ""),
+      h("span.quiet.hint", /\{/.test(uri.value) ? "Put a value where the braces are." : ""),
     ),
-    h("div", { class: "run" }, runner.button, runner.stop),
+    h("div.run", runner.button, runner.stop),
     runner.result,
   );
 }
 
+/** Ask a server for its prompts; one that fails does not keep the others from being shown. @param {string} server */
+async function promptsOf(server) {
+  try {
+    return /** @type {PromptInfo[]} */ ((await read(`/console/prompts/${encodeURIComponent(server)}`)).prompts);
+  } catch (error) {
+    const description = `The prompts of this server can't be listed: ${asProblem(error).message}`;
+    return [{ server, name: "not listed", description, failed: true }];
+  }
+}
+
 /** @param {PromptInfo} prompt */
 function promptPanel(prompt) {
-  const rows = (prompt.arguments ?? []).map(({ name, description, required }) =>
-    h("li", {}, h("code", {}, name), required ? " (needed) " : " ", description ?? ""),
-  );
-  return h(
-    "div",
-    { class: "card tool" },
-    head(prompt.name, prompt.description, prompt.policy, h("span", { class: "badge good" }, "prompt")),
-    rows.length ? h("ul", {}, ...rows) : h("p", { class: "quiet" }, "It takes no arguments."),
-    h(
-      "p",
-      { class: "quiet" },
-      "Clients of MCP offer prompts to people; ",
-      h("code", {}, "prompts/get"),
-      " fills this one in.",
-    ),
+  const kind = h("span.badge.good", "prompt");
+  const given = prompt.arguments ?? [];
+  if (prompt.failed) return h("div.card.tool", head(prompt, kind));
+  const properties = given.map(({ name, description }) => [name, { type: "string", description }]);
+  const required = given.flatMap(({ name, required }) => (required ? [name] : []));
+  const schema = { type: "object", properties: Object.fromEntries(properties), required };
+  const path = `/console/prompts/${encodeURIComponent(prompt.server)}`;
+  return formPanel(
+    prompt,
+    kind,
+    schema,
+    null,
+    (value, signal) => ask("POST", path, { name: prompt.name, arguments: value }, signal),
+    () => {},
   );
 }
 

@@ -14,12 +14,7 @@ const FEW = 20;
 /** Outcomes that are not the caller's doing. */
 const OURS = /^(backend_|internal_error|identity_|audit_|too_many_requests)/;
 
-/**
- * Judge what the stream tells.
- *
- * @param {Stream} stream
- * @returns {Verdict}
- */
+/** Judge what the stream tells. @param {Stream} stream @returns {Verdict} */
 export function verdict(stream) {
   const { snapshot } = stream;
   if (stream.state === "waiting") {

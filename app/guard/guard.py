@@ -118,6 +118,10 @@ class Guard:
             raise self.why_not(principal, server, operation.obeys)
         return permit
 
+    def leave(self, principal: Principal, server: str, name: str) -> Permit | None:
+        """Return a principal's leave to do something of a server, or of what is for operators; None if it may not."""
+        return self._rights(principal).get((server, name))
+
     def beyond(self, principal: Principal, roles: frozenset[str], *, bound: bool) -> str | None:
         """Return something that others of some roles may do and a principal may not; None if there is nothing.
 

@@ -21,10 +21,10 @@ async def test_a_search_shows_scores_the_words_that_were_found_and_the_article(l
         await expect(hits.first.locator(".why")).to_contain_text("%")
         await hits.first.get_by_text("The whole article").click()
         await expect(hits.first.locator("pre")).to_contain_text("Open the sign-in page")
+        assert seen.complaints == []  # to Chromium it is one that a question is refused, as the next is
         await page.get_by_label("Language").fill("xx")
         await page.get_by_role("button", name="Search").click()
         await expect(page.locator("knowledge-page")).to_contain_text("there are articles in")
-        assert seen.complaints == []
 
 
 @pytest.mark.debian("chromium")

@@ -15,6 +15,8 @@ from tests.console.usable import assert_usable
 
 MOST_BYTES = 200_000
 MOST_LINES = 5_000
+LARGEST_PICTURE = 60_000
+"""Bytes of a picture in docs/console.md."""
 
 
 async def _run(page: Page) -> None:
@@ -100,7 +102,7 @@ async def test_all_of_it_is_reached_by_keyboard(look: Look) -> None:
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="Tools", exact=True)).to_be_visible()
         await page.keyboard.press("/")
-        await expect(page.get_by_label("Find a tool or a resource")).to_be_focused()
+        await expect(page.get_by_label("Find a tool, a resource or a prompt")).to_be_focused()
         await page.keyboard.type("customer context")
         await page.keyboard.press("ArrowDown")
         await page.keyboard.press("Enter")
@@ -136,6 +138,15 @@ def test_the_pages_are_small_and_name_nothing_foreign() -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
             name
         )
+
+
+def test_the_pictures_in_the_documents_are_of_these_pages_and_small() -> None:
+    page = PAGES.parents[1] / "docs" / "console.md"
+    shown = {page.parent / picture for picture in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text())}
+    assert shown == set((page.parent / "pictures").iterdir())
+    for picture in shown:
+        assert picture.stem in _DO
+        assert picture.stat().st_size < LARGEST_PICTURE, picture.name
 
 
 @pytest.mark.debian("chromium")

@@ -63,7 +63,7 @@ async def test_every_tool_and_resource_is_listed_with_what_allows_it(look: Look)
         catalogue = Catalogue(load_servers())
         templates = [offer.declared.template for offer in catalogue.resources()]
         assert sorted(names) == sorted([*(tool for _, tool in _OFFERS), *templates])
-        await page.get_by_label("Find a tool or a resource").fill("s3 upload")
+        await page.get_by_label("Find a tool, a resource or a prompt").fill("s3 upload")
         await expect(links).to_have_count(1)
         await links.click()
         await expect(page.locator(".tool .description").first).to_contain_text("Write an object")

@@ -16,14 +16,16 @@ from app.errors import (
     GatewayError,
     InvalidArguments,
     NotFound,
+    RateLimited,
     Unauthenticated,
 )
 from app.explaining import explain
-from app.faces.console.door import Viewer, send_json, send_nothing
+from app.faces.console.door import KEYS, Viewer, send_json, send_nothing
 from app.faces.http import call_context, read_json
 from app.faces.identity import Identity
 from app.gateway import Gateway
 from app.guard.credentials import KeyAdministration, StoredKey, mint
+from app.guard.limits import Rate, RateLimiter
 from app.guard.principal import Principal
 from app.guard.rules import is_name
 
@@ -31,6 +33,9 @@ T = TypeVar("T")
 _log = logging.getLogger("MCP")
 MOST_KEYS = 500
 """Keys that are listed, the newest."""
+MOST_MADE = 30
+"""Keys that are made in a minute, whoever makes them: they are kept for ever, and each could make more."""
+_MAKING = Rate.read(f"{MOST_MADE}/min burst {MOST_MADE}")
 _NO_STORE = "Nothing says where keys are kept: set DATABASE_URL, or SWITCHBOARD_KEY_FILE to a file."
 
 _Name = Annotated[str, msgspec.Meta(max_length=64)]
@@ -67,6 +72,7 @@ class Access:
     def __init__(self, gateway: Gateway, identity: Identity | None) -> None:
         self._gateway = gateway
         self._identity = identity
+        self._made = RateLimiter()
 
     async def show(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Answer with the roles that there are, and the keys without their secrets."""
@@ -94,6 +100,8 @@ class Access:
         token, key = mint(roles, tenant=given.tenant, customer=given.customer, expires_at=expires_at)
 
         async def add() -> None:
+            if wait := self._made.take("keys", _MAKING):
+                raise RateLimited(f"Keys are made at {_MAKING} here. Repeat in {wait:.3g} s.", retry_after=wait)
             async with self._store() as store:
                 await store.add(key)
 
@@ -146,7 +154,7 @@ class Access:
     ) -> T:
         # Whoever has begun to change something goes on to its end, and the log says what came of it.
         context = call_context(scope, "rest", None if changes else receive)
-        return await self._gateway.operate(name, context, work, changes=changes)
+        return await self._gateway.operate(name, KEYS, context, work, changes=changes)
 
     @asynccontextmanager
     async def _store(self) -> AsyncGenerator[KeyAdministration]:

@@ -31,6 +31,7 @@ _POLICY = (
 )
 _POLICY_OF_REDOC = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'") + "; worker-src blob:"
 """Redoc writes styles into the page, and searches in a worker that it makes itself."""
+_NO_MODULES = ("docs.js", "theme.js")
 _PLACES_OF_GUIDES = (_FILES / "guides", _FILES.parents[1] / "docs")
 """In an installed package, and in a checkout."""
 
@@ -60,6 +61,8 @@ class Pages:
         self._gateway = gateway
         self._launched = launched or LaunchedByClients()
         self._guides = _find_guides()
+        # One round trip for all modules, where a browser would find them one behind the other.
+        self._modules = [file.name for file in sorted(_FILES.glob("*.js")) if file.name not in _NO_MODULES]
         self._pages = {name: Template((_FILES / f"{name}.html").read_text()) for name in ("home", "docs", "redoc")}
 
     def routes(self) -> list[BaseRoute]:
@@ -122,7 +125,8 @@ class Pages:
 
     def _page(self, name: str, request: Request, *, policy: str = _POLICY) -> Response:
         root = escape(request.scope.get("root_path", ""))
-        return HTMLResponse(self._pages[name].substitute(root=root), headers=_headers(policy))
+        preload = "".join(f'<link rel="modulepreload" href="{root}/console/{file}">\n' for file in self._modules)
+        return HTMLResponse(self._pages[name].substitute(root=root, preload=preload), headers=_headers(policy))
 
 
 class _Files(StaticFiles):

@@ -1,5 +1,6 @@
 """The addresses of the console: its pages, which everybody may load, and what they show, which `Door` guards."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from starlette.routing import BaseRoute, Route
@@ -10,17 +11,23 @@ from app.faces.console.calls import Calls
 from app.faces.console.door import ACT, KEYS, SETTINGS, Door, Endpoint, Viewer, send_json
 from app.faces.console.feed import Feed
 from app.faces.console.pages import LaunchedByClients, Pages
+from app.faces.console.prompts import Prompts
 from app.faces.console.settings import SettingsShown
 from app.faces.console.sight import Sights
 from app.faces.console.tails import Tails
 from app.faces.console.tools import Tools
 from app.faces.identity import Identity
+from app.faces.streamable_http import StreamableHTTP
 from app.gateway import Gateway
 from app.telemetry.activity import Activity
 
 
 def console_routes(
-    gateway: Gateway, activity: Activity, identity: Identity | None, launched: LaunchedByClients | None
+    gateway: Gateway,
+    activity: Activity,
+    identity: Identity | None,
+    launched: LaunchedByClients | None,
+    protocol: Mapping[str, StreamableHTTP],
 ) -> list[BaseRoute]:
     """Return the addresses of the console.
 
@@ -29,12 +36,13 @@ def console_routes(
         activity: keeps account of its calls.
         identity: tells callers apart; None where everybody may call.
         launched: what the pages tell clients that launch a process; a placeholder where we don't know.
+        protocol: where each server speaks MCP, by its id.
     """
     door, sights = Door(gateway, identity), Sights(gateway)
     sessions = identity.sessions if identity is not None else None
     feed, tails = Feed(gateway, activity, sights, sessions), Tails(gateway, sessions)
     calls, tools, pages = Calls(gateway, activity, sights), Tools(gateway), Pages(gateway, launched)
-    access = Access(gateway, identity)
+    access, prompts = Access(gateway, identity), Prompts(gateway, protocol)
 
     async def show_viewer(scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         await send_json(scope, send, viewer.shown(gateway))
@@ -50,6 +58,8 @@ def console_routes(
         ("GET", "/console/tools", called(tools.show)),
         ("POST", "/console/tools/{server}/{tool}", called(tools.call)),
         ("GET", "/console/resources/read", called(tools.read)),
+        ("GET", "/console/prompts/{server}", called(prompts.show)),
+        ("POST", "/console/prompts/{server}", called(prompts.fill_in)),
         ("GET", "/console/access", called(access.show, scopes=(KEYS,))),
         ("POST", "/console/keys", called(access.make, scopes=(KEYS, ACT))),
         ("POST", "/console/keys/{id}/revoke", called(access.revoke, scopes=(KEYS, ACT))),

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic_settings import BaseSettings
 from starlette.types import Receive, Scope, Send
 
-from app.faces.console.door import Viewer, send_json
+from app.faces.console.door import SETTINGS, Viewer, send_json
 from app.faces.http import call_context
 from app.gateway import Gateway
 from app.guard.secret import SecretSettings
@@ -25,7 +25,8 @@ class SettingsShown:
 
     async def show(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Answer with all of them."""
-        groups = await self._gateway.operate("console/settings", call_context(scope, "rest", receive), self._groups)
+        context = call_context(scope, "rest", receive)
+        groups = await self._gateway.operate("console/settings", SETTINGS, context, self._groups)
         await send_json(scope, send, {"groups": groups})
 
     async def _groups(self) -> list[dict[str, Any]]:

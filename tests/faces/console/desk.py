@@ -45,6 +45,10 @@ allow = ["console:read", "console:act", "console:keys", "clock:get_time"]
 [role.ruled.tool."clock:get_time"]
 zone = { in = ["UTC"] }
 
+[role.hasty]
+allow = ["console:read", "console:act", "console:keys", "console:settings"]
+limit = "3/h burst 3"
+
 [role.watcher]
 allow = ["console:read", "clock:write"]
 
@@ -113,7 +117,7 @@ async def opened(
     (directory / "switchboard.toml").write_text(POLICY.replace('"vault:write"]', f'"vault:write", {named}]', 1))
     store = KeyFile(directory / "keys.json")
     tokens, keys = {}, {}
-    for role in ("operator", "keeper", "auditor", "ruled", "watcher", "timekeeper", "stranger", "bot"):
+    for role in ("operator", "keeper", "auditor", "ruled", "hasty", "watcher", "timekeeper", "stranger", "bot"):
         roles = {"bot", "operator"} if role == "bot" else {role}
         tokens[role], keys[role] = mint(frozenset(roles), customer="anna" if role == "bot" else None)
         await store.add(keys[role])

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from app.catalogue import load_servers
+from app.faces.console import access
 from app.guard.credentials import mint
 from app.main import create_app
 from app.settings import Settings
@@ -215,3 +216,33 @@ def test_no_secret_of_any_setting_is_told() -> None:
         patched.setenv("AWS_ACCESS_KEY_ID", canary)
         from_environment = [kind.settings_class for kind in load_servers() if kind.settings_class is not None]
         assert canary not in json.dumps([list(told(kind())) for kind in from_environment])
+
+
+async def test_the_limit_of_a_role_holds_for_what_it_does_with_keys(desk: Desk, http: httpx.AsyncClient) -> None:
+    fields = {**desk.bearer("hasty"), **MARK}
+    made = [await http.post("/console/keys", json={"roles": ["hasty"]}, headers=fields) for _ in range(2)]
+    assert [answer.status_code for answer in made] == [200, 200]
+    assert (await http.get("/console/access", headers=fields)).status_code == 200
+    kept = len(await desk.store.all())
+    for ask in (
+        http.post("/console/keys", json={"roles": ["hasty"]}, headers=fields),
+        http.post(f"/console/keys/{made[0].json()['key']['id']}/revoke", headers=fields),
+        http.post("/console/explain", json={"what": "clock:get_time", "roles": ["hasty"]}, headers=fields),
+        http.get("/console/access", headers=fields),
+        http.get("/console/settings", headers=fields),
+    ):
+        answer = await ask
+        assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+        assert int(answer.headers["retry-after"]) > 0
+    assert len(await desk.store.all()) == kept
+
+
+async def test_nobody_fills_the_store_with_keys(desk: Desk, http: httpx.AsyncClient) -> None:
+    fields = {**desk.bearer("keeper"), **MARK}
+    answers = [
+        await http.post("/console/keys", json={"roles": ["timekeeper"]}, headers=fields)
+        for _ in range(access.MOST_MADE + 3)
+    ]
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) in (access.MOST_MADE, access.MOST_MADE + 1, access.MOST_MADE + 2)
+    assert answers[-1].json()["code"] == "rate_limited"

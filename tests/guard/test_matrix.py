@@ -570,6 +570,8 @@ ADDRESSES: dict[str, list[Row]] = {
     "GET /console/streams/kafka/topics/{topic}/stream": [
         console(f"/console/streams/kafka/topics/{TOPIC}/stream?start=earliest")
     ],
+    "GET /console/prompts/{server}": [console("/console/prompts/kafka")],
+    "POST /console/prompts/{server}": [console("/console/prompts/kafka", "invalid_arguments")],
     "GET /console/access": [console("/console/access")],
     "POST /console/keys": [console("/console/keys", "invalid_arguments")],
     "POST /console/keys/{id}/revoke": [console("/console/keys/none/revoke", "backend_not_configured")],

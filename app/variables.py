@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 from pydantic import SecretBytes, SecretStr
@@ -12,8 +11,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 from pydantic_settings import BaseSettings
 
-from_file: dict[str, Path] = {}
-"""The variables of this process that came from a file, with the file."""
+from app.env_files import from_file
+
 _SECRET = re.compile(r"(SECRET|PASSWORD|TOKEN|CREDENTIAL|_KEY)(_|$)|FIRST_KEY|ACCESS_KEY")
 _NO_SECRET = re.compile(r"_(FILE|LOCATION)$")
 _QUERY = re.compile(r"\?[^\s,]*")

@@ -69,7 +69,10 @@ async def test_postgresql(postgres_directory: Path, caplog: pytest.LogCaptureFix
         await migrate(url)
     server = DatabaseMCPServer(settings=settings_for(url))
     told = await see_an_outage(
-        lambda: run_postgres(postgres_directory, port=port, durable=False), server, ("get_analytics", {}), caplog
+        lambda: run_postgres(postgres_directory, port=port, durable=False),
+        server,
+        ("search_knowledge_base", {"search_term": "password"}),
+        caplog,
     )
     assert told[0].startswith(f"WARNING PostgreSQL at host=127.0.0.1 port={port} is down: ")
     # Where the pool opens another connection just when the server stops, that one tells it.

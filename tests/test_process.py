@@ -233,6 +233,7 @@ async def test_a_signal_ends_a_start_and_what_was_opened_is_closed(
     assert caplog.records == []
 
 
+AGENTS = [sys.executable, "-m", "agents", "demo"]
 FOR_EVER = "print('now', flush=True); import sys; sys.stdin.read()"
 
 
@@ -258,8 +259,10 @@ async def test_a_signal_ends_a_command_before_it_begins(
 async def test_an_interrupt_ends_the_agents_before_they_begin(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text(FOR_EVER)
     variables = environment(PYTHONPATH=str(tmp_path))
+    # As from a shell in somebody's hands: one that starts a job in the background has it ignore interrupts.
+    minding = f"import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv({sys.executable!r}, {AGENTS})"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "agents", "demo"), cwd=ROOT, env=variables, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        *(sys.executable, "-c", minding), cwd=ROOT, env=variables, stdin=PIPE, stdout=PIPE, stderr=PIPE
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"now\n"

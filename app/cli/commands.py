@@ -14,7 +14,7 @@ from typing import NamedTuple
 import click
 from dotenv import dotenv_values
 
-from app.variables import from_file
+from app.env_files import from_file
 from app.version import VERSION
 
 _PROJECT = Path(__file__).parents[2]

@@ -96,8 +96,8 @@ def frozen(server: LocalPostgres) -> Generator[None]:
 
 
 async def call_all(served: Served, face: str) -> dict[str, dict[str, Any]]:
-    """Call every tool, in time; return the answers."""
-    (first, *others) = CALLS
+    """Call every tool that asks the database each time, in time; return the answers."""
+    (first, *others) = (name for name in CALLS if TOOLS[name].cache_seconds is None)
     async with asyncio.timeout(ANSWERED_WITHIN), caller(served, face) as call:
         # The first call connects, the others share the connection.
         answers = {first: await call("database", first, CALLS[first])}

@@ -53,7 +53,7 @@ async def test_six_hundred_calls_at_once_all_succeed(demo_database: TestDatabase
         return "ok" if answer["success"] else f"{tool}: {answer['status']} {answer['detail']}"
 
     async with behind_pgbouncer(demo_database, mode) as served, client_of(served) as http:
-        outcomes = await asyncio.gather(*(one(http, tool) for _ in range(120) for tool in CALLS))
+        outcomes = await asyncio.gather(*(one(http, tool) for _ in range(600 // len(CALLS)) for tool in CALLS))
         assert Counter(outcomes) == {"ok": 600}
         ready = (await http.get("/ready")).json()["servers"]["database"]
         assert ready["ready"], ready

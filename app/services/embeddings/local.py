@@ -114,4 +114,4 @@ class LocalEmbedder:
 def _stand_back() -> None:
     """Let other threads of this process go first."""
     if sys.platform == "linux":  # elsewhere it is the process that has a weight
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(os.getpriority(os.PRIO_PROCESS, 0) + _NICE, 19))

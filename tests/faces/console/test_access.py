@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from app.catalogue import load_servers
+from app.env_files import from_file
 from app.faces.console import access
 from app.guard.credentials import mint
 from app.main import create_app
 from app.settings import Settings
-from app.variables import from_file, is_secret, told
+from app.variables import is_secret, told
 from tests.clock import ClockMCPServer
 from tests.faces.console.desk import MARK, Desk, cookie, opened
 from tests.faces.raw import client_of

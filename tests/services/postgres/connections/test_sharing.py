@@ -62,7 +62,7 @@ HOLDS = Statement(select(literal_column(f"pg_advisory_xact_lock_shared({GATE})::
 @pytest.fixture
 async def single(desk: TestDatabase) -> AsyncGenerator[Database]:
     """Pools of one connection, so that whoever comes second waits."""
-    async with open_database(settings_for(desk.url, read_pool_size=1, pool_wait=60.0)) as pools:
+    async with open_database(settings_for(desk.url, read_pool_size=1, pool_wait=60.0, statement_timeout=60.0)) as pools:
         yield pools
 
 

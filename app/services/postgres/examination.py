@@ -1,12 +1,13 @@
 """Looks at the support database as an operator would who asks why something does not work."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 from app.findings import Finding, checked
 from app.outages import Outages
 from app.services.postgres.connections.capacity import shortages
 from app.services.postgres.connections.condition import condition_of
-from app.services.postgres.connections.connecting import Connector
+from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.errors import postgres_errors
 from app.services.postgres.connections.pools import Database, connect_to_listen
 from app.services.postgres.connections.settings import PostgresSettings
@@ -28,19 +29,9 @@ async def examine(settings: PostgresSettings, database: Database, reader: SqlRea
     """
 
     async def server() -> str:
-        connector = Connector(
-            lambda: settings.address,
-            connect_timeout=settings.connect_timeout,
-            pooler=settings.pooler,
-            outages=Outages(None),
-        )
-        connection = await connector.open()
-        try:
-            with postgres_errors(reading=True):
-                user, name, version = await connection.fetchrow(_WHO) or ("", "", "")
+        async with _connected(settings) as connection:
+            user, name, version = await connection.fetchrow(_WHO) or ("", "", "")
             pooled = ", through a pooler that lends connections by the transaction" if connection.is_pooled else ""
-        finally:
-            connection.terminate()
         return f"PostgreSQL {version} answers: database {name}, login {user}{pooled}"
 
     async def tables() -> str:
@@ -75,22 +66,28 @@ async def examine_vectors(settings: PostgresSettings) -> Finding:
     """Return whether the vectors of articles can be kept in the database."""
 
     async def vectors() -> str:
-        connector = Connector(
-            lambda: settings.address,
-            connect_timeout=settings.connect_timeout,
-            pooler=settings.pooler,
-            outages=Outages(None),
-        )
-        connection = await connector.open()
-        try:
-            with postgres_errors(reading=True):
-                async with connection.transaction():
-                    await demand_pgvector(connection)
-        finally:
-            connection.terminate()
+        async with _connected(settings) as connection, connection.transaction():
+            await demand_pgvector(connection)
         return "pgvector keeps the vectors of articles"
 
     return await checked(vectors(), subject="search by meaning", otherwise="warning")
+
+
+@asynccontextmanager
+async def _connected(settings: PostgresSettings) -> AsyncGenerator[Connection]:
+    """Open a connection apart from the pools, and close it."""
+    connector = Connector(
+        lambda: settings.address,
+        connect_timeout=settings.connect_timeout,
+        pooler=settings.pooler,
+        outages=Outages(None),
+    )
+    connection = await connector.open()
+    try:
+        with postgres_errors(reading=True):
+            yield connection
+    finally:
+        connection.terminate()
 
 
 async def _room(settings: PostgresSettings) -> Sequence[Finding]:

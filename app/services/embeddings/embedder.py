@@ -1,12 +1,15 @@
 """What every embedder does, and which one the settings ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Protocol
 
-from app.services.embeddings.endpoint import EndpointEmbedder
 from app.services.embeddings.installed import LOCAL_MODELS
 from app.services.embeddings.local import LocalEmbedder
 from app.services.embeddings.settings import EmbeddingSettings
+
+_ENDPOINT = "app.services.embeddings.endpoint"
+"""Imported where it is asked for: its HTTP client takes a tenth of the start of `switchboard stdio`."""
 
 
 class TextEmbedder(Protocol):
@@ -65,6 +68,7 @@ class TextEmbedder(Protocol):
 def create_embedder(settings: EmbeddingSettings) -> TextEmbedder | None:
     """Return what the settings ask for, not started; None for `none`."""
     if settings.is_endpoint:
-        return EndpointEmbedder(settings)
+        make: Callable[[EmbeddingSettings], TextEmbedder] = import_module(_ENDPOINT).EndpointEmbedder
+        return make(settings)
     known = LOCAL_MODELS.get(settings.embeddings)
     return None if known is None else LocalEmbedder(known, settings.embeddings_timeout)

@@ -1,7 +1,6 @@
 """Prompts on the console: those that a viewer may use, filled in as the viewer."""
 
-from collections.abc import AsyncGenerator
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -11,8 +10,7 @@ from mcp import MCPError
 
 from app.faces.console import prompts
 from app.servers.base import BaseMCPServer
-from tests.faces.console.desk import MARK, Desk, Events, cookie, looking, opened
-from tests.faces.raw import client_of
+from tests.faces.console.desk import MARK, Desk, Events, cookie, looking
 
 SHOWN = ("greet", "<img src=x onerror=alert(1)>")
 
@@ -47,15 +45,8 @@ def stage() -> PromptingMCPServer:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, stage: PromptingMCPServer) -> AsyncGenerator[Desk]:
-    async with opened(tmp_path, more=[stage]) as found:
-        yield found
-
-
-@pytest.fixture
-async def http(desk: Desk) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_of(desk.served) as client:
-        yield client
+def more(stage: PromptingMCPServer) -> Sequence[BaseMCPServer]:
+    return (stage,)
 
 
 async def test_prompts_are_listed_page_by_page_with_the_line_that_allows_each(

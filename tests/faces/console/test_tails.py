@@ -1,9 +1,8 @@
 """Streams of events that servers have, as a page of the console reads them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from app.servers.base import BaseMCPServer
 from app.servers.calls import CallContext
 from app.servers.declaring import route, tool
 from tests.clock import ClockTime
-from tests.faces.console.desk import MARK, Desk, cookie, opened
+from tests.faces.console.desk import MARK, Desk, cookie
 from tests.faces.raw import WITHIN, client_of
 
 PATH = "/console/streams/river/banks/left/flow"
@@ -58,9 +57,8 @@ def river() -> RiverMCPServer:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, river: RiverMCPServer) -> AsyncGenerator[Desk]:
-    async with opened(tmp_path, more=[river]) as desk:
-        yield desk
+def more(river: RiverMCPServer) -> Sequence[BaseMCPServer]:
+    return (river,)
 
 
 async def test_a_stream_is_the_viewers_as_at_its_own_address(desk: Desk, http: httpx.AsyncClient) -> None:

@@ -220,6 +220,7 @@ class SupportDesk:
         found = await self._database.reads.fetch_json(
             CUSTOMER_CONTEXT if notes else _WITHOUT_NOTES,
             customer=customer_id,
+            wanted=customer_id,
             ticket_limit=ticket_limit,
             interaction_limit=interaction_limit,
         )
@@ -391,9 +392,13 @@ def _customer_context(*, notes: bool) -> Statement:
         internal_notes=json_rows(interactions.where(Interaction.internal, shown), "note"),
         figures=figures,
     )
-    sources = customer.join(ticket_figures, true()).join(interaction_figures, true())
-    # Who sees no notes is bound to a customer, and shares no statement with those who are bound to others.
-    return Statement(select(answer).select_from(sources), shared_by=CUSTOMER if notes else None)
+    statement = select(answer).select_from(customer.join(ticket_figures, true()).join(interaction_figures, true()))
+    if notes:
+        return Statement(statement, shared_by=CUSTOMER)
+    # Who sees no notes is bound to the customer, who is the same for all that share a statement: its rows and no
+    # others are within reach, whoever is wanted.
+    wanted = bindparam("wanted", type_=Customer.id.type)
+    return Statement(statement.where(wanted == customer_id), shared_by=wanted.key)
 
 
 CUSTOMER_CONTEXT = _customer_context(notes=True)

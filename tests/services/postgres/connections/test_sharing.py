@@ -27,7 +27,7 @@ from app.services.postgres.desk.pages import (
     Listing,
     SupportRecords,
 )
-from app.services.postgres.desk.support import CUSTOMER_CONTEXT, SupportDesk
+from app.services.postgres.desk.support import _WITHOUT_NOTES, CUSTOMER_CONTEXT, SupportDesk
 from app.stages import Stage, Stages
 from tests.fixtures.pgbouncer import run_pgbouncer
 from tests.fixtures.postgres import TestDatabase, settings_for
@@ -238,18 +238,41 @@ def _group(ticket: int, owner: str | None) -> Any:
     return question.group
 
 
-async def test_a_customers_own_context_is_asked_alone(single: Database, desk: TestDatabase):
+async def test_a_customers_own_context_is_shared_by_those_who_are_bound_to_it_alone(
+    single: Database, desk: TestDatabase
+):
     support = SupportDesk(single)
-    calls = [
-        support.customer_context(name, 10, 20, notes=notes) for name in ("12345", "other") for notes in (False, True)
-    ]
+    asked = [(name, notes) for notes in (False, True) for name in ("12345", "other", "nobody", "12345", "other")]
+    alone = [await _outcome(support.customer_context(name, 10, 20, notes=notes)) for name, notes in asked]
+    calls = [_outcome(support.customer_context(name, 10, 20, notes=notes)) for name, notes in asked]
     found = await while_busy(single, desk, calls)
-    shown = [json.loads(each.json) for each in found]
-    assert [each["customer"]["id"] for each in shown] == ["12345", "12345", "other", "other"]
-    assert [len(each["internal_notes"]) for each in shown] == [0, 1, 0, 0]
-    statements = await _statements(single)
-    assert sum("unnest" in each for each in statements) == 1
-    assert CUSTOMER_CONTEXT.sql not in statements
+    assert found == alone
+    shown = [json.loads(each) if isinstance(each, bytes) else None for each in found]
+    assert [each and each["customer"]["id"] for each in shown] == ["12345", "other", None, "12345", "other"] * 2
+    assert [each and len(each["internal_notes"]) for each in shown] == [0, 0, None, 0, 0, 1, 0, None, 1, 0]
+
+
+async def test_whose_own_context_is_asked_for_decides_who_shares_it(single: Database, desk: TestDatabase):
+    """Each statement has one customer, and says of nobody else whatever else it may be asked for."""
+    own = {"customer": "12345", "wanted": "12345", "ticket_limit": 10, "interaction_limit": 20}
+
+    def group(**others: Any) -> Any:
+        question = _WITHOUT_NOTES.question(own | others)
+        assert question is not None
+        return question.group
+
+    assert group() == group()
+    assert group() != group(customer="other", wanted="other")
+    assert group() != group(ticket_limit=9)
+    assert CUSTOMER_CONTEXT.question(own) is not None
+    assert group() != CUSTOMER_CONTEXT.question(own).group  # type: ignore[union-attr]
+    crossing = [
+        single.reads.fetch_json(_WITHOUT_NOTES, **own | {"wanted": wanted}) for wanted in ("12345", "other", "12345")
+    ]
+    answers = await while_busy(single, desk, crossing)
+    assert [answer is not None for answer in answers] == [True, False, True]
+    assert answers[0] == answers[2]
+    assert len([each for each in await _statements(single) if "unnest" in each]) == 1
 
 
 async def _statements(pools: Database) -> list[str]:

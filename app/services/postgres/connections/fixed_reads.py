@@ -161,12 +161,14 @@ class FixedReads:
     ) -> None:
         self._connect = connect
         self._size = size
+        self._wait = wait
         self._idle: list[_Member] = []
         self._loop = asyncio.get_running_loop()
         self._line = Line[_Member | _Answer | None](self._loop, wait, line)
         """They are given a connection, None where there is room for a new one, or their answer."""
         self._shared: set[asyncio.Task[None]] = set()
         """Statements under way that callers share."""
+        self._is_handing_out = False
         self._open = 0
         self._generation = 0
 
@@ -183,16 +185,20 @@ class FixedReads:
     async def fetch_answer(self, question: Question) -> Any:
         """Return the same for a question, whose statement others may share that wait for a connection with its caller.
 
-        If their statement fails, each is asked alone, as by `fetch_value`. Who is traced asks alone anyway, since
-        PostgreSQL is told for whom it works.
+        Those do who ask in the same turn of the event loop, and who find all connections busy. If their statement
+        fails, each is asked alone, as by `fetch_value`. Who is traced asks alone anyway, since PostgreSQL is told for
+        whom it works.
 
         Raises:
             TooManyRequests: as for `fetch_value`.
         """
         member = None
         stages = current_stages()
-        if not self._idle and self._open >= self._size and (stages is None or stages.traceparent is None):
+        if stages is None or stages.traceparent is None:
             waiting = self._wait_in_line(question)
+            if not self._is_handing_out and (self._idle or self._open < self._size):
+                self._is_handing_out = True
+                self._loop.call_soon(self._hand_out)
             outcome = await (waiting if stages is None else stages.waiting(_SHARED, waiting))
             if not isinstance(outcome, _Answer):
                 member = outcome
@@ -204,6 +210,11 @@ class FixedReads:
     def size(self) -> int:
         """Most connections at a time."""
         return self._size
+
+    @property
+    def wait(self) -> float:
+        """Seconds that a caller waits for its turn."""
+        return self._wait
 
     @property
     def opened(self) -> int:
@@ -331,6 +342,19 @@ class FixedReads:
             self._serve_next(None)
         elif not self._serve_next(member):
             self._idle.append(member)
+
+    def _hand_out(self) -> None:
+        """Give what is free to those who came in this turn of the loop."""
+        self._is_handing_out = False
+        while self._idle:
+            member = self._idle.pop()
+            if not self._is_good(member):
+                self._drop(member)
+            elif not self._serve_next(member):
+                self._idle.append(member)
+                return
+        for _ in range(self._size - self._open):
+            self._serve_next(None)
 
     def _serve_next(self, member: _Member | None) -> bool:
         """Hand a connection, or the room for one, to whoever has waited longest; tell whether anybody waits."""

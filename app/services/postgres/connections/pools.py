@@ -114,19 +114,15 @@ class ReadPool:
     """Runs `Statement`s on connections of their own.
 
     Args:
-        settings: where the database is.
-        connector: opens its connections.
-        size: most connections at a time.
-        line: most callers that wait for one; None leaves it to the gateway's limits.
+        reads: the connections; closed with the pool.
     """
 
-    def __init__(self, settings: PostgresSettings, connector: Connector, size: int, line: int | None = None) -> None:
-        self._wait = settings.pool_wait
-        self._reads = FixedReads(connector.open, size, settings.pool_wait, line)
+    def __init__(self, reads: FixedReads) -> None:
+        self._reads = reads
 
     def portion(self) -> "ReadPool":
         """Return three quarters of these connections, for reads that may be slow: the rest stays free of them."""
-        return _Portion(self, max(1, self._reads.size * 3 // 4))
+        return _Portion(self._reads, max(1, self._reads.size * 3 // 4))
 
     async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
         """Run a statement and return the JSON that it answers, None if there is no row.
@@ -152,15 +148,14 @@ class ReadPool:
 
 
 class _Portion(ReadPool):
-    def __init__(self, whole: ReadPool, most: int) -> None:
-        self._wait = whole._wait
-        self._reads = whole._reads
+    def __init__(self, reads: FixedReads, most: int) -> None:
+        super().__init__(reads)
         self._places = asyncio.Semaphore(most)
 
     async def fetch_json(self, statement: Statement, **values: Any) -> bytes | None:
         if self._places.locked():
             try:
-                async with asyncio.timeout(self._wait):
+                async with asyncio.timeout(self._reads.wait):
                     await self._places.acquire()
             except TimeoutError:
                 raise TooManyRequests(NO_FREE_CONNECTION) from None
@@ -186,9 +181,11 @@ class Database:
 
     def __init__(self, settings: PostgresSettings, engine: AsyncEngine, connector: Connector) -> None:
         self.settings = settings
-        self.reads = ReadPool(settings, connector, settings.read_pool_size)
+        self.reads = ReadPool(FixedReads(connector.open, settings.read_pool_size, settings.pool_wait))
         """Short reads that callers wait for."""
-        self.reports = ReadPool(settings, connector, settings.report_pool_size, _MOST_WAITING_FOR_REPORTS)
+        self.reports = ReadPool(
+            FixedReads(connector.open, settings.report_pool_size, settings.pool_wait, _MOST_WAITING_FOR_REPORTS)
+        )
         """Analytics, so that a slow report never stands in front of a short read."""
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
         self._writes = cast("AsyncAdaptedQueuePool", engine.pool)

@@ -69,7 +69,8 @@ class PostgresSettings(BaseSettings):
     )
     read_pool_size: int = Field(
         # With 11 four processes have room in PostgreSQL's default of 100 connections, however many cores there are.
-        default_factory=lambda: min(3 * (os.cpu_count() or 2), 11),
+        # With a third one a core fewer callers share a statement, and all are served later.
+        default_factory=lambda: min(max(4, 2 * (os.cpu_count() or 2)), 11),
         ge=1,
         le=500,
         description="Connections for the short fixed reads; more than 4 a core of the database make it slower.",

@@ -1,7 +1,8 @@
 """Callers who wait for a connection at the same moment, and which of them one statement can answer.
 
 The line gives out who has waited longest and, with it, whoever in it asks the same fixed read about other rows. Nobody
-waits for company: a caller that finds a connection free asks alone, and what a statement has begun, nobody joins.
+waits for company: who finds a connection free asks at once, with those of the same turn of the event loop; and what a
+statement has begun, nobody joins.
 """
 
 import asyncio

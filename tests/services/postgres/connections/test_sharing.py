@@ -129,6 +129,20 @@ async def test_those_who_wait_at_the_same_moment_share_a_statement(single: Datab
     assert list(statements_of(answers).values()) == [10]
 
 
+async def test_those_who_come_in_one_turn_of_the_loop_share_a_statement_though_a_connection_is_free(single: Database):
+    await show(single, "opens the connection")
+    answers = await asyncio.gather(*(show(single, f"k{number}") for number in range(5)))
+    assert list(statements_of(answers).values()) == [5]
+
+
+async def test_those_who_come_in_one_turn_of_the_loop_open_no_more_connections_than_there_may_be(desk: TestDatabase):
+    async with open_database(settings_for(desk.url, read_pool_size=3)) as pools:
+        answers = await asyncio.gather(*(show(pools, f"k{number}") for number in range(20)))
+        assert pools.reads._reads.opened == 3
+        assert pools.reads._reads.waiting == 0
+        assert [json.loads(answer)["key"] for answer in answers if answer] == [f"k{number}" for number in range(20)]
+
+
 async def test_who_finds_a_connection_free_asks_alone_and_waits_for_nobody(single: Database):
     answers = [await show(single, "a"), await show(single, "b")]
     assert list(statements_of(answers).values()) == [1, 1]

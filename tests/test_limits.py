@@ -38,7 +38,7 @@ _UNITS = {
     "ms": 0.001,
     "s": 1,
     "d": 86_400,
-    "a core, at most 11": min(os.cpu_count() or 2, 11 / 3),
+    "a core, from 4 to 11": min(max(os.cpu_count() or 2, 4 / 2), 11 / 2),
 }
 
 

@@ -42,8 +42,8 @@ LOST = (
 _FAILURES = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """How a statement fails. TimeoutError is an OSError, and what can't be sent a ValueError."""
 
-_SHARED = "a connection, or a statement with others"
-"""What the stages of a call say that it waits for where it may share a statement."""
+_WAITS_FOR = "a connection"
+"""What the stages of a call say of its place in line, whether it gets a connection or what somebody else's brought."""
 
 T = TypeVar("T")
 
@@ -195,11 +195,11 @@ class FixedReads:
         member = None
         stages = current_stages()
         if stages is None or stages.traceparent is None:
-            waiting = self._wait_in_line(question)
+            waiting = self._connection_or_answer(question)
             if not self._is_handing_out and (self._idle or self._open < self._size):
                 self._is_handing_out = True
                 self._loop.call_soon(self._hand_out)
-            outcome = await (waiting if stages is None else stages.waiting(_SHARED, waiting))
+            outcome = await (waiting if stages is None else stages.waiting(_WAITS_FOR, waiting))
             if not isinstance(outcome, _Answer):
                 member = outcome
             elif not outcome.failed:
@@ -255,7 +255,7 @@ class FixedReads:
     async def _fetch(self, sql: str, arguments: list[Any], member: _Member | None) -> Any:
         stages = current_stages()
         if member is None:
-            member = await (self._take() if stages is None else stages.waiting("a connection", self._take()))
+            member = await (self._take() if stages is None else stages.waiting(_WAITS_FOR, self._take()))
         name = None if stages is None else application_name()
         return await self._lent(member, member.fetch_value(sql, arguments, name))
 
@@ -293,6 +293,10 @@ class FixedReads:
             for turn, question in asked:
                 if not turn.outcome.done():
                     turn.outcome.set_result(_NO_ANSWER if answers is None else _Answer(answers.get(question.key)))
+
+    async def _connection_or_answer(self, question: Question) -> _Member | _Answer:
+        outcome = await self._wait_in_line(question)
+        return await self._take() if outcome is None else outcome
 
     async def _take(self) -> _Member:
         while True:

@@ -467,7 +467,7 @@ async def test_whose_stages_are_told_shares_all_the_same(single: Database, desk:
 
     answers = await while_busy(single, desk, [watched("a"), show(single, "b"), show(single, "c")])
     assert list(statements_of(answers).values()) == [3]
-    assert [stage for stage, _ in told] == ["waited for a connection, or a statement with others"]
+    assert [stage for stage, _ in told] == ["waited for a connection"]
 
 
 async def test_statements_are_shared_behind_a_pooler_that_lends_transactions(

@@ -232,12 +232,14 @@ class FixedReads:
         return len(self._line)
 
     async def close(self) -> None:
-        """Close every connection, politely for a moment and then for certain."""
+        """Close every connection, politely for a moment and then for certain, after what callers share has ended."""
         self._generation += 1
         self._line.close()
         members, self._idle = self._idle, []
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
+                if self._shared:
+                    await asyncio.wait(self._shared)
                 for member in members:
                     await member.connection.close()
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):

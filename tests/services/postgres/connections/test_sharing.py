@@ -351,6 +351,21 @@ async def test_a_statement_ends_with_the_last_of_its_callers(single: Database, d
     assert single.reads._reads.used == 0
 
 
+async def test_the_pool_closes_after_the_statement_that_callers_share(single: Database, desk: TestDatabase):
+    reads = single.reads._reads
+    async with gate_closed(desk) as stand:
+        holder = asyncio.ensure_future(show(single, "holder", GATED))
+        await stand(1)
+        tasks = [asyncio.ensure_future(show(single, f"k{number}", GATED)) for number in range(3)]
+        await queued(reads, 3)
+        await _end_of(holder, desk, stand)
+        closing = asyncio.ensure_future(reads.close())
+    await asyncio.wait_for(closing, BOUND)
+    assert not reads._shared
+    assert reads.opened == 0
+    assert list(statements_of(await asyncio.gather(*tasks)).values()) == [3]
+
+
 async def test_a_connection_is_not_lost_where_all_go_as_their_statement_begins(
     single: Database, desk: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ):

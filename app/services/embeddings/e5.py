@@ -38,6 +38,8 @@ class E5Small:
         """Return the vector of a text, which the package puts `query: ` or `passage: ` in front of."""
         # One core a text. Said in each thread that comes here; OMP_NUM_THREADS would reach the children of the process.
         self._engine.omp_set_num_threads(1)
+        if question and text.isupper():
+            text = text.lower()  # Who shouts means what others say, and the model tells capitals from small letters.
         vector = self._model.encode(self._readable(text, question=question), question)
         return array("f", vector.tobytes())
 

@@ -65,6 +65,14 @@ async def test_e5_reads_a_question_in_another_language_than_the_article() -> Non
 
 
 @BOTH
+async def test_who_shouts_means_what_others_say(model: str) -> None:
+    async with started(model) as embedder:
+        shouted = await embedder.embed_question("HOW DO I RESET MY PASSWORD?")
+        said = await embedder.embed_question("how do i reset my password?")
+    assert cosine(shouted, said) > 0.999
+
+
+@BOTH
 async def test_vectors_are_of_the_length_and_number_that_are_promised(model: str) -> None:
     async with started(model) as embedder:
         vectors = [

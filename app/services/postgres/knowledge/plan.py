@@ -19,7 +19,7 @@ _UNPACKED = 9
 _FEW_TERMS = 4
 """So few terms are ranked quicker without unpacking the vector for all of them at once."""
 _MARKER_LENGTH = 100
-_MAX_GROUPS = 12
+_MAX_GROUPS = 36
 _MAX_VARIANTS = 18
 _SYNONYM = 0.62
 _SYNONYM_OF_PHRASE = 0.9

@@ -118,6 +118,15 @@ async def test_typos_and_other_words_lead_to_the_article(demo: KnowledgeSearch, 
     assert slug in slugs(await demo.search(question, limit=3))
 
 
+async def test_a_question_is_understood_at_the_end_of_a_long_letter(demo: KnowledgeSearch) -> None:
+    letter = (
+        "Hello dear friends, I hope you are all doing splendidly today. My wife and I have been glad to know you for"
+        " many years and never had to bother anybody, but since yesterday evening we have been wondering about one"
+        " small matter and could not find it anywhere, although we looked twice: How do I reset my password? Peter"
+    )
+    assert "reset-your-password" in slugs(await demo.search(letter, limit=3))
+
+
 async def test_a_hit_says_what_it_is_and_shows_the_words_that_were_found(demo: KnowledgeSearch) -> None:
     results = await demo.search("how do i reset my pasword")
     best = results.articles[0]

@@ -7,7 +7,7 @@
  * @property {"ready" | "degraded" | "down" | "unconfigured" | "unknown"} state
  * @property {string | null} reason
  * @property {number} since
- * @property {Record<string, string>} off tools that could not work, with the reasons
+ * @property {Record<string, string>} off tools that are off or limited, with the reasons
  *
  * @typedef {object} Series
  * @property {number} step seconds

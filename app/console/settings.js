@@ -11,7 +11,7 @@ export class SettingsPage extends HTMLElement {
   #search = searchInput("Find a setting", () => this.#filter());
   #changed = button("Only what is set", () => this.#toggle(), { "aria-pressed": "false" });
   #off = h("ul.off-tools");
-  #offCard = h("section.card", { hidden: true }, h("h2", "What can't work now, and why"), this.#off);
+  #offCard = h("section.card", { hidden: true }, h("h2", "What is off or limited, and why"), this.#off);
   #groups = h("div.stack");
   #update = () => this.#showOff();
 

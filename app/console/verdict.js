@@ -50,7 +50,8 @@ export function verdict(stream) {
   }
   if (some.length) {
     const tools = some.flatMap((server) => Object.keys(server.off));
-    const what = tools.length ? `${tools.join(", ")} can't work` : `${names(some)} works in part`;
+    const off = `${tools.join(", ")} ${tools.length === 1 ? "is" : "are"} off or limited`;
+    const what = tools.length ? off : `${names(some)} works in part`;
     return { tone: "warn", title: what, detail: `${figures}. The server's card says why.` };
   }
   if (unset.length) {

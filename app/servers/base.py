@@ -202,7 +202,7 @@ class BaseMCPServer:
         return None
 
     async def ping(self) -> Mapping[str, GatewayError] | None:
-        """Return if the backend answers, with the tools that could not work now, each with the reason.
+        """Return if the backend answers, with the tools that can't work now, or not in full, each with the reason.
 
         Nothing means that every tool could. It is asked by `/ready`, often, and has two seconds.
 

@@ -15,7 +15,7 @@ _PING_WITHIN = 2.0
 
 
 class ToolOff(BaseModel):
-    """A tool that could not work now."""
+    """A tool that can't work now, or not in full."""
 
     code: str = Field(description="The code of the failure that a call would be answered with.")
     detail: str = Field(description="What is wrong and what to do.")
@@ -29,7 +29,7 @@ class ServerReadiness(BaseModel):
     detail: str | None = Field(default=None, description="What is wrong and what to do.")
     missing: str | None = Field(default=None, description="The variable that is not set, where that is the matter.")
     tools_off: dict[str, ToolOff] | None = Field(
-        default=None, description="The tools that could not work, where others could, each with the reason."
+        default=None, description="The tools that can't work, or not in full, each with the reason."
     )
 
     @property
@@ -61,7 +61,7 @@ class Standing:
 
     readiness: ServerReadiness
     state: str
-    """`ready`, `degraded` (some tools could not work), `down` or `unconfigured`."""
+    """`ready`, `degraded` (some tools are off or limited), `down` or `unconfigured`."""
     since: float
     """Since when, in seconds since 1970, as far as somebody has asked."""
 
@@ -97,7 +97,7 @@ async def _ask(server: BaseMCPServer, turned_off: Mapping[str, GatewayError]) ->
         return ServerReadiness(ready=True)
     return ServerReadiness(
         ready=False,
-        detail=f"Some tools could not work: {', '.join(off)}.",
+        detail=f"Some tools are off or limited: {', '.join(off)}.",
         tools_off={tool: ToolOff(code=error.code, detail=error.detail) for tool, error in off.items()},
     )
 
@@ -109,7 +109,7 @@ async def readiness_of_all(
 
     Args:
         servers: by name.
-        turned_off: returns the tools of a server that could not work whatever its backend says, with the reasons.
+        turned_off: returns the tools of a server that are off or limited whatever its backend says, with the reasons.
     """
     asked = (_ask(server, turned_off(name)) for name, server in servers.items())
     answers = await asyncio.gather(*asked, return_exceptions=True)

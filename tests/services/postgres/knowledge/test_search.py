@@ -295,6 +295,20 @@ async def test_the_word_counts_follow_every_change(database: TestDatabase) -> No
         assert await connection.fetch("SELECT FROM search_words") == []
 
 
+async def test_words_that_many_articles_lose_at_once_are_forgotten_one_by_one(database: TestDatabase) -> None:
+    async with database.connect() as connection:
+        # Of 36,000 words and as many others; looking for each among all of the articles would take minutes.
+        await connection.execute("SET statement_timeout = '60s'")
+        await connection.execute(
+            "INSERT INTO knowledge_articles (slug, title, body, status)"
+            " SELECT 'a' || n, 'T', string_agg('w' || n * 60 + k, ' '), 'published'"
+            " FROM generate_series(1, 600) n, generate_series(1, 60) k GROUP BY n"
+        )
+        await connection.execute("UPDATE knowledge_articles SET language = 'da'")
+        assert await connection.fetchval("SELECT count(*) FROM search_words WHERE language = 'en' AND word <> ''") == 0
+        assert await connection.fetchval("SELECT count(*) FROM search_words WHERE language = 'da'") > 36_000
+
+
 async def test_one_common_word_finds_the_titles_with_it(database: TestDatabase, search: KnowledgeSearch) -> None:
     async with database.connect() as connection:
         await connection.execute(

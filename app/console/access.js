@@ -1,7 +1,7 @@
 // <access-page>: roles, keys made and revoked, and what the policy decides for a caller and a call.
 
 import { ask, asProblem, read } from "./api.js";
-import { badge, button, copyButton, field, h, notice, plainTable, prose, say } from "./dom.js";
+import { badge, button, copyButton, field, h, hWith, notice, plainTable, prose, say } from "./dom.js";
 import { outcomeInWords, plural, since, wholeTime } from "./format.js";
 
 /**
@@ -12,10 +12,10 @@ import { outcomeInWords, plural, since, wholeTime } from "./format.js";
 
 export class AccessPage extends HTMLElement {
   #told = h("p.quiet");
-  #keys = h("section.card", { "aria-label": "Keys" });
-  #made = h("div", { role: "status" });
-  #roles = h("section.card", { "aria-label": "Roles" });
-  #explain = h("section.card", { "aria-label": "The policy explained" });
+  #keys = hWith("section.card", { "aria-label": "Keys" });
+  #made = hWith("div", { role: "status" });
+  #roles = hWith("section.card", { "aria-label": "Roles", hidden: true });
+  #explain = hWith("section.card", { "aria-label": "The policy explained", hidden: true });
 
   connectedCallback() {
     if (!this.firstChild)
@@ -23,6 +23,7 @@ export class AccessPage extends HTMLElement {
         h("header.page-head", h("h1", "Access"), this.#told),
         h("div.stack", this.#made, this.#keys, this.#explain, this.#roles),
       );
+    if (!this.#keys.firstChild) this.#keys.append(h("p.quiet.none", "Asking …"));
     void this.#load();
   }
 
@@ -57,17 +58,18 @@ export class AccessPage extends HTMLElement {
       h("code", key.id),
       key.roles.join(", "),
       [key.customer && `customer ${key.customer}`, key.tenant && `tenant ${key.tenant}`].filter(Boolean).join(", "),
-      h("span", { title: wholeTime(key.created) }, since(key.created)),
-      key.ends === null ? "never" : h("span", { title: wholeTime(key.ends) }, since(key.ends)),
+      hWith("span", { title: wholeTime(key.created) }, since(key.created)),
+      key.ends === null ? "never" : hWith("span", { title: wholeTime(key.ends) }, since(key.ends)),
       badge(key.state === "good", key.state),
       mayAct && key.state === "good" ? this.#revokeButton(key) : null,
     ]);
-    const table = plainTable(["Key", "Roles", "Bound to", "Made", "Ends", "State", "Revoke"], rows);
+    const table = plainTable(["Key", "Roles", "Bound to", "Made", "Ends", "State", mayAct ? "Revoke" : ""], rows);
+    table.classList.add("keys");
     const more = total !== null && total > keys.length ? `The newest ${keys.length} of ${total}.` : "";
     this.#keys.replaceChildren(
       heading,
       rows.length
-        ? h("div.wide", { tabindex: "0", role: "region", "aria-label": "The keys" }, table)
+        ? hWith("div.wide", { tabindex: "0", role: "region", "aria-label": "The keys" }, table)
         : h("p.quiet.none", "There is no key yet."),
       h("p.quiet", more),
       mayAct ? this.#form(roles) : h("p.quiet", "To make and revoke keys takes the scope console:act, too."),
@@ -76,7 +78,11 @@ export class AccessPage extends HTMLElement {
 
   /** It asks twice, since what it does can't be undone. @param {Key} key */
   #revokeButton(key) {
-    const revoke = h("button", { type: "button", class: "small danger", "aria-label": `Revoke ${key.id}` }, "Revoke");
+    const revoke = hWith(
+      "button",
+      { type: "button", class: "small danger", "aria-label": `Revoke ${key.id}` },
+      "Revoke",
+    );
     let isSure = false;
     revoke.addEventListener("click", async () => {
       if (!isSure) {
@@ -99,12 +105,12 @@ export class AccessPage extends HTMLElement {
 
   /** @param {Role[]} roles */
   #form(roles) {
-    const chosen = roles.map(({ name }) => h("input", { type: "checkbox", value: name, id: `role-${name}` }));
-    const customer = h("input", { id: "key-customer", maxlength: 64, autocomplete: "off", placeholder: "any" });
-    const tenant = h("input", { id: "key-tenant", maxlength: 64, autocomplete: "off", placeholder: "none" });
-    const days = h("input", { type: "number", id: "key-days", min: 1, max: 3650, value: 90 });
-    const wrong = h("p.wrong", { role: "alert" });
-    const submit = h("button", { type: "submit", class: "primary" }, "Make a key");
+    const chosen = roles.map(({ name }) => hWith("input", { type: "checkbox", value: name, id: `role-${name}` }));
+    const customer = hWith("input", { id: "key-customer", maxlength: 64, autocomplete: "off", placeholder: "any" });
+    const tenant = hWith("input", { id: "key-tenant", maxlength: 64, autocomplete: "off", placeholder: "none" });
+    const days = hWith("input", { type: "number", id: "key-days", min: 1, max: 3650, value: 90 });
+    const wrong = hWith("p.wrong", { role: "alert" });
+    const submit = hWith("button", { type: "submit", class: "primary" }, "Make a key");
     /** @param {Event} event */
     const make = async (event) => {
       event.preventDefault();
@@ -134,13 +140,13 @@ export class AccessPage extends HTMLElement {
     return h(
       "details.more",
       h("summary", "Make a key"),
-      h(
+      hWith(
         "form.make",
         { onsubmit: (/** @type {Event} */ event) => void make(event) },
         h(
           "fieldset",
           h("legend", "Roles"),
-          ...chosen.map((input) => h("label", { for: input.id }, input, " ", input.value)),
+          ...chosen.map((input) => hWith("label", { for: input.id }, input, " ", input.value)),
         ),
         field("Customer", customer),
         field("Tenant", tenant),
@@ -197,14 +203,16 @@ function roleRow(role) {
 
 /** @param {Told} told @returns {Node[]} */
 function explaining({ roles, keys }) {
-  const names = roles.map(({ name }) => h("option", { value: name }, `role ${name}`));
-  const ids = (keys ?? []).map(({ id }) => h("option", { value: `key:${id}` }, `key ${id}`));
-  const who = h("select", { id: "explain-who" }, ...names, ...ids);
-  const customer = h("input", { id: "explain-customer", maxlength: 64, autocomplete: "off", placeholder: "none" });
+  const names = roles.map(({ name }) => hWith("option", { value: name }, `role ${name}`));
+  const ids = (keys ?? []).map(({ id }) => hWith("option", { value: `key:${id}` }, `key ${id}`));
+  const who = hWith("select", { id: "explain-who" }, ...names, ...ids);
+  const customer = hWith("input", { id: "explain-customer", maxlength: 64, autocomplete: "off", placeholder: "none" });
   const asked = { value: "database:query_database", required: true, autocomplete: "off" };
-  const what = h("input.code", { id: "explain-what", ...asked });
-  const given = h("input.code", { id: "explain-arguments", placeholder: "JSON, or nothing", autocomplete: "off" });
-  const answer = h("div.explained", { role: "status" });
+  const what = hWith("input.code", { id: "explain-what", ...asked });
+  const given = hWith("input.code", { id: "explain-arguments", placeholder: "JSON, or nothing", autocomplete: "off" });
+  const answer = hWith("div.explained", { role: "status" });
+  // What a key is bound to is kept with it.
+  who.addEventListener("change", () => (customer.disabled = who.value.startsWith("key:")));
   /** @param {Event} event */
   async function find(event) {
     event.preventDefault();
@@ -220,11 +228,11 @@ function explaining({ roles, keys }) {
       answer.replaceChildren(
         h(
           "p",
-          badge(told.allowed, told.allowed ? "allowed" : `refused: ${outcomeInWords(told.refusal.code)}`),
+          badge(told.allowed, told.allowed ? "allowed" : outcomeInWords(told.refusal.code)),
           " ",
           ...prose(told.refusal?.detail ?? ""),
         ),
-        h("ul", ...told.lines.map((/** @type {string} */ line) => h("li", line))),
+        h("ul", ...told.lines.map((/** @type {string} */ line) => h("li", ...prose(line)))),
       );
     } catch (error) {
       const message =
@@ -234,14 +242,14 @@ function explaining({ roles, keys }) {
   }
   return [
     h("h2", "May somebody do something?"),
-    h(
+    hWith(
       "form.make",
       { onsubmit: (/** @type {Event} */ event) => void find(event) },
       field("Who", who),
       field("Bound to customer", customer),
       field("Tool, resource or scope", what),
       field("With arguments", given),
-      h("button", { type: "submit" }, "Explain"),
+      hWith("button", { type: "submit" }, "Explain"),
     ),
     answer,
   ];

@@ -117,10 +117,11 @@ export const read = async (path) => (await ask("GET", path)).json();
  * Call a tool, as the viewer.
  *
  * @param {string} server @param {string} tool @param {Record<string, unknown>} [value] its arguments
+ * @param {(text: string) => any} [parse]
  * @returns {Promise<any>}
  */
-export async function callTool(server, tool, value = {}) {
-  return (await ask("POST", `/console/tools/${server}/${tool}`, value)).json();
+export async function callTool(server, tool, value = {}, parse = JSON.parse) {
+  return parse(await (await ask("POST", `/console/tools/${server}/${tool}`, value)).text());
 }
 
 /** Read a resource, as the viewer. @param {string} uri @returns {Promise<any>} */

@@ -1,7 +1,7 @@
 // <call-details>: one call: who made it, where its time went, and the log's lines of its request.
 
 import { asProblem, read } from "./api.js";
-import { button, copyButton, h, say } from "./dom.js";
+import { button, copyButton, h, hWith, say } from "./dom.js";
 import { stream } from "./events.js";
 import { age, milliseconds, outcomeInWords, wholeTime } from "./format.js";
 import { cancelButton } from "./running.js";
@@ -22,7 +22,7 @@ export class CallDetails extends HTMLElement {
   #id = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
-  #title = h("h2", { tabindex: "-1" });
+  #title = hWith("h2", { tabindex: "-1" });
   #content = h("div");
   #took = h("span.number");
   /** Where its time went, and the log. */
@@ -108,7 +108,7 @@ export class CallDetails extends HTMLElement {
     this.#content.replaceChildren(
       h(
         "p.details-outcome",
-        h("span", { class: `badge ${running ? "busy" : failed ? "bad" : "good"}` }, outcome),
+        hWith("span", { class: `badge ${running ? "busy" : failed ? "bad" : "good"}` }, outcome),
         this.#took,
         running && call.can_cancel && stream.hello?.may.act ? cancelButton(call) : null,
       ),
@@ -143,21 +143,41 @@ function stages(told) {
     0.001,
     told.reduce((sum, stage) => sum + stage.ms, 0),
   );
-  const rows = told.map((stage) =>
+  const rows = merged(told).map((stage) =>
     h(
       "li",
-      h("span", STAGES[stage.name] ?? stage.name, stage.over === false ? h("span.quiet", " still") : null),
+      h(
+        "span",
+        STAGES[stage.name] ?? stage.name,
+        stage.over === false
+          ? h("span.quiet", " still")
+          : stage.times > 1
+            ? h("span.quiet", ` ${stage.times} times`)
+            : null,
+      ),
       h("span.number", milliseconds(stage.ms)),
-      h("meter", { min: 0, max: 1, value: (stage.ms / whole).toFixed(3), "aria-hidden": "true" }),
+      hWith("meter", { min: 0, max: 1, value: (stage.ms / whole).toFixed(3), "aria-hidden": "true" }),
     ),
   );
   return [h("h3", "Where the time went"), h("ol.stages", ...rows)];
 }
 
+/** Stages one after another of the same name as one, since some are gone through many times. @param {Stage[]} told */
+function merged(told) {
+  /** @type {(Stage & {times: number})[]} */
+  const stages = [];
+  for (const stage of told) {
+    const last = stages.at(-1);
+    if (last?.name === stage.name) Object.assign(last, { ...stage, ms: last.ms + stage.ms, times: last.times + 1 });
+    else stages.push({ ...stage, times: 1 });
+  }
+  return stages;
+}
+
 /** @param {string[]} lines */
 function log(lines) {
   const shown = lines.length
-    ? h("pre.log", { tabindex: "0", "aria-label": "The log's lines of this request" }, lines.join("\n"))
+    ? hWith("pre.log", { tabindex: "0", "aria-label": "The log's lines of this request" }, lines.join("\n"))
     : h("p.quiet", "The process remembers no line of it any more.");
   return [h("h3", "Log"), shown];
 }

@@ -2,7 +2,7 @@
 
 import "./call_details.js";
 import "./running.js";
-import { badge, button, h, keyed, say } from "./dom.js";
+import { badge, button, h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { milliseconds, number, outcomeInWords, plural, timeOfDay, wholeTime } from "./format.js";
 
@@ -46,7 +46,7 @@ export class CallsPage extends HTMLElement {
   /** @type {Partial<Record<Column, string>>} */
   #filters = {};
   #body = h("tbody");
-  #told = h("p.quiet.number.feed-told", { role: "status" });
+  #told = hWith("p.quiet.number.feed-told", { role: "status" });
   #pause = button("Pause", () => this.#setPaused(!this.#paused));
   /** What the console asks for itself is a call, too, and seldom what somebody looks for. */
   #own = button("Console's own", () => this.#toggleOwn(), {
@@ -58,8 +58,8 @@ export class CallsPage extends HTMLElement {
   /** Where it is narrow, the filters would take the whole screen. */
   #narrow = button("Filters", () => this.#showFilters(), { class: "only-narrow", "aria-expanded": "false" });
   #clear = button("Clear filters", () => this.#setFilters({}), { hidden: true });
-  #empty = h("div.notice", { hidden: true });
-  #details = h("call-details", { hidden: true });
+  #empty = hWith("div.notice", { hidden: true });
+  #details = hWith("call-details", { hidden: true });
   /** @type {Record<Column, HTMLInputElement>} */
   #inputs = /** @type {any} */ ({});
   #onCalls = (/** @type {Event} */ event) => this.#take(/** @type {CustomEvent} */ (event).detail);
@@ -105,7 +105,7 @@ export class CallsPage extends HTMLElement {
   #build() {
     const filters = h("tr.filters");
     for (const column of COLUMNS) filters.append(h("td", this.#filter(column)));
-    const headings = COLUMNS.map((column) => h("th", { scope: "col", class: `column-${column}` }, TITLES[column]));
+    const headings = COLUMNS.map((column) => hWith("th", { scope: "col", class: `column-${column}` }, TITLES[column]));
     const table = h(
       "table.feed",
       h("caption.hidden", "Calls, the newest first"),
@@ -122,7 +122,7 @@ export class CallsPage extends HTMLElement {
       h("section.card", h("h2", "Running now"), h("running-calls")),
       h(
         "div.feed-and-details",
-        h("section.card.feed-card", { "aria-label": "Ended calls", tabindex: "0" }, table, this.#empty),
+        hWith("section.card.feed-card", { "aria-label": "Ended calls", tabindex: "0" }, table, this.#empty),
         this.#details,
       ),
     );
@@ -138,16 +138,16 @@ export class CallsPage extends HTMLElement {
 
   /** @param {Column} column */
   #filter(column) {
-    const list = UNSUGGESTED.includes(column) ? null : h("datalist", { id: `known-${column}` });
-    const input = h("input", {
+    const list = UNSUGGESTED.includes(column) ? null : hWith("datalist", { id: `known-${column}` });
+    const input = hWith("input", {
       type: "search",
       "aria-label": `Only where ${TITLES[column].toLowerCase()} has`,
-      placeholder: HINTS[column] ?? TITLES[column].toLowerCase(),
+      placeholder: HINTS[column] ?? "any",
       list: list ? list.id : null,
       autocomplete: "off",
       spellcheck: "false",
       oninput: () => this.#setFilters({ ...this.#filters, [column]: input.value }),
-      onfocus: () => list?.replaceChildren(...known(column).map((value) => h("option", { value }))),
+      onfocus: () => list?.replaceChildren(...known(column).map((value) => hWith("option", { value }))),
     });
     this.#inputs[column] = input;
     return h("span", input, list);
@@ -304,14 +304,18 @@ export const isOfTheConsole = (operation) => operation.startsWith("console/");
 function makeRow(call, calm) {
   const failed = call.outcome !== "ok";
   const cell = (/** @type {Column} */ column, /** @type {import("./dom.js").Child} */ shown, title = "") =>
-    h("td", { class: `column-${column}`, role: "cell", title: title || null }, shown);
-  return h(
+    hWith("td", { class: `column-${column}`, role: "cell", title: title || null }, shown);
+  return hWith(
     "tr",
     { role: "row", class: calm ? null : "arriving", "data-failed": failed },
     cell("ended", timeOfDay(call.ended), wholeTime(call.ended)),
-    cell("operation", h("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation), call.operation),
+    cell(
+      "operation",
+      hWith("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation),
+      call.operation,
+    ),
     cell("server", call.server),
-    cell("outcome", badge(!failed, outcomeInWords(call.outcome))),
+    cell("outcome", badge(!failed, outcomeInWords(call.outcome)), outcomeInWords(call.outcome)),
     cell("ms", milliseconds(call.ms)),
     cell("face", call.face),
     cell("client", call.client, call.client),

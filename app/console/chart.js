@@ -1,7 +1,7 @@
 // <time-chart>: lines over the last minutes, with the values at the pointer. Drawn as SVG at the element's own size.
 
 import { hourAndMinute, timeOfDay } from "./format.js";
-import { h, say, svg } from "./dom.js";
+import { hWith, say, svg } from "./dom.js";
 
 /**
  * @typedef {object} Line
@@ -33,7 +33,7 @@ export class TimeChart extends HTMLElement {
   #top = 0;
   #bottom = 0;
   #svg = svg("svg", { "aria-hidden": "true", focusable: "false", height: HEIGHT });
-  #values = h("div.chart-values", { "aria-live": "polite" });
+  #values = hWith("div.chart-values", { "aria-live": "polite" });
   #size = new ResizeObserver(() => this.#draw());
 
   connectedCallback() {

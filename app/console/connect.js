@@ -1,7 +1,7 @@
 // <connect-page>: how clients are told of this gateway, and the guides.
 
 import { asProblem, read, root } from "./api.js";
-import { copyButton, h, notice } from "./dom.js";
+import { copyButton, h, hWith, notice } from "./dom.js";
 
 /** @typedef {{client: string, title: string, place: string, text: string}} Config */
 /** @typedef {{url: string, websocket_url: string, configs: Config[], guides: {name: string, title: string}[]}} Connecting */
@@ -63,19 +63,19 @@ function sections(told) {
       ),
     ),
     h("section.card", h("h2", "Clients"), ...told.configs.map(config)),
-    h(
+    hWith(
       "nav.card.links",
       { "aria-label": "API" },
       h("h2", "API"),
-      h("ul", ...places.map(([path, title]) => h("li", h("a", { href: root + path }, title)))),
+      h("ul", ...places.map(([path, title]) => h("li", hWith("a", { href: root + path }, title)))),
     ),
-    h(
+    hWith(
       "nav.card.links",
       { "aria-label": "Guides" },
       h("h2", "Guides"),
       h(
         "ul",
-        ...told.guides.map(({ name, title }) => h("li", h("a", { href: `${root}/console/guides/${name}` }, title))),
+        ...told.guides.map(({ name, title }) => h("li", hWith("a", { href: `${root}/console/guides/${name}` }, title))),
       ),
     ),
   ];
@@ -84,13 +84,16 @@ function sections(told) {
 /** @param {Config} about @param {number} index */
 function config({ client, title, place, text }, index) {
   const id = `config-${client}`;
-  return h(
+  return hWith(
     "details",
     { open: index === 0, class: "config" },
     h("summary", title),
-    h("p.quiet", place),
-    h("pre", { id, tabindex: "0", "aria-label": `For ${title}` }, text),
-    copyButton(() => text),
+    h(
+      "div.form-head",
+      h("p.quiet", place),
+      copyButton(() => text),
+    ),
+    hWith("pre", { id, tabindex: "0", "aria-label": `For ${title}` }, text),
   );
 }
 

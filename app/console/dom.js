@@ -5,22 +5,34 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /** @template {string} S @typedef {S extends `${infer K}.${string}` ? K : S} TagOf */
+/** @template {string} S @typedef {TagOf<S> extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[TagOf<S>] : never} ElementOf */
 
 /**
- * Make an element of HTML.
+ * Make an element of HTML that has children and nothing else: whatever stands here is shown and never obeyed, and an
+ * object that came from elsewhere is its JSON.
  *
  * @template {string} S
  * @param {S} tag with classes, such as `p.quiet.none`
- * @param {...(Child | Record<string, unknown>)} rest first of all, if any, listeners (`onclick`), `data-*`, `aria-*` and other attributes; null and false leave one out. Then children.
- * @returns {TagOf<S> extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[TagOf<S>] : never}
+ * @param {...Child} children
+ * @returns {ElementOf<S>}
  */
-export function h(tag, ...rest) {
+export const h = (tag, ...children) => hWith(tag, {}, ...children);
+
+/**
+ * Make an element of HTML with attributes, which are written where they are given: data is no attributes.
+ *
+ * @template {string} S
+ * @param {S} tag with classes, such as `p.quiet.none`
+ * @param {Record<string, unknown>} attributes listeners (`onclick`) among them; null and false leave one out
+ * @param {...Child} children
+ * @returns {ElementOf<S>}
+ */
+export function hWith(tag, attributes, ...children) {
   const [name = "", ...classes] = tag.split(".");
   const element = document.createElement(name);
   if (classes.length) element.className = classes.join(" ");
-  const [first] = rest;
-  if (isProperties(first)) assign(element, first);
-  element.append(.../** @type {Child[]} */ (isProperties(first) ? rest.slice(1) : rest).filter(isShown));
+  assign(element, attributes);
+  element.append(...shown(children));
   return /** @type {any} */ (element);
 }
 
@@ -36,12 +48,12 @@ export function h(tag, ...rest) {
 export function svg(tag, properties = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   assign(element, properties);
-  element.append(...children.filter(isShown));
+  element.append(...shown(children));
   return element;
 }
 
 /** Set attributes and listeners of an element. @param {Element} element @param {Record<string, unknown>} properties */
-export function assign(element, properties) {
+function assign(element, properties) {
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     else if (value === null || value === undefined || value === false) element.removeAttribute(name);
@@ -105,7 +117,7 @@ export function find(within, selector) {
 
 /** Make a button that copies a text. @param {() => string} text @param {string} [label] @returns {HTMLButtonElement} */
 export function copyButton(text, label = "Copy") {
-  const button = h("button", { type: "button", class: "small", onclick: copy }, label);
+  const button = hWith("button", { type: "button", class: "small", onclick: copy }, label);
   async function copy() {
     try {
       await navigator.clipboard.writeText(text());
@@ -143,29 +155,29 @@ export function notice(title, ...what) {
  */
 export function plainTable(columns, rows, numbers = []) {
   const kind = columns.map((column) => (numbers.includes(column) ? "number right" : null));
-  const head = columns.map((column, at) => h("th", { scope: "col", class: kind[at] }, column));
-  const body = rows.map((cells) => h("tr", ...cells.map((cell, at) => h("td", { class: kind[at] }, cell))));
+  const head = columns.map((column, at) => hWith("th", { scope: "col", class: kind[at] }, column));
+  const body = rows.map((cells) => h("tr", ...cells.map((cell, at) => hWith("td", { class: kind[at] }, cell))));
   return h("table.rows.plain", h("thead", h("tr", ...head)), h("tbody", ...body));
 }
 
 /** Make a button. @param {string} text @param {(event: Event) => void} onclick @param {Record<string, unknown>} [more] */
-export const button = (text, onclick, more = {}) => h("button", { type: "button", onclick, ...more }, text);
+export const button = (text, onclick, more = {}) => hWith("button", { type: "button", onclick, ...more }, text);
 
 /** Make a word that is green or red. @param {boolean} isGood @param {string} text */
 export const badge = (isGood, text) => h(isGood ? "span.badge.good" : "span.badge.bad", text);
 
 /** Make an input that finds something among what is shown. @param {string} label @param {() => void} oninput @param {string} [placeholder] */
 export const searchInput = (label, oninput, placeholder = label) =>
-  h("input", { type: "search", placeholder, "aria-label": label, autocomplete: "off", oninput });
+  hWith("input", { type: "search", placeholder, "aria-label": label, autocomplete: "off", oninput });
 
 /** Make a label above an input. @param {string} label @param {HTMLElement} input its id is set @param {string | null} [kind] */
 export const field = (label, input, kind = null) =>
-  h("div", { class: kind }, h("label", { for: input.id }, label), input);
+  hWith("div", { class: kind }, hWith("label", { for: input.id }, label), input);
 
-/** @param {unknown} given @returns {given is Record<string, unknown>} */
-const isProperties = (given) => typeof given === "object" && given !== null && !(given instanceof Node);
-
-/** @param {Child} child @returns {child is Node | string} */
-function isShown(child) {
-  return child !== null && child !== undefined && child !== false;
-}
+/** What is put into an element for its children. @param {Child[]} children @returns {(Node | string)[]} */
+const shown = (children) =>
+  children
+    .filter((child) => child !== null && child !== undefined && child !== false)
+    .map((child) =>
+      child instanceof Node ? child : typeof child === "object" ? JSON.stringify(child) : String(child),
+    );

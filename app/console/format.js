@@ -9,6 +9,7 @@ const clock = new Intl.DateTimeFormat(undefined, {
 const minutes = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long", hourCycle: "h23" });
 const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+const dayOfYear = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const count = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** @param {number} seconds since 1970 */
@@ -20,11 +21,12 @@ export const hourAndMinute = (seconds) => minutes.format(seconds * 1000);
 /** @param {number} seconds since 1970 */
 export const wholeTime = (seconds) => whole.format(seconds * 1000);
 
-/** Since when: a time of today, or a day and a time. @param {number} seconds since 1970 */
+/** Since when: a time of today, a day and a time, or a day of another year. @param {number} seconds since 1970 */
 export function since(seconds) {
   const at = new Date(seconds * 1000);
-  const today = new Date().toDateString() === at.toDateString();
-  return today ? minutes.format(at) : `${day.format(at)}, ${minutes.format(at)}`;
+  const now = new Date();
+  if (now.getFullYear() !== at.getFullYear()) return dayOfYear.format(at);
+  return now.toDateString() === at.toDateString() ? minutes.format(at) : `${day.format(at)}, ${minutes.format(at)}`;
 }
 
 /** A duration with as many digits as mean something. @param {number | null | undefined} ms */
@@ -68,6 +70,9 @@ export function size(bytes) {
       ? `${(bytes / 1e3).toFixed(1)} kB`
       : `${(bytes / 1e6).toFixed(1)} MB`;
 }
+
+/** @param {string} text */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** An outcome in words. @param {string} outcome `ok` or the code of a failure */
 export const outcomeInWords = (outcome) => outcome.replaceAll("_", " ");

@@ -1,9 +1,10 @@
 // <kafka-page>: topics, consumer groups with what they have yet to do, and a topic's messages as they come.
 
 import { ask, asProblem, callTool, Problem, readResource } from "./api.js";
-import { button, h, notice, plainTable, say } from "./dom.js";
+import { button, h, hWith, notice, plainTable, say } from "./dom.js";
 import { messagesOf } from "./events.js";
-import { number, plural, timeOfDay, wholeTime } from "./format.js";
+import { number, plural, sentence, timeOfDay, wholeTime } from "./format.js";
+import { parseExactly } from "./json.js";
 import { facts, table } from "./result.js";
 
 /** @typedef {{topic: string, partition: number, offset: number, timestamp: string | null, key: string | null, value: unknown, headers: Record<string, unknown>}} Message */
@@ -22,6 +23,7 @@ export class KafkaPage extends HTMLElement {
   #about = h("p.quiet.number");
   #content = h("div.stack");
   #wanted = "";
+  #shown = "";
   /** @type {Tail | null} */
   #tail = null;
 
@@ -53,12 +55,14 @@ export class KafkaPage extends HTMLElement {
     this.#tail = null;
     say(this.#title, name || "Kafka");
     say(this.#about, kind === "topic" ? "Topic" : kind === "group" ? "Consumer group" : "");
+    if (!this.#content.firstChild || wanted !== this.#shown) this.#content.replaceChildren(h("p.quiet", "Asking …"));
+    this.#shown = wanted;
     const parts = kind === "topic" ? [aboutTopic(name)] : kind === "group" ? [aboutGroup(name)] : [topics(), groups()];
     const shown = (await Promise.all(parts.map(orNotice))).flat();
     if (wanted !== this.#wanted || !this.isConnected) return;
-    const back = name ? [h("p", h("a", { href: "#/kafka" }, "‹ All topics and groups"))] : [];
+    const back = name ? [h("p", hWith("a", { href: "#/kafka" }, "‹ All topics and groups"))] : [];
     this.#content.replaceChildren(...back, ...shown);
-    if (kind === "topic") {
+    if (kind === "topic" && !shown.some((section) => section.matches("[data-status='404']"))) {
       this.#tail = new Tail(name);
       this.#content.append(this.#tail.element);
     } else if (!name) {
@@ -71,7 +75,7 @@ export class KafkaPage extends HTMLElement {
       const { brokers, cluster_id: cluster } = await readResource("kafka://brokers");
       say(this.#about, `${plural(brokers.length, "broker")}${cluster ? `, cluster ${cluster}` : ""}`);
     } catch (error) {
-      say(this.#about, asProblem(error).message);
+      asProblem(error); // what else is wrong stands where the topics would
     }
   }
 }
@@ -81,14 +85,15 @@ async function orNotice(shown) {
   try {
     return await shown;
   } catch (error) {
-    return [h("section.card", notice("This can't be shown", asProblem(error).message))];
+    const { message, status } = asProblem(error);
+    return [hWith("section.card", { "data-status": status }, notice("This can't be shown", sentence(message)))];
   }
 }
 
 async function topics() {
   const { topics: found, truncated, total } = await callTool("kafka", "list_topics");
   const rows = found.map((/** @type {any} */ topic) => [
-    h("a", { href: `#/kafka/topic/${encodeURIComponent(topic.name)}` }, topic.name),
+    hWith("a", { href: `#/kafka/topic/${encodeURIComponent(topic.name)}` }, topic.name),
     number(topic.partitions),
     number(topic.replication_factor),
   ]);
@@ -99,7 +104,7 @@ async function topics() {
 async function groups() {
   const { groups: found, total } = await readResource("kafka://consumer-groups");
   const rows = found.map((/** @type {any} */ group) => [
-    h("a", { href: `#/kafka/group/${encodeURIComponent(group.group_id)}` }, group.group_id),
+    hWith("a", { href: `#/kafka/group/${encodeURIComponent(group.group_id)}` }, group.group_id),
     group.state,
     number(group.members),
     group.total_lag === null ? "unknown" : number(group.total_lag),
@@ -154,7 +159,7 @@ async function aboutGroup(name) {
 /** A topic's newest messages, and those that come. A hidden tab follows nothing. */
 class Tail {
   #topic;
-  #told = h("p.quiet.number", { role: "status" });
+  #told = hWith("p.quiet.number", { role: "status" });
   #list = h("ol.messages");
   #pause = button("Pause", () => this.#setPaused(!this.#paused), { class: "small" });
   #paused = false;
@@ -171,7 +176,7 @@ class Tail {
   /** @param {string} topic */
   constructor(topic) {
     this.#topic = topic;
-    this.element = h(
+    this.element = hWith(
       "section.card",
       { "aria-label": "Messages as they come" },
       h("header.form-head", h("h2", "Messages"), this.#told, this.#pause),
@@ -193,7 +198,7 @@ class Tail {
     say(this.#told, "Asking …");
     try {
       const newest = { topic: this.#topic, start: { tail: BEFORE }, max_messages: BEFORE, timeout_ms: 0 };
-      const { messages, next_cursor: cursor } = await callTool("kafka", "consume_messages", newest);
+      const { messages, next_cursor: cursor } = await callTool("kafka", "consume_messages", newest, parseExactly);
       this.#cursor = cursor ?? "";
       for (const message of messages) this.#take(message);
       await this.#follow();
@@ -213,7 +218,7 @@ class Tail {
       this.#tell();
       for await (const { name, data, id } of messagesOf(response)) {
         if (id) this.#cursor = id;
-        if (name === "message" && data) this.#take(JSON.parse(data));
+        if (name === "message" && data) this.#take(parseExactly(data));
         else if (name === "failure") throw new Problem(JSON.parse(data).detail, JSON.parse(data));
       }
       throw new Problem("The stream has ended.");
@@ -272,12 +277,12 @@ function row(message) {
       "details",
       h(
         "summary",
-        h("span.quiet.number", { title: at === null ? null : wholeTime(at) }, at === null ? "–" : timeOfDay(at)),
+        hWith("span.quiet.number", { title: at === null ? null : wholeTime(at) }, at === null ? "–" : timeOfDay(at)),
         h("span.quiet.number", `${message.partition}:${message.offset}`),
         message.key === null ? null : h("code.message-key", message.key),
         h("code.message-value", value.length > 300 ? `${value.slice(0, 300)} …` : value),
       ),
-      h("pre", { tabindex: "0", "aria-label": "The whole message" }, JSON.stringify(message, null, 2)),
+      hWith("pre", { tabindex: "0", "aria-label": "The whole message" }, JSON.stringify(message, null, 2)),
     ),
   );
 }

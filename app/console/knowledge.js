@@ -1,17 +1,23 @@
 // <knowledge-page>: asks the knowledge base as an agent does, and shows what was found and why.
 
 import { asProblem, callTool, readResource } from "./api.js";
-import { field, h, notice, say } from "./dom.js";
+import { field, h, hWith, notice, say } from "./dom.js";
 import { milliseconds, number, plural } from "./format.js";
 
 /** @typedef {{id: number, slug: string, title: string, score: number, fit?: number, snippet: string, tags: string[], language: string, matched_by?: string | string[]} & Record<string, unknown>} Hit */
 
 /** What an answer's `fit` has to be at least to answer the question. */
 const ANSWERS = 0.5;
+/** Ways in which an article is found, and the modes of a search. */
+const WAYS = /** @type {Record<string, string>} */ ({
+  both: "words and meaning",
+  lexical: "words",
+  semantic: "words and meaning",
+});
 const KNOWN = new Set("id slug title score fit snippet tags language updated_at matched_by".split(" "));
 
 export class KnowledgePage extends HTMLElement {
-  #question = h("input", {
+  #question = hWith("input", {
     type: "search",
     id: "question",
     value: "how do i reset my pasword",
@@ -19,9 +25,9 @@ export class KnowledgePage extends HTMLElement {
     required: true,
     maxlength: 500,
   });
-  #limit = h("input", { type: "number", id: "most", min: 1, max: 50, value: 5, class: "number" });
-  #language = h("input", { type: "text", id: "language", placeholder: "any", maxlength: 8, autocomplete: "off" });
-  #told = h("p.quiet.number", { role: "status" });
+  #limit = hWith("input", { type: "number", id: "most", min: 1, max: 50, value: 5, class: "number" });
+  #language = hWith("input", { type: "text", id: "language", placeholder: "any", maxlength: 8, autocomplete: "off" });
+  #told = hWith("p.quiet.number", { role: "status" });
   #hits = h("ol.hits");
   #asked = 0;
 
@@ -29,13 +35,13 @@ export class KnowledgePage extends HTMLElement {
     if (this.firstChild) return;
     this.append(
       h("header.page-head", h("h1", "Knowledge"), h("p.quiet", "What an agent finds for a question, and why.")),
-      h(
+      hWith(
         "form.card.ask",
         { onsubmit: (/** @type {Event} */ event) => void this.#search(event) },
         field("Question", this.#question, "ask-question"),
         field("At most", this.#limit, "ask-most"),
         field("Language", this.#language, "ask-language"),
-        h("button", { type: "submit", class: "primary" }, "Search"),
+        hWith("button", { type: "submit", class: "primary" }, "Search"),
       ),
       this.#told,
       this.#hits,
@@ -63,8 +69,9 @@ export class KnowledgePage extends HTMLElement {
       if (asked !== this.#asked) return;
       const took = milliseconds(performance.now() - began);
       const all = found.total > found.articles.length ? ` of ${number(found.total)}` : "";
-      const mode = found.mode ? ` · searched by ${found.mode === "lexical" ? "words" : found.mode}` : "";
-      say(this.#told, `${plural(found.articles.length, "article")}${all} · ${took}${mode}`);
+      const mode = found.mode ? ` · searched by ${WAYS[found.mode] ?? found.mode}` : "";
+      const poor = found.articles.length && !found.articles.some(answers) ? " · none of them answers it well" : "";
+      say(this.#told, `${plural(found.articles.length, "article")}${all} · ${took}${mode}${poor}`);
       const best = Math.max(0.001, ...found.articles.map((/** @type {Hit} */ hit) => hit.score));
       this.#hits.replaceChildren(...found.articles.map((/** @type {Hit} */ hit) => hitCard(hit, best)));
       if (!found.articles.length)
@@ -79,10 +86,12 @@ export class KnowledgePage extends HTMLElement {
   }
 }
 
+/** @param {Hit} hit */
+const answers = ({ fit }) => fit === undefined || fit >= ANSWERS;
+
 /** @param {Hit} hit @param {number} best the highest score of the answer */
 function hitCard(hit, best) {
   const { fit } = hit;
-  const answers = fit === undefined || fit >= ANSWERS;
   const by = hit.matched_by === undefined ? [] : [hit.matched_by].flat();
   const others = Object.entries(hit).filter(([name, value]) => !KNOWN.has(name) && value !== null);
   return h(
@@ -90,10 +99,10 @@ function hitCard(hit, best) {
     h(
       "div.hit-head",
       h("h2", hit.title),
-      ...by.map((way) => h("span.badge.busy", { title: "How it was found" }, way)),
-      answers ? null : h("span.badge.warn", "hardly answers it"),
+      ...by.map((way) => hWith("span.badge.busy", { title: "How it was found" }, WAYS[way] ?? way)),
+      answers(hit) ? null : h("span.badge.warn", "hardly answers it"),
     ),
-    h("p.hit-snippet", ...marked(hit.snippet)),
+    h("p.hit-snippet", "… ", ...marked(hit.snippet), " …"),
     h(
       "dl.why",
       ...bar("Score", hit.score.toFixed(3), hit.score / best, "Comparable within this answer only"),
@@ -102,7 +111,7 @@ function hitCard(hit, best) {
         : bar("Fit", `${Math.round(fit * 100)} %`, fit, "How much of the question it speaks of")),
       ...others.flatMap(([name, value]) => [h("dt", name.replaceAll("_", " ")), h("dd", shown(value))]),
     ),
-    h(
+    hWith(
       "details.more",
       { ontoggle: (/** @type {Event} */ event) => void open(/** @type {HTMLDetailsElement} */ (event.target), hit.id) },
       h("summary", "The whole article"),
@@ -123,8 +132,8 @@ function shown(value) {
 /** @param {string} name @param {string} words @param {number} part of 1 @param {string} about */
 function bar(name, words, part, about) {
   return [
-    h("dt", { title: about }, name),
-    h("dd", h("span.number", words), h("meter", { min: 0, max: 1, value: part.toFixed(3), "aria-hidden": "true" })),
+    hWith("dt", { title: about }, name),
+    h("dd", h("span.number", words), hWith("meter", { min: 0, max: 1, value: part.toFixed(3), "aria-hidden": "true" })),
   ];
 }
 
@@ -136,7 +145,7 @@ function marked(text) {
 /** @param {HTMLDetailsElement} details @param {number} id */
 async function open(details, id) {
   if (!details.open || details.querySelector("pre")) return;
-  const body = h("pre.article", { tabindex: "0", "aria-label": "The article" }, "Asking …");
+  const body = hWith("pre.article", { tabindex: "0", "aria-label": "The article" }, "Asking …");
   details.append(body);
   try {
     const { knowledge_article: article } = await readResource(`db://knowledge_articles/${id}`);

@@ -34,6 +34,7 @@ const WANTS = /** @type {Record<string, () => boolean | undefined>} */ ({
 });
 const THEMES = /** @type {const} */ (["system", "light", "dark"]);
 const content = find(document, "#content");
+const pages = find(document, "nav[aria-label=Pages]");
 /** @type {Map<string, Page>} pages that were opened; they keep what was typed into them */
 const opened = new Map();
 /** @type {SignIn | null} */
@@ -44,7 +45,7 @@ function route() {
   const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name = "", ...rest] = path.split("/");
   const shown = name in PAGES ? name : "overview";
-  for (const link of document.querySelectorAll("nav[aria-label=Pages] a")) {
+  for (const link of pages.querySelectorAll("a")) {
     if (link.getAttribute("href") === `#/${shown}`) {
       link.setAttribute("aria-current", "page");
       link.scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -79,11 +80,11 @@ const sees = (server) => stream.snapshot?.servers.some(({ id }) => id === server
 /** Offer the pages on which there is something for the viewer. */
 function offerPages() {
   for (const [page, isWanted] of Object.entries(WANTS)) {
-    const link = find(document, `nav a[href="#/${page}"]`);
+    const link = find(pages, `a[href="#/${page}"]`);
     if (link.hidden === !isWanted()) continue;
     link.hidden = !link.hidden;
     // Where the bar is narrow, it has moved the place of the page that is shown.
-    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    pages.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 }
 
@@ -123,6 +124,7 @@ function askForKey(why) {
   if (signIn) return;
   signIn = new SignIn();
   content.replaceChildren(signIn);
+  pages.hidden = true;
   document.title = "Sign in · Switchboard";
   if (stream.hello) signIn.tell(`The session has ended. ${why.message}`);
 }
@@ -152,6 +154,7 @@ addEventListener("hashchange", route);
 addEventListener("signedout", (event) => askForKey(/** @type {CustomEvent} */ (event).detail));
 addEventListener("signedin", () => {
   signIn = null;
+  pages.hidden = false;
   stream.restart();
   route();
 });

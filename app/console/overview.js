@@ -3,9 +3,9 @@
 import "./chart.js";
 import "./running.js";
 import { isOfTheConsole } from "./calls.js";
-import { h, keyed, say } from "./dom.js";
+import { h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
-import { milliseconds, number, outcomeInWords, percent, plural, rate, since, wholeTime } from "./format.js";
+import { milliseconds, number, outcomeInWords, percent, plural, rate, sentence, since, wholeTime } from "./format.js";
 import { shortName, verdict } from "./verdict.js";
 
 /** @typedef {import("./api.js").ServerState} ServerState */
@@ -22,10 +22,10 @@ const STATES = {
 export class OverviewPage extends HTMLElement {
   #title = h("h1");
   #detail = h("p.quiet.number");
-  #verdict = h(
+  #verdict = hWith(
     "section.verdict",
     { role: "status" },
-    h("span.lamp", { "aria-hidden": "true" }),
+    hWith("span.lamp", { "aria-hidden": "true" }),
     h("div", this.#title, this.#detail),
   );
   #servers = h("ul.servers");
@@ -36,7 +36,7 @@ export class OverviewPage extends HTMLElement {
     slowest: h(
       "p.quiet.none",
       "No calls in the last 15 minutes. Try one under ",
-      h("a", { href: "#/tools" }, "Tools"),
+      hWith("a", { href: "#/tools" }, "Tools"),
       ".",
     ),
     failing: h("p.quiet.none", "Nothing has failed in the last 15 minutes."),
@@ -58,8 +58,8 @@ export class OverviewPage extends HTMLElement {
   #build() {
     this.append(
       this.#verdict,
-      h("section", { "aria-label": "Servers" }, this.#servers),
-      h(
+      hWith("section", { "aria-label": "Servers" }, this.#servers),
+      hWith(
         "section.charts",
         { "aria-label": "The last 15 minutes" },
         this.#charts.calls.card,
@@ -71,7 +71,7 @@ export class OverviewPage extends HTMLElement {
         h("section.card", h("h2", "Running now"), h("running-calls")),
         h(
           "section.card",
-          h(
+          hWith(
             "h2",
             { title: "95 of 100 calls of the last 15 minutes took less" },
             "Slowest ",
@@ -94,6 +94,7 @@ export class OverviewPage extends HTMLElement {
     const { snapshot } = stream;
     this.toggleAttribute("data-stale", stream.state === "waiting");
     if (!snapshot) return;
+    this.#servers.hidden = !snapshot.servers.length;
     keyed(this.#servers, snapshot.servers, (server) => server.id, serverCard, updateServerCard);
     this.#showCharts(snapshot);
     this.#showRankings(snapshot);
@@ -104,15 +105,18 @@ export class OverviewPage extends HTMLElement {
     const { series } = stream;
     if (!series) return;
     const { from, step } = series;
-    // The newest step has only begun: it would show a fall that is none.
-    const past = /** @type {<T>(values: T[]) => T[]} */ ((values) => values.slice(0, -1));
+    // The newest step has only begun: of its first moments nothing can be said, unless it is the only one there is.
+    const lasts = Math.max(1, Math.min(step, snapshot.at - from - step * (series.calls.length - 1)));
+    const isTold = lasts > step / 3 || !series.calls.slice(0, -1).some(Boolean);
+    const past = /** @type {<T>(values: T[]) => T[]} */ ((values) => (isTold ? values : values.slice(0, -1)));
+    const rates = series.calls.map((count, at) => count / (at === series.calls.length - 1 ? lasts : step));
     const share = past(series.calls).map((calls, index) => (calls ? (100 * (series.errors[index] ?? 0)) / calls : 0));
     const { calls, errors, times } = this.#charts;
     say(calls.figure, rate(snapshot.rate.calls));
     calls.chart.data = {
       from,
       step,
-      lines: [{ name: "calls", kind: "calls", filled: true, values: past(series.calls).map((count) => count / step) }],
+      lines: [{ name: "calls", kind: "calls", filled: true, values: past(rates) }],
       format: (value) => rate(value),
       least: 1,
     };
@@ -157,11 +161,12 @@ export class OverviewPage extends HTMLElement {
       about: plural(entry.calls, "call"),
       share: entry.p95 / worst,
     }));
+    const most = Math.max(1, ...failing.map((entry) => entry.errors));
     const fails = failing.slice(0, 5).map((entry) => ({
       ...ranked(entry, "&outcome=!ok"),
-      value: percent(entry.errors, entry.calls),
-      about: `${number(entry.errors)} of ${number(entry.calls)}, mostly ${outcomeInWords(entry.outcome)}`,
-      share: entry.errors / Math.max(1, entry.calls),
+      value: `${number(entry.errors)} of ${number(entry.calls)}`,
+      about: `${percent(entry.errors, entry.calls)}, mostly ${outcomeInWords(entry.outcome)}`,
+      share: entry.errors / most,
     }));
     keyed(this.#slowest, slow, (row) => row.key, rankingRow, updateRankingRow);
     keyed(this.#failing, fails, (row) => row.key, rankingRow, updateRankingRow);
@@ -172,13 +177,13 @@ export class OverviewPage extends HTMLElement {
 
 /** @param {string} name */
 function chart(name) {
-  const drawn = h("time-chart", { "data-name": name });
+  const drawn = hWith("time-chart", { "data-name": name });
   const figure = h("span.figure.number", "–");
   const note = h("small", "now");
-  const legend = h(
+  const legend = hWith(
     "p.legend",
     { "aria-hidden": "true", hidden: true },
-    ...["p50", "p95", "p99"].map((line) => h("span", { class: line }, line)),
+    ...["p50", "p95", "p99"].map((line) => hWith("span", { class: line }, line)),
   );
   const card = h("div.card.chart", h("h2", name), h("p.chart-now", figure, " ", note), legend, drawn);
   return { card, figure, note, chart: drawn };
@@ -186,11 +191,11 @@ function chart(name) {
 
 /** @param {ServerState} server */
 function serverCard(server) {
-  const card = h(
+  const card = hWith(
     "li.card.server",
     { "data-server": server.id },
-    h("h2", { title: server.name }, shortName(server)),
-    h("p.state", h("span.lamp", { "aria-hidden": "true" }), h("span.state-words"), h("span.quiet.state-since")),
+    hWith("h2", { title: server.name }, shortName(server)),
+    h("p.state", hWith("span.lamp", { "aria-hidden": "true" }), h("span.state-words"), h("span.quiet.state-since")),
     h("p.reason"),
     h("ul.off"),
   );
@@ -220,18 +225,15 @@ function updateServerCard(card, server) {
   );
 }
 
-/** @param {string} text */
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
 /** @typedef {{key: string, entry: {server: string, operation: string}, href: string, value: string, about: string, share: number}} Ranked */
 
 /** @param {Ranked} row */
 function rankingRow(row) {
   const made = h(
     "li",
-    h("a", { href: row.href }, row.entry.operation),
+    hWith("a", { href: row.href }, row.entry.operation),
     h("span.number.value"),
-    h("meter", { min: 0, max: 1, "aria-hidden": "true" }),
+    hWith("meter", { min: 0, max: 1, "aria-hidden": "true" }),
     h("span.quiet.number.about"),
   );
   updateRankingRow(made, row);

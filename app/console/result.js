@@ -1,7 +1,7 @@
 // <call-result>: what a call answered: a table where there are rows, JSON otherwise.
 
 import { Problem } from "./api.js";
-import { button, copyButton, h, prose } from "./dom.js";
+import { button, copyButton, h, hWith, prose } from "./dom.js";
 import { numberAsWritten, parseExactly } from "./json.js";
 import { milliseconds, number, plural, size } from "./format.js";
 
@@ -31,10 +31,10 @@ export class CallResult extends HTMLElement {
       h("span.badge.good", "ok"),
       h("span.number", milliseconds(ms)),
       h("span.quiet.number", size(new TextEncoder().encode(text).length)),
-      requestId ? h("a", { href: `#/calls?request_id=${requestId}` }, "See the call") : null,
+      requestId ? hWith("a", { href: `#/calls?request_id=${requestId}` }, "See the call") : null,
       copyButton(() => text, "Copy the result"),
     );
-    const json = h(
+    const json = hWith(
       "pre.json",
       { tabindex: "0", "aria-label": "The result as JSON" },
       cut(value === undefined ? text : JSON.stringify(value, null, 2)),
@@ -73,7 +73,7 @@ export class CallResult extends HTMLElement {
         "p.result-facts",
         h("span.badge.bad", problem.code.replaceAll("_", " ") || "failed"),
         problem.status ? h("span.quiet", `HTTP ${problem.status}`) : null,
-        problem.requestId ? h("a", { href: `#/calls?request_id=${problem.requestId}` }, "See the call") : null,
+        problem.requestId ? hWith("a", { href: `#/calls?request_id=${problem.requestId}` }, "See the call") : null,
       ),
       h("p.failure", ...prose(problem.message)),
       problem.retryAfter ? h("p.quiet", `Again in ${plural(problem.retryAfter, "second")}.`) : "",
@@ -134,31 +134,45 @@ export function table(name, rows) {
   const columns = [...new Set(rows.slice(0, MOST_ROWS).flatMap((row) => Object.keys(row)))].slice(0, MOST_COLUMNS);
   const numeric = new Set(
     columns.filter((column) =>
-      rows.every(({ [column]: value }) => value === null || value === undefined || numberAsWritten(value) !== null),
+      rows.every((row) => {
+        const value = held(row, column);
+        return value === null || value === undefined || numberAsWritten(value) !== null;
+      }),
     ),
   );
   const kind = (/** @type {string} */ column) => (numeric.has(column) ? "number right" : null);
-  const body = rows
-    .slice(0, MOST_ROWS)
-    .map((row) =>
-      h("tr", ...columns.map((column) => h("td", { class: kind(column) ?? length(row[column]) }, cell(row[column])))),
-    );
-  const title = `${name ? `${name}: ` : ""}${plural(rows.length, "row")}${rows.length > MOST_ROWS ? `, the first ${MOST_ROWS} shown` : ""}`;
-  return h(
+  const body = rows.slice(0, MOST_ROWS).map((row) =>
+    h(
+      "tr",
+      ...columns.map((column) => {
+        const value = held(row, column);
+        return hWith("td", { class: kind(column) ?? length(value) }, cell(value));
+      }),
+    ),
+  );
+  const title = `${name && name !== "rows" ? `${name}: ` : ""}${plural(rows.length, "row")}${rows.length > MOST_ROWS ? `, the first ${MOST_ROWS} shown` : ""}`;
+  return hWith(
     "div.table-wrap",
     { tabindex: "0", role: "region", "aria-label": title },
     h(
       "table.rows",
       h("caption", title),
-      h("thead", h("tr", ...columns.map((column) => h("th", { scope: "col", class: kind(column) }, column)))),
+      h(
+        "thead",
+        h("tr", ...columns.map((column) => hWith("th", { scope: "col", class: kind(column), title: column }, column))),
+      ),
       h("tbody", ...body),
     ),
   );
 }
 
-/** @param {unknown} value */
+/** What a row has of its own: a column may be called `constructor`. @param {Rows[number]} row @param {string} column */
+const held = (row, column) => (Object.hasOwn(row, column) ? row[column] : undefined);
+
+/** How much room a value wants: what is short, or one word as a time is, stands in one line. @param {unknown} value */
 function length(value) {
-  return typeof value === "string" && value.length > 24 ? "long" : null;
+  if (value === null || value === undefined || numberAsWritten(value) !== null) return null;
+  return /^(.{0,24}|\S{0,40})$/.test(typeof value === "string" ? value : JSON.stringify(value)) ? "short" : "long";
 }
 
 /** @param {unknown} value */
@@ -172,7 +186,7 @@ function cell(value) {
 
 /** @param {string} text */
 function short(text) {
-  return text.length > 300 ? h("span", { title: text.slice(0, 2000) }, `${text.slice(0, 300)} …`) : text;
+  return text.length > 300 ? hWith("span", { title: text.slice(0, 2000) }, `${text.slice(0, 300)} …`) : text;
 }
 
 /** What stands beside the tables, such as `truncated`. @param {any} value @param {string[]} shown */
@@ -182,9 +196,19 @@ function rest(value, shown) {
   return facts(Object.entries(value).filter(([name]) => !hidden.includes(name))) ?? "";
 }
 
-/** Names and values; an object within has its own. @param {[string, unknown][]} entries @param {number} [depth] @returns {HTMLElement | null} */
+/** Whether a value stands in a line with others. @param {unknown} value */
+const isShort = (value) =>
+  value === null ||
+  (numberAsWritten(value) ?? (typeof value === "object" ? " ".repeat(40) : String(value))).length < 40;
+
+/** Names and values, beside each other where they are few and short; an object within has its own. @param {[string, unknown][]} entries @param {number} [depth] @returns {HTMLElement | null} */
 export function facts(entries, depth = 0) {
   if (!entries.length) return null;
+  if (!depth && entries.length <= 6 && entries.every(([, value]) => isShort(value)))
+    return h(
+      "dl.facts.in-a-row.result-rest",
+      ...entries.map(([name, value]) => h("div", h("dt", name), h("dd", cell(value)))),
+    );
   const rows = entries.flatMap(([name, value]) => {
     const isNested = depth < 2 && typeof value === "object" && value !== null && !Array.isArray(value);
     const nested = isNested && numberAsWritten(value) === null ? facts(Object.entries(value), depth + 1) : null;

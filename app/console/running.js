@@ -1,7 +1,7 @@
 // <running-calls>: what runs at this moment, how long already, and a button that ends it.
 
 import { ask, asProblem } from "./api.js";
-import { h, keyed, say } from "./dom.js";
+import { h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { age, wholeTime } from "./format.js";
 
@@ -33,10 +33,10 @@ export class RunningCalls extends HTMLElement {
 function makeRow(call) {
   const row = h(
     "li.running-call",
-    h("span.running-age.number", { title: `since ${wholeTime(call.started)}` }),
+    hWith("span.running-age.number", { title: `since ${wholeTime(call.started)}` }),
     h(
       "span.running-what",
-      h("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation),
+      hWith("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation),
       h("span.quiet", [call.server, call.face, call.client, call.principal, call.customer].filter(Boolean).join(" · ")),
     ),
   );
@@ -54,7 +54,7 @@ function updateRow(row, call) {
 
 /** Make a button that ends a running call, and says what became of it. @param {{id: string, operation: string}} call */
 export function cancelButton(call) {
-  const button = h(
+  const button = hWith(
     "button",
     { type: "button", class: "small danger", "aria-label": `Cancel ${call.operation}`, onclick: cancel },
     "Cancel",

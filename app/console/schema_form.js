@@ -1,6 +1,6 @@
 // <schema-form>: a form made from a JSON Schema, whose value is the arguments object. What no form fits is typed as JSON.
 
-import { button, h, prose, say } from "./dom.js";
+import { button, h, hWith, prose, say } from "./dom.js";
 import { numberAsWritten, parseExactly } from "./json.js";
 
 /** @typedef {import("./api.js").Schema} Schema */
@@ -44,9 +44,13 @@ export class SchemaForm extends HTMLElement {
   #schema = {};
   #asJson = false;
   #fields = h("div.fields");
-  #text = h("textarea.code.whole-json", { "aria-label": "The arguments as JSON", spellcheck: "false", hidden: true });
+  #text = hWith("textarea.code.whole-json", {
+    "aria-label": "The arguments as JSON",
+    spellcheck: "false",
+    hidden: true,
+  });
   #switch = button("Edit as JSON", () => this.#turn(), { class: "small" });
-  #wrong = h("p.wrong", { role: "alert" });
+  #wrong = hWith("p.wrong", { role: "alert" });
 
   connectedCallback() {
     if (this.firstChild) return;
@@ -173,7 +177,7 @@ function objectField(schema, name, place) {
   const required = new Set(/** @type {string[]} */ (schema.required ?? []));
   /** @type {Map<string, Field>} */
   const fields = new Map();
-  const shown = h("div", { class: place.depth ? "nested" : "" });
+  const shown = hWith("div", { class: place.depth ? "nested" : "" });
   const rest = h("div.rest");
   const properties = Object.entries(/** @type {Record<string, Schema>} */ (schema.properties ?? {}));
   for (const [property, about] of properties) {
@@ -193,7 +197,7 @@ function objectField(schema, name, place) {
   if (rest.childElementCount) {
     const count = rest.childElementCount;
     element.append(
-      h(
+      hWith(
         "details.more",
         { open: !shown.childElementCount },
         h("summary", `${count} more ${count === 1 ? "argument" : "arguments"}, which may be left out`),
@@ -205,8 +209,8 @@ function objectField(schema, name, place) {
   return {
     element,
     read() {
-      /** @type {Record<string, unknown>} */
-      const value = {};
+      /** @type {[string, unknown][]} */
+      const entries = [];
       for (const [property, field] of fields) {
         let given;
         try {
@@ -215,16 +219,17 @@ function objectField(schema, name, place) {
           if (error instanceof NotFilled && name) throw new NotFilled(`${name}.${error.field}`, error.reason);
           throw error;
         }
-        if (given !== undefined) value[property] = given;
-        else if (required.has(property) && isBlankText(about(property))) value[property] = "";
+        if (given !== undefined) entries.push([property, given]);
+        else if (required.has(property) && isBlankText(about(property))) entries.push([property, ""]);
         else if (required.has(property) && (place.required || place.depth === 0))
           throw new NotFilled(name ? `${name}.${property}` : property, "is needed");
       }
-      return place.depth && !place.required && !Object.keys(value).length ? undefined : value;
+      // Not one by one, since a property may be called `__proto__`.
+      return place.depth && !place.required && !entries.length ? undefined : Object.fromEntries(entries);
     },
     fill(value) {
       const given = /** @type {Record<string, unknown>} */ (isObject(value) ? value : {});
-      for (const [property, field] of fields) if (property in given) field.fill(given[property]);
+      for (const [property, field] of fields) if (Object.hasOwn(given, property)) field.fill(given[property]);
     },
   };
 
@@ -246,8 +251,8 @@ function labelled(name, schema, required, field) {
     : field.element.querySelector(":scope > input, :scope > textarea, :scope > select");
   const hint = hintOf(schema);
   const id = `field-${(made += 1)}`;
-  const about = h("span.quiet.hint", { id: `${id}-hint` }, ...prose(hint));
-  const wrong = h("span.wrong.field-wrong", { id: `${id}-wrong` });
+  const about = hWith("span.quiet.hint", { id: `${id}-hint` }, ...prose(hint));
+  const wrong = hWith("span.wrong.field-wrong", { id: `${id}-wrong` });
   if (input) {
     input.id = id;
     input.setAttribute("aria-describedby", `${id}-hint ${id}-wrong`);
@@ -259,9 +264,9 @@ function labelled(name, schema, required, field) {
   }
   const words = [h("code", name), required ? h("span.needed", "needed") : null];
   const label = input
-    ? h("label", { for: id, id: `${id}-label` }, ...words)
-    : h("span.label", { id: `${id}-label` }, ...words);
-  return h("div.field", { "data-field": name }, label, field.element, about, wrong);
+    ? hWith("label", { for: id, id: `${id}-label` }, ...words)
+    : hWith("span.label", { id: `${id}-label` }, ...words);
+  return hWith("div.field", { "data-field": name }, label, field.element, about, wrong);
 }
 
 /** @param {Schema} schema */
@@ -287,7 +292,7 @@ function textField(schema, name, place) {
     autocomplete: "off",
     placeholder: "default" in schema && schema.default ? String(schema.default) : null,
   };
-  const input = isLong ? h("textarea", { rows: 1, ...common }) : h("input", { type: "text", ...common });
+  const input = isLong ? hWith("textarea", { rows: 1, ...common }) : hWith("input", { type: "text", ...common });
   return {
     element: input,
     read: () => (input.value === "" && !(place.required && schema.minLength === 0) ? undefined : input.value),
@@ -297,7 +302,7 @@ function textField(schema, name, place) {
 
 /** @param {Schema} schema @param {string} name @returns {Field} */
 function numberField(schema, name) {
-  const input = h("input", {
+  const input = hWith("input", {
     type: "text",
     inputmode: schema.type === "integer" ? "numeric" : "decimal",
     autocomplete: "off",
@@ -323,7 +328,7 @@ function numberField(schema, name) {
 
 /** @param {Schema} schema @returns {Field} */
 function checkField(schema) {
-  const input = h("input", { type: "checkbox" });
+  const input = hWith("input", { type: "checkbox" });
   let given = false;
   input.checked = schema.default;
   input.addEventListener("change", () => (given = true));
@@ -340,8 +345,8 @@ function checkField(schema) {
 /** @param {Schema} schema @param {unknown[]} choices @param {Place} place @returns {Field} */
 function choiceField(schema, choices, place) {
   const none = "default" in schema && schema.default !== null ? `${schema.default} (default)` : "not given";
-  const options = choices.map((choice, index) => h("option", { value: index }, String(choice)));
-  const input = h("select", place.required && choices.length ? null : h("option", { value: "" }, none), ...options);
+  const options = choices.map((choice, index) => hWith("option", { value: index }, String(choice)));
+  const input = h("select", place.required && choices.length ? null : hWith("option", { value: "" }, none), ...options);
   return {
     element: input,
     read: () => (input.value === "" ? undefined : choices[Number(input.value)]),
@@ -365,7 +370,7 @@ function rowsField(items, name, place, isMap = false) {
   /** @param {unknown} value @param {string} named @param {boolean} byHand */
   function append(value, named, byHand) {
     const input = { value: named, placeholder: "name", "aria-label": `${name}, a name`, autocomplete: "off" };
-    const key = h("input", { type: "text", ...input });
+    const key = hWith("input", { type: "text", ...input });
     const below = { whole: place.whole, depth: place.depth + 1, required: true };
     const field = fieldOf(items, isMap ? "value" : `${name} ${rows.length + 1}`, below);
     if (field.element.matches(INPUTS))
@@ -410,11 +415,11 @@ function variantField(variants, name, place) {
     fieldOf(variant, name, { ...place, depth: place.depth + 1, required: true }),
   );
   const names = possible.map(nameOf);
-  const chooser = h(
+  const chooser = hWith(
     "select",
     { "aria-label": `What ${name} is` },
-    h("option", { value: "" }, "not given"),
-    ...names.map((label, index) => h("option", { value: index }, label)),
+    hWith("option", { value: "" }, "not given"),
+    ...names.map((label, index) => hWith("option", { value: index }, label)),
   );
   const body = h("div.variant");
   chooser.addEventListener("change", show);
@@ -441,7 +446,7 @@ function variantField(variants, name, place) {
 
 /** @param {string} name @returns {Field} */
 function jsonField(name) {
-  const input = h("textarea", {
+  const input = hWith("textarea", {
     rows: 1,
     class: "code",
     spellcheck: "false",
@@ -470,7 +475,7 @@ function addFileButtons(schema, fields, whole) {
     const takesBase64 = said && resolved(encoding ?? {}, whole).enum?.includes("base64");
     const isBase64 = about.contentEncoding === "base64" || about.format === "byte" || /_base64$/.test(name);
     if (!field || !(takesBase64 || isBase64) || (name === "key" && !isBase64)) continue;
-    const file = h("input", { type: "file", class: "hidden", tabindex: -1, "aria-hidden": "true" });
+    const file = hWith("input", { type: "file", class: "hidden", tabindex: -1, "aria-hidden": "true" });
     const note = h("span.quiet");
     const choose = button("From a file …", () => file.click(), { class: "small" });
     file.addEventListener("change", async () => {
@@ -545,7 +550,7 @@ function fits(value, schema) {
   return (
     type !== "object" ||
     schema.additionalProperties !== false ||
-    Object.keys(Object(value)).every((key) => key in properties)
+    Object.keys(Object(value)).every((key) => Object.hasOwn(properties, key))
   );
 }
 

@@ -1,11 +1,11 @@
 // <sign-in>: asks for a key where one is needed, and gives it to the gateway for a session cookie. It keeps no key.
 
 import { ask, asProblem } from "./api.js";
-import { h, prose } from "./dom.js";
+import { h, hWith, prose } from "./dom.js";
 import { stream } from "./events.js";
 
 export class SignIn extends HTMLElement {
-  #key = h("input", {
+  #key = hWith("input", {
     type: "password",
     id: "key",
     name: "key",
@@ -14,18 +14,18 @@ export class SignIn extends HTMLElement {
     spellcheck: "false",
     placeholder: "sb_…",
   });
-  #wrong = h("p.wrong", { id: "key-wrong", role: "alert" });
-  #button = h("button", { type: "submit", class: "primary" }, "Sign in");
+  #wrong = hWith("p.wrong", { id: "key-wrong", role: "alert" });
+  #button = hWith("button", { type: "submit", class: "primary" }, "Sign in");
 
   connectedCallback() {
     if (!this.firstChild) {
       this.append(
-        h(
+        hWith(
           "form.card.sign-in",
           { onsubmit: (/** @type {Event} */ event) => void this.#submit(event) },
           h("h1", "Sign in"),
           h("p", "This gateway asks for a key. What you see and do here is what the key's role allows."),
-          h("label", { for: "key" }, "Key"),
+          hWith("label", { for: "key" }, "Key"),
           this.#key,
           this.#wrong,
           this.#button,

@@ -1,7 +1,7 @@
 // <settings-page>: the settings that are in effect and where each comes from, and why a tool is off.
 
 import { asProblem, read } from "./api.js";
-import { button, h, keyed, notice, plainTable, prose, searchInput } from "./dom.js";
+import { button, h, hWith, keyed, notice, plainTable, prose, searchInput } from "./dom.js";
 import { stream } from "./events.js";
 import { shortName } from "./verdict.js";
 
@@ -11,8 +11,9 @@ export class SettingsPage extends HTMLElement {
   #search = searchInput("Find a setting", () => this.#filter());
   #changed = button("Only what is set", () => this.#toggle(), { "aria-pressed": "false" });
   #off = h("ul.off-tools");
-  #offCard = h("section.card", { hidden: true }, h("h2", "What is off or limited, and why"), this.#off);
-  #groups = h("div.stack");
+  #offCard = hWith("section.card", { hidden: true }, h("h2", "What is off or limited, and why"), this.#off);
+  #groups = h("div.stack", h("p.quiet.none", "Asking …"));
+  #none = hWith("div", { hidden: true }, notice("Nothing is called so", "“Only what is set” may hide it, too."));
   #update = () => this.#showOff();
 
   connectedCallback() {
@@ -24,7 +25,7 @@ export class SettingsPage extends HTMLElement {
           h("p.quiet", "In effect since the start. Secrets are not shown."),
           h("div.buttons", this.#search, this.#changed),
         ),
-        h("div.stack", this.#offCard, this.#groups),
+        h("div.stack", this.#offCard, this.#groups, this.#none),
       );
     }
     stream.addEventListener("snapshot", this.#update);
@@ -68,6 +69,8 @@ export class SettingsPage extends HTMLElement {
       }
       section.hidden = !shown;
     }
+    const sections = [...this.#groups.children];
+    this.#none.hidden = !sections.length || sections.some((section) => !(/** @type {HTMLElement} */ (section).hidden));
   }
 
   /** Tools that are off are known from the stream, as the overview has them. */
@@ -91,7 +94,7 @@ function group({ title, settings }) {
   const rows = settings.map(({ name, value, hidden, source, about }) => [
     h("div", h("code", name), about ? h("p.quiet.hint", ...prose(about)) : null),
     hidden ? h("span.badge", "hidden") : shown(value),
-    h("span", { class: source === "default" ? "quiet" : null }, source),
+    hWith("span", { class: source === "default" ? "quiet" : null }, source),
   ]);
   const table = plainTable(["Setting", "Value", "From"], rows);
   table.classList.add("settings");

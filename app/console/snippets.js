@@ -1,7 +1,7 @@
 // <call-snippets>: the same call as it is made elsewhere: curl, the Python client, a message of MCP.
 
 import { root } from "./api.js";
-import { button, copyButton, h, say } from "./dom.js";
+import { button, copyButton, h, hWith, say } from "./dom.js";
 import { numberAsWritten } from "./json.js";
 import { isSignedIn } from "./session.js";
 
@@ -13,7 +13,7 @@ export class CallSnippets extends HTMLElement {
   #chosen = "curl";
   /** @type {Made | null} */
   #made = null;
-  #text = h("pre", { tabindex: "0", "aria-label": "The same call elsewhere" });
+  #text = hWith("pre", { tabindex: "0", "aria-label": "The same call elsewhere" });
   #tabs = Object.keys(WRITERS).map((name) => button(name, () => this.#choose(name), { class: "small" }));
 
   connectedCallback() {

@@ -4,7 +4,7 @@ import "./result.js";
 import "./schema_form.js";
 import "./snippets.js";
 import { ask, asProblem, read } from "./api.js";
-import { button, h, keyed, notice, prose, searchInput } from "./dom.js";
+import { button, h, hWith, keyed, notice, prose, searchInput } from "./dom.js";
 import { NotFilled } from "./schema_form.js";
 
 /** @typedef {import("./api.js").ToolInfo} ToolInfo */
@@ -29,7 +29,7 @@ export class ToolsPage extends HTMLElement {
         h("header.page-head", h("h1", "Tools")),
         h(
           "div.tools",
-          h("nav.card.tool-list", { "aria-label": "Tools and resources" }, this.#search, this.#groups),
+          hWith("nav.card.tool-list", { "aria-label": "Tools and resources" }, this.#search, this.#groups),
           this.#opened,
         ),
       );
@@ -86,12 +86,7 @@ export class ToolsPage extends HTMLElement {
     );
     if (!groups.size)
       this.#groups.replaceChildren(
-        h(
-          "p.quiet.none",
-          this.#entries?.length
-            ? "Nothing is called so."
-            : "Your role allows no tool. `switchboard policy explain` says why.",
-        ),
+        h("p.quiet.none", this.#entries?.length ? "Nothing is called so." : "Your role allows no tool."),
       );
     this.#mark();
   }
@@ -114,10 +109,9 @@ export class ToolsPage extends HTMLElement {
     if (!found) {
       const what = this.#wanted.length
         ? notice("There is no such tool", "It may have gone, or your role does not allow it.")
-        : notice(
-            "Choose a tool",
-            "Its form comes with an example that works on the demo data. Nothing runs before you press Run.",
-          );
+        : this.#entries.length
+          ? offered(this.#entries)
+          : notice("No tool is for you", ...prose("`switchboard policy explain` says which line would allow one."));
       this.#opened.replaceChildren(what);
       return;
     }
@@ -132,10 +126,39 @@ export class ToolsPage extends HTMLElement {
             : promptPanel(found.about);
       this.#kept.set(key, panel);
     }
-    this.#opened.replaceChildren(h("a.back", { href: "#/tools" }, "All tools"), panel);
+    this.#opened.replaceChildren(hWith("a.back", { href: "#/tools" }, "All tools"), panel);
     if (matchMedia("(max-width: 52rem)").matches) scrollTo(0, 0);
   }
 }
+
+/** What there is to choose from, in the words that it has for itself. @param {Entry[]} entries */
+function offered(entries) {
+  const doers = entries.filter(({ kind }) => kind !== "resource");
+  const shown = doers.length ? doers : entries;
+  const servers = [...new Set(shown.map(({ server }) => server))];
+  const rows = (/** @type {string} */ server) => shown.filter((one) => one.server === server).map(row);
+  return h(
+    "div.stack",
+    ...servers.map((server) => h("section.card", h("h2", server), h("ul.offered", ...rows(server)))),
+  );
+}
+
+/** @param {Entry} entry */
+function row(entry) {
+  const { kind, about } = entry;
+  const [gist = ""] = (about.description ?? "").split(/(?<=[.!?])\s|\n\s*\n/);
+  return h("li", link(entry), h("span", ...prose(gist.replace(/\s+/g, " "))), kind === "tool" ? doing(about) : null);
+}
+
+/** What becomes of things by a tool, in a word. @param {{read_only: boolean, destructive?: boolean}} tool */
+function doing({ read_only: onlyReads, destructive }) {
+  const words = onlyReads ? "only reads" : destructive ? "may delete or overwrite" : "changes data";
+  return hWith("span", { class: `badge ${onlyReads ? "good" : destructive ? "bad" : "warn"}` }, words);
+}
+
+/** @param {Entry} entry */
+const link = ({ kind, server, name }) =>
+  hWith("a", { href: `#/tools/${kind}/${server}/${encodeURIComponent(name)}`, title: name }, filledIn(name));
 
 /** @param {Entry["kind"]} kind @param {{server: string, name: string, description?: string}} about @param {string} [title] @returns {Entry} */
 function entry(kind, about, title = "") {
@@ -151,19 +174,11 @@ function updateGroup(section, [, entries]) {
       list,
       entries,
       (one) => one.name,
-      (one) =>
-        h(
-          "li",
-          h(
-            "a",
-            {
-              href: `#/tools/${one.kind}/${one.server}/${encodeURIComponent(one.name)}`,
-              title: one.name,
-              "data-entry": `${one.kind}/${one.server}/${one.name}`,
-            },
-            filledIn(one.name),
-          ),
-        ),
+      (one) => {
+        const named = link(one);
+        named.dataset.entry = `${one.kind}/${one.server}/${one.name}`;
+        return h("li", named);
+      },
     );
   }
   return section;
@@ -211,12 +226,12 @@ function formPanel(about, kind, schema, example, call, changed, ...below) {
     },
     (field, message) => form.tell(field, message),
   );
-  const element = h(
+  const element = hWith(
     "form.card.tool",
     { novalidate: true, onsubmit: runner.run, onkeydown: runByKeys },
     head(about, kind),
     form,
-    h("div.run", runner.button, runner.stop, h("span.quiet", "or Ctrl+Enter")),
+    h("div.run", runner.button, runner.stop, h("span.quiet.only-wide", "or Ctrl+Enter")),
     runner.result,
     ...below,
   );
@@ -242,16 +257,14 @@ function formPanel(about, kind, schema, example, call, changed, ...below) {
 
 /** @param {ToolInfo} tool */
 function toolPanel(tool) {
-  const { server, name, read_only: onlyReads, destructive, input_schema: schema } = tool;
-  const words = onlyReads ? "only reads" : destructive ? "may delete or overwrite" : "changes data";
-  const kind = h("span", { class: `badge ${onlyReads ? "good" : destructive ? "bad" : "warn"}` }, words);
+  const { server, name, input_schema: schema } = tool;
   const snippets = h("call-snippets");
   snippets.connectedCallback();
   const path = `/console/tools/${encodeURIComponent(server)}/${encodeURIComponent(name)}`;
   const title = "Schema of the arguments";
   return formPanel(
     tool,
-    kind,
+    doing(tool),
     schema,
     tool.example,
     (value, signal) => ask("POST", path, value, signal),
@@ -260,7 +273,7 @@ function toolPanel(tool) {
     h(
       "details.schema",
       h("summary", title),
-      h("pre", { tabindex: "0", "aria-label": title }, JSON.stringify(schema, null, 2)),
+      hWith("pre", { tabindex: "0", "aria-label": title }, JSON.stringify(schema, null, 2)),
     ),
   );
 }
@@ -268,7 +281,7 @@ function toolPanel(tool) {
 /** @param {ResourceInfo} resource */
 function resourcePanel(resource) {
   const written = resource.template;
-  const uri = h("input.code", {
+  const uri = hWith("input.code", {
     type: "text",
     id: `uri-${written}`,
     value: filledIn(written),
@@ -279,13 +292,13 @@ function resourcePanel(resource) {
     ask("GET", `/console/resources/read?uri=${encodeURIComponent(uri.value.trim())}`, undefined, signal),
   );
   runner.button.textContent = "Read";
-  return h(
+  return hWith(
     "form.card.tool",
     { onsubmit: runner.run },
     head({ ...resource, name: written }, h("span.badge.good", "resource")),
     h(
       "div.field",
-      h("label", { for: uri.id }, h("code", "uri")),
+      hWith("label", { for: uri.id }, h("code", "uri")),
       uri,
       h("span.quiet.hint", /\{/.test(uri.value) ? "Put a value where the braces are." : ""),
     ),
@@ -336,8 +349,8 @@ function filledIn(template) {
  */
 function running(call, tell) {
   const result = h("call-result");
-  const start = h("button", { type: "submit", class: "primary" }, "Run");
-  const stop = h("button", { type: "button", class: "danger", hidden: true }, "Cancel");
+  const start = hWith("button", { type: "submit", class: "primary" }, "Run");
+  const stop = hWith("button", { type: "button", class: "danger", hidden: true }, "Cancel");
   /** @type {AbortController | null} */
   let current = null;
   stop.addEventListener("click", () => current?.abort());

@@ -26,6 +26,10 @@ export function verdict(stream) {
     };
   }
   if (!snapshot) return { tone: "quiet", title: "Asking the gateway …", detail: "" };
+  if (!snapshot.servers.length) {
+    const detail = "Your role may look at the console, but no tool or resource of any server is for it.";
+    return { tone: "quiet", title: "There is nothing that you may see", detail };
+  }
   const down = snapshot.servers.filter((server) => server.state === "down");
   const some = snapshot.servers.filter((server) => server.state === "degraded");
   const unset = snapshot.servers.filter((server) => server.state === "unconfigured");

@@ -89,7 +89,7 @@ class Guard:
             return InsufficientScope(told).by(f"deny {what}")
         scopes = self.policy.scopes_for(server, name)
         return InsufficientScope(
-            f"{what} is not allowed to this caller. It takes one of {', '.join(scopes)}.", scopes=scopes
+            f"{what} is not allowed to this caller. It takes {' or '.join(scopes)}.", scopes=scopes
         ).by(f"allow {what}")
 
     def turned_off(self, server: str) -> Mapping[str, GatewayError]:

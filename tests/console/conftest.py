@@ -3,14 +3,15 @@
 import io
 import json
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
+from pydantic_settings import BaseSettings
 
 from app.local.aws import LocalAws
 from app.local.kafka import LocalKafka
@@ -35,6 +36,8 @@ class Stack:
 
     served: Served
     database: TestDatabase
+    settings: Sequence[BaseSettings]
+    """Of the backends."""
 
     async def call(self, server: str, tool: str, arguments: dict[str, Any], **headers: str) -> httpx.Response:
         """Call a tool as somebody else than the browser does."""
@@ -62,7 +65,7 @@ async def stack(
         settings = [database.settings, kafka, settings_for_aws(aws_stack)]
         with _log_kept():
             async with serve(create_app(None, Settings(), settings)) as served:
-                yield Stack(served, database)
+                yield Stack(served, database, settings)
 
 
 @contextmanager
@@ -97,6 +100,13 @@ def looking_at(browser: Browser, served: Served, until: str = LIVE) -> Look:
             yield seen
 
     return open_page
+
+
+async def sign_in(page: Page, key: str) -> None:
+    """Show a key to the page that asks for one, and wait until it shows what there is."""
+    await page.get_by_label("Key", exact=True).fill(key)
+    await page.get_by_role("button", name="Sign in", exact=True).click()
+    await page.locator(LIVE).wait_for()
 
 
 def address_of_tool(server: str, tool: str) -> str:

@@ -44,11 +44,13 @@ async def test_a_message_appears_as_it_comes_and_is_text_whatever_it_holds(look:
         page = seen.page
         messages = page.locator(".messages li")
         await expect(messages.first).to_contain_text("before")
-        await publish({"text": NASTY})
+        await publish({"text": NASTY, "id": 9007199254740993, "onclick": "alert(2)", "style": "color:red"})
         await expect(messages).to_have_count(2, timeout=SOON)
+        await expect(messages.first.locator(".message-value")).to_contain_text('"id":9007199254740993')
         await messages.first.locator("summary").click()
         await expect(messages.first.locator("pre")).to_contain_text(NASTY)
-        assert await page.locator(".messages img").count() == 0
+        await expect(messages.first.locator("pre")).to_contain_text("9007199254740993")
+        assert await page.locator(".messages :is(img, [style], [onclick])").count() == 0
         await page.get_by_role("button", name="Pause").click()
         count = await messages.count()
         await publish("while it is paused")

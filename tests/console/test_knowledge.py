@@ -41,5 +41,6 @@ async def test_how_an_article_was_found_is_shown_where_the_answer_says_it(look: 
         await expect(hit_shown.locator(".badge")).to_have_text(["words", "meaning", "hardly answers it"])
         await expect(hit_shown.locator("h2")).to_have_text(nasty)
         await expect(hit_shown.locator(".why")).to_contain_text("0.812")
-        await expect(page.get_by_role("status").filter(has_text="1 article")).to_contain_text("semantic")
+        summary = page.get_by_role("status").filter(has_text="1 article")
+        await expect(summary).to_contain_text("searched by words and meaning · none of them answers it well")
         assert await page.locator(".hit img").count() == 0

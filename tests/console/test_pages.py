@@ -1,17 +1,29 @@
 """Each page on wide and narrow screens, dark and light: it loads nothing foreign, and everybody can use it."""
 
+import json
 import re
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
+from app.catalogue import load_servers
+from app.guard.credentials import id_of, mint
+from app.guard.key_file import KeyFile
+from app.main import create_app
+from app.settings import Settings
 from tests.console.check import PAGES
-from tests.console.conftest import Look, Stack, address_of_tool
+from tests.console.conftest import Look, Stack, address_of_tool, looking_at, sign_in
 from tests.console.usable import assert_usable
+from tests.faces.console.desk import keyed
+from tests.fixtures.browser import Visit
+from tests.fixtures.gateway import Served, serve
 
 MOST_BYTES = 200_000
 MOST_LINES = 5_000
@@ -42,6 +54,17 @@ async def _see_messages(page: Page) -> None:
     await expect(page.locator(".messages li").first).to_be_visible()
 
 
+async def _ask_the_policy(page: Page) -> None:
+    await page.get_by_label("Who").select_option("role archivist")
+    await page.get_by_label("Tool, resource or scope").fill("aws:s3_upload_file")
+    asked = {"bucket": "archive", "key": "letters/../bills/1", "content": "Dear"}
+    await page.get_by_label("With arguments").fill(json.dumps(asked))
+    await page.get_by_role("button", name="Explain").click()
+    await expect(page.locator(".explained .badge")).to_contain_text("argument refused")
+    await expect(page.get_by_role("region", name="The keys").locator("tbody tr")).to_have_count(len(_KEYS))
+    await page.locator("h1").click()
+
+
 _DO: dict[str, tuple[str, Callable[[Page], Awaitable[None]]]] = {
     "overview": ("", _nothing),
     "calls": ("#/calls", _nothing),
@@ -51,7 +74,7 @@ _DO: dict[str, tuple[str, Callable[[Page], Awaitable[None]]]] = {
     "kafka": ("#/kafka", _nothing),
     "topic": ("#/kafka/topic/customer-queries", _see_messages),
     "knowledge": ("#/knowledge", _search),
-    "access": ("#/access", _nothing),
+    "access": ("#/access", _ask_the_policy),
     "settings": ("#/settings", _nothing),
     "connect": ("#/connect", _nothing),
 }
@@ -69,23 +92,114 @@ _BEFORE: list[tuple[str, str, dict[str, Any]]] = [
 ]
 """What others have done before somebody looks."""
 
+_POLICY = """\
+[auth]
+
+[role.support_agent]
+allow = ["database:read", "database:save_interaction", "kafka:publish_message"]
+limit = "600/min burst 60"
+limits = { "kafka:publish_message" = "60/min" }
+
+[role.archivist]
+allow = ["aws:read", "aws:s3_upload_file"]
+deny = ["aws:get_parameter_store_value"]
+
+[role.archivist.tool."aws:s3_upload_file"]
+bucket = { in = ["documents", "archive"] }
+key = { prefix = "letters/" }
+
+[role.customer]
+bound = "customer"
+allow = ["database:get_customer_context"]
+
+[role.operator]
+allow = ["console:read", "console:act", "console:keys", "console:settings", "database:write", "kafka:write", "aws:read"]
+"""
+_DAY = 86_400
+_KEYS: list[tuple[str, dict[str, Any], float | None]] = [
+    ("operator", {}, None),
+    ("support_agent", {"tenant": "north"}, 90 * _DAY),
+    ("support_agent", {"tenant": "south"}, None),
+    ("archivist", {}, -_DAY),
+    ("customer", {"customer": "12345"}, 30 * _DAY),
+]
+"""Role, whom it is of, and in how many seconds it ends."""
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A gateway that asks for keys, and an operator's."""
+
+    served: Served
+    key: str
+
+
+@pytest.fixture(scope="module")
+async def asking(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[_Asking]:
+    """A gateway in front of the same backends, with a policy, and keys of several roles."""
+    directory = tmp_path_factory.mktemp("asking")
+    (directory / "switchboard.toml").write_text(_POLICY)
+    store, tokens = KeyFile(directory / "keys.json"), list[str]()
+    for role, of, lasts in _KEYS:
+        token, key = mint(frozenset({role}), **of, expires_at=None if lasts is None else time.time() + lasts)
+        await store.add(key)
+        tokens.append(token)
+    await store.end(id_of(tokens[2].encode()) or "", time.time())
+    kinds = load_servers()
+    guard, identity = keyed(directory, kinds, store)
+    async with serve(create_app(kinds, Settings(), stack.settings, guard=guard, identity=identity)) as served:
+        yield _Asking(served, tokens[0])
+
+
+@pytest.fixture
+def asked(browser: Browser, asking: _Asking) -> Look:
+    """Look at the console of that gateway, as its operator."""
+
+    @asynccontextmanager
+    async def signed_in(
+        address: str = "", *, width: int = 1280, height: int = 800, dark: bool = False
+    ) -> AsyncGenerator[Visit]:
+        look = looking_at(browser, asking.served, "sign-in")
+        async with look(address, width=width, height=height, dark=dark) as seen:
+            await sign_in(seen.page, asking.key)
+            # The browser writes each refusal to its console, which is how a page learns that it has to ask.
+            seen.complaints[:] = [complaint for complaint in seen.complaints if "status of 401" not in complaint]
+            yield seen
+
+    return signed_in
+
+
+_SIZES = pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["wide", "narrow"])
+_TONES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+
 
 @pytest.mark.debian("chromium")
-@pytest.mark.parametrize("name", _DO)
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["wide", "narrow"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", [name for name in _DO if name != "access"])
+@_SIZES
+@_TONES
 async def test_a_page_is_whole_and_can_be_used_by_everybody(
     look: Look, stack: Stack, name: str, width: int, height: int, dark: bool, tmp_path: Path
 ) -> None:
     for server, tool, arguments in _BEFORE:
         await stack.call(server, tool, arguments)
+    await _assert_whole(look, name, width, height, dark, tmp_path)
+
+
+@pytest.mark.debian("chromium")
+@_SIZES
+@_TONES
+async def test_who_may_do_what_is_whole_where_there_is_a_policy(
+    asked: Look, width: int, height: int, dark: bool, tmp_path: Path
+) -> None:
+    await _assert_whole(asked, "access", width, height, dark, tmp_path)
+
+
+async def _assert_whole(look: Look, name: str, width: int, height: int, dark: bool, folder: Path) -> None:
     address, do = _DO[name]
     async with look(address, width=width, height=height, dark=dark) as seen:
-        page = seen.page
-        await do(page)
-        await assert_usable(
-            page, f"{name}-{'dark' if dark else 'light'}-{'narrow' if width < 500 else 'wide'}", tmp_path
-        )
+        await do(seen.page)
+        picture = f"{name}-{'dark' if dark else 'light'}-{'narrow' if width < 500 else 'wide'}"
+        await assert_usable(seen.page, picture, folder)
         assert seen.complaints == []
 
 

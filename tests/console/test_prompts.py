@@ -1,5 +1,7 @@
 """Prompts are tried without writing code; and what comes from elsewhere is text, however it is called."""
 
+import json
+import re
 from collections.abc import AsyncGenerator
 
 import httpx
@@ -12,13 +14,28 @@ from app.servers.calls import JsonObject
 from app.servers.dynamic import DynamicTool
 from app.settings import Settings
 from tests.conformance.server import ConformanceMCPServer
-from tests.console.conftest import Look, address_of_tool, looking_at
+from tests.console.check import PAGES
+from tests.console.conftest import Look, address_of_tool, as_json, looking_at
 from tests.faces.console.test_prompts import PromptingMCPServer
 from tests.fixtures.gateway import Served, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLIENT = "<svg/onload=alert(12)>"
+ATTRIBUTES: JsonObject = {
+    "onclick": "alert(13)",
+    "onfocus": {"handleEvent": "alert(14)"},
+    "autofocus": True,
+    "style": "position:fixed;inset:0",
+    "innerHTML": HOSTILE,
+    "srcdoc": HOSTILE,
+    "class": "badge good",
+    "__proto__": {"onclick": "alert(15)", "nodeType": 1},
+    "toJSON": "alert(16)",
+}
+"""What would be attributes of an element where data is taken for some."""
+INHERITED = ("__proto__", "constructor", "toString", "hasOwnProperty")
+"""Names that each object of JavaScript has anyway."""
 WORDS = f"{HOSTILE} `<script>alert(2)</script>` \n\n javascript:alert(3)"
 
 
@@ -31,13 +48,24 @@ class HostileMCPServer(PromptingMCPServer):
             "type": "object",
             "properties": {HOSTILE: {"type": "string", "description": WORDS, "default": HOSTILE}},
         }
-        self.tools = {"attack": DynamicTool.of("attack", WORDS, schema)}
+        inherited: JsonObject = {
+            "type": "object",
+            "properties": {name: {"type": "string"} for name in INHERITED},
+            "required": list(INHERITED),
+        }
+        self.tools = {
+            "attack": DynamicTool.of("attack", WORDS, schema),
+            "inherit": DynamicTool.of("inherit", "Answers with what it is given.", inherited),
+        }
 
     async def call_tool(self, tool_name: str, arguments: JsonObject) -> JsonObject:
-        """Return rows that are attacks."""
+        """Return rows that are attacks, or what was given."""
+        if tool_name == "inherit":
+            return {"rows": [arguments, {}]}
         return {
-            "rows": [{HOSTILE: HOSTILE, "onclick": "alert(4)", "href": "javascript:alert(5)"}],
-            HOSTILE: {HOSTILE: 1},
+            "rows": [{HOSTILE: HOSTILE, "onclick": "alert(4)", "href": "javascript:alert(5)"}, {"cell": ATTRIBUTES}],
+            HOSTILE: {HOSTILE: 1, "deep": {"deeper": ATTRIBUTES}},
+            "alone": ATTRIBUTES,
         }
 
 
@@ -83,8 +111,9 @@ async def test_a_server_that_lists_no_prompts_keeps_no_other_from_being_shown(
         serve(create_app([HostileMCPServer(), ConformanceMCPServer()], Settings())) as running,
         looking_at(browser, running)("#/tools") as seen,
     ):
-        await expect(seen.page.get_by_role("link", name="test_simple_prompt")).to_be_visible()
-        await seen.page.get_by_role("link", name="not listed").click()
+        listed = seen.page.get_by_role("navigation", name="Tools and resources")
+        await expect(listed.get_by_role("link", name="test_simple_prompt")).to_be_visible()
+        await listed.get_by_role("link", name="not listed").click()
         await expect(seen.page.locator(".description")).to_contain_text("can't be listed")
 
 
@@ -120,6 +149,49 @@ async def test_what_comes_from_elsewhere_is_shown_as_text(there: Look, served: S
                 await page.locator("main :is(img, script, svg[onload], [onerror], [onclick], [onmouseover])").count()
                 == 0
             )
-            assert await page.locator("a[href^='javascript']").count() == 0
+            assert await page.locator("a[href^='javascript'], main :is([style], [srcdoc], [autofocus])").count() == 0
             foreign = [one for one in seen.complaints if "404" not in one]
             assert foreign == []
+
+
+@pytest.mark.debian("chromium")
+async def test_data_is_no_attributes_wherever_it_stands(there: Look) -> None:
+    made = """async (text) => {
+        const given = JSON.parse(text);
+        const { h, hWith, notice, plainTable } = await import("./console/dom.js");
+        const { table, facts } = await import("./console/result.js");
+        const all = [h("p", given), h("p", given, "text"), hWith("p", {}, given), notice("title", given),
+                     plainTable(["column"], [[given]]), table("name", [given]), facts(Object.entries({ given }))];
+        return all.map((one) => [one.textContent, one.outerHTML.replaceAll(/>[^<]*</g, "><")]);
+    }"""
+    async with there() as seen:
+        for text, markup in await seen.page.evaluate(made, json.dumps(ATTRIBUTES)):
+            assert "alert(13)" in text, "what was given is shown"
+            assert "alert" not in markup, markup
+            assert "style=" not in markup, markup
+
+
+def test_attributes_are_written_where_they_are_given() -> None:
+    """No variable stands in their place, which data could be in."""
+    for file in PAGES.glob("*.js"):
+        text = file.read_text()
+        given = re.findall(r"(?<!function )\bhWith\(\s*(?:\w+|\"[^\"]*\"),\s*(.)", text)
+        assert len(given) == len(re.findall(r"(?<!function )\bhWith\(", text)), file.name
+        assert set(given) <= {"{"}, file.name
+
+
+@pytest.mark.debian("chromium")
+async def test_arguments_and_columns_may_be_called_as_what_each_object_has(there: Look) -> None:
+    async with there(address_of_tool("stage", "inherit")) as seen:
+        page = seen.page
+        for name in INHERITED:
+            await expect(page.get_by_label(name)).to_have_value("")
+            await page.get_by_label(name).fill(f"of {name}")
+        await page.get_by_role("button", name="Edit as JSON").click()
+        shown = as_json(await page.get_by_label("The arguments as JSON").input_value())
+        assert shown == {name: f"of {name}" for name in INHERITED}
+        await page.get_by_role("button", name="Edit as a form").click()
+        await page.get_by_role("button", name="Run", exact=True).click()
+        await expect(page.locator("call-result th")).to_have_text(list(INHERITED))
+        await expect(page.locator("call-result td")).to_have_text([*(f"of {name}" for name in INHERITED), *[""] * 4])
+        assert seen.complaints == []

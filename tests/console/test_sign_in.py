@@ -83,6 +83,21 @@ async def test_a_viewer_sees_the_tools_of_its_role_and_calls_them_as_itself(desk
 
 
 @pytest.mark.debian("chromium")
+async def test_who_may_look_and_use_nothing_is_told_so_and_never_that_all_is_well(desk: Desk, browser: Browser) -> None:
+    async with looking_at(browser, desk.served, ASKED)() as seen:
+        page = seen.page
+        assert await page.get_by_role("navigation", name="Pages").count() == 0
+        await _sign_in(page, desk.tokens["looker"])
+        await expect(page.locator("h1")).to_have_text("There is nothing that you may see")
+        await page.get_by_role("navigation", name="Pages").get_by_role("link", name="Tools").click()
+        await expect(page.locator(".opened")).to_contain_text("No tool is for you")
+        for address, told in (("access", "It takes console:keys."), ("settings", "It takes console:settings.")):
+            await page.goto(f"{desk.served.url}/#/{address}")
+            await expect(page.locator(".notice:visible")).to_contain_text(told)
+            await expect(page.locator("main section:visible:not(:has(*))")).to_have_count(0)
+
+
+@pytest.mark.debian("chromium")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 async def test_the_page_that_asks_can_be_used_by_everybody(
     desk: Desk, browser: Browser, dark: bool, tmp_path: Path

@@ -59,6 +59,8 @@ async def test_every_tool_and_resource_is_listed_with_what_allows_it(look: Look)
         page = seen.page
         links = page.get_by_role("navigation", name="Tools and resources").get_by_role("link")
         await expect(links.first).to_be_visible()
+        told = page.locator(".offered li", has_text="s3_delete_object")
+        await expect(told).to_contain_text("may delete or overwrite")
         names = await links.evaluate_all("links => links.map(link => link.title)")
         catalogue = Catalogue(load_servers())
         templates = [offer.declared.template for offer in catalogue.resources()]
@@ -207,6 +209,17 @@ async def test_rows_are_a_table_and_their_numbers_are_exact(look: Look) -> None:
         await expect(page.locator("call-result td")).to_have_text(["9007199254740993", "<b>bold</b>", "null"])
         await page.get_by_role("button", name="JSON", exact=True).click()
         await expect(page.locator("call-result .json")).to_contain_text("9007199254740993")
+
+
+@pytest.mark.debian("chromium")
+async def test_what_stands_within_other_things_is_no_wider_than_a_narrow_screen(look: Look) -> None:
+    async with look(address_of_tool("database", "get_customer_context"), width=390, height=844) as seen:
+        page = seen.page
+        await _run(page)
+        await expect(page.locator("call-result .facts .facts .facts").first).to_be_visible()
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 390
+        right = "parts => Math.max(...parts.map((part) => part.getBoundingClientRect().right))"
+        assert await page.locator("call-result dd").evaluate_all(right) <= 390
 
 
 @pytest.mark.debian("chromium")

@@ -56,7 +56,7 @@ async def test_a_caller_sees_and_calls_what_its_roles_allow(
 async def test_what_is_needed_is_named_and_no_argument_is(http: httpx.AsyncClient) -> None:
     answer = await call(http, "clerk", "delete_note", nmae="?")
     assert answer["detail"] == (
-        "notes:delete_note is not allowed to this caller. It takes one of notes:delete_note, notes:write."
+        "notes:delete_note is not allowed to this caller. It takes notes:delete_note or notes:write."
     )
     assert (await call(http, "both", "delete_note"))["detail"] == (
         "notes:delete_note is denied to the role customer_bot, whatever other roles allow."

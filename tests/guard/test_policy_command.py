@@ -76,7 +76,7 @@ def test_one_that_does_not_fit_is_told_as_at_the_start(tmp_path: Path) -> None:
         (["--role", "agent", "db://tickets/5"], ["allowed", "database:read (switchboard.toml:2)"]),
         (["--role", "none", "db://tickets/5"], ["refused (403 insufficient_scope)", "there is no role none"]),
         (["--role", "developer", "metrics:read"], ["allowed", "the role developer allows metrics:read"]),
-        (["--role", "agent", "console:act"], ["refused (403 insufficient_scope)", "It takes one of console:act."]),
+        (["--role", "agent", "console:act"], ["refused (403 insufficient_scope)", "It takes console:act."]),
         (["--role", "developer", "--customer", "1", "console:read"], ["refused (403 not_confined)"]),
         (["--role", "agent", "aws:s3_upload_file", "{"], ["refused (400 malformed_request)"]),
     ],

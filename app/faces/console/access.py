@@ -80,7 +80,7 @@ class Access:
         async def list_keys() -> dict[str, Any]:
             try:
                 async with self._store() as store:
-                    keys = await store.all()
+                    keys = [key for key in await store.all() if _is_shown(key, viewer)]
             except GatewayError as error:
                 return {"keys": None, "total": None, "reason": error.detail}
             now, newest = time.time(), list(reversed(keys))[:MOST_KEYS]
@@ -115,7 +115,7 @@ class Access:
 
         async def end() -> StoredKey:
             async with self._store() as store:
-                key = await _found(store, key_id)
+                key = await _found(store, key_id, viewer)
                 self._require_within(viewer.principal, key.roles, key.customer, key.tenant)
                 await store.end(key.id, time.time())
                 return key
@@ -134,7 +134,7 @@ class Access:
             ended, principal = None, Principal("-", frozenset(asked.roles), customer=asked.customer)
             if asked.key is not None:
                 async with self._store() as store:
-                    key = await _found(store, asked.key)
+                    key = await _found(store, asked.key, viewer)
                 ended, principal = key.complaint(time.time()), key.principal
             arguments = bytes(asked.arguments)
             found = explain(self._gateway, principal, asked.what, None if arguments == b"null" else arguments)
@@ -227,9 +227,14 @@ def _shown(key: StoredKey, now: float) -> dict[str, Any]:
     }
 
 
-async def _found(store: KeyAdministration, key_id: str) -> StoredKey:
+def _is_shown(key: StoredKey, viewer: Viewer) -> bool:
+    """Tell whether somebody is told of a key: who is of a tenant, of those of the tenant."""
+    return viewer.principal.tenant is None or key.tenant == viewer.principal.tenant
+
+
+async def _found(store: KeyAdministration, key_id: str, viewer: Viewer) -> StoredKey:
     found = (await store.find([key_id])).get(key_id)
-    if found is None:
+    if found is None or not _is_shown(found, viewer):
         raise NotFound("There is no key of that id where keys are kept.")
     return found
 

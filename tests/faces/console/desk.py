@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,9 @@ allow = ["console:read", "clock:write"]
 [role.timekeeper]
 allow = ["console:read", "console:act", "clock:get_time"]
 
+[role.looker]
+allow = ["console:read"]
+
 [role.stranger]
 allow = ["clock:write", "vault:write"]
 
@@ -62,6 +65,7 @@ allow = ["clock:write", "vault:write"]
 bound = "customer"
 allow = ["clock:write"]
 """
+_ROLES = ("operator", "keeper", "auditor", "ruled", "hasty", "watcher", "timekeeper", "looker", "stranger")
 MARK = {"x-switchboard-console": "1"}
 
 
@@ -117,22 +121,34 @@ async def opened(
     (directory / "switchboard.toml").write_text(POLICY.replace('"vault:write"]', f'"vault:write", {named}]', 1))
     store = KeyFile(directory / "keys.json")
     tokens, keys = {}, {}
-    for role in ("operator", "keeper", "auditor", "ruled", "hasty", "watcher", "timekeeper", "stranger", "bot"):
+    for role in (*_ROLES, "bot"):
         roles = {"bot", "operator"} if role == "bot" else {role}
         tokens[role], keys[role] = mint(frozenset(roles), customer="anna" if role == "bot" else None)
         await store.add(keys[role])
+
+    clock = ClockMCPServer()
+    guard, identity = keyed(directory, [clock, VaultMCPServer, *more], store, rate, **door)
+    app = create_app([clock, VaultMCPServer, *more], settings or Settings(), guard=guard, identity=identity)
+    async with serve(app) as served:
+        yield Desk(served, store, tokens, keys, clock)
+
+
+def keyed(
+    directory: Path,
+    kinds: Sequence[ServerKind],
+    store: KeyFile,
+    rate: Rate = Rate(10_000, 10_000),  # noqa: B008 - it can't be changed
+    **door: Any,
+) -> tuple[Guard, Identity]:
+    """Return what holds callers to the policy in a directory, and what asks them for keys."""
 
     @asynccontextmanager
     async def open_file() -> AsyncGenerator[KeyFile]:
         yield store
 
-    clock = ClockMCPServer()
-    kinds: list[ServerKind] = [clock, VaultMCPServer, *more]
-    guard = Guard(Policy.load(directory / "switchboard.toml", vocabulary_of(Catalogue(kinds))))
-    identity = Identity(Keyring(open_file, rate), administer=open_file, **door)
-    app = create_app(kinds, settings or Settings(), guard=guard, identity=identity)
-    async with serve(app) as served:
-        yield Desk(served, store, tokens, keys, clock)
+    with chdir(directory):  # so that lines are told by the name of the file alone
+        guard = Guard(Policy.load(Path("switchboard.toml"), vocabulary_of(Catalogue(kinds))))
+    return guard, Identity(Keyring(open_file, rate), administer=open_file, **door)
 
 
 class Events:

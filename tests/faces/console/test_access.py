@@ -103,6 +103,24 @@ async def test_who_is_of_a_tenant_makes_keys_of_it(desk: Desk, http: httpx.Async
         assert (await post(desk, http, "/console/keys", body, "tenant")).status_code == status
 
 
+async def test_who_is_of_a_tenant_is_told_of_its_keys_alone(desk: Desk, http: httpx.AsyncClient) -> None:
+    for name, tenant in (("tenant", "acme"), ("own", "acme"), ("other", "others")):
+        desk.tokens[name], desk.keys[name] = mint(frozenset({"keeper"}), tenant=tenant)
+        await desk.store.add(desk.keys[name])
+    session = cookie(await desk.sign_in(http, "tenant"))
+    told = (await http.get("/console/access", headers=session)).json()
+    assert {key["id"] for key in told["keys"]} == {desk.keys[name].id for name in ("tenant", "own")}
+    assert told["total"] == 2
+    for name, status in (("own", 200), ("other", 404), ("watcher", 404)):
+        asked = {"what": "clock:get_time", "key": desk.keys[name].id}
+        assert (await post(desk, http, "/console/explain", asked, "tenant")).status_code == status, name
+    for name, status in (("other", 404), ("watcher", 404), ("own", 204)):
+        path = f"/console/keys/{desk.keys[name].id}/revoke"
+        assert (await post(desk, http, path, None, "tenant")).status_code == status, name
+    told = (await http.get("/console/access", headers=desk.bearer("auditor"))).json()
+    assert told["total"] == len(desk.keys)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -32,8 +32,8 @@ _MOST_FOUND = 200
 """Events of one request that are shown, the newest."""
 OURS = ("MCP", "app")
 """The loggers that write nothing secret at any level: servers with their calls, and the process."""
-_PAUSE = 0.01
-"""Seconds in which lines gather."""
+_PAUSE = 0.05
+"""Seconds in which lines gather. Each time that they are written, the event loop has to share the interpreter."""
 _FLUSHED_WITHIN = 1.0
 """Seconds that the end of the process waits for the log's reader."""
 
@@ -196,6 +196,8 @@ class BackgroundHandler(logging.Handler):
         self._kept: deque[str] = deque()
         self._characters_kept = 0
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._hurry = threading.Event()
+        """Set while somebody waits until all is written."""
         self._thread: threading.Thread | None = None
 
     def write_calls(self, logger: str, when: float, calls: Sequence[EndedCall]) -> None:
@@ -232,6 +234,7 @@ class BackgroundHandler(logging.Handler):
                 self._report_dropped()
             written = threading.Event()
             self._lines.append(written)
+            self._hurry.set()
             self._wake_up()
         written.wait(_FLUSHED_WITHIN)
 
@@ -267,9 +270,10 @@ class BackgroundHandler(logging.Handler):
         while True:
             self._wake.get()
             # What comes in a moment is written together: fewer calls of the system, fewer changes of threads.
-            time.sleep(_PAUSE)
+            self._hurry.wait(_PAUSE)
             with self._guard:
                 lines, self._lines, self._awake = self._lines, [], False
+                self._hurry.clear()
             for is_event, group in groupby(lines, lambda line: isinstance(line, threading.Event)):
                 if is_event:
                     for event in cast("Iterable[threading.Event]", group):

@@ -143,6 +143,15 @@ async def test_lines_are_written_in_their_order_and_together(log: logging.Logger
     assert len(written) < 10
 
 
+def test_who_waits_for_the_log_does_not_wait_for_lines_to_gather(
+    log: logging.Logger, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.logs._PAUSE", 3600.0)
+    for text in ("first", "last"):
+        log.info(text)
+        assert _messages(log, written)[-1] == text
+
+
 async def test_lines_of_other_threads_are_written_too(log: logging.Logger, written: list[str]) -> None:
     await asyncio.to_thread(log.info, "elsewhere")
     assert _messages(log, written) == ["elsewhere"]

@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
 import httptools
@@ -48,6 +48,15 @@ class _Nowhere(list[tuple[bytes, bytes]]):
 _NOWHERE = _Nowhere()
 
 
+class _Target(NamedTuple):
+    """What a request asks for."""
+
+    url: bytes
+    """As its first line says it."""
+    parts: tuple[str, bytes, bytes]
+    """The path, the same as it came, and the query."""
+
+
 class _Refused(Exception):
     """Stops the parser, whose input is refused."""
 
@@ -68,7 +77,8 @@ class Cycle(RequestResponseCycle, Exchange):
     def take_body(self) -> bytes | None:
         if self.more_body or self.disconnected or self.response_complete or self.waiting_for_100_continue:
             return None
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self.message_event.clear()
         body, self.body = bytes(self.body), bytearray()
         return body
@@ -128,6 +138,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._read = 0
         self._without_progress = 0
         """Bytes of the message that is under way which became neither a request nor a body."""
+        self._target = _Target(b"", ("", b"", b""))
+        """What the latest request asked for."""
         self._upgrade = ""
         """What the head that was just read would make of the connection, if anything: `websocket` or `ignored`."""
         self._deaf = False
@@ -289,11 +301,9 @@ class HttpProtocol(HttpToolsProtocol):
             if version != "1.0":
                 raise self._refusal(MalformedRequest(f"HTTP/{version} is not spoken here. Use HTTP/1.1."))
             scope["http_version"] = version
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        if self.url != self._target.url:  # most callers ask for the same again and again
+            self._target = _target(self.url)
+        scope["path"], scope["raw_path"], scope["query_string"] = self._target.parts
         before, app = self.cycle, cast("Any", self.app)
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         self.cycle = self._cycle(cast("dict[str, Any]", scope), keep_alive=keep_alive, access_log=self.access_log)
@@ -432,7 +442,8 @@ class HttpProtocol(HttpToolsProtocol):
                 self._feed_unread()
         if self._share.held:
             self._weigh()
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
 
     def _refusal(self, error: GatewayError) -> Exception:
         """Refuse from within the parser: what is returned stops it."""
@@ -482,6 +493,12 @@ class HttpProtocol(HttpToolsProtocol):
         # What still comes is dropped, and nobody needs to be told that the caller has gone.
         self._flow.full = False
         self.flow.resume_reading()
+
+
+def _target(url: bytes) -> _Target:
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return _Target(url, (unquote(path) if "%" in path else path, parsed.path, parsed.query or b""))
 
 
 def _parser(protocol: HttpProtocol) -> httptools.HttpRequestParser:

@@ -370,25 +370,25 @@ class Gateway:
         offer = self.offered_to(context.principal).find_tool(server, name)
         if offer is None:  # by this spelling of its server's name, at least
             offer = self._look_up(Catalogue.tool, server, name, context)
-        return await self.run(offer, arguments, context, write, held=held)
+        written = offer.declared.dump if write is None else partial(write, offer.declared)
+        return await self.run(offer, arguments, context, written, held=held)
 
     def run(
         self,
         offer: Offer[Tool],
         arguments: bytes,
         context: CallContext,
-        write: Callable[[Tool, Any], Any] | None = None,
+        write: Callable[[Any], T],
         *,
         held: Share | None = None,
-    ) -> Awaitable[Any]:
+    ) -> Awaitable[T]:
         """Run one tool that was looked up just now, among what the caller may see (`offered_to`).
 
-        All else is as for `call`.
+        All else is as for `call`; `write` knows which tool's result it writes down.
         """
         tool = offer.declared
         admission = Admission(self._around, self._serving[offer.kind], tool.operation, context, offer.permit)
-        written = tool.dump if write is None else partial(write, tool)
-        return self._pass(admission, arguments, written, changes=not tool.read_only, held=held)
+        return self._pass(admission, arguments, write, changes=not tool.read_only, held=held)
 
     async def read(self, server: str | None, uri: str, context: CallContext) -> tuple[str, bytes]:
         """Return the media type and the bytes of a resource.

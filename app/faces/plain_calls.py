@@ -119,8 +119,8 @@ class PlainCalls:
         call = self.read(body, scope["state"]["principal"], modern=modern)
         if call is None or not modern:
             return call
-        named = headers.get(b"mcp-method") == b"tools/call" and headers.get(b"mcp-name") == call.tool.name.encode()
-        return call if named else None
+        name = call.tool.declared.name.encode()
+        return call if headers.get(b"mcp-method") == b"tools/call" and headers.get(b"mcp-name") == name else None
 
     def read(self, body: bytes, principal: Principal, *, modern: bool) -> PlainCall | None:
         """Return the call that a message is, or None if it is anything but a plain one.
@@ -199,9 +199,9 @@ class PlainCalls:
             failure = _write_text(error.problem(context.request_id).model_dump_json(exclude_none=True))
             return b"".join((_START, call.id, _TEXT, failure, _FAILED, self._end(call)))
 
-    def _write(self, call: PlainCall, tool: Tool, result: Any) -> bytes:
+    def _write(self, call: PlainCall, result: Any) -> bytes:
         """Return the message with a tool's result. What can't be written so is the tool's failure."""
-        body = tool.dump(result)
+        body = call.tool.declared.dump(result)
         return b"".join((_START, call.id, _TEXT, _write_text(body.decode()), _STRUCTURED, body, self._end(call)))
 
     def _end(self, call: PlainCall) -> bytes:

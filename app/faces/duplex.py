@@ -370,7 +370,7 @@ class Duplex:
             self._withdrawn.discard(task)
             self._settle()
             return
-        with suppress(anyio.BrokenResourceError):
+        try:
             if task.cancelled():
                 error = to_json({"code": types.CONNECTION_CLOSED, "message": _CLOSED})
                 self.put(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (call.id, error), answers=True)
@@ -379,6 +379,8 @@ class Duplex:
                 self.give_up()  # whoever waits for the answer is not to wait for ever
             else:
                 self.put(task.result(), answers=True)
+        except anyio.BrokenResourceError:
+            pass  # nobody is there to take it; `suppress` would cost every call
 
     def _withdraw(self, request_id: Any) -> None:
         """End a plain call without an answer: of those with one id the last, as the SDK does."""

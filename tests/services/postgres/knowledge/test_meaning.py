@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 import pytest
@@ -14,7 +15,7 @@ from app.errors import NotFound
 from app.local.postgres import LocalPostgres
 from app.services.postgres.connections.address import Address
 from app.services.postgres.connections.connecting import Connection, Connector
-from app.services.postgres.connections.pools import open_database
+from app.services.postgres.connections.pools import ReadPool, Statement, open_database
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.knowledge import keeping, vectors
 from app.services.postgres.knowledge.keeping import fill, vectors_kept
@@ -26,6 +27,9 @@ from tests.fixtures.pgbouncer import run_pgbouncer
 from tests.fixtures.postgres import TestDatabase
 from tests.services.postgres.knowledge.test_search import add_article, slugs
 from tests.services.postgres.knowledge.tiny import TinyEmbedder
+
+if TYPE_CHECKING:
+    from asyncpg.prepared_stmt import PreparedStatement
 
 WITHIN = 20.0
 """Seconds that a busy machine gets for what takes a fraction of one."""
@@ -589,6 +593,49 @@ async def test_a_writer_of_articles_needs_no_right_to_the_queue(
         await add_article(clerk, "kites", "Fly a kite", "Run.")
     async with database.connect() as connection:
         assert await connection.fetchval("SELECT count(*) FROM embedding_queue") == 1
+
+
+@dataclass
+class OneConnection:
+    """Reads over one connection, whose prepared statements can be looked at."""
+
+    connection: Connection
+    prepared: "dict[str, PreparedStatement[asyncpg.Record]]" = field(
+        default_factory=dict[str, "PreparedStatement[asyncpg.Record]"]
+    )
+
+    async def fetch_json(self, statement: Statement, **values: object) -> str | None:
+        if statement.sql not in self.prepared:
+            name = f"statement_{len(self.prepared)}"
+            self.prepared[statement.sql] = await self.connection.prepare(statement.sql, name=name)
+        return await self.prepared[statement.sql].fetchval(*statement.arguments(values))
+
+
+@pytest.mark.parametrize("by_meaning", [False, True])
+async def test_the_ranking_is_planned_once_for_whatever_is_asked(tiny: Searching, by_meaning: bool) -> None:
+    await add_toys(tiny.database)
+    await tiny.fill()
+    async with connected(tiny.database.url) as connection:
+        reads = cast("ReadPool", OneConnection(connection))
+        search = KnowledgeSearch(reads, tiny.meaning if by_meaning else None)
+        for question in (
+            "wind",
+            "dragon on the lake",
+            "sail",
+            "bread and salt",
+            "kite",
+            "run against the wind",
+            "flour",
+        ):
+            for options in ({}, {"language": "de"}, {"tags": ["lake"]}, {"limit": 20, "offset": 1}):
+                await search.search(question, **options)  # type: ignore[arg-type]
+        # PostgreSQL plans the first five times for what is asked, and looks then whether that was worth it.
+        assert (
+            await connection.fetchval(
+                "SELECT max(custom_plans) FROM pg_prepared_statements WHERE statement LIKE '%scored%'"
+            )
+            == 5
+        )
 
 
 async def test_similar_articles_are_found_by_meaning_or_by_the_words_of_the_title(tiny: Searching) -> None:

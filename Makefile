@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A file's tests share what they start, and each process starts its own backends: so by file, and not too many.
-# Which goes first, tests/longest_first.py says.
+# Which goes first, tests/longest_first.py says; `make test ARGS=--write-seconds` tells it what files take now.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 READY_TO_RUN := $(VENV)/.ready-to-run
 # Its lock is held for as long as it runs; the addresses that it left are those of nothing, or of others, afterwards.

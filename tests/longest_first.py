@@ -1,32 +1,37 @@
-"""Starts those files first that took longest the last time: else one process is left with them at the end.
+"""Starts those files first that take longest: else one process is left with them at the end, and the others idle.
 
-What they took is kept where pytest keeps what failed. As long as nothing is known, a test counts for a second.
+`seconds.json` says what each took when somebody last ran `make test ARGS=--write-seconds`. Only their order counts, so
+it is no matter how fast that machine was, or that a file is gone; a new one counts a second for each of its tests.
 """
 
+import json
 from collections import Counter, defaultdict
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-_KEPT = "switchboard/seconds"
+_KEPT = Path(__file__).with_name("seconds.json")
 _seconds = defaultdict[str, float](float)
 """That the files of this run took, by name; in the process that hands out files to others."""
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Tell a process what all have to know alike, since they must come to the same order."""
-    node.workerinput[_KEPT] = node.config.cache.get(_KEPT, {})
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the word that keeps what a run took."""
+    parser.addoption("--write-seconds", action="store_true", help=f"write what each file took into {_KEPT.name}")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the files, where several processes run them."""
-    given = getattr(config, "workerinput", None)
-    if given is not None:
-        known = cast("dict[str, float]", given[_KEPT])
-        tests = Counter(map(_file, items))
-        items.sort(key=lambda item: -known.get(_file(item), tests[_file(item)]))
+    if hasattr(config, "workerinput"):
+        put_longest_first(items, json.loads(_KEPT.read_text()))
+
+
+def put_longest_first(items: list[pytest.Item], known: dict[str, float]) -> None:
+    """Order tests by what their files take, in seconds; those of one file stay as they are."""
+    tests = Counter(map(_file, items))
+    items.sort(key=lambda item: -known.get(_file(item), tests[_file(item)]))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -35,11 +40,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Remember what the files took, if all were run: a part of a file says nothing of the whole."""
+    """Write what the files took, those that were run."""
     config = session.config
-    part = config.getoption("file_or_dir") or config.getoption("keyword") or session.shouldstop
-    if config.cache is not None and not part and not hasattr(config, "workerinput"):
-        config.cache.set(_KEPT, {file: round(seconds, 1) for file, seconds in _seconds.items()})
+    if config.getoption("--write-seconds") and not hasattr(config, "workerinput"):
+        _KEPT.write_text(written(json.loads(_KEPT.read_text()), _seconds))
+
+
+def written(known: dict[str, Any], found: dict[str, float]) -> str:
+    """Return what the file says from now on: a line for each file of tests that there is, in order of their names."""
+    rounded = {file: round(seconds) for file, seconds in found.items()}
+    there = {file: seconds for file, seconds in (known | rounded).items() if (_KEPT.parents[1] / file).is_file()}
+    return json.dumps(there, indent=0, sort_keys=True) + "\n"
 
 
 def _file(item: pytest.Item) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -351,6 +352,26 @@ async def test_analytics_can_be_read(read: Read) -> None:
     result = await read("db://analytics?time_period=7%20days&group_by=priority")
     Draft202012Validator(TOOLS["get_analytics"].output_schema or False).validate(result)
     assert (await read("db://analytics"))["group_by"] == "day"
+
+
+async def test_json_is_written_as_usual_whoever_wrote_it(gateway: Served) -> None:
+    pages = [f"db://{kind}" for kind in ("customers", "tickets", "knowledge_articles", "interactions", "analytics")]
+    async with client_of(gateway) as http:
+        answers = [
+            await http.get("/mcp/database/resources/read", params={"uri": uri})
+            for uri in (*pages, f"db://customers/{CUSTOMER}", "db://knowledge_articles/1")
+        ]
+        ranges = {"query": "SELECT int4range(1, 5) AS one, int4multirange(int4range(1, 5)) AS many"}
+        for tool, given in (
+            ("get_customer_context", {"customer_id": CUSTOMER}),
+            ("get_analytics", {}),
+            ("query_database", ranges),
+        ):
+            answers.append(await http.post(f"/mcp/database/tools/{tool}", json=given))
+    for answer in answers:
+        # PostgreSQL's `json_build_object` has it `"success" : true`.
+        assert answer.text.startswith('{"success":true,"')
+        assert not re.search(r'"\s+:', answer.text)
 
 
 async def test_drafts_and_archived_articles_are_not_there(read: Read, desk: TestDatabase) -> None:

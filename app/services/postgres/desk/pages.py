@@ -117,8 +117,8 @@ ARTICLES = Listing(
     ArticleRow,
     condition=Article.status == literal(ArticleStatus.PUBLISHED),
     parts={
-        "passages": "(SELECT coalesce(json_agg(json_build_object('number', number, 'text', passage) ORDER BY number),"
-        " '[]') FROM article_passages(one.body))"
+        "passages": "(SELECT coalesce(json_agg(read ORDER BY number), '[]')"
+        " FROM (SELECT number, passage AS text FROM article_passages(one.body)) AS read)"
     },
 )
 INTERACTIONS = Listing(
@@ -246,7 +246,7 @@ def _page(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
         listing.name: func.coalesce(shown, func.json_build_array()),
         "next_cursor": case((func.count() > limit, cursor)),
     }
-    return select(json_object(**pairs)).select_from(numbered)
+    return json_object(numbered, **pairs)
 
 
 def _row(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
@@ -255,7 +255,7 @@ def _row(listing: Listing[Any, Any], of_one: bool) -> Select[*tuple[Any, ...]]:
     source = _restricted(one, listing, of_one=of_one).subquery("one")
     name = next(name for name in listing.row.model_fields if name != "success")
     parts: dict[str, ColumnElement[Any]] = {part: literal_column(sql) for part, sql in listing.parts.items()}
-    return select(json_object(**{"success": literal(True), name: json_row(source)}, **parts)).select_from(source)
+    return json_object(source, **{"success": literal(True), name: json_row(source)}, **parts)
 
 
 _LISTINGS: tuple[Listing[Any, Any], ...] = (CUSTOMERS, TICKETS, ARTICLES, INTERACTIONS)

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field, JsonValue
-from sqlalchemy import ColumnElement, Label, Select, Subquery, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, Label, Select, Subquery, func, literal_column, select
 
 from app.models import (
     Base,
@@ -101,12 +101,19 @@ def json_rows(rows: Select[*tuple[Any, ...]], name: str) -> ColumnElement[Any]:
     return select(listed).select_from(source).scalar_subquery()
 
 
-def json_object(**values: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a JSON object of the values, in their order."""
-    parts: list[ColumnElement[Any]] = []
-    for name, value in values.items():
-        parts += literal(name), value
-    return func.json_build_object(*parts)
+def json_object(source: FromClause | None = None, /, **values: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+    """Return a select of a JSON object of values, in their order.
+
+    It is written as a row is: `json_build_object` puts a space before each colon.
+
+    Args:
+        source: what the values are of, one object for all of its rows if they are aggregates; None if they are of the
+            select that this one becomes a part of.
+        values: by the names that they have in the object.
+    """
+    row = select(*(value.label(name) for name, value in values.items()))
+    row = row.correlate(*row.get_final_froms()) if source is None else row.select_from(source)
+    return select(json_row(row.subquery("object")))
 
 
 def literal(value: str | int | bool) -> ColumnElement[Any]:

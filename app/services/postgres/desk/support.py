@@ -8,7 +8,6 @@ from typing import Annotated, Any, Self, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError, to_json
 from sqlalchemy import (
-    ColumnElement,
     RowMapping,
     Select,
     Update,
@@ -352,12 +351,9 @@ def _customer_context(*, notes: bool) -> Statement:
         .order_by(Interaction.created_at.desc(), Interaction.id.desc())
         .limit(bindparam("interaction_limit", type_=Ticket.id.type))
     )
-    counts: dict[str, ColumnElement[Any]] = {
-        status.value: func.count().filter(Ticket.status == literal(status)) for status in TicketStatus
-    }
     ticket_figures = (
         select(
-            json_object(**counts).label("by_status"),
+            *(func.count().filter(Ticket.status == literal(status)).label(status) for status in TicketStatus),
             func.min(Ticket.created_at).label("first_at"),
         )
         .where(Ticket.customer_id == customer_id)
@@ -377,7 +373,9 @@ def _customer_context(*, notes: bool) -> Statement:
         .subquery("interaction_figures")
     )
     figures = json_object(
-        tickets_by_status=ticket_figures.c.by_status,
+        tickets_by_status=json_object(
+            **{status: ticket_figures.c[status] for status in TicketStatus}
+        ).scalar_subquery(),
         interactions=interaction_figures.c.public,
         internal_notes=interaction_figures.c.notes,
         average_satisfaction=interaction_figures.c.satisfaction,
@@ -385,20 +383,20 @@ def _customer_context(*, notes: bool) -> Statement:
         last_contact=interaction_figures.c.last_at,
     )
     answer = json_object(
+        customer.join(ticket_figures, true()).join(interaction_figures, true()),
         success=literal(True),
         customer=json_row(customer),
         tickets=json_rows(tickets, "ticket"),
         interactions=json_rows(interactions.where(public), "interaction"),
         internal_notes=json_rows(interactions.where(Interaction.internal, shown), "note"),
-        figures=figures,
+        figures=figures.scalar_subquery(),
     )
-    statement = select(answer).select_from(customer.join(ticket_figures, true()).join(interaction_figures, true()))
     if notes:
-        return Statement(statement, shared_by=CUSTOMER)
+        return Statement(answer, shared_by=CUSTOMER)
     # Who sees no notes is bound to the customer, who is the same for all that share a statement: its rows and no
     # others are within reach, whoever is wanted.
     wanted = bindparam("wanted", type_=Customer.id.type)
-    return Statement(statement.where(wanted == customer_id), shared_by=wanted.key)
+    return Statement(answer.where(wanted == customer_id), shared_by=wanted.key)
 
 
 CUSTOMER_CONTEXT = _customer_context(notes=True)

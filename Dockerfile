@@ -20,19 +20,22 @@ COPY app app
 COPY agents agents
 COPY docs docs
 COPY docker/switchboard /usr/local/bin/switchboard
+COPY docker/health.py /usr/local/lib/switchboard/health.py
 ENV PATH=/opt/switchboard/bin:$PATH \
     PYTHONPATH=/srv/switchboard \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \
+    DB_MCP_HOST=0.0.0.0 \
+    KAFKA_MCP_HOST=0.0.0.0 \
+    AWS_MCP_HOST=0.0.0.0 \
     PORT=8000 \
     LOG_FORMAT=json
 # On 0.0.0.0 `serve` asks for keys, so it wants one: SWITCHBOARD_FIRST_KEY, or [auth] in switchboard.toml.
 USER 10001
 EXPOSE 8000
-# Liveness: the process answers. /ready tells which backends do.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/health\", timeout=2)"]
+# Liveness: what listens answers, wherever it was told to. /ready tells which backends do.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 CMD ["python", "/usr/local/lib/switchboard/health.py"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["switchboard"]
 CMD ["serve"]

@@ -107,7 +107,7 @@ async def _end(process: Process) -> None:
 @asynccontextmanager
 async def serving(
     script: str, directory: Path, environment: Mapping[str, str], port: int, log: Path
-) -> AsyncGenerator[None]:
+) -> AsyncGenerator[Process]:
     """Run a script that serves until it is stopped; begin when its port takes connections."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -126,7 +126,7 @@ async def serving(
                 while not await accepts_connections(port):
                     assert process.returncode is None, await asyncio.to_thread(log.read_text)
                     await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=0.1)
-            yield
+            yield process
         finally:
             await _end(process)
 

@@ -11,10 +11,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,6 +164,26 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     return Installation([str(script)], [str(script), "agents"], bare_environment(**environment), place)
 
 
+@pytest.fixture(scope="module")
+def healthy(image: Installation) -> Callable[[int], Awaitable[tuple[int, str]]]:
+    """The image's health check on one process: its status, and what it says."""
+    [check] = [rest for name, rest in instructions(1) if name == "HEALTHCHECK"]
+    program, script = json.loads(check.partition(" CMD ")[2])
+    assert program == "python"
+    root = Path(image.command[0]).parents[3]
+
+    async def check_process(pid: int) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, f"{root}{script}", str(pid), env=dict(image.environment), stdout=PIPE, stderr=STDOUT
+        )
+        async with asyncio.timeout(60):
+            output, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, output.decode()
+
+    return check_process
+
+
 @pytest.fixture(params=["wheel", "image"])
 def installed(request: pytest.FixtureRequest) -> Installation:
     """Each way to install."""
@@ -203,6 +224,60 @@ async def test_what_is_installed_migrates_seeds_serves_and_has_agents(
         # Kafka is not there: the demo says so, and answers all the same.
         shown = await installed.run("demo", "--gateway", f"http://127.0.0.1:{port}", agents=True, status=1)
         assert "Reset or change your password" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        ("serve", {"HOST": "127.0.0.1", "PORT": "{port}"}),
+        ("serve", {"HOST": "::1", "PORT": "{port}", "METRICS_PORT": "{other}"}),
+        ("serve --host 127.0.0.1 --port {port}", {}),
+        ("serve --server database", {"DB_MCP_HOST": "127.0.0.1", "DB_MCP_PORT": "{port}"}),
+        (
+            "serve --all-ports",
+            {
+                "SERVERS": "database,kafka",
+                "DB_MCP_HOST": "127.0.0.1",
+                "DB_MCP_PORT": "{port}",
+                "KAFKA_MCP_HOST": "127.0.0.1",
+                "KAFKA_MCP_PORT": "{other}",
+            },
+        ),
+        ("agents all --port {port}", {}),
+    ],
+)
+async def test_the_health_check_of_the_image_asks_wherever_its_command_listens(
+    image: Installation,
+    healthy: Callable[[int], Awaitable[tuple[int, str]]],
+    arguments: str,
+    variables: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    ports = {"port": str(free_port()), "other": str(free_port())}
+    environment = {**image.environment, **{name: value.format(**ports) for name, value in variables.items()}}
+    script = f"exec {shlex.join(image.command)} {arguments.format(**ports)}"
+    # Of the second case, what listens on 127.0.0.1 is /metrics.
+    port = ports["other" if variables.get("HOST") == "::1" else "port"]
+    async with serving(script, image.directory, environment, int(port), tmp_path / "log") as process:
+        assert await healthy(process.pid) == (0, "")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            status, said = await healthy(process.pid)
+        finally:
+            process.send_signal(signal.SIGCONT)
+    assert status == 1
+    assert said.startswith("no answer at ")
+
+
+async def test_the_health_check_of_the_image_waits_for_a_server_and_for_nothing_else(
+    healthy: Callable[[int], Awaitable[tuple[int, str]]],
+) -> None:
+    for command, told in (("serve", (1, "it does not listen yet\n")), ("stdio", (0, ""))):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", command, stdin=PIPE)
+        try:
+            assert await healthy(process.pid) == told
+        finally:
+            await process.communicate(b"\n")
 
 
 async def test_what_is_installed_is_launched_by_a_desktop_client(

@@ -1,6 +1,9 @@
 """Bytes that the process holds for its callers, counted over all connections."""
 
-from collections.abc import Callable
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -71,3 +74,88 @@ class Share:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+class Turns:
+    """A bound on bytes for work that takes moments, after which they are free again: who finds too few waits.
+
+    Args:
+        limit: bytes. One alone may have more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        """Bytes that are held now."""
+        self._line: OrderedDict[asyncio.Future[None], int] = OrderedDict()
+        """Those who wait, the longest first, and what each wants."""
+
+    @contextmanager
+    def turn(self) -> "Generator[Turn]":
+        """Yield what one holder takes: nothing yet. It is all given back at the end."""
+        turn = Turn(self)
+        try:
+            yield turn
+        finally:
+            turn.release()
+
+    async def take(self, size: int) -> None:
+        """Hold so many bytes, once there is room and all who came before have theirs."""
+        if not self._line and self._fits(size):
+            self.held += size
+            return
+        called = asyncio.get_running_loop().create_future()
+        self._line[called] = size
+        try:
+            await called
+        except asyncio.CancelledError:
+            if called.cancelled():
+                del self._line[called]
+            else:
+                self.held -= size  # it was called at the same moment
+            self._call()
+            raise
+
+    def give_back(self, size: int) -> None:
+        """Hold so many bytes less."""
+        self.held -= size
+        self._call()
+
+    def _fits(self, size: int) -> bool:
+        return not self.held or self.held + size <= self.limit
+
+    def _call(self) -> None:
+        for called, size in list(self._line.items()):
+            if called.cancelled():
+                continue  # it is about to leave the line
+            if not self._fits(size):
+                return
+            del self._line[called]
+            self.held += size
+            called.set_result(None)
+
+
+class Turn:
+    """What one holder has of `Turns`."""
+
+    __slots__ = ("_turns", "held")
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self.held = 0
+
+    async def take(self, size: int) -> None:
+        """Hold so many bytes, in place of what was held before: nobody waits for room while taking some from others."""
+        self.release()
+        await self._turns.take(size)
+        self.held = size
+
+    def keep(self, size: int) -> None:
+        """Hold no more than so many bytes."""
+        if size < self.held:
+            spare, self.held = self.held - size, size
+            self._turns.give_back(spare)
+
+    def release(self) -> None:
+        """Give all back."""
+        self.keep(0)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.budget import Turn
 from app.errors import AckExpired, BackendNotConfigured, Conflict, GatewayError, InvalidArguments, NotFound
 from app.findings import Finding
 from app.guard.principal import Principal
@@ -225,8 +226,13 @@ class KafkaMCPServer(BaseMCPServer):
         With a `group_id` nobody else of the group gets the messages until `lease_ms` have passed. Deal with them, then
         call again with the answer's `ack`. `ack_expired` means that you were too late: call again without `ack`.
         """
-        if arguments.group_id is not None:
-            return await written(await self._work(arguments, arguments.group_id, context))
+        # The event loop writes many answers by turns: each counts until it is written.
+        with self.kafka.room() as room:
+            if arguments.group_id is not None:
+                return await written(await self._work(arguments, arguments.group_id, context, room))
+            return await written(await self._browse(arguments, context, room))
+
+    async def _browse(self, arguments: ConsumeMessages, context: CallContext, room: Turn) -> ConsumedMessages:
         for field in ("ack", "lease_ms"):
             if field in arguments.model_fields_set:
                 raise InvalidArguments.of(field, "is for work in a group; give group_id, too")
@@ -237,6 +243,7 @@ class KafkaMCPServer(BaseMCPServer):
         principal = context.principal
         found = await self.kafka.browse(
             arguments.topic,
+            room=room,
             start=arguments.start or "earliest",
             cursor=principal.read_cursor(arguments.cursor),
             partition=arguments.partition,
@@ -246,9 +253,11 @@ class KafkaMCPServer(BaseMCPServer):
             key_contains=arguments.key_contains,
             value_contains=arguments.value_contains,
         )
-        return await written(found.model_copy(update={"next_cursor": principal.own_cursor(found.next_cursor)}))
+        return found.model_copy(update={"next_cursor": principal.own_cursor(found.next_cursor)})
 
-    async def _work(self, arguments: ConsumeMessages, group_id: str, context: CallContext) -> ConsumedMessages:
+    async def _work(
+        self, arguments: ConsumeMessages, group_id: str, context: CallContext, room: Turn
+    ) -> ConsumedMessages:
         for field in ("start", "cursor", "partition", "key_contains", "value_contains"):
             if getattr(arguments, field) is not None:
                 raise InvalidArguments.of(field, "is for browsing; a group reads on from its committed offsets")
@@ -257,6 +266,7 @@ class KafkaMCPServer(BaseMCPServer):
         return await self.kafka.consume(
             arguments.topic,
             group_id,
+            room=room,
             max_messages=arguments.max_messages,
             timeout_ms=arguments.timeout_ms,
             max_bytes=arguments.max_bytes,
@@ -381,18 +391,25 @@ async def _server_sent(events: AsyncGenerator[StreamEvent], principal: Principal
     async with aclosing(events):
         try:
             async for event in events:
-                cursor = principal.own_cursor(event.cursor)
-                match event.kind:
-                    case "message":
-                        assert event.message is not None
-                        yield _event(event.kind, event.message.model_dump_json(), cursor)
-                    case "skipped":
-                        yield _event(event.kind, f'{{"skipped":{event.skipped}}}', cursor)
-                    case "idle":
-                        yield b": idle\n\n"
+                written = _written(event, principal)
+                del event  # its message may be large, and whoever takes this may be slow
+                yield written
+                del written
         except GatewayError as error:
             # The status is sent already: the client hears of it here and connects again from its last id.
             yield _event("failure", error.problem().model_dump_json(exclude_none=True), None)
+
+
+def _written(event: StreamEvent, principal: Principal) -> bytes:
+    cursor = principal.own_cursor(event.cursor)
+    match event.kind:
+        case "message":
+            assert event.message is not None
+            return _event(event.kind, event.message.model_dump_json(), cursor)
+        case "skipped":
+            return _event(event.kind, f'{{"skipped":{event.skipped}}}', cursor)
+        case "idle":
+            return b": idle\n\n"
 
 
 def _event(kind: str, data: str, cursor: str | None) -> bytes:

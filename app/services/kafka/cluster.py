@@ -312,7 +312,7 @@ class Cluster:
 
         found, outside = await self._again_when_moved(ask, topic=topic)
         if unpacked and (packed := [found[p] for p in positions if p in found and found[p].is_packed]):
-            with _standing_still(clock):
+            with standing_still(clock):
                 await asyncio.to_thread(_unpack, packed)
         return found, outside
 
@@ -581,7 +581,7 @@ def _by_leader(topic: Topic, partitions: Mapping[int, object]) -> dict[int, list
 
 
 @contextmanager
-def _standing_still(clock: asyncio.Timeout | None) -> Generator[None]:
+def standing_still(clock: asyncio.Timeout | None) -> Generator[None]:
     """Stop a clock for a block, whose work has a bound of its own."""
     if clock is None or (when := clock.when()) is None:
         yield

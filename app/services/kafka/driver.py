@@ -135,6 +135,14 @@ class PartitionReader:
     def _read(self, batches: Any, position: int) -> Any:
         return PartitionRecords(self._partition, batches, self._aborted, position, None, None, True, self._isolation)
 
+    def __del__(self) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # aiokafka's reader and its generator hold each other until that has ended, and with them all of the answer.
+        if (unread := self._records._records_iterator) is not None:
+            unread.close()
+
     @property
     def position(self) -> int:
         """Offset after all that was taken so far; at the end, after the control records behind it as well."""
@@ -145,7 +153,9 @@ class PartitionReader:
             yield from self._records
         except UnicodeDecodeError:
             # Kafka takes any bytes for a header's name, and one such message must not hide all that come after it.
-            self._records = self._read(_BatchesOfAnyNames(self._bytes), self.position)
+            position = self.position
+            self._let_go()
+            self._records = self._read(_BatchesOfAnyNames(self._bytes), position)
             yield from self._records
 
 

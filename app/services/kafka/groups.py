@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from aiokafka import errors
 
+from app.budget import Turn
 from app.errors import AckExpired, BackendUnavailable, TooManyRequests
 from app.services.kafka.acks import Ack, AckSigner
 from app.services.kafka.cluster import EARLIEST, LATEST, Cluster, Topic
@@ -72,6 +73,7 @@ class GroupWork:
         deadline: float,
         lease_seconds: float,
         caller: str,
+        room: Turn,
         owner: str = "",
     ) -> Work:
         """Lease messages of the group's partitions that are not out with another caller.
@@ -83,6 +85,7 @@ class GroupWork:
             deadline: by time.monotonic(), until when a first message is waited for.
             lease_seconds: how long the caller has to acknowledge.
             caller: who may have a share of the places, and no more.
+            room: as for `Reader.read`.
             owner: whose the acknowledgement is.
 
         Raises:
@@ -98,7 +101,7 @@ class GroupWork:
                     seen = member.version
                     if member.failure is not None:
                         raise _failed(member) from member.failure
-                    work = await self._lease(member, limits, deadline, lease_seconds, owner)
+                    work = await self._lease(member, limits, deadline, lease_seconds, owner, room)
                     if work.page.records or time.monotonic() >= deadline:
                         break
                     if tail is None and work.partitions:
@@ -195,7 +198,9 @@ class GroupWork:
         if self._members.get(key) is member:
             del self._members[key]
 
-    async def _lease(self, member: Member, limits: Limits, deadline: float, lease_seconds: float, owner: str) -> Work:
+    async def _lease(
+        self, member: Member, limits: Limits, deadline: float, lease_seconds: float, owner: str, room: Turn
+    ) -> Work:
         """Take what is stored now in the partitions that nobody works on."""
         async with member.reading:
             epoch = member.epoch
@@ -208,7 +213,7 @@ class GroupWork:
             )
             member.drop_leases(stored)
             free = assigned - member.leases.keys()
-            page = Page(await self._positions(member, free, stored))
+            page = Page(await self._positions(member, free, stored), room=room)
             began = dict(page.positions)
             await self._reader.read_stored(member.topic, page, limits, deadline)
             # Markers and aborted messages are left behind, since nobody can acknowledge them.
@@ -223,6 +228,7 @@ class GroupWork:
             )
             if member.epoch != epoch:
                 # What was read may be another member's by now.
+                room.release()
                 return Work(Page({}), None, sorted(member.assigned or ()))
             if not page.records:
                 return Work(page, None, sorted(assigned))

@@ -176,7 +176,10 @@ async def decode_records(records: Sequence[Record]) -> list[Message]:
     """Return stored records as callers read them, without holding the event loop for a large page."""
     if sum(map(record_size, records)) <= _DECODED_AT_ONCE:
         return [_message(record) for record in records]
-    return await asyncio.to_thread(lambda: [_message(record) for record in records])
+    decoded: list[Message] = []
+    # What a thread returned would be kept by a ring of asyncio's futures, until the collector comes by.
+    await asyncio.to_thread(lambda: decoded.extend(_message(record) for record in records))
+    return decoded
 
 
 def _message(record: Record) -> Message:

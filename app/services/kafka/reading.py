@@ -8,7 +8,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, cast
@@ -17,8 +17,9 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 
+from app.budget import Turn, Turns
 from app.errors import BackendTimeout, Conflict, InvalidArguments
-from app.services.kafka.cluster import EARLIEST, LATEST, Cluster, Topic
+from app.services.kafka.cluster import EARLIEST, LATEST, Cluster, Topic, standing_still
 from app.services.kafka.driver import Record
 from app.services.kafka.messages import record_size
 from app.services.kafka.records import Fetched
@@ -30,6 +31,8 @@ _BYTES_A_MESSAGE = 4096
 """What a message is expected to take at most, for the size of the first fetch."""
 _LEAST_FETCH, _MOST_FETCH = 64 * 1024, 1024 * 1024
 _MOST_ANSWER = 8 * 1024 * 1024
+_MOST_READ = 32 * 1024 * 1024
+"""Bytes that all readers together ask for, or have and have not written yet, as they are stored."""
 _LOOKED_AT_A_TIME = 1000
 """Records, of which a fetch may bring hundreds of thousands, that hold the event loop for some 3 ms."""
 GRACE = 0.3
@@ -203,6 +206,8 @@ class Page:
     """Nothing more is stored in any partition that was to be read: drained, and none of them is out of reach."""
     truncated: bool = False
     skipped: int = 0
+    room: Turn | None = None
+    """What it has of the bytes that all readers may hold, from before its records are fetched; None: it has none."""
 
     @property
     def spans(self) -> dict[int, int]:
@@ -216,6 +221,11 @@ class Reader:
     def __init__(self, cluster: Cluster, tails: Tails) -> None:
         self._cluster = cluster
         self._tails = tails
+        self._turns = Turns(_MOST_READ)
+
+    def room(self) -> AbstractContextManager[Turn]:
+        """Return what a page has of the bytes that all readers may hold: nothing yet, and none at the end."""
+        return self._turns.turn()
 
     async def begin(self, topic: Topic, start: Start, partition: int | None) -> dict[int, int]:
         """Return the position by partition at which a reader begins.
@@ -259,7 +269,14 @@ class Reader:
         return {p: cursor.offsets[p] for p in chosen if p in cursor.offsets} | beginnings
 
     async def read(
-        self, topic: Topic, positions: Mapping[int, int], limits: Limits, deadline: float, *, whole: bool = True
+        self,
+        topic: Topic,
+        positions: Mapping[int, int],
+        limits: Limits,
+        deadline: float,
+        *,
+        room: Turn,
+        whole: bool = True,
     ) -> Page:
         """Read up to the limits; wait for a first message if there is none.
 
@@ -268,9 +285,10 @@ class Reader:
             positions: where to begin, by partition.
             limits: when the answer is full.
             deadline: by time.monotonic(), until when a first message is waited for; a long search ends then, too.
+            room: of what all readers may hold; whoever gave it releases it when the page is written.
             whole: all partitions are to be read, also those that are added meanwhile; else those of `positions`.
         """
-        page = Page(dict(positions))
+        page = Page(dict(positions), room=room)
         bound = asyncio.timeout(max(deadline - time.monotonic(), 0) + GRACE)
         try:
             async with bound:
@@ -318,11 +336,18 @@ class Reader:
         # Even who does not want to wait gets more than one fetch, if there is more.
         deadline = max(deadline, time.monotonic() + GRACE / 2)
         page.reached_end = False  # as long as it is not seen again
-        room = min(max(limits.messages * _BYTES_A_MESSAGE, _LEAST_FETCH), _MOST_FETCH)
+        expected = limits.messages * _BYTES_A_MESSAGE
         while page.positions:
+            # Who takes whatever comes is given no more than fits: the next call fetches what is beyond anew.
+            lacking = limits.bytes - page.size if limits.matches is None else _MOST_FETCH
+            wanted = min(max(min(expected, lacking), _LEAST_FETCH), _MOST_FETCH)
+            most = min(wanted * len(page.positions), _MOST_ANSWER)
+            if page.room is not None:
+                with standing_still(clock):
+                    await page.room.take(page.size + most)
             try:
                 fetched, outside = await self._cluster.fetch(
-                    topic, page.positions, partition_bytes=room, max_bytes=_MOST_ANSWER, clock=clock
+                    topic, page.positions, partition_bytes=wanted, max_bytes=most, clock=clock
                 )
             except Conflict:
                 if not page.records:
@@ -338,13 +363,16 @@ class Reader:
                 and all(page.positions[partition] >= answer.end for partition, answer in fetched.items())
             )
             page.reached_end = page.drained and fetched.keys() == page.positions.keys()
+            del fetched
+            if page.room is not None:
+                page.room.keep(page.size)
             if full or page.drained:
                 return
             if time.monotonic() >= deadline and not outside:
                 page.truncated = True
                 return
             if limits.matches is not None:
-                room = _MOST_FETCH
+                expected = _MOST_FETCH
             # Brokers fill an answer partition by partition: another one gets its turn.
             page.positions = dict([*page.positions.items()][1:] + [*page.positions.items()][:1])
 
@@ -445,14 +473,15 @@ class Reader:
         """Return positions after which `count` messages come, the newest of the topic by their time."""
         bounds = await self._cluster.bounds(topic.name, chosen)
         known = {p: (first or 0, end) for p, (first, end) in bounds.items() if end is not None}
-        newest = await self._newest(topic.name, known, count)
+        with self.room() as room:
+            newest = await self._newest(topic.name, known, count, room)
         taken = sorted((time, p, offset) for p, records in newest.items() for time, offset in records)[-count:]
         # Within a partition the last ones by offset are taken, whatever their times say.
         shares = {p: sum(1 for _, partition, _ in taken if partition == p) for p in known}
         return {p: newest[p][-shares[p]][1] if shares[p] else end for p, (_, end) in known.items()}
 
     async def _newest(
-        self, topic: str, bounds: Mapping[int, tuple[int, int]], count: int
+        self, topic: str, bounds: Mapping[int, tuple[int, int]], count: int, room: Turn
     ) -> dict[int, list[tuple[int, int]]]:
         """Return time and offset of the last `count` messages of each partition, in order of their offsets.
 
@@ -463,7 +492,7 @@ class Reader:
         step = count
         while lacking := {p for p, (first, _) in bounds.items() if len(found[p]) < count and seen_from[p] > first}:
             windows = {p: (max(bounds[p][0], seen_from[p] - step), seen_from[p]) for p in lacking}
-            earlier = await self._last_between(topic, windows, count)
+            earlier = await self._last_between(topic, windows, count, room)
             for partition, (begin, _) in windows.items():
                 found[partition] = [*earlier[partition], *found[partition]][-count:]
                 seen_from[partition] = begin
@@ -471,15 +500,15 @@ class Reader:
         return found
 
     async def _last_between(
-        self, topic: str, windows: Mapping[int, tuple[int, int]], count: int
+        self, topic: str, windows: Mapping[int, tuple[int, int]], count: int, room: Turn
     ) -> dict[int, deque[tuple[int, int]]]:
         """Return time and offset of the last messages from one offset to before another, by partition."""
         found = {partition: deque[tuple[int, int]](maxlen=count) for partition in windows}
-        positions = {partition: begin for partition, (begin, _) in windows.items()}
+        positions: dict[int, int] = {partition: begin for partition, (begin, _) in windows.items()}
         while positions:
-            fetched, _outside = await self._cluster.fetch(
-                topic, positions, partition_bytes=_MOST_FETCH, max_bytes=_MOST_ANSWER
-            )
+            most = min(_MOST_FETCH * len(positions), _MOST_ANSWER)
+            await room.take(most)
+            fetched, _outside = await self._cluster.fetch(topic, positions, partition_bytes=_MOST_FETCH, max_bytes=most)
             before = dict(positions)
             for partition, answer in fetched.items():
                 end = windows[partition][1]

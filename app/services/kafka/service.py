@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Literal, Self
 
 from aiokafka import errors
 from pydantic import JsonValue
 
+from app.budget import Turn
 from app.errors import InvalidArguments, NotFound
 from app.outages import Outages
 from app.services.kafka.cluster import Cluster, Topic
@@ -38,7 +39,8 @@ from app.services.kafka.tails import Tails
 from app.services.kafka.topics import Topics
 
 _STREAM_PAGE = 100
-_STREAM_BYTES = 1024 * 1024
+_MOST_STREAMED = 128 * 1024
+"""A stream holds its page for as long as its caller takes, so it reads less at a time, but for a larger message."""
 _SHORTEST_BOUND = 5.0
 """Seconds that looking up a topic may take even if the caller wants to wait for messages less than that."""
 
@@ -173,10 +175,15 @@ class KafkaService:
             return None
         return int(value) if value and value.isdecimal() else None
 
+    def room(self) -> AbstractContextManager[Turn]:
+        """Return what an answer has of the bytes that all readers may hold: none at the end."""
+        return self._reader.room()
+
     async def browse(
         self,
         topic: str,
         *,
+        room: Turn | None = None,
         start: Start,
         cursor: str | None,
         partition: int | None,
@@ -187,6 +194,10 @@ class KafkaService:
         value_contains: str | None = None,
     ) -> ConsumedMessages:
         """Read a topic without a trace, from a start or from a cursor.
+
+        Args:
+            room: counts the answer among the bytes that all readers hold, until who gave it releases it; None counts it
+                until it is returned.
 
         Raises:
             NotFound: the topic is unknown.
@@ -202,15 +213,17 @@ class KafkaService:
             else:
                 positions = await self._reader.begin(known, start, partition)
         whole = partition is None and (stands is None or stands.whole)
-        async with answers(timeout_ms / 1000 + 60, topic=topic):
-            page = await self._reader.read(known, positions, limits, deadline, whole=whole)
-        return await _consumed(page, cursor=Cursor.at(topic, page.positions, whole=whole).write())
+        with self._counted(room) as counted:
+            async with answers(timeout_ms / 1000 + 60, topic=topic):
+                page = await self._reader.read(known, positions, limits, deadline, whole=whole, room=counted)
+            return await _consumed(page, cursor=Cursor.at(topic, page.positions, whole=whole).write())
 
     async def consume(
         self,
         topic: str,
         group_id: str,
         *,
+        room: Turn | None = None,
         max_messages: int,
         timeout_ms: int,
         max_bytes: int,
@@ -221,7 +234,8 @@ class KafkaService:
     ) -> ConsumedMessages:
         """Acknowledge what was dealt with, if anything, and lease further messages of a group.
 
-        The caller has a share of the places; an acknowledgement is its owner's, and nobody else's.
+        The caller has a share of the places; an acknowledgement is its owner's, and nobody else's. `room` is as for
+        `browse`.
 
         Raises:
             AckExpired: the acknowledged messages come again. Nothing was read.
@@ -235,17 +249,23 @@ class KafkaService:
                 await self._work.acknowledge(topic, group_id, ack, owner)
         if max_messages == 0:
             return await _consumed(Page({}), partitions=[])
-        async with answers(timeout_ms / 1000 + 60, topic=topic, group_id=group_id):
-            work = await self._work.consume(
-                topic,
-                group_id,
-                Limits(max_messages, max_bytes),
-                deadline=deadline,
-                lease_seconds=lease_ms / 1000,
-                caller=caller,
-                owner=owner,
-            )
-        return await _consumed(work.page, ack=work.ack, partitions=work.partitions)
+        with self._counted(room) as counted:
+            async with answers(timeout_ms / 1000 + 60, topic=topic, group_id=group_id):
+                work = await self._work.consume(
+                    topic,
+                    group_id,
+                    Limits(max_messages, max_bytes),
+                    deadline=deadline,
+                    lease_seconds=lease_ms / 1000,
+                    caller=caller,
+                    room=counted,
+                    owner=owner,
+                )
+            return await _consumed(work.page, ack=work.ack, partitions=work.partitions)
+
+    def _counted(self, room: Turn | None) -> AbstractContextManager[Turn]:
+        """Return what counts an answer: the caller's, or one of its own."""
+        return self.room() if room is None else nullcontext(room)
 
     @asynccontextmanager
     async def changes(self, topic: str) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
@@ -292,19 +312,27 @@ class KafkaService:
         return self._events(known, positions, idle_after)
 
     async def _events(self, topic: Topic, positions: dict[int, int], idle_after: float) -> AsyncGenerator[StreamEvent]:
-        limits = Limits(_STREAM_PAGE, _STREAM_BYTES)
+        limits = Limits(_STREAM_PAGE, _MOST_STREAMED)
         name = topic.name
         try:
             async with self.tails.follow(name) as tail:
                 while not tail.gone:
-                    page = await self._reader.read(topic, positions, limits, time.monotonic() + idle_after)
+                    with self.room() as room:
+                        until = time.monotonic() + idle_after
+                        page = await self._reader.read(topic, positions, limits, until, room=room)
+                        messages = await decode_records(page.records)
+                    # Whoever takes them may be slow: what has gone to it is not kept, in whatever form.
+                    page.records.clear()
+                    messages.reverse()
+                    is_idle = not messages
                     if page.skipped:
                         yield StreamEvent(kind="skipped", cursor=_cursor_of(name, positions), skipped=page.skipped)
-                    for message in await decode_records(page.records):
-                        positions[message.partition] = message.offset + 1
-                        yield StreamEvent(kind="message", cursor=_cursor_of(name, positions), message=message)
+                    while messages:
+                        positions[messages[-1].partition] = messages[-1].offset + 1
+                        cursor = _cursor_of(name, positions)
+                        yield StreamEvent(kind="message", cursor=cursor, message=messages.pop())
                     positions = page.positions
-                    if not page.records:
+                    if is_idle:
                         yield StreamEvent(kind="idle", cursor=_cursor_of(name, positions))
         except (errors.KafkaError, OSError) as error:
             raise translated(error, topic=name) from error

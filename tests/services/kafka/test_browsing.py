@@ -281,7 +281,8 @@ async def test_a_search_leaves_others_their_turns(kafka_broker: LocalKafka, kafk
     others = asyncio.create_task(take_turns())
     reader: Any = kafka._reader
     known = await kafka._cluster.topic(topic)
-    page = await reader.read(known, {0: 0}, Limits(10, 1_048_576, matches), 0.0)
+    with reader.room() as room:
+        page = await reader.read(known, {0: 0}, Limits(10, 1_048_576, matches), 0.0, room=room)
     others.cancel()
     assert (page.positions, page.records) == ({0: 20_000}, [])
     assert sum(looked_at.values()) == 20_000

@@ -112,6 +112,10 @@ async def test_nginx_as_the_page_sets_it_up_serves_pages_calls_and_websockets(tm
             assert (await http.get("/gw/console/connect")).json()["url"] == "http://support.example/gw"
             assert (await http.post("/gw/mcp/clock/tools/get_time", json={})).json()["success"] is True
             assert (await http.get("/gw/gw/mcp")).status_code == 404
+            large = await http.post("/gw/mcp/clock/tools/get_time", content=b"{" + b" " * 3_000_000 + b"}")
+            assert large.json()["success"] is True
+            larger = await http.post("/gw/mcp/clock/tools/get_time", content=b" " * 5_000_000)
+            assert larger.json()["code"] == "request_too_large"
             address = {"host": "127.0.0.1", "port": port}
             async with connect(
                 "ws://support.example/gw/mcp/ws", subprotocols=[Subprotocol("mcp")], **address

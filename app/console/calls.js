@@ -270,7 +270,7 @@ export class CallsPage extends HTMLElement {
       parts.push(`${plural(shown, "call")}${shown === MOST_SHOWN ? " at most" : ""} of ${number(kept)}`);
     if (stream.dropped) parts.push(`sampled: ${number(stream.dropped)} not shown, there were too many`);
     say(this.#told, parts.join(" · "));
-    this.#empty.hidden = shown > 0;
+    this.#empty.hidden = shown > 0 || !stream.snapshot;
     if (shown) return;
     const [title, what] = kept
       ? ["No call fits the filters", "Those that end from now on are looked at, too. “Clear filters” shows all."]

@@ -94,6 +94,7 @@ export class OverviewPage extends HTMLElement {
     const { snapshot } = stream;
     this.toggleAttribute("data-stale", stream.state === "waiting");
     if (!snapshot) return;
+    this.toggleAttribute("data-known", true);
     this.#servers.hidden = !snapshot.servers.length;
     keyed(this.#servers, snapshot.servers, (server) => server.id, serverCard, updateServerCard);
     this.#showCharts(snapshot);

@@ -25,7 +25,7 @@ export class RunningCalls extends HTMLElement {
   #show() {
     const running = [...(stream.snapshot?.running ?? [])].sort((one, other) => one.started - other.started);
     keyed(this.#list, running, (call) => call.id, makeRow, updateRow);
-    this.#none.hidden = running.length > 0;
+    this.#none.hidden = !stream.snapshot || running.length > 0;
   }
 }
 

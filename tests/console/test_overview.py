@@ -81,6 +81,21 @@ async def test_the_charts_tell_their_values_in_words_and_by_arrow_keys(look: Loo
 
 
 @pytest.mark.debian("chromium")
+async def test_nothing_is_said_of_calls_before_anything_is_known(look: Look) -> None:
+    async with look() as seen:
+        page = seen.page
+        await expect(page.get_by_text("Slowest")).to_be_visible()
+        await page.route("**/console/events", lambda _: None)  # so that no answer ever comes
+        await page.reload()
+        await expect(page.locator("h1")).to_have_text("Asking the gateway …")
+        await expect(page.get_by_text(re.compile("Nothing has failed|Nothing runs|No calls")).first).to_be_hidden()
+        await page.get_by_role("link", name="Calls", exact=True).click()
+        await expect(page.get_by_role("heading", name="Calls")).to_be_visible()
+        for claim in ("No calls yet", "Nothing runs longer"):
+            await expect(page.get_by_text(claim)).to_be_hidden()
+
+
+@pytest.mark.debian("chromium")
 async def test_a_gateway_that_stops_is_said_and_found_again_when_it_is_back(browser: Browser) -> None:
     async with serve(create_app([ClockMCPServer], Settings())) as served:
         look = looking_at(browser, served)

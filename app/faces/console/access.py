@@ -20,8 +20,8 @@ from app.errors import (
     Unauthenticated,
 )
 from app.explaining import explain
-from app.faces.console.door import KEYS, Viewer, send_json, send_nothing
-from app.faces.http import call_context, read_json
+from app.faces.console.door import KEYS, Viewer, read_as, send_json, send_nothing
+from app.faces.http import call_context
 from app.faces.identity import Identity
 from app.gateway import Gateway
 from app.guard.credentials import KeyAdministration, StoredKey, mint
@@ -54,9 +54,6 @@ class _Question(msgspec.Struct, forbid_unknown_fields=True):
     customer: _Name | None = None
     key: _Name | None = None
     arguments: msgspec.Raw = msgspec.Raw(b"null")
-
-
-GivenT = TypeVar("GivenT")
 
 
 class Access:
@@ -92,7 +89,7 @@ class Access:
 
     async def make(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Make a key and answer with it, this once."""
-        given = await self._given(scope, receive, _NewKey)
+        given = await read_as(_NewKey, scope, receive, self._gateway)
         self._check(given)
         roles = frozenset(given.roles)
         self._require_within(viewer.principal, roles, given.customer, given.tenant)
@@ -126,7 +123,7 @@ class Access:
 
     async def explain(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Answer with what the policy decides for a caller and a call, and which lines do."""
-        asked = await self._given(scope, receive, _Question)
+        asked = await read_as(_Question, scope, receive, self._gateway)
         if (asked.key is None) == (not asked.roles) or (asked.key is not None and asked.customer is not None):
             raise InvalidArguments.of("roles", "say who calls: a key, or roles with or without a customer")
 
@@ -162,14 +159,6 @@ class Access:
             raise BackendNotConfigured(_NO_STORE)
         async with self._identity.administer() as store:
             yield store
-
-    async def _given(self, scope: Scope, receive: Receive, kind: type[GivenT]) -> GivenT:
-        body = await read_json(scope, receive, self._gateway, stated=True)
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            told = str(error) if isinstance(error, msgspec.ValidationError) else "expected an object as JSON"
-            raise InvalidArguments.of("body", told) from None
 
     def _roles(self) -> list[dict[str, Any]]:
         guard = self._gateway.guard

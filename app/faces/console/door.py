@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -57,6 +57,7 @@ class Viewer:
         }
 
 
+GivenT = TypeVar("GivenT")
 Answer = Callable[[Scope, Receive, Send, Viewer], Awaitable[None]]
 """Answers a request of a viewer."""
 
@@ -120,12 +121,11 @@ class Door:
         if identity is None or identity.keyring is None:
             raise Conflict("Nobody is asked for a key here: look without one.")
         _refuse_long(scope["state"]["headers"].get(b"content-length", b""))
-        body = await read_json(scope, receive, self._gateway, stated=True)
         try:
-            given = msgspec.json.decode(body, type=_SignIn).key.strip()
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            given = await read_as(_SignIn, scope, receive, self._gateway)
+        except InvalidArguments:
             raise InvalidArguments.of("key", 'expected {"key": "sb_…"}') from None
-        credential = await identity.keyring.accept(given.encode(), scope["state"]["address"])
+        credential = await identity.keyring.accept(given.key.strip().encode(), scope["state"]["address"])
         self.require(credential.principal, READ)
         token = identity.sessions.begin(credential.principal.id)
         await send_nothing(scope, send, cookie(scope, token, LASTS))
@@ -181,6 +181,21 @@ async def answering(scope: Scope, send: Send, noted: Callable[[], bool] = lambda
             note_refusal(scope, error)
         headers = forgetting(scope, error) if "session_refused" in scope["state"] else {}
         await send_problem(send, error, scope["state"]["request_id"], headers)
+
+
+async def read_as(kind: type[GivenT], scope: Scope, receive: Receive, gateway: Gateway) -> GivenT:
+    """Return what a request's body says, as JSON of a kind.
+
+    Raises:
+        InvalidArguments: it is something else, or goes deeper than can be read.
+        GatewayError: as for `read_json`.
+    """
+    body = await read_json(scope, receive, gateway, stated=True)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        told = str(error) if isinstance(error, msgspec.ValidationError) else "expected an object as JSON"
+        raise InvalidArguments.of("body", told) from None
 
 
 async def send_json(scope: Scope, send: Send, content: object) -> None:

@@ -9,9 +9,9 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import CallerGone, InternalError, InvalidArguments, NotFound, UnknownServer
-from app.faces.console.door import UNKEPT, Viewer, send_json
+from app.faces.console.door import UNKEPT, Viewer, read_as, send_json
 from app.faces.console.tools import granted
-from app.faces.http import PROBLEM_JSON, read_json, replay, send_bytes
+from app.faces.http import PROBLEM_JSON, replay, send_bytes
 from app.faces.streamable_http import StreamableHTTP
 from app.gateway import Gateway
 
@@ -59,11 +59,7 @@ class Prompts:
 
     async def fill_in(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Answer with a prompt's messages."""
-        try:
-            wanted = msgspec.json.decode(await read_json(scope, receive, self._gateway, stated=True), type=_Wanted)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            told = str(error) if isinstance(error, msgspec.ValidationError) else "expected an object as JSON"
-            raise InvalidArguments.of("body", told) from None
+        wanted = await read_as(_Wanted, scope, receive, self._gateway)
         filled = await self._ask(scope, receive, send, "prompts/get", msgspec.to_builtins(wanted))
         if filled is not None:
             await send_json(scope, send, filled)

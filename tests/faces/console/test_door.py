@@ -13,7 +13,7 @@ import pytest
 from app.guard.credentials import mint
 from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY
-from app.guard.secret import Secret
+from app.guard.secret import Secret, SecretSettings
 from app.guard.sessions import LASTS, Sessions
 from app.main import create_app
 from app.settings import Settings
@@ -224,6 +224,17 @@ async def test_a_revoked_keys_session_is_refused_and_its_stream_ends(desk: Desk,
     assert "Max-Age=0" in answer.headers["set-cookie"]
 
 
+async def test_a_session_that_is_over_ends_the_stream_in_its_middle(desk: Desk, http: httpx.AsyncClient) -> None:
+    # Signed with the secret of this process, as the gateway's own are.
+    old = Sessions(Secret.of(SecretSettings()), clock=lambda: time.time() - LASTS + 2)
+    fields = cookie(old.begin(desk.keys["operator"].id))
+    async with looking(desk.served, fields) as events:
+        await events.next("snapshot")
+        assert (await events.next("end"))["code"] == "unauthenticated"
+        await events.ended()
+    assert await outcome(http, "GET", "/console/tools", fields) == "unauthenticated"
+
+
 async def test_who_signs_out_ends_the_session_with_what_it_has_open(desk: Desk, http: httpx.AsyncClient) -> None:
     fields = cookie(await desk.sign_in(http, "operator"))
     other = cookie(await desk.sign_in(http, "operator"))
@@ -306,6 +317,24 @@ async def test_what_is_no_sign_in_is_told_what_one_is(desk: Desk, http: httpx.As
     answer = await http.post("/console/session", content=body, headers=fields)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_arguments")
     assert '{"key": "sb_…"}' in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/console/session", b'{"key": %b}'),
+        ("/console/explain", b'{"what": "clock:get_time", "roles": ["operator"], "arguments": %b}'),
+        ("/console/keys", b'{"roles": %b}'),
+        ("/console/prompts/clock", b'{"name": "greet", "arguments": {"name": %b}}'),
+        ("/console/tools/clock/get_time", b'{"zone": %b}'),
+    ],
+)
+async def test_what_goes_too_deep_is_refused_in_words(
+    desk: Desk, http: httpx.AsyncClient, path: str, body: bytes
+) -> None:
+    fields = {**MARK, "content-type": "application/json", **desk.bearer("keeper")}
+    answer = await http.post(path, content=body % (b"[" * 3000 + b"]" * 3000), headers=fields)
+    assert answer.status_code in (400, 422), answer.text
 
 
 async def test_a_stranger_can_not_have_a_long_body_held(desk: Desk, http: httpx.AsyncClient) -> None:

@@ -27,7 +27,7 @@ from app.services.embeddings.embedder import TextEmbedder, create_embedder
 from app.services.embeddings.installed import objection_to
 from app.services.embeddings.settings import EmbeddingSettings
 from app.services.postgres.desk.support import CUSTOMER_CONTEXT
-from benchmarks.apps import APPS, KEY
+from benchmarks.apps import APPS, KEY, TURN_ACCOUNT
 from benchmarks.data import CUSTOMERS, load_articles, load_desk
 from benchmarks.load import CONNECTIONS, JSON_HEADERS, Request, Sample, http_load, websocket_load
 from benchmarks.report import Report, described_machine
@@ -47,8 +47,10 @@ _SERVER_SETTINGS = (
     "shared_preload_libraries=pg_stat_statements",
     "pg_stat_statements.track_planning=on",
 )
-_TRIVIAL, _GUARDED = "trivial tool, REST", "trivial tool, REST, guard on"
+_TRIVIAL = "trivial tool, REST"
+_GUARDED, _UNRECORDED = f"{_TRIVIAL}, guard on", f"{_TRIVIAL}, no account of calls"
 _ROUNDS = 5
+_PAIRS = 10
 _MEMORY_CALLS = 100_000
 
 
@@ -158,6 +160,20 @@ async def _interleaved(cases: Mapping[str, Measure], rounds: int, seconds: float
     return samples
 
 
+async def _paired(name: str, on: Measure, off: Measure) -> list[tuple[Sample, Sample]]:
+    """Measure with something on and with it off, by turns and in turned order, since what is near meets one machine."""
+    pairs: list[tuple[Sample, Sample]] = []
+    for number in range(_PAIRS):
+        _progress(f"pair {number + 1}/{_PAIRS}: {name}")
+        if number % 2:
+            without = await off(1)
+            pairs.append((await on(1), without))
+        else:
+            pairs.append((await on(1), await off(1)))
+    _progress("")
+    return pairs
+
+
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{text}")
@@ -187,6 +203,18 @@ class Server:
     def send(self, path: str, body: Request, connections: int = CONNECTIONS) -> Measure:
         """Return what measures calls over WebSocket."""
         return self._watched(lambda seconds: websocket_load(self.port, path, [], body, seconds, connections))
+
+    def without_account(self, measure: Measure) -> Measure:
+        """Return what measures the same without the account of calls."""
+
+        async def measured(seconds: float) -> Sample:
+            self.process.send_signal(TURN_ACCOUNT)
+            try:
+                return await measure(seconds)
+            finally:
+                self.process.send_signal(TURN_ACCOUNT)
+
+        return measured
 
     def _watched(self, measure: Measure) -> Measure:
         async def watched(seconds: float) -> Sample:
@@ -229,7 +257,7 @@ def _trivial_cases(servers: Mapping[str, Server], scratch: Path) -> dict[str, Me
         _TRIVIAL: servers["trivial"].post(echo, _rest_body, scratch),
         "trivial tool, MCP 2026-07-28": servers["trivial"].post(endpoint, _echo_body, scratch, headers),
         "trivial tool, WebSocket": servers["trivial"].send(f"{endpoint}/ws", _echo_body),
-        "trivial tool, REST, no account of calls": servers["unrecorded"].post(echo, _rest_body, scratch),
+        _UNRECORDED: servers["trivial"].without_account(servers["trivial"].post(echo, _rest_body, scratch)),
         _GUARDED: servers["guarded"].post(echo, _rest_body, scratch, key),
         "trivial tool among 20 others, REST": servers["crowd of 20"].post(echo, _rest_body, scratch),
         "trivial tool among 500 others, REST": servers["crowd of 500"].post(echo, _rest_body, scratch),
@@ -276,9 +304,13 @@ async def main() -> None:
             {name: found[name] for name in trivial},
             next(iter(trivial)),
         )
-        # Of each round, since what is near in time meets the same machine.
-        kept = [on.rate / off.rate for on, off in zip(found[_GUARDED], found[_TRIVIAL], strict=True)]
-        report.say(f"  guard on beside guard off{statistics.median(kept):31.2f}")
+        costs = {
+            "the account of calls": (trivial[_TRIVIAL], trivial[_UNRECORDED]),
+            "a guard": (trivial[_GUARDED], trivial[_TRIVIAL]),
+        }
+        report.costs(
+            f"What is on, of {_PAIRS} pairs", {name: await _paired(name, *both) for name, both in costs.items()}
+        )
         single = _database_cases(server, product, toolbox, scratch, 1)
         report.table("One customer, 1 connection", await _interleaved(single, options.rounds, 1), next(iter(single)))
         if toolbox is None:

@@ -28,18 +28,27 @@ class Report:
         self.lines += text.split("\n")
 
     def table(self, title: str, samples: Mapping[str, Sequence[Sample]], beside: str) -> None:
-        """Say the medians of each case's rounds, its rate also as the ratio to one of them."""
+        """Say the medians of each case's rounds, its rate also as the ratio to one of them in the same round."""
         self.say(
             f"\n{title:<42}{'calls/s':>9}{'ratio':>7}{'p50 ms':>8}{'p99 ms':>8}{'CPU us':>8}{'failed':>8}",
         )
-        base = statistics.median(sample.rate for sample in samples[beside])
         for name, rounds in samples.items():
             rate, p50, p99, cpu = (
                 statistics.median(getattr(each, field) for each in rounds) for field in ("rate", "p50", "p99", "cpu")
             )
+            ratio = statistics.median(each.rate / base.rate for each, base in zip(rounds, samples[beside], strict=True))
             failures = sum(sample.failures for sample in rounds)
-            spent = f"{cpu:8.0f}" if cpu else f"{'':8}"
-            self.say(f"  {name:<40}{rate:9.0f}{rate / base:7.2f}{p50:8.2f}{p99:8.2f}{spent}{failures:8}")
+            spent = f"{cpu:8.1f}" if cpu else f"{'':8}"
+            self.say(f"  {name:<40}{rate:9.0f}{ratio:7.2f}{p50:8.2f}{p99:8.2f}{spent}{failures:8}")
+
+    def costs(self, title: str, pairs: Mapping[str, Sequence[tuple[Sample, Sample]]]) -> None:
+        """Say what is left of the rate, and what is added to the processor time, where something is on and then off."""
+        self.say(f"\n{title:<42}{'rate':>9}{'CPU':>7}{'failed':>8}")
+        for name, kept in pairs.items():
+            rate = statistics.median(on.rate / off.rate for on, off in kept)
+            cpu = statistics.median(on.cpu / off.cpu for on, off in kept)
+            failures = sum(on.failures + off.failures for on, off in kept)
+            self.say(f"  {name:<40}{rate:9.2f}{cpu:7.2f}{failures:8}")
 
     def keep(self, machine: str) -> None:
         """Write what was said into the page, in the place of the run before."""

@@ -202,6 +202,10 @@ class VectorKeeper:
         while not connection.is_closed():
             self._grown.clear()
             pause = _LOOK_AFTER
+            if connection.in_recovery and not await connection.fetchval(
+                "SELECT pg_is_in_recovery()", timeout=self._settings.connect_timeout
+            ):
+                return  # The standby has become the primary: a new connection writes, and hears of changes.
             try:
                 if not connection.reads_only:
                     await store.prepare(connection)

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from app.errors import NotFound
-from app.local.postgres import LocalPostgres
+from app.errors import BackendNotConfigured, NotFound
+from app.local.postgres import LocalPostgres, run_postgres
 from app.services.postgres.connections.address import Address
 from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.pools import ReadPool, Statement, open_database
@@ -24,7 +24,8 @@ from app.services.postgres.knowledge.search import KnowledgeSearch
 from app.services.postgres.knowledge.vectors import Filling, VectorStore
 from app.services.postgres.migrations import downgrade, migrate
 from tests.fixtures.pgbouncer import run_pgbouncer
-from tests.fixtures.postgres import TestDatabase
+from tests.fixtures.postgres import TestDatabase, cluster_directory
+from tests.services.postgres.connections.test_connecting import follow
 from tests.services.postgres.knowledge.test_search import add_article, slugs
 from tests.services.postgres.knowledge.tiny import TinyEmbedder
 
@@ -562,6 +563,40 @@ async def test_a_login_that_only_reads_searches_by_what_others_have_made(
         async with kept(clerk) as each:
             await eventually(lambda: _is(lambda: each.meaning.objection is None))
             assert await each.found("dragon") == ["kites"]
+
+
+async def test_a_standby_finds_what_its_primary_has_made_and_makes_vectors_once_it_is_promoted() -> None:
+    with cluster_directory() as first, cluster_directory() as second:
+        async with run_postgres(first, durable=False) as server:
+            await migrate(server.url())
+            primary = TestDatabase(server.url(), server.url())
+            async with primary.connect() as connection:
+                await connection.execute("CREATE EXTENSION vector")
+            await asyncio.to_thread(follow, server, first, second)
+            async with run_postgres(second, durable=False) as copy:
+                standby = TestDatabase(copy.url(), copy.url())
+                async with kept(standby) as each:
+
+                    async def finds(question: str, slug: str) -> bool:
+                        return slug in await each.found(question)
+
+                    await eventually(lambda: _is(lambda: "can't be written to" in str(each.meaning.objection)))
+                    await add_toys(primary)
+                    await filled(primary.url, TinyEmbedder())
+                    await eventually(lambda: finds("dragon", "kites"))
+                    async with standby.connect() as connection:
+                        await connection.execute("SELECT pg_promote()")
+                    await add_article(standby, "new", "Get a refund", "Ask us.")
+                    await eventually(lambda: finds("reimbursement", "new"))
+
+
+async def test_a_pgvector_that_is_too_old_is_told(tiny: Searching) -> None:
+    async with tiny.database.connect() as connection:
+        await connection.execute("CREATE EXTENSION vector")
+        await connection.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
+    with pytest.raises(BackendNotConfigured, match=r"0\.7\.4; install 0\.8 or newer"):
+        await tiny.fill()
+    assert await tiny.found("kite") == []
 
 
 @pytest.mark.parametrize("direct", [True, False])

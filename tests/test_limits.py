@@ -20,7 +20,7 @@ NO_BOUNDS = {
     "METRICS_PORT": "an address",
     "app.faces.jsonrpc._LONGEST_INTEGER": "a form of numbers",
     "app.guard.confinement._LONGEST_ID": "a form of ids",
-    "app.services.kafka.reading._LARGEST": "the largest offset that Kafka knows",
+    "app.services.kafka.positions._LARGEST": "the largest offset that Kafka knows",
     "app.services.postgres.sql.json_forms.MAX_SAFE_INTEGER": "a form of numbers",
     "EMBEDDINGS_DIMENSION": "a form of vectors",
     "app.services.embeddings.settings.MOST_NUMBERS": "a form of vectors",

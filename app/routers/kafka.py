@@ -29,7 +29,7 @@ from app.servers.resources import Update
 from app.services.kafka import KafkaService
 from app.services.kafka.examination import examine
 from app.services.kafka.messages import ConsumedMessages, PublishedMessage, written
-from app.services.kafka.reading import MAX_MESSAGES, Milliseconds, Start
+from app.services.kafka.positions import MAX_MESSAGES, Milliseconds, Start
 from app.services.kafka.schemas import (
     BrokerList,
     ConsumerGroup,

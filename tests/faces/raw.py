@@ -85,7 +85,24 @@ async def exchange(served: Served, path: str, body: bytes, fields: dict[str, str
     return int(head.split()[1]), content
 
 
-class Pipe:
+class Duplex:
+    """A connection that both sides send JSON-RPC messages on."""
+
+    async def send(self, message: Any) -> None:
+        raise NotImplementedError
+
+    async def receive(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def ask(self, message: JsonObject) -> dict[str, Any]:
+        """Send a request and return its answer; what comes before it is dropped."""
+        await self.send(message)
+        while (answer := await self.receive()).get("id") != message["id"]:
+            pass
+        return answer
+
+
+class Pipe(Duplex):
     """The JSON-RPC messages, a line each, of a process that speaks over its standard input and output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -101,13 +118,6 @@ class Pipe:
         async with asyncio.timeout(STARTS_WITHIN):
             message: dict[str, Any] = json.loads(await self.stdout.readline())
             return message
-
-    async def ask(self, message: JsonObject) -> dict[str, Any]:
-        """Send a request and return its answer; what comes before it is dropped."""
-        await self.send(message)
-        while (answer := await self.receive()).get("id") != message["id"]:
-            pass
-        return answer
 
     async def call(self, era: str, tool: str, number: int) -> dict[str, Any]:
         """Call a tool without arguments and return its result object."""
@@ -132,7 +142,7 @@ async def launched(era: str, command: Sequence[str], **options: Any) -> AsyncGen
         await process.communicate()
 
 
-class Messages:
+class Messages(Duplex):
     """The JSON-RPC messages of a duplex connection."""
 
     def __init__(self, socket: ClientConnection) -> None:
@@ -145,13 +155,6 @@ class Messages:
         async with asyncio.timeout(WITHIN):
             message: dict[str, Any] = json.loads(await self.socket.recv())
             return message
-
-    async def ask(self, message: JsonObject) -> dict[str, Any]:
-        """Send a request and return its answer; what comes before it is dropped."""
-        await self.send(message)
-        while (answer := await self.receive()).get("id") != message["id"]:
-            pass
-        return answer
 
 
 @asynccontextmanager

@@ -27,8 +27,9 @@ from app.services.kafka.messages import (
     encode_value,
     utc,
 )
+from app.services.kafka.positions import Cursor, Start
 from app.services.kafka.publishing import IDEMPOTENCY_HEADER, Outgoing, Publisher
-from app.services.kafka.reading import Cursor, Limits, Page, Reader, Start, chosen_partitions, containing
+from app.services.kafka.reading import Limits, Page, Reader, chosen_partitions, containing
 from app.services.kafka.schemas import (
     BrokerInfo,
     BrokerList,

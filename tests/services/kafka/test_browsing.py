@@ -15,7 +15,8 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from app.errors import InvalidArguments, NotFound
 from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService
-from app.services.kafka.reading import FromOffset, FromTail, FromTimestamp, Limits
+from app.services.kafka.positions import FromOffset, FromTail, FromTimestamp
+from app.services.kafka.reading import Limits
 from tests.services.kafka.conftest import Requests, browse, values, work
 
 WITHIN = 10.0

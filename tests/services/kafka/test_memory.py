@@ -13,7 +13,8 @@ from app.services.kafka import KafkaService, reading
 from app.services.kafka.cluster import Cluster
 from app.services.kafka.driver import PartitionReader
 from app.services.kafka.messages import ConsumedMessages
-from app.services.kafka.reading import FromTail, Reader
+from app.services.kafka.positions import FromTail
+from app.services.kafka.reading import Reader
 from app.services.kafka.schemas import StreamEvent
 from tests.services.kafka.conftest import Requests, browse, values, work
 

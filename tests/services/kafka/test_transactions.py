@@ -14,7 +14,7 @@ from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService
 from app.services.kafka.cluster import Allowance, Cluster
 from app.services.kafka.connections import Connections
-from app.services.kafka.reading import FromTail
+from app.services.kafka.positions import FromTail
 from tests.fixtures.kafka import settings_for_kafka
 from tests.services.kafka.conftest import browse, values, work
 

@@ -16,7 +16,8 @@ from app.errors import Conflict
 from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService, unpacking
 from app.services.kafka.driver import READ_COMMITTED
-from app.services.kafka.reading import GRACE, FromOffset
+from app.services.kafka.positions import FromOffset
+from app.services.kafka.reading import GRACE
 from app.services.kafka.records import Fetched
 from app.services.kafka.unpacking import LARGEST_BATCH, MOST_UNPACKED, BatchTooLarge, is_packed, unpack
 from tests.services.kafka.conftest import browse, values, work

@@ -17,7 +17,7 @@ from app.local.kafka import LocalKafka
 from app.servers.calls import JsonObject
 from app.services.kafka import KafkaService
 from app.services.kafka.messages import ConsumedMessages, Message, written
-from app.services.kafka.reading import FromTail, Milliseconds
+from app.services.kafka.positions import FromTail, Milliseconds
 from tests.services.kafka.conftest import browse, values, work
 
 LOSSLESS = [

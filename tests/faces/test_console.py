@@ -114,6 +114,17 @@ async def test_what_is_copied_names_the_address_that_was_asked(http: httpx.Async
     assert "http://localhost:1234/mcp/clock/tools/get_" in texts["curl"]
 
 
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize("folder", ["/guides", "/console/guides"])
+async def test_a_browser_shows_a_guide_as_a_page(gateway: Served, browser: Browser, folder: str) -> None:
+    async with visit(browser, f"{gateway.url}{folder}/limits.md") as seen:
+        await expect(seen.page.locator("h1", has_text="Limits")).to_be_visible()
+        await expect(seen.page.locator("td", has_text="Calls in one batch")).to_be_visible()
+        assert "| what |" not in await seen.page.locator("body").inner_text()
+        assert await seen.page.title() == "Switchboard: Limits"
+        assert seen.complaints == []
+
+
 async def test_the_guides_are_read_as_text_and_nothing_else_is(http: httpx.AsyncClient) -> None:
     guide = await http.get("/guides/architecture.md")
     assert guide.headers["content-type"].startswith("text/plain")

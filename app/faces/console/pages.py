@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -21,6 +21,7 @@ from app.faces.console.door import Viewer, send_json
 from app.faces.http import call_context
 from app.faces.rest import list_servers
 from app.gateway import Gateway
+from app.version import VERSION
 
 _FILES = Path(__file__).parents[2] / "console"
 _PACKAGES_OF_PAGES = "fastapi_standalone_docs"
@@ -31,6 +32,10 @@ _POLICY = (
 )
 _POLICY_OF_REDOC = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'") + "; worker-src blob:"
 """Redoc writes styles into the page, and searches in a worker that it makes itself."""
+_AS_DOCUMENT = "openapi"
+"""Asks for a guide in the form that Redoc reads: the description of an API without addresses."""
+_WITHOUT_ADDRESSES = """hide-download-button disable-search theme='{"rightPanel": {"width": "0"}}'"""
+"""How Redoc shows that."""
 _NO_MODULES = ("docs.js", "theme.js")
 _PLACES_OF_GUIDES = (_FILES / "guides", _FILES.parents[1] / "docs")
 """In an installed package, and in a checkout."""
@@ -67,17 +72,17 @@ class Pages:
 
     def routes(self) -> list[BaseRoute]:
         """Return the addresses of the pages and of their files."""
-        spec = find_spec(_PACKAGES_OF_PAGES)
-        assert spec is not None
-        assert spec.submodule_search_locations is not None
-        packaged = Path(spec.submodule_search_locations[0]) / "static"
+        packaged = _packaged()
         return [
             Route("/", self._home),
             Route("/docs", self._docs),
             Route("/redoc", self._redoc),
             Route("/favicon.ico", self._favicon),
-            Route("/guides/{name}", self._guide),
+            Route("/guides/{name}", self._public_guide),
+            Route("/guides/{name}/logo-mini.svg", self._sign_of_redoc),
+            Route("/console/guides/{name}/logo-mini.svg", self._sign_of_redoc),
             Mount("/console/swagger", StaticFiles(directory=packaged / "swagger")),
+            Mount("/console/redoc", StaticFiles(directory=packaged / "redoc")),
             Mount("/redoc", StaticFiles(directory=packaged / "redoc")),
             Mount("/console", _Files(directory=_FILES)),
         ]
@@ -98,7 +103,7 @@ class Pages:
 
     async def guide(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Answer with a guide."""
-        await self._guide_named(scope["path_params"]["name"])(scope, receive, send)
+        await self._guide(Request(scope))(scope, receive, send)
 
     async def _home(self, request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
@@ -109,24 +114,40 @@ class Pages:
         return self._page("docs", request)
 
     async def _redoc(self, request: Request) -> Response:
-        return self._page("redoc", request, policy=_POLICY_OF_REDOC)
+        spec = escape(request.scope.get("root_path", "")) + "/openapi.json"
+        return self._page("redoc", request, policy=_POLICY_OF_REDOC, title="reference", spec=spec, options="")
 
     async def _favicon(self, request: Request) -> Response:
         return FileResponse(_FILES / "favicon.svg")
 
-    async def _guide(self, request: Request) -> Response:
-        return self._guide_named(request.path_params["name"])
+    async def _sign_of_redoc(self, request: Request) -> Response:
+        """Redoc looks for it behind the address of the page."""
+        return FileResponse(_packaged() / "redoc" / "logo-mini.svg")
 
-    def _guide_named(self, name: str) -> Response:
+    async def _public_guide(self, request: Request) -> Response:
+        return self._guide(request)
+
+    def _guide(self, request: Request) -> Response:
+        """Return a guide: to browsers as a page, which Redoc makes of it, to others as it is written."""
+        name = request.path_params["name"]
         found = self._guides.get(name)
         if found is None:
             raise NotFound(f"There is no such guide. Guides: {', '.join(self._guides)}.")
-        return FileResponse(found[1], media_type="text/plain; charset=utf-8", headers=_headers(_POLICY))
+        title, path = found
+        if _AS_DOCUMENT in request.query_params:
+            _, _, text = path.read_text().partition("\n")
+            info = {"title": title, "version": VERSION, "description": text}
+            return JSONResponse({"openapi": "3.1.0", "info": info, "paths": {}}, headers=_headers(_POLICY))
+        if "text/html" in request.headers.get("accept", ""):
+            shown = {"title": escape(title), "spec": f"?{_AS_DOCUMENT}", "options": _WITHOUT_ADDRESSES}
+            return self._page("redoc", request, policy=_POLICY_OF_REDOC, **shown)
+        return FileResponse(path, media_type="text/plain; charset=utf-8", headers=_headers(_POLICY))
 
-    def _page(self, name: str, request: Request, *, policy: str = _POLICY) -> Response:
+    def _page(self, name: str, request: Request, *, policy: str = _POLICY, **further: str) -> Response:
         root = escape(request.scope.get("root_path", ""))
         preload = "".join(f'<link rel="modulepreload" href="{root}/console/{file}">\n' for file in self._modules)
-        return HTMLResponse(self._pages[name].substitute(root=root, preload=preload), headers=_headers(policy))
+        page = self._pages[name].substitute(root=root, preload=preload, **further)
+        return HTMLResponse(page, headers=_headers(policy))
 
 
 class _Files(StaticFiles):
@@ -136,6 +157,14 @@ class _Files(StaticFiles):
         answer = await super().get_response(path, scope)
         answer.headers.update({"cache-control": "no-cache", "x-content-type-options": "nosniff"})
         return answer
+
+
+def _packaged() -> Path:
+    """Return where the files of Swagger UI and Redoc are."""
+    spec = find_spec(_PACKAGES_OF_PAGES)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "static"
 
 
 def _headers(policy: str) -> Mapping[str, str]:

@@ -58,7 +58,9 @@ export class KafkaPage extends HTMLElement {
     if (!this.#content.firstChild || wanted !== this.#shown) this.#content.replaceChildren(h("p.quiet", "Asking …"));
     this.#shown = wanted;
     const parts = kind === "topic" ? [aboutTopic(name)] : kind === "group" ? [aboutGroup(name)] : [topics(), groups()];
-    const shown = (await Promise.all(parts.map(orNotice))).flat();
+    const found = (await Promise.all(parts.map(orNotice))).flat();
+    // What keeps all of it from being shown is said once.
+    const shown = [...new Map(found.map((section) => [section.textContent, section])).values()];
     if (wanted !== this.#wanted || !this.isConnected) return;
     const back = name ? [h("p", hWith("a", { href: "#/kafka" }, "‹ All topics and groups"))] : [];
     this.#content.replaceChildren(...back, ...shown);

@@ -59,8 +59,9 @@ export function verdict(stream) {
     return { tone: "warn", title: what, detail: `${figures}. The server's card says why.` };
   }
   if (unset.length) {
+    const rest = unset.length < snapshot.servers.length ? "All else is well" : "The cards say what to set";
     const title = `${names(unset)} ${unset.length === 1 ? "is" : "are"} not configured`;
-    return { tone: "warn", title, detail: `${figures}. All else is well.` };
+    return { tone: "warn", title, detail: `${figures}. ${rest}.` };
   }
   if (errors) {
     // The servers are not to blame for what was asked of them, nor is all well for who has asked.
@@ -82,7 +83,10 @@ function recent({ series }) {
 
 /** @param {import("./api.js").ServerState[]} servers */
 function names(servers) {
-  return servers.map(shortName).join(" and ");
+  return servers
+    .map(shortName)
+    .join(", ")
+    .replace(/, ([^,]*)$/, " and $1");
 }
 
 /** A server's name without what all of them are. @param {import("./api.js").ServerState} server */

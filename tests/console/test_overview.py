@@ -81,6 +81,31 @@ async def test_the_charts_tell_their_values_in_words_and_by_arrow_keys(look: Loo
 
 
 @pytest.mark.debian("chromium")
+async def test_where_nothing_is_configured_the_page_says_what_to_set(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    async with (
+        serve(create_app(None, Settings())) as served,
+        looking_at(browser, served)(width=390, height=844) as seen,
+    ):
+        page = seen.page
+        await expect(page.locator("h1")).to_have_text("Database, Kafka and AWS are not configured")
+        await expect(page.locator(".verdict")).to_contain_text("The cards say what to set.")
+        for variable in ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "AWS_REGION"):
+            await expect(page.locator(".server .reason", has_text=variable)).to_be_visible()
+        await page.get_by_role("link", name="Kafka", exact=True).click()
+        await expect(page.locator("kafka-page .notice")).to_contain_text("KAFKA_BOOTSTRAP_SERVERS is not set")
+        await page.get_by_role("link", name="Calls", exact=True).click()
+        call = page.locator(".feed tbody tr", has_text="list_topics").first
+        await expect(call.locator(".column-operation a")).to_be_visible()
+        cut = "link => link.parentElement.scrollWidth > link.parentElement.clientWidth"
+        assert not await call.locator(".column-operation a").evaluate(cut)
+        await assert_usable(page, "calls-unconfigured-narrow", tmp_path)
+
+
+@pytest.mark.debian("chromium")
 async def test_nothing_is_said_of_calls_before_anything_is_known(look: Look) -> None:
     async with look() as seen:
         page = seen.page

@@ -298,7 +298,7 @@ export class CallsPage extends HTMLElement {
 }
 
 /** Whether a call serves the pages themselves. @param {string} operation */
-export const isOfTheConsole = (operation) => operation.startsWith("console/");
+const isOfTheConsole = (operation) => operation.startsWith("console/");
 
 /** @param {EndedCall} call @param {boolean} calm whether it is simply there */
 function makeRow(call, calm) {

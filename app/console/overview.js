@@ -2,7 +2,6 @@
 
 import "./chart.js";
 import "./running.js";
-import { isOfTheConsole } from "./calls.js";
 import { h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { milliseconds, number, outcomeInWords, percent, plural, rate, sentence, since, wholeTime } from "./format.js";
@@ -148,22 +147,21 @@ export class OverviewPage extends HTMLElement {
 
   /** @param {Snapshot} snapshot */
   #showRankings({ slowest, failing }) {
-    const others = slowest.filter((entry) => !isOfTheConsole(entry.operation));
-    const worst = Math.max(1, ...others.map((entry) => entry.p95));
+    const worst = Math.max(1, ...slowest.map((entry) => entry.p95));
     /** @param {{server: string, operation: string}} entry @param {string} [more] */
     const ranked = (entry, more = "") => ({
       key: `${entry.server} ${entry.operation}`,
       entry,
       href: `#/calls?server=${entry.server}&operation=${encodeURIComponent(entry.operation)}${more}`,
     });
-    const slow = others.slice(0, 5).map((entry) => ({
+    const slow = slowest.map((entry) => ({
       ...ranked(entry),
       value: milliseconds(entry.p95),
       about: plural(entry.calls, "call"),
       share: entry.p95 / worst,
     }));
     const most = Math.max(1, ...failing.map((entry) => entry.errors));
-    const fails = failing.slice(0, 5).map((entry) => ({
+    const fails = failing.map((entry) => ({
       ...ranked(entry, "&outcome=!ok"),
       value: `${number(entry.errors)} of ${number(entry.calls)}`,
       about: `${percent(entry.errors, entry.calls)}, mostly ${outcomeInWords(entry.outcome)}`,

@@ -31,6 +31,8 @@ _WINDOW = STEP * _STEPS_A_WINDOW
 """Seconds of such a window."""
 _NAMED = 5
 """Operations that are named as the slowest, or as those that fail most."""
+_OWN = "console/"
+"""How operations are called by which the console serves its pages."""
 _NO_FAILURES = frozenset({"ok", "cancelled"})
 
 BOUNDS: tuple[float, ...] = tuple(
@@ -172,7 +174,7 @@ class _Window:
         return point
 
 
-_NONE = Histogram(), "", "", "", ""
+_NONE = Histogram(), "", "", "", "", False
 """Where no call was counted: none has an operation of this name."""
 
 
@@ -199,7 +201,7 @@ class Activity:
         """Calls that have ended so far."""
         self._running = running
         self._latest = _NONE
-        """Where the latest call was counted, and its server, operation, face and outcome."""
+        """Where the latest call was counted, its server, operation, face, outcome, and whether it was the console's."""
         self._past: deque[tuple[float, Sequence[EndedCall]]] = deque()
         """The calls that are remembered, and the time, by the turn of the event loop in which they ended."""
         self._kept = 0
@@ -212,6 +214,8 @@ class Activity:
         self._windows: deque[_Window] = deque(maxlen=_WINDOWS)
         self.refusals: Counter[tuple[str, str]] = Counter()
         """What the guard has refused, by the outcome of the call and the rule."""
+        self._own = [0] * (len(BOUNDS) + 1)
+        """In place of a point's counts for the console's own calls: who only looks makes no figures."""
         self._point = _Point(0)
         self._points: deque[_Point] = deque(maxlen=POINTS + 1)
 
@@ -222,9 +226,9 @@ class Activity:
         now = self._clock()
         self._move_on(now)
         point, of = self._point, self._window.of
-        counts = point.counts
         # Calls of one kind come in rows, and to see that costs a third of finding their histogram.
-        histogram, server, operation, face, outcome = self._latest
+        histogram, server, operation, face, outcome, is_own = self._latest
+        counts = self._own if is_own else point.counts
         for call in calls:
             if not (
                 call.operation is operation and call.outcome is outcome and call.face is face and call.server is server
@@ -233,16 +237,18 @@ class Activity:
                 histogram = of.get((server, operation, face, outcome))
                 if histogram is None:
                     histogram = self._histogram(server, operation, face, outcome)
+                is_own = operation.startswith(_OWN)
+                counts = self._own if is_own else point.counts
             ms = call.ms
             bucket = bisect_left(BOUNDS, ms)
             histogram.counts[bucket] += 1
             histogram.ms += ms
             counts[bucket] += 1
             if outcome != "ok":
-                point.errors += outcome not in _NO_FAILURES
+                point.errors += not is_own and outcome not in _NO_FAILURES
                 if call.rule is not None:
                     self._refused(outcome, call.rule)
-        self._latest = histogram, server, operation, face, outcome
+        self._latest = histogram, server, operation, face, outcome, is_own
         self.count += len(calls)
         past = self._past
         past.append((now, calls))
@@ -365,7 +371,7 @@ class Activity:
         failed: dict[tuple[str, str], dict[str, int]] = {}
         calls: dict[tuple[str, str], int] = {}
         for (server, operation, face, outcome), histogram in lately.items():
-            if not sees(server, operation):
+            if not sees(server, operation) or operation.startswith(_OWN):
                 continue
             what = server, operation
             calls[what] = calls.get(what, 0) + histogram.count

@@ -219,6 +219,20 @@ def test_the_charts_show_a_quarter_of_an_hour(activity: Activity, clock: Time) -
     assert sum(histogram.count for histogram in activity.totals().values()) == 4
 
 
+def test_who_only_looks_makes_no_figures(activity: Activity, clock: Time) -> None:
+    end(activity, 2.0)
+    for _ in range(2):
+        end(activity, 900.0, operation="console/access")
+        end(activity, 900.0, "insufficient_scope", operation="console/access")
+    end(activity, 2.0, "backend_timeout")
+    shown = activity.snapshot()
+    assert (sum(shown["series"]["calls"]), sum(shown["series"]["errors"])) == (2, 1)
+    assert "console/access" not in str(shown)
+    assert shown["p99"] <= 2.0
+    assert sum(histogram.count for histogram in activity.totals().values()) == 6
+    assert len(activity.ended(0)[1]) == 6
+
+
 def test_a_rate_is_of_the_last_seconds(activity: Activity, clock: Time) -> None:
     clock.now += 600
     for _ in range(30):

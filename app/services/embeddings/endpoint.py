@@ -50,6 +50,8 @@ _REST = 5.0
 """Seconds of that while: each search would else wait for its limit before it goes by words alone."""
 
 _pause = asyncio.sleep
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""How an answer shows that it can't be read; the last where it is nested a thousand deep."""
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
 
@@ -351,7 +353,7 @@ class EndpointEmbedder:
         """
         try:
             data = msgspec.json.decode(answer, type=_Answer).data
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _NO_JSON:
             raise self._mistaken("answers what is no embeddings API's JSON: is this its address?") from None
         if len(data) != wanted:
             raise self._mistaken(f"answers {len(data)} vectors for {wanted} texts")
@@ -395,7 +397,7 @@ def _code(answer: bytes) -> str:
     """Return the code of a failure, where it is a word."""
     try:
         error = msgspec.json.decode(answer, type=_Failure).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _NO_JSON:
         return ""
     code: Any = error.get("code") if isinstance(error, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return f" {code}" if isinstance(code, str) and _WORD.fullmatch(code) else ""

@@ -325,6 +325,10 @@ async def test_an_endpoint_that_is_not_there_can_be_started_later(endpoint: Endp
 # Mistakes of settings
 
 
+DEEP = b"[" * 100_000 + b"]" * 100_000
+"""JSON that is nested deeper than anybody reads."""
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -344,6 +348,8 @@ async def test_an_endpoint_that_is_not_there_can_be_started_later(endpoint: Endp
         ((200, {}, b"\xff\xfe"), "no embeddings API's JSON"),
         ((200, {"Content-Encoding": "gzip"}, b"\x1f\x8b\x08"), "no embeddings API's JSON"),
         (answer({"data": "none"}), "no embeddings API's JSON"),
+        ((200, {}, b'{"usage": ' + DEEP + b', "data": []}'), "no embeddings API's JSON"),
+        ((418, {}, b'{"error": ' + DEEP + b"}"), "answers 418"),
         (answer([]), "no embeddings API's JSON"),
         (answer({"data": []}), "answers 0 vectors for 1 texts"),
         (answer({"data": [{"embedding": [1.0]}, {"embedding": [1.0]}]}), "answers 2 vectors for 1 texts"),

@@ -18,6 +18,7 @@ from app.services.kafka.messages import record_size
 from app.services.kafka.positions import Cursor, FromOffset, FromTail, FromTimestamp, Start
 from app.services.kafka.records import Fetched
 from app.services.kafka.tails import NEVER, Tail, Tails
+from app.single_flight import SingleFlights
 
 _BYTES_A_MESSAGE = 4096
 """What a message is expected to take at most, for the size of the first fetch."""
@@ -69,6 +70,7 @@ class Reader:
         self._cluster = cluster
         self._tails = tails
         self._turns = Turns(_MOST_READ)
+        self._looking: SingleFlights[bool] = SingleFlights()
 
     def room(self) -> AbstractContextManager[Turn]:
         """Return what a page has of the bytes that all readers may hold: nothing yet, and none at the end."""
@@ -254,7 +256,10 @@ class Reader:
         """Tell whether a reader finds a message between, and not just the end of a transaction that was aborted."""
         ranges = {partition: (seen.get(partition, 0), end) for partition, end in ends.items()}
         try:
-            return await self._cluster.holds_messages(topic, ranges)
+            # All who follow a topic are woken by the same message.
+            return await self._looking.run(
+                (topic, *sorted(ranges.items())), lambda: self._cluster.holds_messages(topic, ranges)
+            )
         except (KafkaError, OSError):
             return True  # Better a notice too many than one too few.
 

@@ -1,6 +1,7 @@
 """Following a topic: notices with a cursor, and streams of the messages themselves."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from app.errors import BackendUnavailable, InvalidArguments, NotFound
 from app.local.kafka import LocalKafka
 from app.services.kafka import KafkaService, tails
 from app.services.kafka.schemas import StreamEvent
-from tests.services.kafka.conftest import browse, values
+from tests.services.kafka.conftest import Requests, browse, values
 
 WITHIN = 10.0
 
@@ -47,6 +48,18 @@ async def test_followers_of_a_topic_share_one_tail(kafka: KafkaService, topic: s
         async with kafka.changes(topic):
             assert len(kafka.tails) == 2
     assert len(kafka.tails) == 0
+
+
+async def test_a_message_is_looked_at_once_for_all_who_follow(
+    kafka: KafkaService, topic: str, requests: Requests
+) -> None:
+    async with AsyncExitStack() as stack, asyncio.timeout(WITHIN):
+        following = [await stack.enter_async_context(kafka.changes(topic)) for _ in range(20)]
+        waiting = [asyncio.ensure_future(anext(notices)) for notices in following]
+        requests.clear()
+        await kafka.publish(topic, "x" * 100_000)
+        assert len({notice["cursor"] for notice in await asyncio.gather(*waiting)}) == 1
+        assert len([request for request in requests.of("FetchRequest") if not request._max_wait_ms]) == 1
 
 
 async def test_an_unknown_topic_can_not_be_followed(kafka: KafkaService, topic_name: str) -> None:

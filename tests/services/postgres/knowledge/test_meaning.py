@@ -172,7 +172,10 @@ async def test_language_and_tags_narrow_what_is_found_by_meaning(tiny: Searching
 
 
 @pytest.mark.parametrize("of_that_kind", [3, 700])
-async def test_what_is_near_is_found_among_many_nearer_ones_of_another_kind(tiny: Searching, of_that_kind: int) -> None:
+async def test_what_is_near_is_found_among_many_nearer_ones_of_another_kind(
+    tiny: Searching, of_that_kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "_BODY", vectors._BODY.replace(str(vectors._MOST_OF_A_KIND), "500"))
     async with tiny.database.connect() as connection:
         await connection.execute(
             "INSERT INTO knowledge_articles (slug, title, body, status, language, tags)"
@@ -356,6 +359,18 @@ async def test_vectors_of_another_dimension_are_made_anew(tiny: Searching) -> No
             assert await VectorStore("tiny", 96).ready(connection) is None
         await wider.fill()
         assert await wider.found("dragon") == ["kites"]
+
+
+async def test_what_another_version_has_made_to_find_neighbours_is_replaced(
+    tiny: Searching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_toys(tiny.database)
+    with monkeypatch.context() as before:
+        before.setattr(vectors, "_BODY", "BEGIN END")
+        await tiny.fill()
+    assert await tiny.found("dragon") == []
+    await tiny.fill()
+    assert await tiny.found("dragon") == ["kites"]
 
 
 async def test_models_stand_side_by_side_and_one_can_be_forgotten(tiny: Searching) -> None:

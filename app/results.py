@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Generic, Literal, Never, Self, TypeVar, cast
 
+import msgspec
 from pydantic import BaseModel
 from pydantic_core import SchemaSerializer, from_json, to_json
 
@@ -19,8 +20,7 @@ class Result(BaseModel):
 ResultT = TypeVar("ResultT", bound=Result)
 
 
-@dataclass(frozen=True, slots=True)
-class RawResult(Generic[ResultT]):
+class RawResult(msgspec.Struct, Generic[ResultT], frozen=True):
     """A result that the backend already wrote as JSON, so that nothing is parsed to be serialized again.
 
     `RawResult[CustomerContext]` promises that `json` is what `CustomerContext` would serialize to,

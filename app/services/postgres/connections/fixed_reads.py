@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
+import msgspec
 
 from app.services.postgres.connections.connecting import Connection
 from app.services.postgres.connections.naming import application_name
@@ -131,8 +132,7 @@ class _Member:
                 self.connection.terminate()
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(msgspec.Struct, frozen=True):
     """What a shared statement has for one of its callers; `failed` if it had nothing for anybody."""
 
     value: Any = None

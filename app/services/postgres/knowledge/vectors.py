@@ -123,14 +123,15 @@ FROM pg_class, aclexplode(relacl)
 WHERE oid = 'article_search'::regclass AND privilege_type = 'SELECT' AND grantee NOT IN (0, relowner)
 """
 
+# First which are free, once: a subquery may be run for each article of the queue, and would find others each time.
 _CLAIM = f"""
-UPDATE embedding_queue AS queue SET claimed_until = now() + interval '{_LONGEST_CLAIM} s'
-FROM (
+WITH free AS MATERIALIZED (
     SELECT article_id FROM embedding_queue
     WHERE model = $1 AND failures < {MOST_FAILURES} AND (claimed_until IS NULL OR claimed_until < now())
     ORDER BY failures, article_id LIMIT $2 FOR UPDATE SKIP LOCKED
-) AS free
-WHERE queue.model = $1 AND queue.article_id = free.article_id
+)
+UPDATE embedding_queue AS queue SET claimed_until = now() + interval '{_LONGEST_CLAIM} s'
+FROM free WHERE queue.model = $1 AND queue.article_id = free.article_id
 RETURNING queue.article_id, queue.version
 """  # noqa: S608 - our own words
 

@@ -317,6 +317,21 @@ async def test_a_text_that_is_refused_keeps_no_other_from_being_found(tiny: Sear
     assert (await tiny.found("unspeakable"))[0] == "bad"
 
 
+async def test_no_more_are_claimed_than_are_wanted_whatever_the_planner_thinks(tiny: Searching) -> None:
+    await tiny.fill()
+    many = (
+        "INSERT INTO knowledge_articles (slug, title, body, status)"
+        " SELECT $1 || n, 'Title', 'Body', 'published' FROM generate_series(1, 90) n"
+    )
+    async with connected(tiny.database.url) as connection:
+        await connection.execute(many, "a")
+        await tiny.fill()
+        # That the queue is empty, as it mostly is.
+        await connection.execute("VACUUM ANALYZE embedding_queue")
+        await connection.execute(many, "b")
+        assert len(await VectorStore("tiny", 256).claim(connection, 4)) == 4
+
+
 async def test_a_change_during_the_embedding_is_not_lost(tiny: Searching) -> None:
     await add_toys(tiny.database)
     async with connected(tiny.database.url) as connection:

@@ -8,6 +8,7 @@ import click
 from app.cli.running import UnusableSettings, read_settings, run
 from app.errors import BackendNotConfigured, EmbeddingUnavailable
 from app.services.embeddings.embedder import create_embedder
+from app.services.embeddings.installed import LOCAL_MODELS
 from app.services.embeddings.settings import EmbeddingSettings
 from app.services.postgres.connections.address import Address
 from app.services.postgres.connections.connecting import Connector
@@ -30,7 +31,7 @@ def embed(forget: str | None) -> None:
     settings = read_settings(PostgresSettings)
     embedder = create_embedder(read_settings(EmbeddingSettings))
     if forget is not None and not NAME.fullmatch(forget):
-        raise click.UsageError("--forget takes a model's name, as `embedding_models` has it: a-z, 0-9, - and _")
+        raise click.UsageError("--forget takes a model's name, as EMBEDDINGS or `embedding_models` has it")
     if embedder is None and forget is None:
         raise UnusableSettings("EMBEDDINGS is none, so there is nothing to make; set it to a model.")
 
@@ -40,7 +41,8 @@ def embed(forget: str | None) -> None:
         connection = await connector.open()
         try:
             if forget is not None:
-                had = await VectorStore(forget, 0).forget(connection)
+                name = LOCAL_MODELS[forget].name if forget in LOCAL_MODELS else forget
+                had = await VectorStore(name, 0).forget(connection)
                 click.echo(f"The vectors of {forget} are gone." if had else f"There are no vectors of {forget}.")
                 return
             assert embedder is not None

@@ -11,12 +11,13 @@ import pytest
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.services.embeddings.settings import EmbeddingSettings
+from app.services.postgres.knowledge.vectors import VectorStore
 from app.settings import Settings
 from tests.faces.raw import client_of
 from tests.fixtures.embedding_endpoint import Answer, Endpoint, answer, run_endpoint
 from tests.fixtures.gateway import Served, serve
 from tests.fixtures.postgres import TestDatabase
-from tests.services.postgres.knowledge.test_meaning import add_toys, eventually
+from tests.services.postgres.knowledge.test_meaning import add_toys, connected, eventually
 from tests.test_cli import invoke
 
 MODEL = "acme/Embed-1"
@@ -128,6 +129,13 @@ async def test_the_command_makes_what_is_missing_and_says_how_far_it_is(
         model = await connection.fetchval("SELECT name FROM embedding_models")
     assert (await invoke("embed", "--forget", model, **variables))[1].startswith(f"The vectors of {model} are gone")
     assert (await invoke("embed", "--forget", "No such!", **variables))[0] == 2
+
+
+async def test_a_local_model_is_forgotten_by_the_name_that_embeddings_has_for_it(database: TestDatabase) -> None:
+    async with connected(database.url) as connection:
+        await VectorStore("bge-small-en-v1-5", 384).prepare(connection)
+    status, said = await invoke("embed", "--forget", "bge-small-en", DATABASE_URL=database.url)
+    assert (status, said.startswith("The vectors of bge-small-en are gone")) == (0, True), said
 
 
 async def test_the_command_says_what_is_missing(database: TestDatabase) -> None:

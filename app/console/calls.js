@@ -245,7 +245,8 @@ export class CallsPage extends HTMLElement {
       const call = calls[index];
       if (call && wanted(call)) shown.push(call);
     }
-    if (!this.#isHeld() || !this.#body.firstChild || shown.length !== this.#body.childElementCount) {
+    // What is held stands as it was painted: a row that moves between press and release is not hit.
+    if (!this.#isHeld() || !this.#body.firstChild) {
       const calm = this.#calm || !this.#body.firstChild;
       keyed(
         this.#body,

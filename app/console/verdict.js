@@ -1,6 +1,6 @@
 // Whether all is well, in a sentence that somebody can act on.
 
-import { number, outcomeInWords, percent, plural, rate, timeOfDay } from "./format.js";
+import { number, outcomeInWords, percent, plural, timeOfDay } from "./format.js";
 
 /** @typedef {import("./events.js").Stream} Stream */
 /** @typedef {{tone: "good" | "warn" | "bad" | "quiet", title: string, detail: string}} Verdict */
@@ -34,9 +34,8 @@ export function verdict(stream) {
   const some = snapshot.servers.filter((server) => server.state === "degraded");
   const unset = snapshot.servers.filter((server) => server.state === "unconfigured");
   const { calls, errors } = recent(stream);
-  const failed = errors ? `${plural(errors, "call")} of ${number(calls)}` : "no call";
   const figures = calls
-    ? `${rate(snapshot.rate.calls)} calls a second; ${failed} failed in the last minute`
+    ? `${plural(calls, "call")} in the last minute, ${errors ? number(errors) : "none"} failed`
     : "No calls in the last minute";
   if (down.length) {
     const others = snapshot.servers.length - down.length;
@@ -66,7 +65,7 @@ export function verdict(stream) {
   if (errors) {
     // The servers are not to blame for what was asked of them, nor is all well for who has asked.
     const [most] = snapshot.failing;
-    const what = most ? `: most often ${most.operation} (${outcomeInWords(most.outcome)})` : "";
+    const what = most ? `: ${errors > 1 ? "most often " : ""}${most.operation} (${outcomeInWords(most.outcome)})` : "";
     return { tone: "good", title: "All servers are well", detail: `${figures}${what}.` };
   }
   return { tone: "good", title: "All is well", detail: `${figures}.` };

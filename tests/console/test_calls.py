@@ -119,6 +119,24 @@ async def test_rows_stand_still_under_a_pointer(look: Look, stack: Stack) -> Non
 
 
 @pytest.mark.debian("chromium")
+async def test_rows_stand_still_although_a_call_came_with_the_pointer(look: Look, stack: Stack) -> None:
+    await stack.call("kafka", "list_topics", {})
+    come = """async () => {
+        const { stream } = await import("./console/events.js");
+        const body = document.querySelector(".feed tbody");
+        const keys = () => [...body.children].map((row) => row.dataset.key).join();
+        const before = keys();
+        stream.calls.push({ ...stream.calls.at(-1), id: "come" });
+        body.dispatchEvent(new PointerEvent("pointerenter", { pointerType: "mouse" }));
+        await new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted)));
+        return before === keys();
+    }"""
+    async with look("#/calls") as seen:
+        await expect(seen.page.locator(".feed tbody tr").first).to_be_visible()
+        assert await seen.page.evaluate(come)
+
+
+@pytest.mark.debian("chromium")
 async def test_a_flood_is_sampled_and_said_and_the_page_still_answers(look: Look, stack: Stack) -> None:
     async with look("#/calls") as seen:
         page = seen.page

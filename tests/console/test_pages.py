@@ -1,6 +1,8 @@
 """Each page on wide and narrow screens, dark and light: it loads nothing foreign, and everybody can use it."""
 
 import json
+import math
+import random
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -16,8 +18,12 @@ from playwright.async_api import Browser, Page, expect
 from app.catalogue import load_servers
 from app.guard.credentials import id_of, mint
 from app.guard.key_file import KeyFile
+from app.guard.principal import EVERYBODY
 from app.main import create_app
+from app.servers.calls import CallContext
 from app.settings import Settings
+from app.telemetry.activity import POINTS, STEP, Activity
+from app.telemetry.recorder import ended_call
 from tests.console.check import PAGES
 from tests.console.conftest import Look, Stack, address_of_tool, looking_at, sign_in
 from tests.console.usable import assert_usable
@@ -169,6 +175,21 @@ def asked(browser: Browser, asking: _Asking) -> Look:
     return signed_in
 
 
+def _live_through_a_quarter_of_an_hour(activity: Activity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an account of as long behind the gateway as the charts show."""
+    chance, now = random.Random(7), time.time()
+    context = CallContext(face="rest", request_id="-", client="agent/2.1", principal=EVERYBODY, address="127.0.0.1")
+    for step in range(POINTS, 0, -1):
+        calls = [
+            ended_call(server, tool, context, 0.0, chance.choices(("ok", "not_found"), (98, 2))[0], ms)
+            for server, tool, usual in (("database", "get_customer_context", 3), ("kafka", "publish_message", 8))
+            for ms in (usual * chance.lognormvariate(0, 0.9) for _ in range(round(9 + 5 * math.sin(step / 9))))
+        ]
+        with monkeypatch.context() as then:
+            then.setattr(activity, "_clock", lambda at=now - step * STEP: at)
+            activity.calls_ended(calls)
+
+
 _SIZES = pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["wide", "narrow"])
 _TONES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 
@@ -178,8 +199,17 @@ _TONES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @_SIZES
 @_TONES
 async def test_a_page_is_whole_and_can_be_used_by_everybody(
-    look: Look, stack: Stack, name: str, width: int, height: int, dark: bool, tmp_path: Path
+    look: Look,
+    stack: Stack,
+    name: str,
+    width: int,
+    height: int,
+    dark: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if name == "overview":
+        _live_through_a_quarter_of_an_hour(stack.served.app.state.activity, monkeypatch)
     for server, tool, arguments in _BEFORE:
         await stack.call(server, tool, arguments)
     await _assert_whole(look, name, width, height, dark, tmp_path)

@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pkgutil import resolve_name
 
-from app.guard.credentials import Administer, FirstOf, KeyAdministration, KeyStore, KnownKeys, StoredKey
 from app.guard.key_file import KeyFile, read_first_key
+from app.guard.keys import Administer, FirstOf, KeyAdministration, KeyStore, KnownKeys, StoredKey
 from app.guard.settings import IdentitySettings
 from app.services.postgres.connections.settings import PostgresSettings
 

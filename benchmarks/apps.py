@@ -16,8 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from app.catalogue import Catalogue
 from app.faces.identity import Identity
-from app.guard.credentials import Keyring, KnownKeys, StoredKey, hash_of, token_of
+from app.guard.credentials import Keyring
 from app.guard.guard import Guard
+from app.guard.keys import KnownKeys, StoredKey, hash_of, token_of
 from app.guard.limits import Rate
 from app.guard.policy import Policy
 from app.guard.vocabulary import vocabulary_of

@@ -28,8 +28,8 @@ from app.cli.commands import COMMANDS
 from app.cli.commands import switchboard as group
 from app.cli.running import misspelt, run
 from app.errors import BackendUnavailable
-from app.guard.credentials import mint
 from app.guard.key_file import as_first_key
+from app.guard.keys import mint
 from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import StartFailed, free_port
 from app.routers.database import DatabaseMCPServer

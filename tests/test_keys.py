@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.commands import switchboard
-from app.guard.credentials import STORED_KEYS, StoredKey, mint
 from app.guard.key_file import as_first_key
+from app.guard.keys import STORED_KEYS, StoredKey, mint
 from app.local.postgres import LocalPostgres
 from app.local.process import free_port
 from tests.faces.raw import STARTS_WITHIN, launched

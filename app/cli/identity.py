@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from app.cli.launcher import read_keyring
 from app.cli.running import UnusableSettings, read_settings
 from app.faces.identity import Identity
-from app.guard.credentials import Administer
+from app.guard.keys import Administer
 from app.guard.policy import Policy
 from app.guard.principal import EVERYBODY
 from app.guard.settings import IdentitySettings

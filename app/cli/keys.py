@@ -10,8 +10,8 @@ from typing import TypeVar
 import click
 
 from app.cli.running import UnusableSettings, read_settings, run, written_policy
-from app.guard.credentials import KeyAdministration, KeyStore, StoredKey, mint
 from app.guard.key_file import as_first_key, read_first_key
+from app.guard.keys import KeyAdministration, KeyStore, StoredKey, mint
 from app.guard.principal import DEVELOPER
 from app.guard.rules import is_name
 from app.guard.settings import IdentitySettings

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Forbidden, GatewayError, MalformedRequest, Unauthenticated
 from app.faces.http import send_refusal
-from app.guard.credentials import NO_KEY, Administer, Keyring
+from app.guard.credentials import NO_KEY, Keyring
+from app.guard.keys import Administer
 from app.guard.principal import ANONYMOUS, EVERYBODY, Principal
 from app.guard.secret import Secret, SecretSettings
 from app.guard.sessions import Sessions

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.errors import IdentityUnavailable
-from app.guard.credentials import STORED_KEYS, StoredKey, has_good
+from app.guard.keys import STORED_KEYS, StoredKey, has_good
 from app.guard.principal import DEVELOPER
 
 _FIRST_KEY = re.compile(r"(?P<id>[a-z0-9]{12}):(?P<hash>[0-9a-f]{64})(?::(?P<roles>[a-z][a-z0-9_,]{0,400}))?")

@@ -23,8 +23,9 @@ from pydantic_settings import BaseSettings
 from app.client_configs import call_by_curl, client_configs, own_command
 from app.faces.console.pages import LaunchedByClients
 from app.faces.identity import Identity
-from app.guard.credentials import Keyring, StoredKey, hash_of, token_of
+from app.guard.credentials import Keyring
 from app.guard.guard import Guard
+from app.guard.keys import StoredKey, hash_of, token_of
 from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY
 from app.guard.secret import Secret, SecretSettings

@@ -16,8 +16,8 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from app.catalogue import load_servers
-from app.guard.credentials import id_of, mint
 from app.guard.key_file import KeyFile
+from app.guard.keys import id_of, mint
 from app.guard.principal import EVERYBODY
 from app.main import create_app
 from app.servers.calls import CallContext

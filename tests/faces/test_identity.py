@@ -17,7 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from app.faces.identity import Identity
-from app.guard.credentials import KeyAdministration, Keyring, mint
+from app.guard.credentials import Keyring
+from app.guard.keys import KeyAdministration, mint
 from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY, Principal
 from app.main import create_app

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.guard.credentials import mint
+from app.guard.keys import mint
 from app.local.aws import LocalAws
 from app.local.kafka import LocalKafka
 from app.local.postgres import LocalPostgres

@@ -11,8 +11,9 @@ import pytest
 
 from app.errors import IdentityUnavailable
 from app.faces.identity import Identity
-from app.guard.credentials import KeyAdministration, Keyring, mint
+from app.guard.credentials import Keyring
 from app.guard.key_file import KeyFile
+from app.guard.keys import KeyAdministration, mint
 from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY
 from app.key_stores import IN_DATABASE

@@ -14,20 +14,9 @@ import pytest
 
 from app.errors import BackendUnavailable, GatewayError, IdentityUnavailable, RateLimited, Unauthenticated
 from app.guard import credentials
-from app.guard.credentials import (
-    MOST_ASKED,
-    MOST_REMEMBERED,
-    FirstOf,
-    KeyAdministration,
-    Keyring,
-    KeyStore,
-    KnownKeys,
-    StoredKey,
-    hash_of,
-    id_of,
-    mint,
-)
+from app.guard.credentials import MOST_ASKED, MOST_REMEMBERED, Keyring
 from app.guard.key_file import KeyFile, as_first_key, read_first_key
+from app.guard.keys import FirstOf, KeyAdministration, KeyStore, KnownKeys, StoredKey, hash_of, id_of, mint
 from app.guard.limits import Rate
 from app.services.postgres.identity import open_keys
 from tests.fixtures.pgbouncer import run_pgbouncer

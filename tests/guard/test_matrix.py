@@ -20,9 +20,10 @@ from websockets.exceptions import InvalidStatus
 
 from app.catalogue import Catalogue, load_servers
 from app.faces.identity import Identity
-from app.guard.credentials import Keyring, mint
+from app.guard.credentials import Keyring
 from app.guard.guard import Guard
 from app.guard.key_file import KeyFile
+from app.guard.keys import mint
 from app.guard.limits import Rate
 from app.guard.policy import Policy
 from app.guard.vocabulary import vocabulary_of

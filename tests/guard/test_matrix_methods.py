@@ -14,8 +14,9 @@ from websockets.exceptions import InvalidStatus
 from app.catalogue import Catalogue
 from app.faces.identity import Identity
 from app.faces.protocol import ProtocolServer
-from app.guard.credentials import Keyring, KeyStore, KnownKeys, mint
+from app.guard.credentials import Keyring
 from app.guard.guard import Guard
+from app.guard.keys import KeyStore, KnownKeys, mint
 from app.guard.limits import Rate
 from app.guard.policy import Policy
 from app.guard.vocabulary import vocabulary_of

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from app.catalogue import Catalogue, load_servers
 from app.cli.commands import switchboard
-from app.guard.credentials import STORED_KEYS, mint
 from app.guard.key_file import as_first_key
+from app.guard.keys import STORED_KEYS, mint
 from tests.guard.test_prompts import StageMCPServer
 
 POLICY = """\

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from app.guard.credentials import KeyAdministration, mint
+from app.guard.keys import KeyAdministration, mint
 from app.local.postgres import LocalPostgres, run_postgres
 from app.servers.calls import JsonObject
 from app.services.postgres.identity import open_keys

@@ -24,7 +24,7 @@ from app.faces.console.door import KEYS, Viewer, read_as, send_json, send_nothin
 from app.faces.http import call_context
 from app.faces.identity import Identity
 from app.gateway import Gateway
-from app.guard.credentials import KeyAdministration, StoredKey, mint
+from app.guard.keys import KeyAdministration, StoredKey, mint
 from app.guard.limits import Rate, RateLimiter
 from app.guard.principal import Principal
 from app.guard.rules import is_name

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Forbidden, IdentityUnavailable
-from app.guard.credentials import STORED_KEYS, StoredKey
+from app.guard.keys import STORED_KEYS, StoredKey
 from app.models import ApiKey
 from app.services.postgres.connections.pools import Database, Statement, open_database
 from app.services.postgres.connections.settings import PostgresSettings

@@ -12,9 +12,10 @@ import httpx
 
 from app.catalogue import Catalogue
 from app.faces.identity import COOKIE, Identity
-from app.guard.credentials import Keyring, StoredKey, mint
+from app.guard.credentials import Keyring
 from app.guard.guard import Guard
 from app.guard.key_file import KeyFile
+from app.guard.keys import StoredKey, mint
 from app.guard.limits import Rate
 from app.guard.policy import Policy
 from app.guard.vocabulary import vocabulary_of

@@ -11,7 +11,7 @@ import pytest
 from app.catalogue import load_servers
 from app.env_files import from_file
 from app.faces.console import access
-from app.guard.credentials import mint
+from app.guard.keys import mint
 from app.main import create_app
 from app.settings import Settings
 from app.variables import is_secret, told

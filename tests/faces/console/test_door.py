@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.guard.credentials import mint
+from app.guard.keys import mint
 from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY
 from app.guard.secret import Secret, SecretSettings

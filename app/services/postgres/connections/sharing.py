@@ -136,7 +136,7 @@ class Line(Generic[T]):
         """
         if self.most is not None and len(self._turns) >= self.most:
             raise TooManyRequests(NO_FREE_CONNECTION)
-        turn = Turn[T](self.loop.create_future(), self.loop.time() + self.wait, question)
+        turn: Turn[T] = Turn(self.loop.create_future(), self.loop.time() + self.wait, question)
         self._turns[turn] = None
         if question is not None:
             self._groups.setdefault(question.group, OrderedDict())[turn] = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any
 
+from app.guard.principal import Principal
 from app.telemetry.recorder import EndedCall, StartedCall
 
 MOST_REMEMBERED = 2000
@@ -98,6 +99,11 @@ class PastCall:
     def operation(self) -> str:
         """As it was recorded."""
         return self.call.operation
+
+    @property
+    def principal(self) -> Principal:
+        """As it was recorded."""
+        return self.call.principal
 
     @property
     def outcome(self) -> str:

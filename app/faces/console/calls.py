@@ -43,7 +43,7 @@ class Calls:
         events = events_of(str(shown["request_id"]))
         if not self._sights.of(viewer.principal).everything:
             # What else its request has done may be what this viewer does not see.
-            own = f"server={shown['server']} operation={shown['operation']} face="
+            own = "server={server} operation={operation} face={face} principal={principal} ".format_map(shown)
             events = [event for event in events if own in event]
         await send_json(scope, send, {**shown, "stages": stages, "log": events})
 
@@ -75,10 +75,11 @@ class Calls:
         """
         sight = self._sights.of(viewer.principal)
         for running in self._activity.running(older_than=0.0):
-            if running.id == call_id and sight.sees(running.call.server, running.call.operation):
+            call = running.call
+            if running.id == call_id and sight.sees(call.server, call.operation, call.context.principal):
                 return running
         past = self._activity.past(call_id)
-        if past is None or not sight.sees(past.server, past.operation):
+        if past is None or not sight.sees(past.server, past.operation, past.principal):
             raise NotFound("There is no such call, or it is forgotten: the newest calls are remembered.")
         return past
 

@@ -165,7 +165,7 @@ class Feed:
 
     def _first(self, stream: _Stream, viewer: Viewer) -> bytes:
         _, past = self._activity.ended(0)
-        seen = [call.shown() for call in past if stream.sight.sees(call.server, call.operation)]
+        seen = [call.shown() for call in past if stream.sight.sees(call.server, call.operation, call.principal)]
         return (
             _event("hello", viewer.shown(self._gateway))
             + self._snapshot(stream.sight, POINTS, may_act=stream.may_act)
@@ -178,11 +178,11 @@ class Feed:
         running = [
             each.shown(can_cancel=may_act and each.call in late)
             for each in self._activity.running()
-            if sight.sees(each.call.server, each.call.operation)
+            if sight.sees(each.call.server, each.call.operation, each.call.context.principal)
         ]
         standings = [(server, gateway.standings.of(server)) for server in sight.servers]
         servers = [sight.shown(server, standing) for server, standing in standings if standing is not None]
-        counted = self._activity.snapshot(points=points, sees=None if sight.everything else sight.sees)
+        counted = self._activity.snapshot(points=points, sees=None if sight.everything else sight.knows)
         return _event("snapshot", {**counted, "version": VERSION, "servers": servers, "running": running})
 
     async def _tell(self) -> None:
@@ -226,7 +226,7 @@ class Feed:
         for stream in self._streams:
             sight = stream.sight
             if sight not in written:
-                seen = [call for call in past if sight.sees(call.server, call.operation)]
+                seen = [call for call in past if sight.sees(call.server, call.operation, call.principal)]
                 chosen = _sample(seen)
                 dropped = len(seen) - len(chosen) + (forgotten if sight.everything else 0)
                 told = {"dropped": dropped, "calls": [call.shown() for call in chosen]}

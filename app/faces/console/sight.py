@@ -1,4 +1,4 @@
-"""What of others' calls somebody may see: those of the servers, tools and resources that it could use itself."""
+"""What of others' calls somebody may see: those of what it could use itself, and of its own tenant where it has one."""
 
 from collections.abc import Iterator
 
@@ -13,23 +13,29 @@ class Sight:
 
     Args:
         offered: what they may use.
-        everything: whether that is all there is. Only they see what is about all servers at once, and what nobody
-            offers: its names are made up by callers.
+        tenant: whose calls they see; None: everybody's.
+        everything: whether they may use all there is, and are of no tenant. Only they see what is about all servers at
+            once, and what nobody offers: its names are made up by callers.
     """
 
-    def __init__(self, offered: Catalogue, *, everything: bool) -> None:
+    def __init__(self, offered: Catalogue, tenant: str | None, *, everything: bool) -> None:
         self.everything = everything
         self.servers = offered.servers
+        self._tenant = tenant
         self._operations = frozenset(_operations(offered))
 
-    def sees(self, server: str, operation: str) -> bool:
-        """Tell whether a call is seen.
+    def knows(self, server: str, operation: str) -> bool:
+        """Tell whether the figures of an operation are seen.
 
         Args:
             server: its server, by the id.
-            operation: what it does, as the log names it.
+            operation: as the log names it.
         """
         return self.everything or (server, operation) in self._operations
+
+    def sees(self, server: str, operation: str, principal: Principal) -> bool:
+        """Tell whether a call of an operation by a principal is seen."""
+        return self.knows(server, operation) and (self._tenant is None or principal.tenant == self._tenant)
 
     def shown(self, server: str, standing: Standing) -> dict[str, object]:
         """Return what is told of a server's state."""
@@ -41,26 +47,28 @@ class Sight:
             "state": standing.state,
             "reason": None if off else state.detail,
             "since": round(standing.since, 3),
-            "off": {tool: why.detail for tool, why in off.items() if self.sees(server, tool)},
+            "off": {tool: why.detail for tool, why in off.items() if self.knows(server, tool)},
         }
 
 
 class Sights:
-    """The sight of each principal, the same object for those who may use the same."""
+    """The sight of each principal, the same object for those who may use the same and are of the same tenant."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._known: dict[Catalogue, Sight] = {}
-        """By what is offered, of which there is one for each set of rights."""
+        self._known: dict[tuple[Catalogue, str | None], Sight] = {}
+        """By what is offered, of which there is one for each set of rights, and the tenant."""
 
     def of(self, principal: Principal) -> Sight:
         """Return what a principal sees."""
         offered, gateway = self._gateway.offered_to(principal), self._gateway
-        sight = self._known.get(offered)
+        sight = self._known.get((offered, principal.tenant))
         if sight is None:
             nobodys = set(gateway.guard.policy.misfits) if gateway.guard is not None else set[tuple[str, str]]()
             left_out = set(_operations(gateway.catalogue)) - set(_operations(offered)) - nobodys
-            sight = self._known[offered] = Sight(offered, everything=not left_out)
+            everything = not left_out and principal.tenant is None
+            sight = Sight(offered, principal.tenant, everything=everything)
+            self._known[offered, principal.tenant] = sight
         return sight
 
 

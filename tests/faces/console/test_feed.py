@@ -11,12 +11,13 @@ import pytest
 
 from app.errors import BackendUnavailable, GatewayError
 from app.faces.console import feed
+from app.guard.credentials import mint
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import tool
 from app.settings import Settings
 from tests.clock import ClockMCPServer, ClockTime
-from tests.faces.console.desk import Desk, looking, opened
+from tests.faces.console.desk import MARK, Desk, Events, looking, opened
 from tests.faces.raw import WITHIN, client_of
 from tests.fixtures.gateway import serve
 
@@ -136,6 +137,59 @@ async def test_a_viewer_is_told_of_what_it_may_use_itself(desk: Desk, http: http
     assert seen["timekeeper"] == ["get_time"]
     assert seen["watcher"] == ["chimes", "clock://zones/{zone}", "fail", "get_time"]
     assert seen["operator"] == sorted([*seen["watcher"], "'nope'", "open_vault", "servers/list"])
+
+
+async def test_who_is_of_a_tenant_is_told_of_its_calls_alone(desk: Desk, http: httpx.AsyncClient) -> None:
+    for name, role, tenant in (
+        ("viewer", "operator", "acme"),
+        ("own", "stranger", "acme"),
+        ("other", "stranger", "others"),
+    ):
+        desk.tokens[name], desk.keys[name] = mint(frozenset({role}), tenant=tenant)
+        await desk.store.add(desk.keys[name])
+
+    async def calls(operation: str) -> set[str]:
+        for name in ("other", "stranger", "own"):
+            await http.post(f"/mcp/clock/tools/{operation}", json={}, headers=desk.bearer(name))
+        return {desk.keys["own"].id}
+
+    async def told_of(events: Events, operation: str) -> dict[str, str]:
+        told: dict[str, str] = {}
+        while desk.keys["own"].id not in told:
+            for each in (await events.next("calls"))["calls"]:
+                if each["operation"] == operation:
+                    told[each["principal"]] = each["id"]
+        return told
+
+    past = await calls("get_time")
+    async with (
+        looking(desk.served, desk.bearer("viewer")) as events,
+        looking(desk.served, desk.bearer("operator")) as all_events,
+        asyncio.TaskGroup() as tasks,
+    ):
+        assert (await told_of(events, "get_time")).keys() == past
+        new = await calls("get_time")
+        assert (await told_of(events, "get_time")).keys() == new
+        everybodys = await told_of(all_events, "get_time")
+        assert everybodys.keys() == {desk.keys[name].id for name in ("own", "other", "stranger")}
+        for name, status in (("own", 200), ("other", 404), ("stranger", 404)):
+            path = f"/console/calls/{everybodys[desk.keys[name].id]}"
+            assert (await http.get(path, headers=desk.bearer("viewer"))).status_code == status, name
+        waiting = [tasks.create_task(calls_of_one(desk, http, name)) for name in ("other", "own")]
+        while len(running := (await all_events.next("snapshot"))["running"]) < 2:
+            pass
+        while not (seen := (await events.next("snapshot"))["running"]):
+            pass
+        assert {each["principal"] for each in seen} == {desk.keys["own"].id}
+        [other] = [each["id"] for each in running if each["principal"] == desk.keys["other"].id]
+        answer = await http.post(f"/console/calls/{other}/cancel", headers=desk.bearer("viewer") | MARK)
+        assert answer.status_code == 404
+        for task in waiting:
+            task.cancel()
+
+
+async def calls_of_one(desk: Desk, http: httpx.AsyncClient, name: str) -> None:
+    await http.post("/mcp/clock/tools/wait_for_cancellation", json={}, headers=desk.bearer(name))
 
 
 async def test_of_many_calls_a_sample_is_told_failures_first(desk: Desk, http: httpx.AsyncClient) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import BackendUnavailable, GatewayError
 from app.faces.console import feed
-from app.guard.credentials import mint
+from app.guard.keys import mint
 from app.main import create_app
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import tool

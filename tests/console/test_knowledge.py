@@ -29,7 +29,7 @@ async def test_a_search_shows_scores_the_words_that_were_found_and_the_article(l
 
 @pytest.mark.debian("chromium")
 async def test_how_an_article_was_found_is_shown_where_the_answer_says_it(look: Look) -> None:
-    nasty = "<img src=x onerror=alert(1)>"
+    nasty = "<img src=x onerror=alert(1)>" + 300 * "W"
     hit = {"id": 1, "slug": "s", "title": nasty, "score": 0.031, "fit": 0.2, "snippet": f"**{nasty}**", "tags": [nasty]}
     told = {**hit, "language": "en", "matched_by": ["words", "meaning"], "similarity": 0.8123}
     answer = {"success": True, "articles": [told], "total": 1, "limit": 5, "offset": 0, "mode": "semantic"}
@@ -44,3 +44,4 @@ async def test_how_an_article_was_found_is_shown_where_the_answer_says_it(look: 
         summary = page.get_by_role("status").filter(has_text="1 article")
         await expect(summary).to_contain_text("searched by words and meaning · none of them answers it well")
         assert await page.locator(".hit img").count() == 0
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -141,8 +141,30 @@ _WANTED = f"""{_CARRIES_THE_TAGS}
               AND (CAST(:wanted AS text[]) IS NULL OR array_position(CAST(:wanted AS text[]), entry.language) > 0)"""
 """What was asked for: the tags, and one of the spellings of the language."""
 
-_PLAIN = r"regexp_replace({}, '[*`|#<>]+|^ *[-0-9]+[.]? ', '', 'gn')"
-"""A text without the marks of Markdown."""
+_MARKS = "|".join(
+    (
+        r"(?<![\w*])\*+([^\s*/.]|[^\s*/.][^*]*[^\s*])\*+(?![\w*])",  # emphasis, whose text stays
+        "`",
+        r"^ *#+ +",
+        r"^ *[-*+] +",
+        r"^[ |:-]*---+[ |:-]*$",
+        r"^ *\||\| *$",
+        r"</?(?=[a-z])[biau]>|</?(?=em>|strong>|span[ >]|code>|a )[a-z]+[^<>]*>",
+    )
+)
+_BLOCKS = r"</?(?=(p|br|hr|h[1-6]|div|[uo]l|li|table|t[rdh]|pre|img|script|style)[ />])[a-z][^<>]*>"
+
+
+def plain_text(text: str) -> str:
+    """Return SQL of a text without the marks of Markdown and HTML.
+
+    Nothing else is left out: a figure at the beginning of a line, `C#` or `a < b` are what the article says.
+
+    Args:
+        text: SQL of the text.
+    """
+    return f"regexp_replace(regexp_replace({text}, '{_MARKS}', '\\1', 'gni'), '{_BLOCKS}', ' ', 'gni')"
+
 
 _PARAMETER = re.compile(r"CAST\(:\w+ AS [\w\[\]]+\)")
 
@@ -325,10 +347,10 @@ def ranking(model: str | None = None) -> Statement:
                                 WHEN by_meaning THEN 'meaning' ELSE 'words' END AS matched_by,
                            coalesce(
                                ts_headline(
-                                   search_config(article.language), {_PLAIN.format("shown.text")}, wanted.query,
+                                   search_config(article.language), {plain_text("shown.text")}, wanted.query,
                                    'StartSel=**, StopSel=**, MaxWords=40, MinWords=18, MaxFragments=1'
                                ),
-                               {_PLAIN.format("left(shown.text, 500)")}
+                               {plain_text("left(shown.text, 500)")}
                            ) AS snippet,
                            page.passage,
                            article.tags, article.language, article.updated_at

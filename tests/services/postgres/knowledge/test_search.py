@@ -14,6 +14,7 @@ from app.local.postgres import LocalPostgres
 from app.services.postgres.connections.pools import open_database
 from app.services.postgres.demo.world import seed
 from app.services.postgres.knowledge.search import KnowledgeSearch, SearchResults
+from app.services.postgres.knowledge.statements import plain_text
 from app.services.postgres.migrations import downgrade, migrate
 from tests.fixtures.postgres import TestDatabase, cloned_database
 
@@ -140,6 +141,28 @@ async def test_a_hit_says_what_it_is_and_shows_the_words_that_were_found(demo: K
         (article.score for article in results.articles), reverse=True
     )
     assert results.total >= len(results.articles) == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ("30 days after delivery it closes.", "30 days after delivery it closes."),
+        ("-5 degrees is too cold", "-5 degrees is too cold"),
+        ("30. Juni ist der letzte Tag", "30. Juni ist der letzte Tag"),
+        ("Use C# and List<String>, if a < b | c > d", "Use C# and List<String>, if a < b | c > d"),
+        ("2**10 and 5 * 3, *.csv and *.txt, src/**/*.py", "2**10 and 5 * 3, *.csv and *.txt, src/**/*.py"),
+        ("Press **Send**, then *wait* or `cancel`.", "Press Send, then wait or cancel."),
+        ("## Refunds\n- by card\n* by *hand*", "Refunds\nby card\nby hand"),
+        ("| Needs | Version |\n| --- | :-: |\n| Python | 3.10 |", " Needs | Version \n\n Python | 3.10 "),
+        ('<p class="x">Cut <b>roses</b> in <a href="/m">May</a>.</p><br/>', " Cut roses in May.  "),
+        ("<script>alert(1)</script> and <id@example.com>", " alert(1)  and <id@example.com>"),
+    ],
+)
+async def test_a_snippet_says_what_the_article_says_without_its_marks(
+    database: TestDatabase, body: str, shown: str
+) -> None:
+    async with database.connect() as connection:
+        assert await connection.fetchval(f"SELECT {plain_text('$1::text')}", body) == shown
 
 
 async def test_accents_are_optional_and_are_kept_in_the_snippet(demo: KnowledgeSearch) -> None:

@@ -101,7 +101,7 @@ async def test_a_question_that_gets_no_vector_is_answered_by_words_in_time_and_r
         assert answered["mode"] == "lexical"
         assert answered["articles"][0]["slug"] == "kites"
         assert answered["articles"][0]["matched_by"] == "words"
-        assert "answered by words alone" in await objection(http)
+        await until_said(http, "answered by words alone")
         metrics = (await http.get("/metrics")).text
         assert 'switchboard_search_mode{mode="lexical"} 1' in metrics
 

@@ -108,6 +108,8 @@ class EndpointEmbedder:
         self._starting = SingleFlight[None]()
         self._questions = Questions(self._question)
         self._failures = 0
+        self._why = ""
+        """The last question was left unanswered; empty if it was not."""
         self._rests_until = 0.0
 
     @property
@@ -227,9 +229,7 @@ class EndpointEmbedder:
     async def _question(self, question: str) -> Vector:
         now = asyncio.get_running_loop().time()
         if now < self._rests_until:
-            raise EmbeddingUnavailable(
-                f"{self._where} left the last questions unanswered, and is asked again in a moment"
-            )
+            raise EmbeddingUnavailable(f"{self._why}; it is asked again in a moment")
         if self._failures >= _FAILURES:
             self._rests_until = now + _REST  # for all but this one, which tells whether it is back
         texts = [self._settings.embeddings_question_prefix + question]
@@ -242,21 +242,30 @@ class EndpointEmbedder:
         except asyncio.CancelledError:
             # Whoever waits may have a limit of its own, as long as ours.
             if asyncio.get_running_loop().time() - now > _NEARLY_ALL * self.question_timeout:
-                self._note(failed=True)
+                self._note(self._late)
             raise
         except TimeoutError:
-            self._note(failed=True)
-            limit = f"{self.question_timeout * 1000:g} ms (EMBEDDINGS_TIMEOUT)"
-            raise EmbeddingUnavailable(f"{self._where} did not answer a question within {limit}") from None
-        except EmbeddingUnavailable:
-            self._note(failed=True)
+            self._note(self._late)
+            raise EmbeddingUnavailable(self._late) from None
+        except _NotUnderstood:
+            self._note(None)  # It does answer; another question may be one that it takes.
             raise
-        self._note(failed=False)
+        except EmbeddingUnavailable as failure:
+            self._note(failure.detail)
+            raise
+        self._note(None)
         return vector
 
-    def _note(self, *, failed: bool) -> None:
-        self._failures = self._failures + 1 if failed else 0
-        resting = failed and self._failures >= _FAILURES
+    @property
+    def _late(self) -> str:
+        limit = f"{self.question_timeout * 1000:g} ms (EMBEDDINGS_TIMEOUT)"
+        return f"{self._where} did not answer a question within {limit}"
+
+    def _note(self, failure: str | None) -> None:
+        """Note why a question got no answer; None if it got one."""
+        self._failures = 0 if failure is None else self._failures + 1
+        self._why = failure or ""
+        resting = self._failures >= _FAILURES
         self._rests_until = asyncio.get_running_loop().time() + _REST if resting else 0.0
 
     async def _patiently(self, texts: Sequence[str]) -> list[Vector]:

@@ -204,7 +204,7 @@ async def test_after_some_questions_without_an_answer_the_next_are_told_at_once_
             with pytest.raises(EmbeddingUnavailable, match="answers 500"):
                 await embedder.embed_question(f"{n}")
         asked = len(endpoint.asked)
-        with pytest.raises(EmbeddingUnavailable, match="is asked again in a moment"):
+        with pytest.raises(EmbeddingUnavailable, match="answers 500; it is asked again in a moment"):
             await embedder.embed_question("another")
         await embedder.embed_question("known")
         assert len(endpoint.asked) == asked
@@ -230,6 +230,16 @@ async def test_questions_that_are_given_up_as_late_as_that_count_as_unanswered(e
                     await embedder.embed_question(f"{n}")
         with pytest.raises(EmbeddingUnavailable, match="is asked again in a moment"):
             await embedder.embed_question("another")
+
+
+async def test_questions_that_the_endpoint_refuses_one_by_one_do_not_count(endpoint: Endpoint) -> None:
+    async with embedding(endpoint.url) as embedder:
+        endpoint.behave = lambda _: answer({}, 400)
+        for n in range(4):
+            with pytest.raises(EmbeddingUnavailable, match="refuses the request"):
+                await embedder.embed_question(f"{n}")
+        endpoint.behave = None
+        await embedder.embed_question("another")
 
 
 async def test_questions_whose_callers_have_gone_do_not_count(endpoint: Endpoint) -> None:

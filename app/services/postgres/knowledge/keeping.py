@@ -273,7 +273,7 @@ async def vectors_kept(
     finally:
         keeping.cancel()
         await asyncio.wait([keeping])
-        await meaning.embedder.close()
+        await meaning.close()
 
 
 async def fill(

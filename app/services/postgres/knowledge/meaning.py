@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Literal
 
 from app.errors import EmbeddingUnavailable
@@ -25,6 +26,8 @@ _NEAR = 2.5
 """Standard deviations above the mean from which on the meaning adds to how well an article fits."""
 _SURENESS = 0.15
 """What each more of them adds."""
+_LOOKS = 3
+"""Short questions of our own, one after the other without a vector, after which it is the embedder that has none."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class Meaning:
         self.why_not_kept: str | None = "the model is being started"
         """Why vectors are not brought up to date now, in words for an operator; None if they are."""
         self.out_of_order: str | None = None
-        """Why the last question got no vector; None if it did."""
+        """Why no question gets a vector, as questions of our own found it; None if they get one."""
+        self._looking: asyncio.Task[None] | None = None
+        self._numbers = count(1)
 
     @property
     def mode(self) -> Mode:
@@ -116,10 +121,12 @@ class Meaning:
         try:
             async with asyncio.timeout(self.embedder.question_timeout):
                 vector = await self.embedder.embed_question(question)
-        except (EmbeddingUnavailable, TimeoutError) as error:
-            self.out_of_order = str(error) or f"a question got no vector within {self.embedder.question_timeout:g} s"
+        except (EmbeddingUnavailable, TimeoutError):
+            if self.out_of_order is None:
+                self._look()  # It may be this question alone, which is no matter of anybody else's.
             return None
-        self.out_of_order = None
+        if self.out_of_order is not None:
+            self._look()  # It may have been remembered.
         return Question(vector, vectors)
 
     async def corrected(self, question: Question, correct: str, until: float) -> Question:
@@ -137,9 +144,37 @@ class Meaning:
             return question
 
     async def look_again(self) -> None:
-        """If the last question got no vector, look whether one would get one now."""
+        """If no question got a vector lately, look whether one would get one now."""
         if self.out_of_order is not None:
-            await self.of("help")
+            await asyncio.wait([self._look()])
+
+    async def close(self) -> None:
+        """Let go of the embedder."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self.embedder.close()
+
+    def _look(self) -> "asyncio.Task[None]":
+        """Begin to look whether questions get vectors, unless that is under way."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._ask(), name="a look at the embedder")
+        return self._looking
+
+    async def _ask(self) -> None:
+        reason: str | None = None
+        for _ in range(_LOOKS):
+            try:
+                async with asyncio.timeout(self.embedder.question_timeout):
+                    # Each another one, since vectors are remembered.
+                    await self.embedder.embed_question(f"help {next(self._numbers)}")
+            except (EmbeddingUnavailable, TimeoutError) as error:
+                within = f"a question got no vector within {self.embedder.question_timeout:g} s"
+                reason = reason or str(error) or within
+            else:
+                reason = None
+                break
+        self.out_of_order = reason
 
 
 def written(vector: Sequence[float]) -> str:

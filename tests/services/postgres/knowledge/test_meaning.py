@@ -1,7 +1,7 @@
 """Search by meaning: what is found though no word is shared, and how the vectors for it are kept."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -211,7 +211,7 @@ async def test_a_question_without_a_vector_is_answered_by_words_and_says_so(tiny
     tiny.embedder.down = True
     results = await tiny.search.search("kite")
     assert (results.mode, slugs(results)) == ("lexical", ["kites"])
-    assert tiny.search.mode == "lexical"
+    await eventually(lambda: _is(lambda: tiny.search.mode == "lexical"))
     assert "the tiny model is down" in str(tiny.meaning.objection)
     tiny.embedder.down = False
     await tiny.meaning.look_again()
@@ -226,7 +226,44 @@ async def test_a_question_whose_vector_does_not_come_is_answered_by_words_in_tim
     async with asyncio.timeout(WITHIN):
         results = await tiny.search.search("kite")
     assert (results.mode, slugs(results)) == ("lexical", ["kites"])
-    assert "0.05 s" in str(tiny.meaning.objection)
+    await eventually(lambda: _is(lambda: "0.05 s" in str(tiny.meaning.objection)))
+    tiny.embedder.may_answer.set()
+    assert (await tiny.search.search("kite")).mode == "semantic"
+    await eventually(lambda: _is(lambda: tiny.meaning.out_of_order is None))
+
+
+@pytest.mark.parametrize("trouble", ["unthinkable", "unspeakable"])
+async def test_questions_that_alone_get_no_vector_change_nothing_for_others(tiny: Searching, trouble: str) -> None:
+    await add_toys(tiny.database)
+    await tiny.fill()
+    tiny.embedder.question_timeout = 0.05
+    for number in range(5):
+        assert (await tiny.search.search(f"kite {trouble} {number}")).mode == "lexical"
+        looking = tiny.meaning._looking
+        assert looking is not None
+        await asyncio.wait_for(looking, WITHIN)
+        assert (tiny.search.mode, tiny.meaning.out_of_order) == ("semantic", None)
+
+
+async def test_a_vector_that_is_remembered_does_not_hide_that_there_are_no_others(
+    tiny: Searching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_toys(tiny.database)
+    await tiny.fill()
+    embed = tiny.embedder.embed_question
+
+    async def remembered(question: str) -> Sequence[float]:
+        return tiny.embedder.vector(question) if question == "kite" else await embed(question)
+
+    monkeypatch.setattr(tiny.embedder, "embed_question", remembered)
+    tiny.embedder.down = True
+    await tiny.search.search("dragon")
+    await eventually(lambda: _is(lambda: tiny.search.mode == "lexical"))
+    assert (await tiny.search.search("kite")).mode == "semantic"
+    looking = tiny.meaning._looking
+    assert looking is not None
+    await asyncio.wait_for(looking, WITHIN)
+    assert "the tiny model is down" in str(tiny.meaning.objection)
 
 
 async def test_a_misspelled_question_is_understood_as_it_was_meant(tiny: Searching) -> None:

@@ -47,8 +47,8 @@ class TinyEmbedder:
     async def embed_question(self, question: str) -> Sequence[float]:
         self.asked.append(question)
         await (asyncio.Event() if self.hangs_at in question else self.may_answer).wait()
-        if self.down:
-            raise EmbeddingUnavailable("the tiny model is down")
+        if self.down or self.refused in question:
+            raise EmbeddingUnavailable("the tiny model is down" if self.down else "the tiny model refuses a question")
         return self.vector(question)
 
     async def embed_passages(self, passages: Sequence[str]) -> list[Sequence[float]]:

@@ -117,7 +117,7 @@ def test_a_run_takes_the_place_of_the_one_before(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(report, "PAGE", page)
     samples = {
         "first": [Sample(100, 1, 2), Sample(300, 1, 2), Sample(200, 1, 2)],
-        "second": [Sample(100, 3, 4, 5, 9, 6)],
+        "second": [Sample(50, 3, 4, 5, 9, 6), Sample(150, 3, 4, 0, 9, 6), Sample(100, 3, 4, 0, 9, 6)],
     }
     for machine in ("On one machine.", "On another."):
         run = report.Report()
@@ -127,6 +127,6 @@ def test_a_run_takes_the_place_of_the_one_before(tmp_path: Path, monkeypatch: py
     assert "On one machine." not in text
     assert text.count("On another.") == text.count("$ make bench\n") == 1
     [line] = [line for line in text.splitlines() if line.startswith("  second")]
-    assert line.split()[1:] == ["100", "0.50", "3.00", "4.00", "6", "5"]
+    assert line.split()[1:] == ["100", "0.50", "3.00", "4.00", "6.0", "5"]
     assert text.partition("end of the last run")[2] == report.PAGE.read_text().partition("end of the last run")[2]
     assert "cores" in report.described_machine("18.6")

@@ -9,7 +9,7 @@ import { age, wholeTime } from "./format.js";
 
 export class RunningCalls extends HTMLElement {
   #list = h("ul.running");
-  #none = h("p.quiet.none", "Nothing runs longer than a moment.");
+  #none = h("p.quiet.none");
   #update = () => this.#show();
 
   connectedCallback() {
@@ -25,7 +25,9 @@ export class RunningCalls extends HTMLElement {
   #show() {
     const running = [...(stream.snapshot?.running ?? [])].sort((one, other) => one.started - other.started);
     keyed(this.#list, running, (call) => call.id, makeRow, updateRow);
-    this.#none.hidden = !stream.snapshot || running.length > 0;
+    this.#none.hidden = running.length > 0;
+    // Its place is kept, so that what is below stays where it is.
+    say(this.#none, stream.snapshot ? "Nothing runs longer than a moment." : "\u00a0");
   }
 }
 

@@ -34,6 +34,10 @@ _WEIGHTS = [0.25, 0.45, 0.5, 1.0]
 """Body, headings, tags, title: PostgreSQL's order {D, C, B, A}."""
 _RARE = 5
 """Articles that hold a code at most, for it to lead to them."""
+_OF_THE_CODE = 0.75
+"""What an article fits at least that holds such a code: it was asked for."""
+_OF_ANOTHER = 0.4
+"""What is left of the fit of an article that holds a code like one of the question's and none of its own."""
 _COMPARED_PASSAGES = 8
 """The first passages of an article, by which others like it are found."""
 _MOST_TAGS_TOLD = 30
@@ -133,7 +137,9 @@ class KnowledgeSearch:
         if language and not analysis.totals:
             await self._explain_nothing(tags or (), language)
         plan = plan_for(variants, analysis, tags or ())
-        codes = list(enumerate(codes_in(search_term)))
+        codes = list(codes_in(search_term))
+        spelled = [(number, code, spelling) for number, code in enumerate(codes) for spelling in code.spellings]
+        alike = [code.likeness for code in codes if code.likeness]
         if not plan.languages and not codes and question is None:
             await self._explain_nothing(tags or (), language)
             return SearchResults(mode="lexical", articles=[], total=0, limit=limit, offset=offset)
@@ -154,9 +160,14 @@ class KnowledgeSearch:
             term_sureties=plan.term_sureties,
             term_shares=plan.term_shares,
             ideal=plan.ideal,
-            code_numbers=[number for number, spellings in codes for _ in spellings],
-            codes=[f"={spelling}" for _, spellings in codes for spelling in spellings],
+            code_numbers=[number for number, _, _ in spelled],
+            codes=[f"={spelling}" for _, _, spelling in spelled],
+            code_names=[spelling in code.names for _, code, spelling in spelled],
+            alike_letters=[letters for letters, _ in alike],
+            alike_codes=[code for _, code in alike],
             rare=_RARE,
+            of_the_code=_OF_THE_CODE,
+            of_another=_OF_ANOTHER,
             weights=_WEIGHTS,
             in_the_title=_IN_THE_TITLE,
             agreement=_AGREEMENT,

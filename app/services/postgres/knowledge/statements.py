@@ -168,6 +168,25 @@ def plain_text(text: str) -> str:
 
 _PARAMETER = re.compile(r"CAST\(:\w+ AS [\w\[\]]+\)")
 
+_OF_ANOTHER_CODE = """(
+                                   cardinality(CAST(:alike_codes AS text[])) > 0
+                                   AND NOT tsvector_to_array(entry.content) && CAST(:codes AS text[])
+                                   AND EXISTS (
+                                       SELECT FROM unnest(tsvector_to_array(entry.content)) AS held,
+                                           unnest(CAST(:alike_letters AS text[]), CAST(:alike_codes AS text[]))
+                                               AS asked_for (letters, code)
+                                       -- Of no other word: the distance of long ones is an error.
+                                       WHERE CASE WHEN held LIKE '=%' AND length(held) <= 41 THEN
+                                           (starts_with(held, '=' || letters)
+                                               AND substr(held, length(letters) + 2) ~ '^[0-9]'
+                                               AND abs(length(held) - length(code) - 1) <= length(letters))
+                                           OR levenshtein_less_equal(substr(held, 2), code, 2)
+                                               <= CASE WHEN length(code) < 6 THEN 1 ELSE 2 END
+                                       END
+                                   )
+                               )"""
+"""Whether an article holds none of the question's codes, but one that looks like one of them."""
+
 _NEWEST = "(SELECT * FROM article_search ORDER BY article_id DESC LIMIT CAST(:scanned AS integer))"
 
 _SOURCES = {
@@ -290,9 +309,9 @@ def ranking(model: str | None = None) -> Statement:
                 CAST(:term_sureties AS float8[]), CAST(:term_shares AS float8[])
             ) AS term (language, notion, query, weight, surety, share)
         ), codes AS MATERIALIZED (
-            SELECT DISTINCT ON (number) articles, marker
-            FROM unnest(CAST(:code_numbers AS integer[]), CAST(:codes AS text[]))
-                     WITH ORDINALITY AS code (number, marker, place)
+            SELECT DISTINCT ON (number) articles, marker, is_name
+            FROM unnest(CAST(:code_numbers AS integer[]), CAST(:codes AS text[]), CAST(:code_names AS boolean[]))
+                     WITH ORDINALITY AS code (number, marker, is_name, place)
             CROSS JOIN LATERAL (
                 SELECT ARRAY(
                     SELECT article_id FROM article_search
@@ -302,8 +321,8 @@ def ranking(model: str | None = None) -> Statement:
             WHERE cardinality(articles) > 0
             ORDER BY number, place
         ), coded AS MATERIALIZED (
-            SELECT DISTINCT unnest(articles) AS article_id FROM codes
-            WHERE cardinality(articles) <= CAST(:rare AS integer)
+            SELECT article_id, bool_or(is_name) AS by_name FROM codes, unnest(articles) AS article_id
+            WHERE cardinality(articles) <= CAST(:rare AS integer) GROUP BY 1
         ){meaning.nearest}, candidates AS ({_BY_WORDS}
             UNION
             SELECT article_id FROM coded JOIN article_search AS entry USING (article_id) WHERE {_WANTED}
@@ -342,7 +361,12 @@ def ranking(model: str | None = None) -> Statement:
             'articles', (
                 SELECT coalesce(json_agg(hit), '[]') FROM (
                     SELECT id, slug, article.title, round(CAST(score AS numeric), 4) AS score,
-                           round(CAST(least(1, coalesce(covered.fit, 0) + {meaning.fit}) AS numeric), 2) AS fit,
+                           round(CAST(CASE
+                               WHEN by_name
+                                   THEN CAST(:of_the_code AS float8) + (1 - CAST(:of_the_code AS float8)) * said.fit
+                               WHEN {_OF_ANOTHER_CODE} THEN CAST(:of_another AS float8) * said.fit
+                               ELSE said.fit
+                           END AS numeric), 2) AS fit,
                            CASE WHEN coded THEN 'code' WHEN by_meaning AND lexical > 0 THEN 'both'
                                 WHEN by_meaning THEN 'meaning' ELSE 'words' END AS matched_by,
                            coalesce(
@@ -356,8 +380,9 @@ def ranking(model: str | None = None) -> Statement:
                            article.tags, article.language, article.updated_at
                     FROM page JOIN knowledge_articles AS article ON article.id = page.article_id
                     JOIN article_search AS entry USING (article_id)
+                    LEFT JOIN coded AS code USING (article_id)
                     CROSS JOIN LATERAL (
-                        SELECT sum(best) AS fit FROM (
+                        SELECT least(1, coalesce(sum(best), 0) + {meaning.fit}) AS fit FROM (
                             SELECT max(share * surety * least(
                                 1, sqrt(
                                     ts_rank(CAST(:weights AS float4[]), entry.content, query)
@@ -366,7 +391,7 @@ def ranking(model: str | None = None) -> Statement:
                             )) AS best
                             FROM terms WHERE terms.language = article.language GROUP BY notion
                         ) AS notions
-                    ) AS covered
+                    ) AS said
                     CROSS JOIN LATERAL (
                         SELECT CAST(string_agg(CAST(query AS text), ' | ') AS tsquery) AS query
                         FROM terms WHERE terms.language = article.language AND lexical > 0

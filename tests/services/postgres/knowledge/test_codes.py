@@ -1,5 +1,6 @@
 """Codes: the one that was asked for, never one that looks alike."""
 
+import re
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -79,6 +80,81 @@ async def test_a_code_that_no_article_holds_leads_to_none_that_looks_like_it(
     assert not [hit for hit in (await manual.search(f"my machine says {typed}")).articles if hit.matched_by == "code"]
 
 
+@pytest.mark.parametrize("question", ["{}", "What does error {} mean?", "my machine says {}, is that bad?"])
+async def test_the_article_with_the_code_fits_however_it_is_spelled(manual: KnowledgeSearch, question: str) -> None:
+    for code in CODES:
+        for typed in (code, code.lower()):
+            best = (await manual.search(question.format(typed))).articles[0]
+            assert (best.slug, best.fit >= 0.75) == (slug(code), True), (typed, best.fit)
+
+
+@pytest.mark.parametrize("typed", ["ZQ-9982", "zq9982", "ZQ-9982-Fehler", "ZR-9981", "ZQ-99811", "ZQ 9982"])
+@pytest.mark.parametrize("question", ["{}", "{} pump failure", "Pump failure: error code {} shows when the pump stops"])
+async def test_an_article_about_a_code_that_looks_alike_does_not_fit(
+    pumps: KnowledgeSearch, question: str, typed: str
+) -> None:
+    articles = {hit.slug: hit for hit in (await pumps.search(question.format(typed))).articles}
+    assert "zq-9981" not in articles or articles["zq-9981"].fit <= 0.4
+
+
+@pytest.mark.parametrize("typed", ["ZQ-9981", "zq9981", "ZQ_9981", "error zq-9981", "is ZQ-9982 the same as ZQ-9981"])
+async def test_what_is_said_of_another_code_takes_nothing_from_the_article_of_this_one(
+    pumps: KnowledgeSearch, typed: str
+) -> None:
+    best = (await pumps.search(typed)).articles[0]
+    assert best.slug == "zq-9981"
+    assert best.fit >= 0.75
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(
+            "within 30 days",
+            "within 300 days",
+            "for 2 users",
+            "in 2024",
+            "a 1000 euros",
+            "EUR 250",
+            "in 24h",
+            "2nd time",
+        ),
+        *(
+            "order 4712",
+            "order INV-2024-077",
+            "my iphone15",
+            "10x15",
+            "3.5 kg",
+            "on 2024-11-26",
+            "24/7",
+            "0800-123 457",
+        ),
+    ],
+)
+async def test_amounts_years_and_strange_codes_ruin_no_question(pumps: KnowledgeSearch, said: str) -> None:
+    without = re.sub(r"\S*\d\S*", "", said)
+    plain = {hit.slug: hit.fit for hit in (await pumps.search(f"return a rented pump {without}")).articles}
+    found = {hit.slug: hit.fit for hit in (await pumps.search(f"return a rented pump {said}")).articles}
+    assert found["rented"] >= 0.5 * plain["rented"]
+    assert found["zq-9981"] <= plain["zq-9981"]
+
+
+@pytest.fixture(scope="module")
+async def pumps(postgres_server: LocalPostgres, postgres_template: str) -> AsyncGenerator[KnowledgeSearch]:
+    """Search over an article about a code, one about none, and one with numbers."""
+    async with cloned_database(postgres_server, postgres_template) as database:
+        await add_article(database, "zq-9981", "Pump failure", "Error code ZQ-9981 shows when the pump stops.")
+        await add_article(database, "filter", "Clean the filter", "It is in the pump, and fails if it is dirty.")
+        await add_article(
+            database,
+            "rented",
+            "Return a rented pump",
+            "Within 14 days, 2 pumps at most, in 2023 a 1500 euros, EUR 100, call 0800-123 456 before 10:30.",
+        )
+        async with open_database(database.settings) as opened:
+            yield KnowledgeSearch(opened.reads)
+
+
 async def test_what_many_articles_hold_is_no_code(database: TestDatabase) -> None:
     for number in range(6):
         await add_article(database, f"a{number}", f"Guide {number}", "Within 300 days.")
@@ -94,9 +170,9 @@ async def test_questions_and_articles_spell_codes_alike(database: TestDatabase) 
     async with database.connect() as connection:
         for text in texts:
             held = await connection.fetchval("SELECT article_codes($1)", text)
-            asked = [f"={code}" for spellings in codes_in(text) for code in spellings]
+            asked = [f"={spelling}" for code in codes_in(text) for spelling in code.spellings]
             assert set(asked) & set(held) or not asked, (text, asked, held)
-            assert all(len(spellings) <= 7 for spellings in codes_in(text))
+            assert all(len(code.spellings) <= 7 for code in codes_in(text))
 
 
 @pytest.mark.parametrize(

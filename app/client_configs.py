@@ -21,30 +21,38 @@ class ClientConfig:
     text: str
 
 
+@dataclass(frozen=True)
+class LaunchedByClients:
+    """How clients on this machine launch a process of their own, which starts in a directory of their choice.
+
+    Args:
+        command: the program, by an absolute path, and its arguments.
+        env_file: variables that name the backends.
+        policy: the policy's file, where one is in effect.
+        asks_for_key: whether whoever launches it shows a key.
+    """
+
+    command: Sequence[str] = ("/path/to/switchboard",)
+    env_file: Path | None = None
+    policy: Path | None = None
+    asks_for_key: bool = False
+
+
 KEY_PLACEHOLDER = "YOUR_KEY"
 """Stands for a key in what is shown: which one it is nobody but its owner knows."""
 
 
-def client_configs(
-    url: str, command: Sequence[str], env_file: Path | None, *, asks_for_key: bool = False
-) -> list[ClientConfig]:
+def client_configs(url: str, launched: LaunchedByClients, *, asks_for_key: bool = False) -> list[ClientConfig]:
     """Return the configuration of each client that we know.
 
     Args:
         url: the gateway's address, without a path.
-        command: how `switchboard` is started, its program by an absolute path.
-        env_file: the file of variables for clients that launch a process of their own.
-        asks_for_key: whether callers show a key; where it goes, then, with a placeholder in its place.
+        launched: what clients start that launch a process of their own.
+        asks_for_key: whether callers of the gateway show a key; where it goes, then, with a placeholder in its place.
     """
     endpoint = f"{url}/mcp"
-    program, *arguments = command
     bearer = f"Bearer {KEY_PLACEHOLDER}"
     headers = {"headers": {"Authorization": bearer}} if asks_for_key else {}
-    launched: dict[str, object] = {
-        "command": program,
-        "args": [*arguments, "stdio", *(["--env-file", str(env_file)] if env_file else [])],
-        **({"env": {"SWITCHBOARD_TOKEN": KEY_PLACEHOLDER}} if asks_for_key else {}),
-    }
     by_option = f' --header "Authorization: {bearer}"' if asks_for_key else ""
     return [
         ClientConfig(
@@ -57,7 +65,7 @@ def client_configs(
             "claude-desktop",
             "Claude Desktop",
             "claude_desktop_config.json (Settings → Developer → Edit Config); it launches a process of its own",
-            _json({"mcpServers": {"switchboard": launched}}),
+            _json({"mcpServers": {"switchboard": _launching(launched)}}),
         ),
         ClientConfig(
             "cursor",
@@ -84,6 +92,21 @@ def own_command() -> list[str]:
     """Return how this installation is started, by absolute paths: other programs start elsewhere."""
     script = Path(sys.executable).with_name("switchboard")
     return [str(script)] if script.is_file() else [sys.executable, "-m", "app.cli"]
+
+
+def _launching(launched: LaunchedByClients) -> dict[str, object]:
+    program, *arguments = launched.command
+    env_file = ["--env-file", str(launched.env_file.resolve())] if launched.env_file is not None else []
+    variables: dict[str, str] = {}
+    if launched.policy is not None:
+        variables["SWITCHBOARD_CONFIG"] = str(launched.policy.resolve())
+    if launched.asks_for_key:
+        variables["SWITCHBOARD_TOKEN"] = KEY_PLACEHOLDER
+    return {
+        "command": program,
+        "args": [*arguments, "stdio", *env_file],
+        **({"env": variables} if variables else {}),
+    }
 
 
 def _json(value: object) -> str:

@@ -9,8 +9,8 @@ from pydantic_settings import BaseSettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.catalogue import load_servers
+from app.client_configs import LaunchedByClients
 from app.faces.batch import add_batch_route
-from app.faces.console.pages import LaunchedByClients
 from app.faces.console.routes import console_routes
 from app.faces.holding import Holding
 from app.faces.identity import Identity

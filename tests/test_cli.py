@@ -393,6 +393,34 @@ async def test_a_desktop_client_gets_what_it_launches_by_absolute_paths(tmp_path
     assert launched == {"command": SWITCHBOARD, "args": ["stdio", "--env-file", str(variables)]}
 
 
+@pytest.mark.parametrize("by", ["directory", "variable", "env file"])
+async def test_what_a_desktop_client_launches_elsewhere_reads_the_policy_that_is_in_effect(
+    tmp_path: Path, by: str
+) -> None:
+    file = tmp_path / ("switchboard.toml" if by == "directory" else "my policy.toml")
+    file.write_text("[auth]\n")
+    (tmp_path / ".env").write_text(f"SWITCHBOARD_CONFIG={file.name!r}\n" if by == "env file" else "")
+    variables = {"SWITCHBOARD_CONFIG": file.name} if by == "variable" else {}
+    status, output = await switchboard(tmp_path, "config", "claude-desktop", **variables)
+    assert status == 0, output
+    launched = json.loads(output[output.index("{") :])["mcpServers"]["switchboard"]
+    assert launched["env"] == {"SWITCHBOARD_CONFIG": str(file), "SWITCHBOARD_TOKEN": "YOUR_KEY"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    given = {**launched["env"], "SWITCHBOARD_TOKEN": ""}
+    status, refused = await switchboard(elsewhere, *launched["args"], **given)
+    assert (status, "keys are asked for" in refused) == (2, True), refused
+
+
+async def test_who_launches_a_process_by_the_role_of_the_policy_is_told_of_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "switchboard.toml"
+    file.write_text('[auth]\nlocal_role = "developer"\n')
+    status, output = await switchboard(tmp_path, "config", "claude-desktop")
+    launched = json.loads(output[output.index("{") :])["mcpServers"]["switchboard"]
+    assert (status, launched["env"]) == (0, {"SWITCHBOARD_CONFIG": str(file)})
+    assert "YOUR_KEY" not in output
+
+
 async def test_a_configuration_leads_to_the_gateway_that_make_run_has_started(tmp_path: Path) -> None:
     (tmp_path / ".switchboard").mkdir()
     (tmp_path / ".switchboard" / "env").write_text("GATEWAY_URL=http://127.0.0.1:18658\n")
@@ -659,6 +687,8 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
     postgres_directory: Path, tmp_path: Path
 ) -> None:
     command = ("dev", "--port", "0", "--data-dir", str(postgres_directory))
+    policy = tmp_path / "switchboard.toml"
+    policy.write_text("[auth]\n")
     told = {"customer_id": "12345", "query_text": "Will you remember this?", "idempotency_key": "a-newcomer"}
     saved: list[Any] = []
     addresses: list[set[str]] = []
@@ -674,6 +704,9 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
             address = re.search(r"Home +http://127\.0\.0\.1:(\d+)\n", welcome)
             assert address, welcome
             assert "(EMBEDDINGS=e5-small)" in welcome
+            # `dev` asks nobody for a key, but what a desktop client launches does.
+            assert f'"SWITCHBOARD_CONFIG": "{policy}"' in welcome
+            assert '"SWITCHBOARD_TOKEN": "YOUR_KEY"' in welcome
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}", verify=False) as http:
                 assert (await http.get("/docs")).status_code == 200
                 # The key is known from the first time: it answers what was stored then.

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from app.cli.running import LOCAL_STACK, asks_for_keys, gateway_address, read_settings
-from app.client_configs import KEY_PLACEHOLDER, client_configs, own_command
+from app.cli.running import LOCAL_STACK, asks_for_keys, gateway_address, policy_file, read_settings, written_policy
+from app.client_configs import KEY_PLACEHOLDER, LaunchedByClients, client_configs, own_command
 from app.settings import Settings
 
-_CLIENTS = [config.client for config in client_configs("", ["switchboard"], None)]
+_CLIENTS = [config.client for config in client_configs("", LaunchedByClients())]
 
 
 @click.command
@@ -23,9 +23,12 @@ def config(context: click.Context, client: str, url: str | None) -> None:
     if found is None and LOCAL_STACK.is_file():
         found = LOCAL_STACK
     asks = asks_for_keys(settings)
-    known = client_configs(address, own_command(), found.resolve() if found else None, asks_for_key=asks)
+    written = written_policy(settings)
+    has_role = written is not None and written.auth is not None and written.auth.local_role is not None
+    launched = LaunchedByClients(own_command(), found, policy_file(settings), asks_for_key=asks and not has_role)
+    known = client_configs(address, launched, asks_for_key=asks)
     chosen = next(config for config in known if config.client == client)
     click.echo(f"For {chosen.title}: {chosen.place}", err=True)
-    if asks:
+    if KEY_PLACEHOLDER in chosen.text:
         click.echo(f"Put a key in place of {KEY_PLACEHOLDER}: `switchboard keys create` makes one.", err=True)
     click.echo(chosen.text)

@@ -5,7 +5,16 @@ from pathlib import Path
 import click
 
 from app.cli.commands import has_local_stack
-from app.cli.running import CONFIG, chosen_servers, open_tracing, read_guard, read_settings, run, start_log
+from app.cli.running import (
+    CONFIG,
+    chosen_servers,
+    open_tracing,
+    policy_file,
+    read_guard,
+    read_settings,
+    run,
+    start_log,
+)
 from app.services.embeddings.settings import EmbeddingSettings
 from app.serving.process import PortInUse
 from app.settings import Settings
@@ -42,5 +51,6 @@ def dev(port: int | None, data_dir: Path, config: Path | None) -> None:
     guard = read_guard(settings, kinds)
     start_log(settings, kinds, guard.policy)
     embeddings = read_settings(EmbeddingSettings)
+    policy = policy_file(settings)
     with open_tracing(settings) as tracing:
-        run(lambda: serve(settings, data_dir, guard, tracing, embeddings), PortInUse, failure, serves=True)
+        run(lambda: serve(settings, data_dir, guard, tracing, embeddings, policy), PortInUse, failure, serves=True)

@@ -20,8 +20,7 @@ import click
 from dotenv import dotenv_values
 from pydantic_settings import BaseSettings
 
-from app.client_configs import call_by_curl, client_configs, own_command
-from app.faces.console.pages import LaunchedByClients
+from app.client_configs import LaunchedByClients, call_by_curl, client_configs, own_command
 from app.faces.identity import Identity
 from app.guard.credentials import Keyring
 from app.guard.guard import Guard
@@ -72,10 +71,12 @@ async def serve_local_stack(
     guard: Guard,
     tracing: Tracing | None = None,
     embeddings: EmbeddingSettings | None = None,
+    policy: Path | None = None,
 ) -> None:
     """Start every backend, serve until a signal comes, and stop what was started. Callers are held to the guard.
 
     Where `embeddings` names nothing, the model that reads the demo's languages turns text into vectors, if it can here.
+    `policy` is the guard's file, for what clients launch elsewhere: where it has `[auth]`, that asks for a key.
 
     Raises:
         PortInUse: the gateway's address is taken.
@@ -94,6 +95,8 @@ async def serve_local_stack(
         backends = [task.result() for task in starting]
         embeddings, search = _embeddings(embeddings or EmbeddingSettings())
         _write_environment(data_dir / "env", settings, backends, embeddings)
+        asks = guard.policy.has_auth and guard.policy.local_role is None
+        launched = LaunchedByClients(own_command(), data_dir / "env", policy, asks_for_key=asks)
         token, own = _own_key()
         identity = Identity(
             _keyring(backends, own),
@@ -104,12 +107,16 @@ async def serve_local_stack(
         app = create_app(
             settings=settings,
             service_settings=[*(backend.settings for backend in backends), embeddings],
-            launched=LaunchedByClients(own_command(), data_dir / "env"),
+            launched=launched,
             guard=guard,
             identity=identity,
             tracing=tracing,
         )
-        await serve(app, settings, on_ready=lambda port: click.echo(_welcome(port, data_dir, token, search), err=True))
+
+        def welcome(port: int) -> None:
+            click.echo(_welcome(port, data_dir, launched, token, search), err=True)
+
+        await serve(app, settings, on_ready=welcome)
         click.echo("Stopping the local stack …", err=True)
     click.echo("Stopped. The data stays where it is.", err=True)
 
@@ -258,9 +265,9 @@ def _database(backends: list[Backend]) -> PostgresSettings:
     return next(backend.settings for backend in backends if isinstance(backend.settings, PostgresSettings))
 
 
-def _welcome(port: int, data_dir: Path, token: str, search: str) -> str:
+def _welcome(port: int, data_dir: Path, launched: LaunchedByClients, token: str, search: str) -> str:
     url = f"http://127.0.0.1:{port}"
-    configs = {config.client: config.text for config in client_configs(url, own_command(), data_dir / "env")}
+    configs = {config.client: config.text for config in client_configs(url, launched)}
     call = call_by_curl(url, "database", "search_knowledge_base", {"search_term": "how do i reset my pasword"})
     return f"""
 Switchboard is ready.

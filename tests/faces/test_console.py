@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, expect
 
-from app.faces.console.pages import LaunchedByClients
+from app.client_configs import LaunchedByClients
 from app.main import create_app
 from app.settings import Settings
 from tests.clock import ClockMCPServer

@@ -1,7 +1,7 @@
 """The pages for people: the console's shell, the reference, the guides. They load nothing from elsewhere."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from html import escape
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from app.catalogue import Catalogue
-from app.client_configs import ClientConfig, call_by_curl, client_configs
+from app.client_configs import ClientConfig, LaunchedByClients, call_by_curl, client_configs
 from app.errors import NotFound
 from app.faces.console.door import Viewer, send_json
 from app.faces.http import call_context
@@ -39,19 +39,6 @@ _WITHOUT_ADDRESSES = """hide-download-button disable-search theme='{"rightPanel"
 _NO_MODULES = ("docs.js", "theme.js")
 _PLACES_OF_GUIDES = (_FILES / "guides", _FILES.parents[1] / "docs")
 """In an installed package, and in a checkout."""
-
-
-@dataclass(frozen=True)
-class LaunchedByClients:
-    """How clients on this machine launch a process of their own.
-
-    Args:
-        command: the program, by an absolute path, and its arguments.
-        env_file: variables that name the backends.
-    """
-
-    command: Sequence[str] = ("/path/to/switchboard",)
-    env_file: Path | None = None
 
 
 class Pages:
@@ -92,7 +79,7 @@ class Pages:
         url = str(Request(scope).base_url).rstrip("/")
         context = call_context(scope, "rest")
         curl = await self._gateway.show(None, "console/connect", context, partial(_curl, url))
-        configs = [*client_configs(url, self._launched.command, self._launched.env_file), *curl]
+        configs = [*client_configs(url, self._launched), *curl]
         answer = {
             "url": url,
             "websocket_url": "ws" + url.removeprefix("http"),

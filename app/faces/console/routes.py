@@ -6,11 +6,12 @@ from functools import partial
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.client_configs import LaunchedByClients
 from app.faces.console.access import Access
 from app.faces.console.calls import Calls
 from app.faces.console.door import ACT, KEYS, SETTINGS, Door, Endpoint, Viewer, send_json
 from app.faces.console.feed import Feed
-from app.faces.console.pages import LaunchedByClients, Pages
+from app.faces.console.pages import Pages
 from app.faces.console.prompts import Prompts
 from app.faces.console.settings import SettingsShown
 from app.faces.console.sight import Sights

@@ -4,7 +4,7 @@ import ctypes
 import unicodedata
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ _MODEL = "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1
 
 MOST_TOKENS = 512
 """Tokens of a text that the model reads, its prefix among them; what comes after them counts nothing."""
+MOST_TOKENS_OF_A_QUESTION = 64
+"""So of a question, of which half are its first and half its last: more would take longer than it may."""
 _MOST_CHARACTERS = 4096
 """Characters of a text that are looked at: more than so many tokens of nearly any text."""
 
@@ -52,10 +54,22 @@ class E5Small:
         text = unicodedata.normalize("NFKC", text[:_MOST_CHARACTERS]).replace("\0", " ")
         text = text.encode("utf-8", "replace").decode("utf-8")[:_MOST_CHARACTERS]
 
-        def tokens(length: int) -> int:
-            return self._model.token_count(text[:length], question)
+        def beginning(length: int) -> str:
+            return text[:length]
 
-        if tokens(len(text)) <= MOST_TOKENS:
+        def end(length: int) -> str:
+            return text[len(text) - length :]
+
+        def tokens(text: str) -> int:
+            return self._model.token_count(text, question)
+
+        def fitting(part: Callable[[int], str], most: int) -> str:
+            """Return the longest part of at most so many tokens: more are read as several texts, and averaged."""
+            return part(bisect_right(range(len(text)), most, key=lambda length: tokens(part(length))) - 1)
+
+        most = MOST_TOKENS_OF_A_QUESTION if question else MOST_TOKENS
+        if tokens(text) <= most:
             return text
-        # More than that would be read as several texts, whose vectors are averaged.
-        return text[: bisect_right(range(len(text)), MOST_TOKENS, key=tokens) - 1]
+        if question:  # Who writes a letter asks at its end.
+            return f"{fitting(beginning, most // 2)} {fitting(end, most // 2)}"
+        return fitting(beginning, most)

@@ -85,7 +85,14 @@ class LocalEmbedder:
             await asyncio.to_thread(executor.shutdown, cancel_futures=True)
 
     async def _embedded(self, question: str) -> Vector:
-        work = partial((await self._loaded()).embed, question, question=True)
+        model, loop = await self._loaded(), asyncio.get_running_loop()
+
+        def work() -> Vector:
+            vector = model.embed(question, question=True)
+            # Who asked may have given up by now, and asks again.
+            loop.call_soon_threadsafe(self._questions.remember, question, vector)
+            return vector
+
         try:
             async with asyncio.timeout(self.question_timeout):
                 return await self._run(self._for_questions, work)

@@ -30,7 +30,11 @@ class Questions:
             self._known.move_to_end(question)
             return known
         vector = await self._flights.run(question, lambda: self._embed(question))
+        self.remember(question, vector)
+        return vector
+
+    def remember(self, question: str, vector: Vector) -> None:
+        """Keep a vector for who asks again, also where nobody has waited for it."""
         self._known[question] = vector
         if len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
-        return vector

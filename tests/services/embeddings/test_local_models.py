@@ -7,16 +7,19 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from app.errors import EmbeddingUnavailable
 from app.services.embeddings import installed, weights
+from app.services.embeddings.bge import BgeSmall
+from app.services.embeddings.e5 import MOST_TOKENS_OF_A_QUESTION, E5Small
 from app.services.embeddings.installed import LOCAL_MODELS, objection_to
 from app.services.embeddings.local import LocalEmbedder, Model
 
@@ -140,6 +143,56 @@ async def test_e5_reads_nothing_behind_its_last_token() -> None:
     assert list(one) == list(other)
 
 
+LETTER = "Dear friends, I hope you are all well. " * 3
+MIDDLE = "My wife and I have known you for many years and never had to bother anybody about anything at all. "
+
+
+@BOTH
+async def test_of_a_long_question_beginning_and_end_are_read(model: str) -> None:
+    async with started(model) as embedder:
+        one, other, elsewhere = [
+            await embedder.embed_question(LETTER * 2 + MIDDLE * times + LETTER * 2 + end)
+            for times, end in ((9, "How do I reset it?"), (12, "How do I reset it?"), (9, "Where is my parcel?"))
+        ]
+    assert cosine(one, other) > 0.999
+    assert cosine(one, elsewhere) < 0.999
+
+
+@BOTH
+async def test_a_question_is_understood_at_the_end_of_a_long_letter(model: str) -> None:
+    async with started(model) as embedder:
+        right, *wrong = await embedder.embed_passages(
+            ["Reset or change your password", "Your parcel has not arrived", "Find and download invoices"]
+        )
+        question = await embedder.embed_question(f"{LETTER}{MIDDLE * 2}How do I reset my password? Peter")
+    assert all(cosine(question, right) > cosine(question, other) for other in wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["中文问题退款" * 84, "x1!?" * 125, "\ufdfa" * 500, "xqzj" * 125, "\U0010ffff" * 500, "क्षि" * 125, "🏳️‍🌈" * 80],
+    ids=lambda text: ascii(text[:4]),
+)
+async def test_no_question_takes_e5_longer_than_a_few_words(text: str) -> None:
+    e5 = E5Small()
+    assert e5._model.token_count(e5._readable(text[:500], question=True), True) <= MOST_TOKENS_OF_A_QUESTION
+
+
+async def test_no_question_takes_bge_longer_than_some_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    bge = BgeSmall()
+    given: list[int] = []
+    run = bge._session.run
+
+    def counted(outputs: Sequence[str], inputs: Mapping[str, Sequence[Sequence[int]]]) -> object:
+        given.append(len(inputs["input_ids"][0]))
+        return run(outputs, inputs)
+
+    monkeypatch.setattr(bge, "_session", SimpleNamespace(run=counted))
+    for text in ("中文问题退款" * 84, "a1!?" * 125):
+        bge.embed(text, question=True)
+    assert given == [128, 128]
+
+
 @BOTH
 async def test_weights_that_are_others_are_refused(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights.hashlib, "file_digest", lambda *_: weights.hashlib.sha256(b"others"))
@@ -218,6 +271,34 @@ async def test_a_question_that_waits_too_long_is_told_and_leaves_the_queue() -> 
             await first
         slow.let_go.set()
     assert "second" not in slow.embedded
+
+
+async def test_a_question_that_nobody_waits_for_is_not_begun() -> None:
+    async with with_slow_model() as (embedder, slow):
+        first = asyncio.create_task(embedder.embed_question("slow one"))
+        await asyncio.to_thread(slow.begun.wait, 30)
+        second = asyncio.create_task(embedder.embed_question("second"))
+        third = asyncio.create_task(embedder.embed_question("third"))
+        async with asyncio.timeout(30):
+            while embedder._for_questions._work_queue.qsize() < 2:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        slow.let_go.set()
+        await asyncio.gather(first, third)
+    assert slow.embedded == ["slow one", "third"]
+
+
+async def test_a_vector_that_comes_too_late_is_there_for_who_asks_again() -> None:
+    async with with_slow_model(question_timeout=0.05) as (embedder, slow):
+        asked = asyncio.create_task(embedder.embed_question("slow  one"))
+        await asyncio.to_thread(slow.begun.wait, 30)
+        with pytest.raises(EmbeddingUnavailable):
+            await asked
+        slow.let_go.set()
+        await embedder._run(embedder._for_questions, lambda: None)
+        assert list(await embedder.embed_question("slow one")) == [1.0]
+        assert slow.embedded == ["slow one"]
 
 
 async def test_a_question_asked_at_once_and_again_is_embedded_once() -> None:

@@ -292,15 +292,22 @@ class EndpointEmbedder:
         }
         if self._settings.embeddings_dimension is not None:
             body["dimensions"] = self._settings.embeddings_dimension
-        status, pause, answer = await self._post(msgspec.json.encode(body))
+        several = f"{len(texts)} texts: lower EMBEDDINGS_BATCH_SIZE"
+        asked_for = "one text, which is no vector: is this its address?" if len(texts) == 1 else several
+        status, pause, answer = await self._post(msgspec.json.encode(body), asked_for)
         if status != HTTPStatus.OK:
             raise self._refused(status, pause, answer)
         if len(answer) < _IN_A_THREAD:
             return self._read(answer, len(texts))
         return await asyncio.to_thread(self._read, answer, len(texts))
 
-    async def _post(self, body: bytes) -> tuple[int, float | None, bytes]:
-        """Return the status, for how many seconds the endpoint wants to be left alone, and the body."""
+    async def _post(self, body: bytes, asked_for: str) -> tuple[int, float | None, bytes]:
+        """Return the status, for how many seconds the endpoint wants to be left alone, and the body.
+
+        Args:
+            body: of the request.
+            asked_for: what, and the remedy if the answer is too long.
+        """
         answer = bytearray()
         # As they are: what is packed has no bound before it is unpacked.
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -312,9 +319,7 @@ class EndpointEmbedder:
                     async for chunk in response.aiter_raw():
                         answer += chunk
                         if len(answer) > _MOST_ANSWERED:
-                            raise self._mistaken(
-                                f"answers more than {_MOST_ANSWERED} bytes: lower EMBEDDINGS_BATCH_SIZE"
-                            )
+                            raise self._mistaken(f"answers more than {_MOST_ANSWERED} bytes for {asked_for}")
                     return response.status_code, _seconds(response.headers.get("Retry-After")), bytes(answer)
         except (TimeoutError, httpx.TimeoutException):
             raise _Passing(f"{self._where} did not answer within {_PASSAGES_WITHIN:g} s") from None
@@ -363,7 +368,8 @@ class EndpointEmbedder:
         try:
             data = msgspec.json.decode(answer, type=_Answer).data
         except _NO_JSON:
-            raise self._mistaken("answers what is no embeddings API's JSON: is this its address?") from None
+            # As a proxy does while what is behind it starts.
+            raise _Passing(f"{self._where} answers what is no embeddings API's JSON: is this its address?") from None
         if len(data) != wanted:
             raise self._mistaken(f"answers {len(data)} vectors for {wanted} texts")
         places = [place if given.index is None else given.index for place, given in enumerate(data)]

@@ -15,13 +15,13 @@ MOST_NUMBERS = 4000
 
 
 def _known(value: str) -> str:
-    """Take a model's name, an endpoint's address, or `none`."""
-    if value == NONE:
-        return value
-    if value in LOCAL_MODELS:
-        if (objection := objection_to(value)) is not None:
+    """Take a model's name or `none`, whatever their capitals, or an endpoint's address."""
+    if (name := value.lower()) == NONE:
+        return name
+    if name in LOCAL_MODELS:
+        if (objection := objection_to(name)) is not None:
             raise ValueError(objection)
-        return value
+        return name
     if not value.startswith(("http://", "https://")):
         raise ValueError(f"expected {NONE}, {', '.join(LOCAL_MODELS)}, or an address such as https://api.openai.com/v1")
     try:

@@ -353,14 +353,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (answer({}, 418), "answers 418"),
         ((302, {"Location": "http://127.0.0.1:9/v1/embeddings"}, b""), "leads elsewhere (302), which is not followed"),
         ((308, {"Location": "/v1/embeddings"}, b""), "leads elsewhere (308)"),
-        ((200, {"Content-Type": "text/html"}, b"<html>sign in</html>"), "no embeddings API's JSON"),
-        ((200, {}, b'{"data": [{"embedding": [NaN, 1]}]}'), "no embeddings API's JSON"),
-        ((200, {}, b"\xff\xfe"), "no embeddings API's JSON"),
-        ((200, {"Content-Encoding": "gzip"}, b"\x1f\x8b\x08"), "no embeddings API's JSON"),
-        (answer({"data": "none"}), "no embeddings API's JSON"),
-        ((200, {}, b'{"usage": ' + DEEP + b', "data": []}'), "no embeddings API's JSON"),
         ((418, {}, b'{"error": ' + DEEP + b"}"), "answers 418"),
-        (answer([]), "no embeddings API's JSON"),
         (answer({"data": []}), "answers 0 vectors for 1 texts"),
         (answer({"data": [{"embedding": [1.0]}, {"embedding": [1.0]}]}), "answers 2 vectors for 1 texts"),
         (answer({"data": [{"index": 3, "embedding": [1.0]}]}), "whose `index` is wrong"),
@@ -386,6 +379,34 @@ async def test_a_mistake_is_told_as_one_with_its_setting(endpoint: Endpoint, giv
     assert refused.value.misconfigured
     assert KEY not in str(refused.value)
     assert QUESTION not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (200, {"Content-Type": "text/html"}, b"<html>sign in</html>"),
+        (200, {}, b'{"data": [{"embedding": [NaN, 1]}]}'),
+        (200, {}, b"\xff\xfe"),
+        (200, {"Content-Encoding": "gzip"}, b"\x1f\x8b\x08"),
+        answer({"data": "none"}),
+        (200, {}, b'{"usage": ' + DEEP + b', "data": []}'),
+        answer([]),
+    ],
+    ids=lambda _: "",
+)
+async def test_what_is_no_answer_of_the_api_is_told_and_tried_again_soon(
+    endpoint: Endpoint, given: Answer, at_once: list[float]
+) -> None:
+    endpoint.behave = lambda _: given
+    async with embedding(endpoint.url, start=False) as embedder:
+        with pytest.raises(EmbeddingUnavailable, match="no embeddings API's JSON: is this its address") as told:
+            await embedder.start()
+        assert not told.value.misconfigured
+        endpoint.behave = None
+        await embedder.start()
+        endpoint.behave = lambda body: given if len(endpoint.asked) < 5 else endpoint.good(body)
+        assert len(await embedder.embed_passages(["a"])) == 1
+    assert 0 < sum(at_once) <= 8
 
 
 async def test_a_missing_key_is_told_as_such(endpoint: Endpoint) -> None:
@@ -431,11 +452,13 @@ async def test_fewer_vectors_than_passages_are_refused(endpoint: Endpoint) -> No
 
 
 async def test_an_answer_without_end_is_cut_off(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_ANSWERED", 1000)
-    endpoint.behave = lambda _: (200, {}, b'{"data": [' + b" " * 5000)
-    async with embedding(endpoint.url, start=False) as embedder:
-        with pytest.raises(EmbeddingUnavailable, match="more than 1000 bytes: lower EMBEDDINGS_BATCH_SIZE"):
-            await embedder.start()
+    async with embedding(endpoint.url) as embedder:
+        monkeypatch.setattr(module, "_MOST_ANSWERED", 1000)
+        endpoint.behave = lambda _: (200, {}, b'{"data": [' + b" " * 5000)
+        with pytest.raises(EmbeddingUnavailable, match="more than 1000 bytes for 2 texts: lower EMBEDDINGS_BATCH_SIZE"):
+            await embedder.embed_passages(["a", "b"])
+        with pytest.raises(EmbeddingUnavailable, match="bytes for one text, which is no vector: is this its address"):
+            await embedder.embed_question("a")
 
 
 async def test_a_redirect_takes_the_key_nowhere(endpoint: Endpoint) -> None:

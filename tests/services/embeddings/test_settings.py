@@ -40,6 +40,12 @@ def test_a_model_is_known_before_it_is_loaded(model: str, name: str, spread: flo
     assert (embedder.name, embedder.dimension, embedder.spread, embedder.question_timeout) == (name, 384, spread, 0.5)
 
 
+@pytest.mark.parametrize("given", ["NONE", "None", "BGE-small-en", "E5-Small"])
+def test_names_are_taken_whatever_their_capitals(given: str) -> None:
+    assert settings(given).embeddings == given.lower()
+    assert not settings(given).is_endpoint
+
+
 @pytest.mark.parametrize(
     ("given", "address"),
     [

@@ -30,8 +30,8 @@ _RENEW_AFTER = 0.5
 """Seconds after which claims are renewed while a model works."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two attempts after a failure."""
-_PAUSE_FOR_A_SETTING = 60.0
-"""So, where a setting or the installation has to change first."""
+_PAUSE_FOR_A_SETTING = 10.0
+"""So, where a setting, the installation or the endpoint has to change first."""
 _READ_ONLY = (
     "DATABASE_URL leads to a database that can't be written to; another gateway, or `switchboard embed`, has to make"
     " the vectors"

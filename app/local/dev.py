@@ -241,8 +241,9 @@ def _write_environment(path: Path, settings: Settings, backends: list[Backend], 
     """Leave the addresses for other programs: `switchboard stdio --env-file .switchboard/env`."""
     lines = [f"GATEWAY_URL=http://127.0.0.1:{settings.port}\n"] if settings.port else []
     lines += [f"{name}={value}\n" for backend in backends for name, value in backend.environment.items()]
-    if embeddings.embeddings == _MODEL:
-        lines.append(f"EMBEDDINGS={_MODEL}\n")
+    # What turns text into vectors here does so in those programs, but an endpoint's key stays where it was given.
+    chosen = embeddings.model_dump(exclude={"embeddings_key"}, exclude_unset=True)
+    lines += [f"{name.upper()}={shlex.quote(str(value))}\n" for name, value in chosen.items() if value is not None]
     lines.append(f"{_SECRET}={os.environ[_SECRET]}\n")
     with _private(path) as file:
         file.writelines(lines)

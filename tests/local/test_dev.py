@@ -1,9 +1,13 @@
 """What `switchboard dev` takes where nothing is said."""
 
+from pathlib import Path
+
 import pytest
+from dotenv import dotenv_values
 
 from app.local import dev
 from app.services.embeddings.settings import EmbeddingSettings
+from app.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +35,32 @@ def test_what_is_said_goes_first(monkeypatch: pytest.MonkeyPatch, said: str) -> 
     chosen, told = dev._embeddings(EmbeddingSettings())
     assert chosen.embeddings == said
     assert f"EMBEDDINGS={said}" in told
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"EMBEDDINGS": "none"},
+        {"EMBEDDINGS": "bge-small-en"},
+        {
+            "EMBEDDINGS": "http://127.0.0.1:11434/v1",
+            "EMBEDDINGS_MODEL": "embeddinggemma",
+            "EMBEDDINGS_QUESTION_PREFIX": "task: search result | query: ",
+            "EMBEDDINGS_KEY": "sk-very-secret",
+        },
+    ],
+    ids=["nothing", "none", "a model", "an endpoint"],
+)
+def test_other_programs_search_as_this_one_and_are_told_no_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: dict[str, str]
+) -> None:
+    monkeypatch.setenv("SWITCHBOARD_SECRET", "s" * 32)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    chosen, _ = dev._embeddings(EmbeddingSettings())
+    dev._write_environment(tmp_path / "env", Settings(), [], chosen)
+    written = {name: value for name, value in dotenv_values(tmp_path / "env").items() if name.startswith("EMBEDDINGS")}
+    shown = {"EMBEDDINGS": "e5-small"} | said
+    shown.pop("EMBEDDINGS_KEY", None)
+    assert written == shown

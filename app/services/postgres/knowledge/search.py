@@ -7,6 +7,8 @@ does not know), the second fetches a bounded set of candidates by the rarest wor
 
 import asyncio
 import json
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -40,6 +42,12 @@ _OF_ANOTHER = 0.4
 """What is left of the fit of an article that holds a code like one of the question's and none of its own."""
 _COMPARED_PASSAGES = 8
 """The first passages of an article, by which others like it are found."""
+_LONGEST = 500
+"""Characters of a search term."""
+_HYPHENS = re.compile("[\u2010\u2011\u2212]")
+_JOINERS = "\u200c\u200d"
+_UNSEEN = re.compile(f"[\u034f\ufe00-\ufe0f]|(?<![\u0600-\u0fff])[{_JOINERS}]")
+"""What is not to be seen, beside format and control characters; in the scripts of Arabic and India joiners spell."""
 _MOST_TAGS_TOLD = 30
 """Tags that are named to somebody who asked for one that there is not."""
 
@@ -118,35 +126,40 @@ class KnowledgeSearch:
         """Return the published articles that fit a question best.
 
         Args:
-            search_term: words or a whole sentence, at most 500 characters; typing errors are forgiven.
+            search_term: words or a whole sentence, at most 500 characters; typing errors are forgiven, and in whatever
+                form of Unicode it comes.
             limit: 1 to 50 articles.
-            tags: only articles that carry all of these, in capitals or not.
-            language: only articles in this language, by its code or name: `en`, `en-US`, `English`.
+            tags: only articles that carry all of these, in capitals or not; blank ones are none.
+            language: only articles in this language, by its code or name: `en`, `en-US`, `English`; any if it is blank.
             offset: how many of the best to leave out, for the next page.
 
         Raises:
             InvalidArguments: the search term is blank or too long; there is no article in the language, or with a tag.
             GatewayError: PostgreSQL is down or too slow.
         """
-        if not search_term.strip():
+        if len(search_term) > _LONGEST:
+            raise InvalidArguments.of("search_term", f"has more than {_LONGEST} characters; ask in fewer words")
+        search_term = _in_one_form(search_term)
+        if not search_term:
             raise InvalidArguments.of("search_term", "is blank; say what you look for")
-        if len(search_term) > 500:
-            raise InvalidArguments.of("search_term", "has more than 500 characters; ask in fewer words")
+        language = (language or "").strip() or None
+        places = [place for place, tag in enumerate(tags or ()) if tag.strip()]
+        tags = [tag for tag in tags or () if tag.strip()]
         variants = list(variants_of(search_term))
         analysis, question = await self._understand(search_term, variants, language)
         if language and not analysis.totals:
-            await self._explain_nothing(tags or (), language)
-        plan = plan_for(variants, analysis, tags or ())
+            await self._explain_nothing(tags, places, language)
+        plan = plan_for(variants, analysis, tags)
         codes = list(codes_in(search_term))
         spelled = [(number, code, spelling) for number, code in enumerate(codes) for spelling in code.spellings]
         alike = [code.likeness for code in codes if code.likeness]
         if not plan.languages and not codes and question is None:
-            await self._explain_nothing(tags or (), language)
+            await self._explain_nothing(tags, places, language)
             return SearchResults(mode="lexical", articles=[], total=0, limit=limit, offset=offset)
         wanted = list(analysis.totals) if language else None
         ranked = await self._reads.fetch_json(
             RANK if question is None else question.vectors.ranking,
-            **({} if question is None else question.asked(tags or (), wanted)),
+            **({} if question is None else question.asked(tags, wanted)),
             mode="lexical" if question is None else "semantic",
             languages=plan.languages,
             contents=plan.contents,
@@ -171,7 +184,7 @@ class KnowledgeSearch:
             weights=_WEIGHTS,
             in_the_title=_IN_THE_TITLE,
             agreement=_AGREEMENT,
-            tags=list(tags) if tags else None,
+            tags=tags or None,
             wanted=wanted,
             candidates=plan.candidates,
             unpacked=plan.unpacked,
@@ -182,7 +195,7 @@ class KnowledgeSearch:
         assert ranked is not None
         results = SearchResults.model_validate_json(ranked)
         if not results.total:
-            await self._explain_nothing(tags or (), language)
+            await self._explain_nothing(tags, places, language)
         return results
 
     async def similar(self, article_id: int, limit: int = 5) -> SimilarArticles:
@@ -208,9 +221,9 @@ class KnowledgeSearch:
         titled = await self._reads.fetch_json(TITLE, article=article_id)
         if titled is None:
             raise NotFound(f"There is no knowledge article {article_id}; check the id")
-        title = str(json.loads(titled))[:500]
+        title = _in_one_form(str(json.loads(titled)))
         by_words = replace(self, _meaning=None)
-        hits = (await by_words.search(title, limit + 1)).articles if title.strip() else []
+        hits = (await by_words.search(title, limit + 1)).articles if title else []
         others = [
             SimilarArticle.model_validate({**hit.model_dump(), "similarity": hit.fit})
             for hit in hits
@@ -222,7 +235,9 @@ class KnowledgeSearch:
         self, search_term: str, variants: Sequence[Variant], language: str | None
     ) -> tuple[Analysis, Question | None]:
         """Ask the index for the words and, beside that, an embedder for the meaning; None where it can't tell."""
-        if self._meaning is None or self._meaning.vectors is None:
+        # A model makes something of everything, be it `!!!`.
+        means_something = any(map(str.isalnum, search_term))
+        if self._meaning is None or self._meaning.vectors is None or not means_something:
             return await self._analyse(variants, language), None
         until = asyncio.get_running_loop().time() + self._meaning.embedder.question_timeout
         meant = asyncio.create_task(self._meaning.of(search_term))
@@ -246,8 +261,13 @@ class KnowledgeSearch:
         assert analysed is not None
         return Analysis.model_validate_json(analysed)
 
-    async def _explain_nothing(self, tags: Sequence[str], language: str | None) -> None:
+    async def _explain_nothing(self, tags: Sequence[str], places: Sequence[int], language: str | None) -> None:
         """Return if nothing was found though there are articles of that kind, or of any kind that was asked for.
+
+        Args:
+            tags: that were asked for.
+            places: of each of them among the argument's items.
+            language: that was asked for.
 
         Raises:
             InvalidArguments: there are none in that language, or none with one of the tags.
@@ -263,4 +283,18 @@ class KnowledgeSearch:
             raise InvalidArguments.of("language", f"there are articles in {', '.join(offered.languages)} only")
         if offered.unknown and offered.tags:
             why = f"no article has this tag; there are: {', '.join(offered.tags)}"
-            raise InvalidArguments.at((("tags", position), why) for position in offered.unknown)
+            raise InvalidArguments.at((("tags", places[position]), why) for position in offered.unknown)
+
+
+def _in_one_form(text: str) -> str:
+    """Return a text as articles are written, if not longer than a search term: composed, and without what is not seen.
+
+    What NFKC makes longer than that is cut.
+    """
+    seen = "".join(" " if character.isspace() else character for character in text if _is_seen(character))
+    composed = unicodedata.normalize("NFKC", _UNSEEN.sub("", seen))
+    return _HYPHENS.sub("-", composed)[:_LONGEST].strip()
+
+
+def _is_seen(character: str) -> bool:
+    return character.isspace() or character in _JOINERS or unicodedata.category(character) not in {"Cc", "Cf"}

@@ -65,6 +65,9 @@ async def test_the_article_with_the_code_comes_first(manual: KnowledgeSearch, qu
         ("sku88431", "SKU 88431"),
         ("inv2024-001", "INV-2024-001"),
         ("0X80070057.", "0x80070057"),
+        ("\uff25\uff0d\uff14\uff17\uff11\uff11", "E-4711"),
+        ("E\u20114711", "E-4711"),
+        ("E-\u200b4711", "E-4711"),
     ],
 )
 async def test_a_code_may_be_spelled_in_other_ways(manual: KnowledgeSearch, typed: str, code: str) -> None:

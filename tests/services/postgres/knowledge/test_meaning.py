@@ -121,6 +121,21 @@ async def test_an_article_is_found_that_shares_no_word_with_the_question(tiny: S
     assert slugs(await tiny.by_words.search("dragon")) == []
 
 
+@pytest.mark.parametrize("typed", [".", "!!!", "?", "\U0001f600", "-- // --"])
+async def test_what_has_neither_letter_nor_digit_means_nothing(tiny: Searching, typed: str) -> None:
+    await add_toys(tiny.database)
+    await tiny.fill()
+    assert (await tiny.search.search(typed)).articles == []
+    assert tiny.embedder.asked == []
+
+
+async def test_a_question_is_embedded_in_one_form_of_unicode(tiny: Searching) -> None:
+    await add_toys(tiny.database)
+    await tiny.fill()
+    assert (await tiny.found("\uff44\uff52\uff41\u200bgon"))[0] == "kites"
+    assert tiny.embedder.asked == ["dragon"]
+
+
 async def test_a_hit_says_by_what_it_was_found(tiny: Searching) -> None:
     await add_toys(tiny.database)
     await add_article(tiny.database, "code", "Trouble in the kitchen", "The oven shows E-4711.")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -170,6 +171,46 @@ async def test_accents_are_optional_and_are_kept_in_the_snippet(demo: KnowledgeS
         best = (await demo.search(question, language="es")).articles[0]
         assert best.slug == "restablecer-contrasena"
         assert "**contraseña**" in best.snippet.lower()
+
+
+@pytest.mark.parametrize(
+    ("typed", "plain"),
+    [
+        (unicodedata.normalize("NFD", "passwort zurücksetzen"), "passwort zurücksetzen"),
+        ("pass\u200bword", "password"),
+        ("re\u00adset pass\u2060\ufeffword", "reset password"),
+        ("\u202ereset\u202c pass\u200cwo\u200drd", "reset password"),
+        ("reset\x00 pass\x07word", "reset password"),
+        ("reset\tpassword\r\n", "reset password"),
+        ("\uff52\uff45\uff53\uff45\uff54\u3000\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44", "reset password"),
+        ("con\ufb01rm my order", "confirm my order"),
+    ],
+)
+async def test_a_question_may_come_in_any_form_of_unicode(demo: KnowledgeSearch, typed: str, plain: str) -> None:
+    expected = await demo.search(plain)
+    assert expected.articles
+    assert await demo.search(typed) == expected
+
+
+async def test_what_composing_makes_longer_is_cut_and_not_refused(demo: KnowledgeSearch) -> None:
+    await demo.search("\ufdfa" * 500)
+    assert "reset-your-password" in slugs(await demo.search("reset password " + "\u2026" * 485))
+
+
+@pytest.mark.parametrize("typed", ["\u200b", "\u00ad\u2060", "\x00", "\u3000\n"])
+async def test_what_is_not_to_be_seen_is_blank(demo: KnowledgeSearch, typed: str) -> None:
+    with pytest.raises(InvalidArguments, match=r"^search_term: is blank"):
+        await demo.search(typed)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+async def test_a_blank_language_or_tag_is_none(demo: KnowledgeSearch, blank: str) -> None:
+    plain = await demo.search("passwort vergessen")
+    assert plain.articles
+    assert await demo.search("passwort vergessen", language=blank) == plain
+    assert await demo.search("passwort vergessen", tags=[blank]) == plain
+    with pytest.raises(InvalidArguments, match=r"^tags\.1: no article has this tag"):
+        await demo.search("refund", tags=[blank, "no such tag"])
 
 
 async def test_language_and_tags_narrow_the_search(demo: KnowledgeSearch) -> None:

@@ -145,7 +145,12 @@ def command_line() -> argparse.ArgumentParser:
     about = "Watch the session of GATEWAY_TOKEN, bound to one customer, being talked into reading another."
     confined = commands.add_parser("confined", help="watch a bound session fail to read another", description=about)
     _add_gateway(confined)
-    confined.add_argument("--other", default=VICTIM, metavar="ID", help="whom it is told to read (%(default)s)")
+    confined.add_argument(
+        "--other",
+        default=VICTIM,
+        metavar="ID",
+        help="whom it is told to read: a customer that exists, or the refusals prove nothing (%(default)s)",
+    )
     return parser
 
 

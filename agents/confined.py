@@ -9,7 +9,8 @@ from agents.client import MCPClient
 from agents.demo import Screen
 from agents.errors import CallFailed, ConnectionFailed
 
-VICTIM = "10001"
+VICTIM = "12200"
+"""The first customer of the demo's data."""
 _BOLD, _DIM, _GREEN, _RED, _YELLOW = "1", "2", "32", "31", "33"
 _REFUSALS = ("not_found", "not_confined", "argument_refused", "insufficient_scope", "unknown_tool", "unknown_server")
 """Codes of failures that keep something from a caller. An outage keeps nothing from anybody."""

@@ -2,7 +2,7 @@
 
 import io
 
-from agents.confined import run_confined_demo
+from agents.confined import VICTIM, run_confined_demo
 from app.main import create_app
 from app.routers.database import DatabaseMCPServer
 from app.settings import Settings
@@ -15,12 +15,13 @@ async def test_a_bound_session_reaches_nothing_of_the_other_and_one_that_is_not_
     demo_database: TestDatabase,
 ) -> None:
     async with demo_database.connect() as connection:
-        victim = await connection.fetchval("SELECT min(id) FROM customers WHERE id <> '12345'")
+        exists = await connection.fetchval("SELECT EXISTS (SELECT FROM customers WHERE id = $1)", VICTIM)
+    assert exists, "of nobody anything would be kept"
     for customer, code in (("12345", 0), (None, 1)):
         app = bound(create_app([DatabaseMCPServer], Settings(), [demo_database.settings]), customer)
         out = io.StringIO()
         async with serve(app) as served:
-            assert await run_confined_demo(served.url, victim, out) == code, out.getvalue()
+            assert await run_confined_demo(served.url, out=out) == code, out.getvalue()
         shown = out.getvalue()
         assert ("REACHED" in shown) is bool(code)
         assert ("Nothing of another customer was there" in shown) is not bool(code)

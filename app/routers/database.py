@@ -1,5 +1,6 @@
 """The database server: customers, tickets, interactions and the knowledge base in PostgreSQL."""
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, ClassVar
@@ -11,6 +12,7 @@ from app.errors import BackendNotConfigured, Conflict, Forbidden, GatewayError, 
 from app.findings import Finding
 from app.guard.principal import Principal
 from app.measures import Measure
+from app.outages import Outages
 from app.results import RawResult
 from app.servers.base import BaseMCPServer
 from app.servers.declaring import resource, tool, watch
@@ -94,7 +96,8 @@ class DatabaseMCPServer(BaseMCPServer):
     async def opened(self) -> AsyncGenerator[None]:
         """Hold the pools of connections. The database need not be up."""
         embedder = create_embedder(self.embeddings)
-        self.meaning = None if embedder is None else Meaning(embedder)
+        of_embedder = Outages(logging.getLogger(f"MCP.{self.name}"))
+        self.meaning = None if embedder is None else Meaning(embedder, of_embedder)
         async with (
             open_database(self.settings, self.outages) as database,
             open_sql_reader(self.settings, outages=self.outages) as reader,
@@ -123,7 +126,8 @@ class DatabaseMCPServer(BaseMCPServer):
         return {tool: reason for tool, reason in off.items() if reason is not None}
 
     async def measures(self) -> Iterable[Measure]:
-        mode = Measure("switchboard_search_mode", "How articles are searched.", 1, {"mode": self.knowledge.mode})
+        modes = {"mode": self.knowledge.mode, "configured": "lexical" if self.meaning is None else "semantic"}
+        mode = Measure("switchboard_search_mode", "How articles are searched.", 1, modes)
         return [*self.database.measures(self.server_id), *self.reader.measures(self.server_id), mode]
 
     async def examine(self) -> Sequence[Finding]:

@@ -103,7 +103,7 @@ async def test_a_question_that_gets_no_vector_is_answered_by_words_in_time_and_r
         assert answered["articles"][0]["matched_by"] == "words"
         await until_said(http, "answered by words alone")
         metrics = (await http.get("/metrics")).text
-        assert 'switchboard_search_mode{mode="lexical"} 1' in metrics
+        assert 'switchboard_search_mode{configured="semantic",mode="lexical"} 1' in metrics
 
 
 async def test_an_endpoint_that_is_down_from_the_start_leaves_the_search_by_words(database: TestDatabase) -> None:

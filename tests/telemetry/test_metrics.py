@@ -244,7 +244,7 @@ async def test_pools_and_search_are_measured(database: TestDatabase) -> None:
             assert states == [0, opened], pool
             assert of(samples, "switchboard_pool_waiting", **known) == 0
             assert (of(samples, "switchboard_pool_size", **known) or 0) >= 1
-        assert of(samples, "switchboard_search_mode", mode="lexical") == 1
+        assert of(samples, "switchboard_search_mode", mode="lexical", configured="lexical") == 1
         server = app.state.gateway.servers["database"]
         size = int(of(samples, "switchboard_pool_size", server="database", pool="reader") or 0)
         slow = [

@@ -66,10 +66,11 @@ def test_each_query_is_one_that_prometheus_understands(tmp_path: Path) -> None:
     ]
     (tmp_path / "rules.json").write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     assert f"{len(QUERIES)} rules found" in promtool("check", "rules", tmp_path / "rules.json")
-    assert "5 rules found" in promtool("check", "rules", ALERTS)
+    assert "6 rules found" in promtool("check", "rules", ALERTS)
 
 
 CALLS = f'{DURATION}_count{{job="switchboard",server="database",outcome="%s"}}'
+SEARCHED = 'switchboard_search_mode{job="switchboard",mode="%s",configured="%s"}'
 WELL = {
     'up{job="switchboard"}': "1x60",
     'switchboard_backend_up{job="switchboard",server="database"}': "1x60",
@@ -78,6 +79,9 @@ WELL = {
     CALLS % "not_found": "0+600x60",
     'switchboard_pool_waiting{job="switchboard",server="database",pool="read"}': "0 5 0 5 0 5 0 5 0 5 0 5 0x60",
     'switchboard_kafka_group_lag{job="switchboard",group="desk"}': "5000-100x60",
+    SEARCHED % ("lexical", "lexical"): "1x60",
+    SEARCHED % ("semantic", "semantic"): "1x20 _x10 1x30",
+    SEARCHED % ("lexical", "semantic"): "_x20 1x10 _x30",
 }
 
 
@@ -93,6 +97,7 @@ WELL = {
         ("SwitchboardSaturated", {CALLS % "too_many_requests": "0+100x60"}),
         ("SwitchboardSaturated", {'switchboard_pool_waiting{job="switchboard",server="database",pool="read"}': "3x60"}),
         ("SwitchboardKafkaLag", {'switchboard_kafka_group_lag{job="switchboard",group="desk"}': "5000+10x60"}),
+        ("SwitchboardSearchByWords", {SEARCHED % ("lexical", "semantic"): "_x20 1x40"}),
     ],
 )
 def test_an_alert_fires_when_it_should_and_alone(tmp_path: Path, alert: str | None, series: dict[str, str]) -> None:

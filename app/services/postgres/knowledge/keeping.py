@@ -161,6 +161,7 @@ class VectorKeeper:
                     connection.terminate()
             except EmbeddingUnavailable as error:
                 self._meaning.why_not_kept = error.detail
+                self._meaning.note_articles(error.detail)
                 pause = _PAUSE_FOR_A_SETTING if error.misconfigured else min(2 * pause, _LONGEST_PAUSE)
             except (GatewayError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 self._meaning.why_not_kept = _in_words(error)
@@ -214,8 +215,10 @@ class VectorKeeper:
                     pause = await self._embed(connection, store)
                 else:
                     self._meaning.why_not_kept = None if self._meaning.vectors else _READ_ONLY
+                    self._meaning.note_articles(None)  # It has started, and has none to make.
             except asyncpg.InsufficientPrivilegeError:
                 self._meaning.why_not_kept = _NO_RIGHT
+                self._meaning.note_articles(None)
             await self._meaning.look_again()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause if hears else min(pause, _LOOK_SOON)):
@@ -233,10 +236,13 @@ class VectorKeeper:
                 self._meaning.why_not_kept = f"vectors are being made, {filling.left} of {filling.articles} are left"
             if not await embedding.step():
                 break
+            self._meaning.note_articles(None)
         is_complete = filling.left == 0
         if is_complete and (self._meaning.vectors is None or await store.is_outgrown(connection)):
             await store.measure(connection, self._meaning.embedder)
             self._meaning.vectors = await store.ready(connection)
+        if is_complete:
+            self._meaning.note_articles(None)
         if is_complete or self._meaning.vectors is not None:
             self._meaning.why_not_kept = (
                 f"{filling.failed} articles can't be embedded, and will be tried again when they change"

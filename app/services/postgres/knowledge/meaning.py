@@ -1,16 +1,20 @@
 """The search by meaning as a search sees it: whether there are vectors to search, and what a question means."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
 from app.errors import EmbeddingUnavailable
+from app.outages import Outages
 from app.services.postgres.connections.pools import Statement
 from app.services.postgres.knowledge.embedder import Embedder
 from app.services.postgres.knowledge.plan import language_marker, tag_marker
 from app.services.postgres.knowledge.statements import ranking, similar
+
+_log = logging.getLogger(__name__)
 
 Mode = Literal["lexical", "semantic"]
 """Whether a question is answered by words alone, or by meaning, too."""
@@ -26,6 +30,8 @@ _NEAR = 2.5
 """Standard deviations above the mean from which on the meaning adds to how well an article fits."""
 _SURENESS = 0.15
 """What each more of them adds."""
+_PLACE = "The model of EMBEDDINGS"
+"""As the log calls it."""
 _LOOKS = 3
 """Short questions of our own, one after the other without a vector, after which it is the embedder that has none."""
 
@@ -85,16 +91,20 @@ class Meaning:
 
     Args:
         embedder: makes the vectors.
+        outages: hears of the embedder when it fails. Not the database's, which is up all the same.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, outages: Outages | None = None) -> None:
         self.embedder = embedder
+        self._outages = outages or Outages(_log)
         self.vectors: VectorsOfModel | None = None
         """None while nothing can be searched by meaning."""
         self.why_not_kept: str | None = "the model is being started"
         """Why vectors are not brought up to date now, in words for an operator; None if they are."""
         self.out_of_order: str | None = None
         """Why no question gets a vector, as questions of our own found it; None if they get one."""
+        self._articles_fail: str | None = None
+        """Why the embedder makes no vectors of articles; None if it does."""
         self._looking: asyncio.Task[None] | None = None
         self._numbers = count(1)
 
@@ -143,6 +153,11 @@ class Meaning:
         except (EmbeddingUnavailable, TimeoutError):
             return question
 
+    def note_articles(self, failure: str | None) -> None:
+        """Note why the embedder makes no vectors of articles; None if it makes them."""
+        self._articles_fail = failure
+        self._tell()
+
     async def look_again(self) -> None:
         """If no question got a vector lately, look whether one would get one now."""
         if self.out_of_order is not None:
@@ -175,6 +190,14 @@ class Meaning:
                 reason = None
                 break
         self.out_of_order = reason
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the log know if the embedder begins to fail, or works again."""
+        if (failure := self.out_of_order or self._articles_fail) is None:
+            self._outages.up(_PLACE)
+        else:
+            self._outages.down(_PLACE, failure)
 
 
 def written(vector: Sequence[float]) -> str:

@@ -573,6 +573,53 @@ async def test_a_model_that_is_down_is_tried_again_and_told_of(database: TestDat
         await eventually(lambda: _is(lambda: each.meaning.objection is None))
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    lines = [record for record in caplog.records if record.name == "app.services.postgres.knowledge.meaning"]
+    return [(line.levelname, line.getMessage()) for line in lines]
+
+
+@pytest.mark.parametrize("of", ["questions", "articles", "both"])
+async def test_the_log_tells_once_that_an_embedder_fails_and_once_that_it_works_again(
+    database: TestDatabase, caplog: pytest.LogCaptureFixture, of: str
+) -> None:
+    caplog.set_level("INFO")
+    await add_toys(database)
+    async with kept(database) as each:
+        await eventually(lambda: _is(lambda: each.meaning.objection is None))
+        assert told(caplog) == []
+        each.embedder.down = True
+        if of != "articles":
+            for number in range(5):
+                await each.search.search(f"kite {number}")
+            await eventually(lambda: _is(lambda: each.meaning.out_of_order is not None))
+        if of != "questions":
+            await add_article(database, "new", "Get a refund", "Ask us.")
+            await eventually(lambda: _is(lambda: "is down" in str(each.meaning.why_not_kept)))
+        await eventually(lambda: _is(lambda: told(caplog) != []))
+        each.embedder.down = False
+        await each.search.search("dragon")
+        await eventually(lambda: _is(lambda: each.meaning.objection is None))
+    (level, first), *between, (last_level, last) = told(caplog)
+    assert (level, last_level) == ("WARNING", "INFO")
+    assert first.startswith("The model of EMBEDDINGS is down: the tiny model is down")
+    assert last.startswith("The model of EMBEDDINGS answers again, after ")
+    assert all("still down, for another reason" in line for _, line in between)
+    assert len(between) <= 1
+    assert not [line for _, line in told(caplog) if "kite" in line or "refund" in line]
+
+
+async def test_the_log_tells_of_an_embedder_that_does_not_start(
+    database: TestDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    embedder = TinyEmbedder(down=True)
+    async with searching(database, embedder) as each, vectors_kept(database.settings, each.meaning):
+        await eventually(lambda: _is(lambda: told(caplog) != []))
+        embedder.down = False
+        await eventually(lambda: _is(lambda: each.meaning.objection is None))
+    assert [level for level, _ in told(caplog)] == ["WARNING", "INFO"]
+
+
 async def test_a_failure_of_the_task_that_nobody_foresaw_is_told_of(database: TestDatabase) -> None:
     embedder = TinyEmbedder()
 

@@ -408,6 +408,8 @@ async def test_a_draft_is_not_found_by_search(call: Call, desk: TestDatabase) ->
         ("db://tickets/999999999", 404, "not_found"),
         ("db://tickets/many", 422, "invalid_arguments"),
         ("db://tickets/0", 422, "invalid_arguments"),
+        ("db://knowledge_articles/1_0", 422, "invalid_arguments"),
+        ("db://knowledge_articles/+1", 422, "invalid_arguments"),
         ("db://tickets?limit=0", 422, "invalid_arguments"),
         ("db://tickets?limit=201", 422, "invalid_arguments"),
         ("db://tickets?cursor=00ff", 422, "invalid_arguments"),

@@ -196,7 +196,8 @@ SELECT stddev(-(one.vector <#> other.vector)) FROM sample AS one JOIN sample AS 
 
 @dataclass(frozen=True)
 class Claim:
-    """An article that is ours to embed: its texts, the title first; none if it is not published any more."""
+    """An article that is ours to embed: its texts, the title first; none if it is not published any more, or has no
+    letter and no digit."""
 
     article_id: int
     version: int
@@ -316,9 +317,13 @@ class VectorStore:
         claims = {article: Claim(article, version, (), ()) for article, version in claimed.items()}
         for article, of_article in groupby(rows, key=lambda row: row["id"]):
             parts = list(of_article)
-            passages = [part["passage"] for part in parts if part["passage"] is not None]
-            numbers = [part["number"] for part in parts if part["passage"] is not None]
-            claims[article] = Claim(article, claimed[article], [parts[0]["title"], *passages], numbers or [1])
+            telling = [part for part in parts if _tells(part["passage"])]
+            passages = [part["passage"] for part in telling]
+            # Without a title the beginning stands for it: half of a vector of nothing would be near to anything.
+            title = next(filter(_tells, [parts[0]["title"], *passages]), None)
+            if title is not None:
+                numbers = [part["number"] for part in telling]
+                claims[article] = Claim(article, claimed[article], [title, *passages], numbers or [1])
         return list(claims.values())
 
     async def renew(self, connection: "asyncpg.Connection[Any]", claims: Sequence[Claim]) -> None:
@@ -397,7 +402,8 @@ class VectorStore:
                     " ORDER BY md5(id::text) LIMIT $1",
                     _MEASURED,
                 )
-            vectors = await embedder.embed_passages([title for (title,) in titles]) if titles else []
+            telling = [title for (title,) in titles if _tells(title)]
+            vectors = await embedder.embed_passages(telling) if telling else []
             async with _step(connection):
                 spread = await connection.fetchval(_SPREAD, [*strange, *map(written, vectors)])
         async with connection.transaction():
@@ -452,6 +458,11 @@ class VectorStore:
     async def _lock(self, connection: "asyncpg.Connection[Any]") -> None:
         """Let one at a time make or change the model's tables, until the transaction ends."""
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"vectors_{self.name}")
+
+
+def _tells(text: str | None) -> bool:
+    """Tell whether a text means anything: a model makes a vector of any."""
+    return text is not None and any(map(str.isalnum, text))
 
 
 async def demand_pgvector(connection: "asyncpg.Connection[Any]", *, bring: bool = False) -> None:

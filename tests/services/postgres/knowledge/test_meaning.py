@@ -146,6 +146,26 @@ async def test_a_hit_says_by_what_it_was_found(tiny: Searching) -> None:
     assert (await tiny.search.search("wind")).articles[-1].matched_by in ("words", "both")
 
 
+async def test_what_has_no_letter_and_no_digit_gets_no_vector(tiny: Searching) -> None:
+    tiny.embedder.spread = None  # so that titles are measured, too
+    await add_toys(tiny.database)
+    for number, (title, body) in enumerate([("", ""), (" ", "\n\n"), ("…", "--- !!! ---"), ("🎉", "")]):
+        await add_article(tiny.database, f"nothing{number}", title, body)
+    await add_article(tiny.database, "untitled", "", "Fly a dragon.")
+    await add_article(tiny.database, "bare", "Sail", "---")
+    assert (await tiny.fill()).left == 0
+    assert not [text for text in tiny.embedder.embedded if not any(map(str.isalnum, text))]
+    async with tiny.database.connect() as connection:
+        kept_ones = await connection.fetch(
+            "SELECT slug, vector::text FROM vectors_tiny JOIN knowledge_articles ON id = article_id"
+        )
+    vectors_of = {row["slug"]: [float(number) for number in row["vector"][1:-1].split(",")] for row in kept_ones}
+    assert set(vectors_of) == {"kites", "boats", "segeln", "bread", "untitled", "bare"}
+    assert vectors_of["untitled"] == pytest.approx(tiny.embedder.vector("Fly a dragon."), abs=0.002)
+    assert vectors_of["bare"] == pytest.approx(tiny.embedder.vector("Sail"), abs=0.002)
+    assert (await tiny.found("vessel"))[0] in {"boats", "segeln", "bare"}
+
+
 async def test_strangers_questions_find_nothing_by_meaning(tiny: Searching) -> None:
     await add_toys(tiny.database)
     await tiny.fill()

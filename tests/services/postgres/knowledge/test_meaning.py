@@ -170,7 +170,7 @@ async def test_strangers_questions_find_nothing_by_meaning(tiny: Searching) -> N
     await add_toys(tiny.database)
     await tiny.fill()
     assert await tiny.found("xylophone quartet") == []
-    assert (await tiny.search.search("???")).mode == "semantic"
+    assert (await tiny.search.search("???")).mode == "lexical"
 
 
 async def test_an_article_whose_vectors_are_not_made_yet_is_found_by_its_words(tiny: Searching) -> None:

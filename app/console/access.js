@@ -36,7 +36,9 @@ export class AccessPage extends HTMLElement {
       const told = /** @type {Told} */ (await read("/console/access"));
       say(
         this.#told,
-        told.asked ? "Callers show a key." : "Nobody is asked for a key here: [auth] in switchboard.toml asks.",
+        told.asked
+          ? "Callers show a key."
+          : "Nobody is asked for a key here: switchboard serve asks where switchboard.toml has [auth], switchboard dev never.",
       );
       this.#showKeys(told);
       this.#roles.replaceChildren(h("h2", "Roles"), ...told.roles.map(roleRow));

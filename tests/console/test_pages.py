@@ -225,6 +225,14 @@ async def test_who_may_do_what_is_whole_where_there_is_a_policy(
     await _assert_whole(asked, "access", width, height, dark, tmp_path)
 
 
+@pytest.mark.debian("chromium")
+async def test_where_nobody_is_asked_for_a_key_it_is_said_who_asks(look: Look) -> None:
+    async with look("#/access") as seen:
+        told = seen.page.get_by_text("Nobody is asked for a key here")
+        await expect(told).to_contain_text("switchboard serve asks where switchboard.toml has [auth]")
+        await expect(told).to_contain_text("switchboard dev never")
+
+
 async def _assert_whole(look: Look, name: str, width: int, height: int, dark: bool, folder: Path) -> None:
     address, do = _DO[name]
     async with look(address, width=width, height=height, dark=dark) as seen:

@@ -22,8 +22,8 @@ async def assert_usable(page: Page, name: str, folder: Path) -> None:
         name: of its picture.
         folder: for the picture, unless `CONSOLE_PICTURES` names another one.
     """
-    # What has just come in is paler for a moment than it is to be read.
-    await page.evaluate("Promise.allSettled(document.getAnimations().map(each => each.finished))")
+    # What comes in is paler for a moment than it is to be read.
+    await page.emulate_media(reduced_motion="reduce")
     (Path(_PICTURES or folder) / f"{name}.webp").write_bytes(await _picture(page))
     assert page.viewport_size is not None
     assert await page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]

@@ -40,6 +40,7 @@ class LaunchedByClients:
 
 KEY_PLACEHOLDER = "YOUR_KEY"
 """Stands for a key in what is shown: which one it is nobody but its owner knows."""
+_BEARER = f"Bearer {KEY_PLACEHOLDER}"
 
 
 def client_configs(url: str, launched: LaunchedByClients, *, asks_for_key: bool = False) -> list[ClientConfig]:
@@ -51,9 +52,8 @@ def client_configs(url: str, launched: LaunchedByClients, *, asks_for_key: bool 
         asks_for_key: whether callers of the gateway show a key; where it goes, then, with a placeholder in its place.
     """
     endpoint = f"{url}/mcp"
-    bearer = f"Bearer {KEY_PLACEHOLDER}"
-    headers = {"headers": {"Authorization": bearer}} if asks_for_key else {}
-    by_option = f' --header "Authorization: {bearer}"' if asks_for_key else ""
+    headers = {"headers": {"Authorization": _BEARER}} if asks_for_key else {}
+    by_option = f' --header "Authorization: {_BEARER}"' if asks_for_key else ""
     return [
         ClientConfig(
             "claude-code",
@@ -82,10 +82,13 @@ def client_configs(url: str, launched: LaunchedByClients, *, asks_for_key: bool 
     ]
 
 
-def call_by_curl(url: str, server: str, tool: str, arguments: Mapping[str, object]) -> str:
+def call_by_curl(
+    url: str, server: str, tool: str, arguments: Mapping[str, object], *, asks_for_key: bool = False
+) -> str:
     """Return a call of a tool as a person types it."""
     body = shlex.quote(json.dumps(arguments, ensure_ascii=False))
-    return f"curl -s {url}/mcp/{server}/tools/{tool} \\\n  -H 'content-type: application/json' -d {body}"
+    key = f"  -H 'authorization: {_BEARER}' \\\n" if asks_for_key else ""
+    return f"curl -s {url}/mcp/{server}/tools/{tool} \\\n{key}  -H 'content-type: application/json' -d {body}"
 
 
 def own_command() -> list[str]:

@@ -54,10 +54,12 @@ class GatewayApp(FastAPI):
     def put_in_front(self, app: ASGIApp, settings: Settings, identity: Identity | None = None) -> None:
         """Let an application see every request first; what it does not answer it hands to `documented`."""
         proxied = settings.root_path or settings.trusted_proxies
+        # Where callers are told to come, they may come.
+        own = [identity.public_origin] if identity is not None and identity.public_origin is not None else []
         self.front = Perimeter(
             app,
-            allowed_hosts=settings.allowed_hosts,
-            allowed_origins=settings.allowed_origins,
+            allowed_hosts=[*settings.allowed_hosts, *(origin.partition("://")[2] for origin in own)],
+            allowed_origins=[*settings.allowed_origins, *own],
             proxies=Proxies(settings.trusted_proxies, settings.root_path) if proxied else None,
             identity=identity,
         )

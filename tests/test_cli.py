@@ -429,6 +429,19 @@ async def test_a_configuration_leads_to_the_gateway_that_make_run_has_started(tm
         assert (status, f"http://127.0.0.1:{port}/mcp" in output) == (0, True), output
 
 
+async def test_a_configuration_leads_to_where_the_policy_says_that_callers_reach_the_gateway(tmp_path: Path) -> None:
+    (tmp_path / "switchboard.toml").write_text('[auth]\npublic_url = "https://support.example/mcp/"\n')
+    public, own = "https://support.example/mcp/mcp", "http://127.0.0.1:1/mcp"
+    for options, variables, address in (
+        ((), {}, public),
+        ((), {"PORT": "8123"}, public),
+        ((), {"GATEWAY_URL": "http://127.0.0.1:1"}, own),
+        (("--url", own), {}, own),
+    ):
+        status, output = await switchboard(tmp_path, "config", "claude-code", *options, **variables)
+        assert (status, f"switchboard {address} --header" in output) == (0, True), output
+
+
 @pytest.mark.parametrize(
     ("client", "config"),
     [

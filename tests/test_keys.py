@@ -131,6 +131,15 @@ async def test_a_container_runs_from_the_environment_alone(tmp_path: Path) -> No
         assert await status(http, variables["SWITCHBOARD_TOKEN"]) == 200
 
 
+async def test_what_is_served_tells_callers_of_the_address_in_the_policy(tmp_path: Path) -> None:
+    (tmp_path / "switchboard.toml").write_text('[auth]\npublic_url = "https://support.example/gw/"\n')
+    _, out, _ = await run(tmp_path, "keys", "create", "--role", "developer", "--as-variable")
+    variables = dict(line.split("=", 1) for line in out.splitlines())
+    async with served(tmp_path, SWITCHBOARD_FIRST_KEY=variables["SWITCHBOARD_FIRST_KEY"]) as http:
+        fields = {"authorization": f"Bearer {variables['SWITCHBOARD_TOKEN']}", "host": "support.example"}
+        assert (await http.get("/console/connect", headers=fields)).json()["url"] == "https://support.example/gw"
+
+
 @pytest.mark.parametrize("store", ["database", "file"])
 async def test_keys_are_made_listed_replaced_and_revoked_while_two_gateways_run(
     tmp_path: Path, database: TestDatabase, store: str

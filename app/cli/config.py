@@ -1,5 +1,6 @@
 """`switchboard config`: what a person copies into an MCP client."""
 
+import os
 from pathlib import Path
 
 import click
@@ -13,18 +14,25 @@ _CLIENTS = [config.client for config in client_configs("", LaunchedByClients())]
 
 @click.command
 @click.argument("client", type=click.Choice(_CLIENTS))
-@click.option("--url", default=None, help="The gateway's address; GATEWAY_URL, PORT or that of `make run` if left out.")
+@click.option(
+    "--url",
+    default=None,
+    help="The gateway's address; else GATEWAY_URL, public_url of the policy, or that of `make run` or PORT.",
+)
 @click.pass_context
 def config(context: click.Context, client: str, url: str | None) -> None:
     """Print the configuration of an MCP client, with the addresses and paths of this installation."""
     settings = read_settings(Settings)
-    address = (url or gateway_address(settings)).rstrip("/").removesuffix("/mcp")
     found: Path | None = context.meta.get("env_file")
     if found is None and LOCAL_STACK.is_file():
         found = LOCAL_STACK
     asks = asks_for_keys(settings)
     written = written_policy(settings)
-    has_role = written is not None and written.auth is not None and written.auth.local_role is not None
+    auth = written.auth if written is not None else None
+    has_role = auth is not None and auth.local_role is not None
+    address = (url or gateway_address(settings)).rstrip("/").removesuffix("/mcp")
+    if auth is not None and auth.public_url is not None and not (url or os.environ.get("GATEWAY_URL")):
+        address = auth.public_url
     launched = LaunchedByClients(own_command(), found, policy_file(settings), asks_for_key=asks and not has_role)
     known = client_configs(address, launched, asks_for_key=asks)
     chosen = next(config for config in known if config.client == client)

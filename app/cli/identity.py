@@ -43,7 +43,12 @@ def identity_for(hosts: Sequence[str], policy: Policy, *, allow_anonymous: bool 
             "Nothing was started: SWITCHBOARD_ALLOW_ANONYMOUS lets everybody in, and [auth], SWITCHBOARD_FIRST_KEY or"
             " SWITCHBOARD_KEY_FILE asks for keys. Take one of them out."
         )
-    return Identity(read_keyring(given), public_pages=policy.public_pages, administer=_administer(given))
+    return Identity(
+        read_keyring(given),
+        public_pages=policy.public_pages,
+        public_url=policy.public_url,
+        administer=_administer(given),
+    )
 
 
 def _administer(given: IdentitySettings) -> Administer | None:

@@ -37,6 +37,7 @@
  * @property {{principal: string, roles: string[], customer: string | null}} viewer
  * @property {{act: boolean, metrics: boolean, keys: boolean, settings: boolean}} may
  * @property {{ends: number} | null} [session] where somebody has signed in
+ * @property {string | null} [url] where callers reach the gateway, if the policy says so
  *
  * @typedef {Record<string, any>} Schema JSON Schema as our tools have it
  *

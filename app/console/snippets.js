@@ -2,6 +2,7 @@
 
 import { root } from "./api.js";
 import { button, copyButton, h, hWith, say } from "./dom.js";
+import { stream } from "./events.js";
 import { numberAsWritten } from "./json.js";
 import { isSignedIn } from "./session.js";
 
@@ -45,7 +46,7 @@ export class CallSnippets extends HTMLElement {
   }
 }
 
-const base = () => location.origin + root;
+const base = () => stream.hello?.url ?? location.origin + root;
 
 /** @param {Made} made */
 export function curl({ server, tool, value }) {

@@ -76,6 +76,7 @@ class Identity:
         through_proxies: whether callers without a key may come through a proxy, behind which anybody may be. Operators
             are reminded of it every minute.
         public_pages: whether the pages and `/openapi.json` are shown to those without a key.
+        public_url: where callers reach the gateway, if somebody has said so; it ends without a slash.
         administer: opens where keys can be made and revoked; None where they can't be.
     """
 
@@ -86,6 +87,7 @@ class Identity:
         anonymous: Principal | None = None,
         through_proxies: bool = False,
         public_pages: bool = False,
+        public_url: str | None = None,
         administer: Administer | None = None,
     ) -> None:
         self.keyring = keyring
@@ -93,6 +95,7 @@ class Identity:
         self.anonymous = anonymous
         self.through_proxies = through_proxies
         self.public_pages = public_pages
+        self.public_url = public_url
         self.sessions = Sessions(Secret.of(SecretSettings()))
 
     @asynccontextmanager
@@ -117,6 +120,16 @@ class Identity:
     def asks_for_keys(self) -> bool:
         """Whether there are keys that callers can show."""
         return self.keyring is not None
+
+    @property
+    def public_origin(self) -> str | None:
+        """What browsers say that the pages at `public_url` are of."""
+        return None if self.public_url is None else "/".join(self.public_url.split("/")[:3])
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether nobody can call without a key."""
+        return self.anonymous is None
 
     async def objection(self) -> GatewayError | None:
         """Return why keys let nobody in, where they are asked for; None if all is well."""

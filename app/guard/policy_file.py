@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from app.guard.limits import Rate
 from app.guard.rules import RuleAsWritten
+from app.settings import PATH_PREFIX
+
+_ADDRESS = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+    rf"(?P<path>(?:{PATH_PREFIX.pattern})?)",
+    re.IGNORECASE,
+)
 
 
 class PolicyMistake(ValueError):
@@ -24,12 +30,15 @@ def _rate(text: str) -> str:
 
 
 def _public_url(text: str) -> str:
-    url = urlsplit(text)
-    if url.scheme not in ("http", "https") or not url.hostname or re.search(r"[\s?#]", text):
-        raise ValueError("expected an address such as https://switchboard.example.com")
-    if "@" in url.netloc:
+    """Return an address as browsers write it, without a slash at its end."""
+    if "@" in text:
         raise ValueError("leave out who signs in there: the file holds no secret, and everybody is told this address")
-    return text
+    found = _ADDRESS.fullmatch(text.rstrip("/"))
+    if found is None or int(found["port"] or 0) >= 1 << 16:
+        raise ValueError("expected an address such as https://switchboard.example.com or https://example.com/gw")
+    scheme, port = found["scheme"].lower(), found["port"]
+    own_port = port and int(port) != {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{found['host'].lower()}{f':{int(port)}' if own_port else ''}{found['path']}"
 
 
 RateAsWritten = Annotated[str, AfterValidator(_rate)]
@@ -57,6 +66,7 @@ class AuthAsWritten(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    """Where callers reach the gateway, without a slash at its end."""
     public_pages: StrictBool = False
     """Whether the pages and `/openapi.json` are shown to those without a key."""
     local_role: RoleName | None = None

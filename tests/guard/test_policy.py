@@ -149,6 +149,9 @@ def test_what_is_needed_is_named_from_the_narrowest_on(tmp_path: Path) -> None:
         ('[roles.a]\nallow = ["database:read"]', 1, "roles"),
         ('[role.a.tool."aws:s3_download_file"]\nkey = { in = ["a"], prefix = "b" }', 2, "one of"),
         ("[auth]\npublic_url = 'switchboard.example.com'", 2, "public_url"),
+        ("[auth]\npublic_url = 'wss://switchboard.example.com'", 2, "public_url"),
+        ("[auth]\npublic_url = 'https://switchboard.example.com/$(id)'", 2, "public_url"),
+        ("[auth]\npublic_url = 'https://switchboard.example.com:70000'", 2, "public_url"),
     ],
 )
 def test_a_mistake_stops_the_start_and_names_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
@@ -213,3 +216,16 @@ def test_nobody_who_is_bound_to_a_customer_is_allowed_what_operators_are(tmp_pat
 def test_scopes_of_operators_are_whole_words(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(PolicyMistake, match=re.escape(f"switchboard.toml:{complaint}")):
         policy(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("https://switchboard.example.com/", "https://switchboard.example.com"),
+        ("HTTPS://Switchboard.Example.com:443", "https://switchboard.example.com"),
+        ("http://switchboard:8080/gw/", "http://switchboard:8080/gw"),
+        ("http://[2001:DB8::1]:080/gw/a.b", "http://[2001:db8::1]/gw/a.b"),
+    ],
+)
+def test_the_public_address_is_read_as_browsers_write_it(tmp_path: Path, written: str, read: str) -> None:
+    assert policy(tmp_path, f'[auth]\npublic_url = "{written}"').public_url == read

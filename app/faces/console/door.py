@@ -40,6 +40,8 @@ class Viewer:
     principal: Principal
     may_act: bool
     session: Session | None = None
+    url: str | None = None
+    """Where callers reach the gateway, if somebody has said so."""
 
     def shown(self, gateway: Gateway) -> dict[str, object]:
         """Return what the pages are told of who looks at them."""
@@ -54,6 +56,7 @@ class Viewer:
                 },
             },
             "session": None if self.session is None else {"ends": self.session.ends_at},
+            "url": self.url,
         }
 
 
@@ -77,6 +80,9 @@ class Door:
     def __init__(self, gateway: Gateway, identity: Identity | None) -> None:
         self._gateway = gateway
         self._identity = identity
+        self._url = identity.public_url if identity is not None else None
+        origin = identity.public_origin if identity is not None else None
+        self._own_origin = origin.encode() if origin is not None else None
 
     def viewer(self, scope: Scope) -> Viewer:
         """Return who looks at the console by a request.
@@ -88,14 +94,15 @@ class Door:
             OriginRefused: a page of another origin asks.
         """
         state = scope["state"]
-        _refuse_other_pages(state["headers"])
+        self._refuse_other_pages(state["headers"])
         if (refused := state.get("session_refused")) is not None:
             raise refused
         principal: Principal = state["principal"]
         if principal is NOBODY:
             raise Unauthenticated("Sign in with a key first. Operators make one with `switchboard keys create`.")
         self.require(principal, READ)
-        return Viewer(principal, self._gateway.refuses_operator(ACT, principal) is None, state.get("session"))
+        may_act = self._gateway.refuses_operator(ACT, principal) is None
+        return Viewer(principal, may_act, state.get("session"), self._url)
 
     def require(self, principal: Principal, scope: str) -> None:
         """Refuse a principal that lacks a scope of the console.
@@ -116,7 +123,7 @@ class Door:
 
     async def _sign_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         identity = self._identity
-        _refuse_other_pages(scope["state"]["headers"])
+        self._refuse_other_pages(scope["state"]["headers"])
         _require_mark(scope)
         if identity is None or identity.keyring is None:
             raise Conflict("Nobody is asked for a key here: look without one.")
@@ -133,12 +140,27 @@ class Door:
     async def sign_out(self, scope: Scope, receive: Receive, send: Send) -> None:
         """End the session, if there is one."""
         async with answering(scope, send):
-            _refuse_other_pages(scope["state"]["headers"])
+            self._refuse_other_pages(scope["state"]["headers"])
             _require_mark(scope)
             session: Session | None = scope["state"].get("session")
             if self._identity is not None and session is not None:
                 self._identity.sessions.end(session)
             await send_nothing(scope, send, cookie(scope, "", 0))
+
+    def _refuse_other_pages(self, headers: Mapping[bytes, bytes]) -> None:
+        """Refuse what pages of other origins ask: also of those that may call the gateway, who have no session here.
+
+        Raises:
+            OriginRefused: it is such a page.
+        """
+        origin, host = headers.get(b"origin"), headers.get(b"host", b"")
+        if origin is not None and origin != self._own_origin and origin.partition(b"://")[2].lower() != host.lower():
+            raise OriginRefused(
+                "The console answers its own pages alone. A proxy in front has to hand Host on, or to be one of"
+                " TRUSTED_PROXIES; or public_url in [auth] says where it is reached."
+            )
+        if headers.get(b"sec-fetch-site", b"none") not in _OWN:
+            raise OriginRefused("The console answers its own pages alone, and a page of another site asks.")
 
 
 class Endpoint:
@@ -213,22 +235,6 @@ async def send_nothing(scope: Scope, send: Send, headers: Mapping[str, str] | No
 
 
 UNKEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-
-
-def _refuse_other_pages(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse what pages of other origins ask: also those that may call the gateway, since they have no session here.
-
-    Raises:
-        OriginRefused: it is such a page.
-    """
-    origin, host = headers.get(b"origin"), headers.get(b"host", b"")
-    if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
-        raise OriginRefused(
-            "The console answers its own pages alone. A proxy in front has to hand Host on, or to be one of"
-            " TRUSTED_PROXIES."
-        )
-    if headers.get(b"sec-fetch-site", b"none") not in _OWN:
-        raise OriginRefused("The console answers its own pages alone, and a page of another site asks.")
 
 
 def _refuse_long(length: bytes) -> None:

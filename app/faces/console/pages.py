@@ -19,6 +19,7 @@ from app.client_configs import ClientConfig, LaunchedByClients, call_by_curl, cl
 from app.errors import NotFound
 from app.faces.console.door import Viewer, send_json
 from app.faces.http import call_context
+from app.faces.identity import Identity
 from app.faces.rest import list_servers
 from app.gateway import Gateway
 from app.version import VERSION
@@ -47,10 +48,12 @@ class Pages:
     Args:
         gateway: whose servers are shown.
         launched: what the page tells clients that launch a process; a placeholder where we don't know.
+        identity: whether callers need a key; None where everybody may call.
     """
 
-    def __init__(self, gateway: Gateway, launched: LaunchedByClients | None = None) -> None:
+    def __init__(self, gateway: Gateway, launched: LaunchedByClients | None, identity: Identity | None) -> None:
         self._gateway = gateway
+        self._needs_key = identity is not None and identity.needs_key
         self._launched = launched or LaunchedByClients()
         self._guides = _find_guides()
         # One round trip for all modules, where a browser would find them one behind the other.
@@ -76,10 +79,10 @@ class Pages:
 
     async def connect(self, scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:
         """Answer with how clients are told of this gateway, and which guides there are."""
-        url = str(Request(scope).base_url).rstrip("/")
+        url = viewer.url or str(Request(scope).base_url).rstrip("/")
         context = call_context(scope, "rest")
-        curl = await self._gateway.show(None, "console/connect", context, partial(_curl, url))
-        configs = [*client_configs(url, self._launched), *curl]
+        curl = await self._gateway.show(None, "console/connect", context, partial(_curl, url, self._needs_key))
+        configs = [*client_configs(url, self._launched, asks_for_key=self._needs_key), *curl]
         answer = {
             "url": url,
             "websocket_url": "ws" + url.removeprefix("http"),
@@ -174,10 +177,10 @@ def _title(guide: Path) -> str:
     return guide.read_text().partition("\n")[0].removeprefix("# ").replace("`", "")
 
 
-def _curl(url: str, offered: Catalogue) -> list[ClientConfig]:
+def _curl(url: str, asks_for_key: bool, offered: Catalogue) -> list[ClientConfig]:
     """Return a call that only reads, of the tool whose example is the quickest to read."""
     calls = [
-        call_by_curl(url, offer.kind.server_id, offer.declared.name, offer.declared.example)
+        call_by_curl(url, offer.kind.server_id, offer.declared.name, offer.declared.example, asks_for_key=asks_for_key)
         for offer in offered.tools()
         if offer.declared.read_only and offer.declared.example is not None
     ]

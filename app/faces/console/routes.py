@@ -42,7 +42,7 @@ def console_routes(
     door, sights = Door(gateway, identity), Sights(gateway)
     sessions = identity.sessions if identity is not None else None
     feed, tails = Feed(gateway, activity, sights, sessions), Tails(gateway, sessions)
-    calls, tools, pages = Calls(gateway, activity, sights), Tools(gateway), Pages(gateway, launched)
+    calls, tools, pages = Calls(gateway, activity, sights), Tools(gateway), Pages(gateway, launched, identity)
     access, prompts = Access(gateway, identity), Prompts(gateway, protocol)
 
     async def show_viewer(scope: Scope, receive: Receive, send: Send, viewer: Viewer) -> None:

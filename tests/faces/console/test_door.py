@@ -383,6 +383,43 @@ async def test_public_pages_do_not_make_the_console_public(tmp_path: Path) -> No
             assert await outcome(http, "POST", path, MARK, json={}) == "unauthenticated", path
 
 
+# Where callers reach the gateway, as the policy says
+
+
+async def test_what_is_copied_leads_to_where_callers_reach_the_gateway_and_says_where_a_key_goes(
+    desk: Desk, tmp_path: Path
+) -> None:
+    async with opened(tmp_path, public_url="https://support.example/gw") as behind:
+        for one, url in ((behind, "https://support.example/gw"), (desk, desk.served.url)):
+            async with client_of(one.served) as http:
+                told = (await http.get("/console/connect", headers=one.bearer("operator"))).json()
+                shown = (await http.get("/console/session", headers=one.bearer("operator"))).json()
+            assert (told["url"], told["websocket_url"]) == (url, url.replace("http", "ws", 1))
+            assert shown["url"] == (url if one is behind else None)
+            texts = {config["client"]: config["text"] for config in told["configs"]}
+            for client in ("claude-code", "cursor", "vscode"):
+                assert f"{url}/mcp" in texts[client]
+                assert "Bearer YOUR_KEY" in texts[client]
+            assert f"{url}/mcp/clock/tools/" in texts["curl"]
+            assert "-H 'authorization: Bearer YOUR_KEY'" in texts["curl"]
+
+
+async def test_pages_from_where_callers_reach_the_gateway_are_its_own(tmp_path: Path) -> None:
+    """Also where the proxy in front hands no Host on."""
+    async with opened(tmp_path, public_url="https://support.example:8443/gw") as desk, client_of(desk.served) as http:
+        fields = desk.bearer("operator")
+        call, read = "/mcp/clock/tools/get_time", "/console/tools"
+        for host, expected in (("support.example:8443", 200), ("support.example", "misdirected_request")):
+            assert await outcome(http, "GET", read, {**fields, "host": host}) == expected
+        for origin, expected in (
+            ("https://support.example:8443", 200),
+            ("http://support.example:8443", "origin_refused"),
+            ("https://support.example", "origin_refused"),
+        ):
+            assert await outcome(http, "POST", call, {**fields, "origin": origin}) == expected
+            assert await outcome(http, "GET", read, {**fields, "origin": origin}) == expected
+
+
 # Where nobody needs a key
 
 

@@ -4,12 +4,6 @@ import { ask, asProblem, read } from "./api.js";
 import { badge, button, copyButton, field, h, hWith, notice, plainTable, prose, say } from "./dom.js";
 import { outcomeInWords, plural, since, wholeTime } from "./format.js";
 
-/**
- * @typedef {{id: string, roles: string[], tenant: string | null, customer: string | null, created: number, ends: number | null, state: "good" | "revoked" | "expired"}} Key
- * @typedef {{name: string, place: string, allow?: string[], deny?: string[], limit?: string, limits?: Record<string, string>, bound?: string, rules: Record<string, Record<string, unknown>>}} Role
- * @typedef {{asked: boolean, may_change: boolean, roles: Role[], keys: Key[] | null, total: number | null, reason: string | null}} Told
- */
-
 export class AccessPage extends HTMLElement {
   #told = h("p.quiet");
   #keys = hWith("section.card", { "aria-label": "Keys" });
@@ -33,7 +27,7 @@ export class AccessPage extends HTMLElement {
 
   async #load() {
     try {
-      const told = /** @type {Told} */ (await read("/console/access"));
+      const told = /** @type {Access} */ (await read("/console/access"));
       say(
         this.#told,
         told.asked
@@ -49,7 +43,7 @@ export class AccessPage extends HTMLElement {
     }
   }
 
-  /** @param {Told} told */
+  /** @param {Access} told */
   #showKeys({ keys, total, reason, roles, may_change: mayAct }) {
     const heading = h("h2", "Keys");
     if (!keys) {
@@ -78,7 +72,7 @@ export class AccessPage extends HTMLElement {
     );
   }
 
-  /** It asks twice, since what it does can't be undone. @param {Key} key */
+  /** It asks twice, since what it does can't be undone. @param {AccessKey} key */
   #revokeButton(key) {
     const revoke = hWith(
       "button",
@@ -105,7 +99,7 @@ export class AccessPage extends HTMLElement {
     return revoke;
   }
 
-  /** @param {Role[]} roles */
+  /** @param {AccessRole[]} roles */
   #form(roles) {
     const chosen = roles.map(({ name }) => hWith("input", { type: "checkbox", value: name, id: `role-${name}` }));
     const customer = hWith("input", { id: "key-customer", maxlength: 64, autocomplete: "off", placeholder: "any" });
@@ -160,7 +154,7 @@ export class AccessPage extends HTMLElement {
   }
 }
 
-/** @param {string} token @param {Key} key @param {() => void} close */
+/** @param {string} token @param {AccessKey} key @param {() => void} close */
 function madeCard(token, key, close) {
   return h(
     "section.card.made",
@@ -175,7 +169,7 @@ function madeCard(token, key, close) {
   );
 }
 
-/** @param {Role} role */
+/** @param {AccessRole} role */
 function roleRow(role) {
   const list = (/** @type {string} */ name, /** @type {string[]} */ entries) =>
     entries.length ? [h("dt", name), h("dd", ...entries.flatMap((entry) => [h("code", entry), " "]))] : [];
@@ -203,7 +197,7 @@ function roleRow(role) {
   );
 }
 
-/** @param {Told} told @returns {Node[]} */
+/** @param {Access} told @returns {Node[]} */
 function explaining({ roles, keys }) {
   const names = roles.map(({ name }) => hWith("option", { value: name }, `role ${name}`));
   const ids = (keys ?? []).map(({ id }) => hWith("option", { value: `key:${id}` }, `key ${id}`));

@@ -5,9 +5,7 @@ import { button, copyButton, h, hWith, say } from "./dom.js";
 import { stream } from "./events.js";
 import { age, milliseconds, outcomeInWords, wholeTime } from "./format.js";
 import { cancelButton } from "./running.js";
-
-/** @typedef {{name: string, ms: number, over?: boolean}} Stage */
-/** @typedef {import("./api.js").Call & {request_id: string, outcome?: string | null, ms?: number | null, started?: number, ended?: number | null, can_cancel?: boolean, stages?: Stage[], log?: string[]}} Call */
+import { calmly } from "./still.js";
 
 const STAGES = /** @type {Record<string, string>} */ ({
   parsed: "read the arguments",
@@ -30,6 +28,9 @@ export class CallDetails extends HTMLElement {
   #told = "";
   /** @type {string | null} the call that is shown as one that runs */
   #running = null;
+  /** @type {OpenedCall | null} */
+  #call = null;
+  #update = () => this.#call?.id === this.#id && this.#show(this.#call);
 
   connectedCallback() {
     if (this.firstChild) return;
@@ -66,10 +67,12 @@ export class CallDetails extends HTMLElement {
   async #load(id, first) {
     clearTimeout(this.#timer);
     try {
-      /** @type {Call} */
+      /** @type {OpenedCall} */
       const call = await read(`/console/calls/${encodeURIComponent(id)}`);
       if (id !== this.#id) return;
-      this.#show(call);
+      this.#call = call;
+      if (first) this.#show(call);
+      else calmly(this.#update);
       if (isRunning(call)) this.#timer = setTimeout(() => void this.#load(id, false), AGAIN);
     } catch (error) {
       if (id !== this.#id) return;
@@ -83,7 +86,7 @@ export class CallDetails extends HTMLElement {
     if (first) this.#title.focus({ preventScroll: false });
   }
 
-  /** @param {Call} call */
+  /** @param {OpenedCall} call */
   #show(call) {
     say(this.#title, call.operation);
     const running = isRunning(call);
@@ -124,7 +127,7 @@ export class CallDetails extends HTMLElement {
   }
 }
 
-/** @param {Call} call */
+/** @param {OpenedCall} call */
 function isRunning(call) {
   return call.outcome === null || call.outcome === undefined;
 }

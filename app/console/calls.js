@@ -5,8 +5,8 @@ import "./running.js";
 import { badge, button, h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { milliseconds, number, outcomeInWords, plural, timeOfDay, wholeTime } from "./format.js";
+import { isStill } from "./still.js";
 
-/** @typedef {import("./api.js").EndedCall} EndedCall */
 /** @typedef {keyof typeof TITLES} Column */
 
 /** Rows that are shown of those that are kept: more would be slow to paint and are not read. */
@@ -46,7 +46,7 @@ export class CallsPage extends HTMLElement {
   /** @type {Partial<Record<Column, string>>} */
   #filters = {};
   #body = h("tbody");
-  #told = hWith("p.quiet.number.feed-told", { role: "status" });
+  #told = hWith("p.quiet.number.told.feed-told", { role: "status" });
   #pause = button("Pause", () => this.#setPaused(!this.#paused));
   /** What the console asks for itself is a call, too, and seldom what somebody looks for. */
   #own = button("Console's own", () => this.#toggleOwn(), {
@@ -69,12 +69,14 @@ export class CallsPage extends HTMLElement {
     if (!this.firstChild) this.#build();
     stream.addEventListener("calls", this.#onCalls);
     stream.addEventListener("state", this.#onState);
+    addEventListener("still", this.#onState);
     this.#draw();
   }
 
   disconnectedCallback() {
     stream.removeEventListener("calls", this.#onCalls);
     stream.removeEventListener("state", this.#onState);
+    removeEventListener("still", this.#onState);
   }
 
   /** Follow an address: filters, and the call that is opened. @param {URLSearchParams} query */
@@ -246,7 +248,7 @@ export class CallsPage extends HTMLElement {
       if (call && wanted(call)) shown.push(call);
     }
     // What is held stands as it was painted: a row that moves between press and release is not hit.
-    if (!this.#isHeld() || !this.#body.firstChild) {
+    if (!(this.#isHeld() || isStill(this.#body)) || !this.#body.firstChild) {
       const calm = this.#calm || !this.#body.firstChild;
       keyed(
         this.#body,
@@ -269,7 +271,7 @@ export class CallsPage extends HTMLElement {
     else if (stream.state === "live") parts.push("Live");
     if (Object.keys(this.#filters).length)
       parts.push(`${plural(shown, "call")}${shown === MOST_SHOWN ? " at most" : ""} of ${number(kept)}`);
-    if (stream.dropped) parts.push(`sampled: ${number(stream.dropped)} not shown, there were too many`);
+    if (stream.dropped) parts.push(`sampled: ${number(stream.dropped)} of too many left out`);
     say(this.#told, parts.join(" · "));
     this.#empty.hidden = shown > 0 || !stream.snapshot;
     if (shown) return;

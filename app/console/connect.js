@@ -3,9 +3,6 @@
 import { asProblem, read, root } from "./api.js";
 import { copyButton, h, hWith, notice } from "./dom.js";
 
-/** @typedef {{client: string, title: string, place: string, text: string}} Config */
-/** @typedef {{url: string, websocket_url: string, configs: Config[], guides: {name: string, title: string}[]}} Connecting */
-
 export class ConnectPage extends HTMLElement {
   #content = h("div");
 

@@ -1,11 +1,7 @@
 // The one stream of events that all pages read: what it brought, and whether it comes. A hidden tab has none.
 
 import { Problem, problemOf, root } from "./api.js";
-
-/** @typedef {import("./api.js").EndedCall} EndedCall */
-/** @typedef {import("./api.js").Series} Series */
-/** @typedef {import("./api.js").Snapshot} Snapshot */
-/** @typedef {import("./api.js").Hello} Hello */
+import { calmly } from "./still.js";
 
 /** Calls that are kept to be looked through: as many as the gateway remembers itself. */
 const MOST_KEPT = 2000;
@@ -43,7 +39,7 @@ export async function* messagesOf(response) {
   }
 }
 
-/** Tells of `state`, `snapshot` and `calls`, in events of these names. */
+/** Tells of `state`, `tick` (what a snapshot says is known), `snapshot` (it may be shown) and `calls`, in events of these names. */
 export class Stream extends EventTarget {
   /** @type {"connecting" | "live" | "waiting" | "refused" | "hidden"} */
   state = "connecting";
@@ -66,6 +62,7 @@ export class Stream extends EventTarget {
   #reading = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
+  #tell = () => this.dispatchEvent(new Event("snapshot"));
 
   /** Read from now on, whenever the page can be seen. */
   start() {
@@ -141,7 +138,8 @@ export class Stream extends EventTarget {
       this.#ahead = told.at - Date.now() / 1000;
       this.series = this.series ? extended(this.series, told.series) : told.series;
       this.snapshot = told;
-      this.dispatchEvent(new Event("snapshot"));
+      this.dispatchEvent(new Event("tick"));
+      calmly(this.#tell);
     } else if (name === "end") {
       throw new Problem(told.detail ?? "The gateway has ended the stream.", told);
     } else if (name === "calls") {

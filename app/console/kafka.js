@@ -6,8 +6,7 @@ import { messagesOf } from "./events.js";
 import { number, plural, sentence, timeOfDay, wholeTime } from "./format.js";
 import { parseExactly } from "./json.js";
 import { facts, table } from "./result.js";
-
-/** @typedef {{topic: string, partition: number, offset: number, timestamp: string | null, key: string | null, value: unknown, headers: Record<string, unknown>}} Message */
+import { calmly } from "./still.js";
 
 /** Messages that are shown of those that have come. */
 const MOST_SHOWN = 200;
@@ -161,16 +160,18 @@ async function aboutGroup(name) {
 /** A topic's newest messages, and those that come. A hidden tab follows nothing. */
 class Tail {
   #topic;
-  #told = hWith("p.quiet.number", { role: "status" });
+  #told = hWith("p.quiet.number.told", { role: "status" });
   #list = h("ol.messages");
   #pause = button("Pause", () => this.#setPaused(!this.#paused), { class: "small" });
   #paused = false;
   #count = 0;
   #cursor = "";
-  /** @type {Message[]} the oldest first */
+  /** @type {KafkaMessage[]} the oldest first */
   #waiting = [];
   /** @type {AbortController | null} */
   #reading = null;
+  #problem = "";
+  #sayWhy = () => say(this.#told, `Not followed: ${this.#problem}`);
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #painting;
   #look = () => (document.hidden ? this.#reading?.abort() : void this.#follow());
@@ -235,28 +236,33 @@ class Tail {
 
   /** @param {Problem} problem */
   #fail(problem) {
-    say(this.#told, `Not followed: ${problem.message}`);
+    this.#problem = problem.message;
+    calmly(this.#sayWhy);
   }
 
-  /** @param {Message} message */
+  /** @param {KafkaMessage} message */
   #take(message) {
     this.#count += 1;
     this.#waiting.push(message);
     if (this.#waiting.length > MOST_SHOWN) this.#waiting.shift();
-    this.#painting ??= setTimeout(() => this.#paint(), PAUSE);
+    this.#painting ??= setTimeout(() => {
+      this.#painting = undefined;
+      this.#tell();
+      calmly(this.#paint);
+    }, PAUSE);
   }
 
-  #paint() {
-    this.#painting = undefined;
+  #paint = () => {
+    if (!this.#paused) {
+      this.#list.prepend(...this.#waiting.reverse().map(row));
+      this.#waiting = [];
+      while (this.#list.childElementCount > MOST_SHOWN) this.#list.lastElementChild?.remove();
+    }
     this.#tell();
-    if (this.#paused) return;
-    this.#list.prepend(...this.#waiting.reverse().map(row));
-    this.#waiting = [];
-    while (this.#list.childElementCount > MOST_SHOWN) this.#list.lastElementChild?.remove();
-  }
+  };
 
   #tell() {
-    const waiting = this.#paused && this.#waiting.length ? `, ${number(this.#waiting.length)} wait` : "";
+    const waiting = this.#waiting.length ? `, ${number(this.#waiting.length)} wait` : "";
     const shown = this.#count ? `${plural(this.#count, "message")}${waiting}` : "None yet; they appear as they come";
     say(this.#told, `${this.#paused ? "Paused" : "Live"} · ${shown}`);
   }
@@ -269,7 +275,7 @@ class Tail {
   }
 }
 
-/** @param {Message} message */
+/** @param {KafkaMessage} message */
 function row(message) {
   const at = message.timestamp === null ? null : Date.parse(message.timestamp) / 1000;
   const value = typeof message.value === "string" ? message.value : JSON.stringify(message.value);

@@ -4,8 +4,6 @@ import { asProblem, callTool, readResource } from "./api.js";
 import { field, h, hWith, notice, say } from "./dom.js";
 import { milliseconds, number, plural } from "./format.js";
 
-/** @typedef {{id: number, slug: string, title: string, score: number, fit?: number, snippet: string, tags: string[], language: string, matched_by?: string | string[]} & Record<string, unknown>} Hit */
-
 /** What an answer's `fit` has to be at least to answer the question. */
 const ANSWERS = 0.5;
 /** Ways in which an article is found, and the modes of a search. */

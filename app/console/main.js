@@ -12,6 +12,7 @@ import { Problem } from "./api.js";
 import { button, find, notice, say } from "./dom.js";
 import { stream } from "./events.js";
 import { isSignedIn, SignIn, signOut } from "./session.js";
+import { isLate } from "./still.js";
 
 /** @typedef {HTMLElement & {show?(query: URLSearchParams, rest: string[]): void, search?: HTMLElement}} Page */
 
@@ -48,7 +49,7 @@ function route() {
   for (const link of pages.querySelectorAll("a")) {
     if (link.getAttribute("href") === `#/${shown}`) {
       link.setAttribute("aria-current", "page");
-      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+      showCurrent();
     } else link.removeAttribute("aria-current");
   }
   if (signIn) return;
@@ -65,6 +66,12 @@ function route() {
   page.show?.(new URLSearchParams(query), rest.map(decoded));
 }
 
+/** Have the bar show the link of the page that is shown, and move nothing but the bar. */
+function showCurrent() {
+  const link = /** @type {HTMLElement | null} */ (pages.querySelector("[aria-current]"));
+  if (link) pages.scrollLeft = link.offsetLeft - (pages.clientWidth - link.offsetWidth) / 2;
+}
+
 /** A part of an address; as it stands where somebody has typed what is none. @param {string} part */
 function decoded(part) {
   try {
@@ -79,12 +86,12 @@ const sees = (server) => stream.snapshot?.servers.some(({ id }) => id === server
 
 /** Offer the pages on which there is something for the viewer. */
 function offerPages() {
+  if (pages.matches(":hover")) return; // with the next snapshot
   for (const [page, isWanted] of Object.entries(WANTS)) {
     const link = find(pages, `a[href="#/${page}"]`);
     if (link.hidden === !isWanted()) continue;
     link.hidden = !link.hidden;
-    // Where the bar is narrow, it has moved the place of the page that is shown.
-    pages.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    showCurrent(); // Where the bar is narrow, it has moved the place of the page that is shown.
   }
 }
 
@@ -100,7 +107,7 @@ function showStanding() {
   const live = find(document, "#live");
   const isSignedOut = stream.state === "refused" && stream.problem?.status === 401;
   live.dataset.state = isSignedOut ? "signedout" : stream.state;
-  say(live, isSignedOut ? "Signed out" : words[stream.state]);
+  say(live, isSignedOut ? "Signed out" : stream.state === "live" && isLate() ? "Held" : words[stream.state]);
   const viewer = stream.hello?.viewer;
   say(
     find(document, "#viewer"),
@@ -168,6 +175,7 @@ addEventListener("keydown", (event) => {
   search.focus();
 });
 stream.addEventListener("state", showStanding);
+addEventListener("still", showStanding);
 stream.addEventListener("snapshot", () => {
   say(find(document, "#version"), `Switchboard ${stream.snapshot?.version ?? ""}`);
   offerPages();

@@ -5,10 +5,8 @@ import "./running.js";
 import { h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { milliseconds, number, outcomeInWords, percent, plural, rate, sentence, since, wholeTime } from "./format.js";
+import { calmly } from "./still.js";
 import { shortName, verdict } from "./verdict.js";
-
-/** @typedef {import("./api.js").ServerState} ServerState */
-/** @typedef {import("./api.js").Snapshot} Snapshot */
 
 const STATES = {
   ready: "Ready",
@@ -41,17 +39,23 @@ export class OverviewPage extends HTMLElement {
     failing: h("p.quiet.none", "Nothing has failed in the last 15 minutes."),
   };
   #update = () => this.#show();
+  #onState = () => calmly(this.#update);
+  /** Charts keep their place, whatever they show. */
+  #tick = () => stream.snapshot && this.#showCharts(stream.snapshot);
 
   connectedCallback() {
     if (!this.firstChild) this.#build();
     stream.addEventListener("snapshot", this.#update);
-    stream.addEventListener("state", this.#update);
+    stream.addEventListener("tick", this.#tick);
+    stream.addEventListener("state", this.#onState);
     this.#show();
+    this.#tick();
   }
 
   disconnectedCallback() {
     stream.removeEventListener("snapshot", this.#update);
-    stream.removeEventListener("state", this.#update);
+    stream.removeEventListener("tick", this.#tick);
+    stream.removeEventListener("state", this.#onState);
   }
 
   #build() {
@@ -96,7 +100,6 @@ export class OverviewPage extends HTMLElement {
     this.toggleAttribute("data-known", true);
     this.#servers.hidden = !snapshot.servers.length;
     keyed(this.#servers, snapshot.servers, (server) => server.id, serverCard, updateServerCard);
-    this.#showCharts(snapshot);
     this.#showRankings(snapshot);
   }
 

@@ -5,21 +5,22 @@ import { h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { age, wholeTime } from "./format.js";
 
-/** @typedef {import("./api.js").RunningCall} RunningCall */
-
 export class RunningCalls extends HTMLElement {
   #list = h("ul.running");
   #none = h("p.quiet.none");
   #update = () => this.#show();
+  #tick = () => this.#count();
 
   connectedCallback() {
     if (!this.firstChild) this.append(this.#list, this.#none);
     stream.addEventListener("snapshot", this.#update);
+    stream.addEventListener("tick", this.#tick);
     this.#show();
   }
 
   disconnectedCallback() {
     stream.removeEventListener("snapshot", this.#update);
+    stream.removeEventListener("tick", this.#tick);
   }
 
   #show() {
@@ -28,6 +29,14 @@ export class RunningCalls extends HTMLElement {
     this.#none.hidden = running.length > 0;
     // Its place is kept, so that what is below stays where it is.
     say(this.#none, stream.snapshot ? "Nothing runs longer than a moment." : "\u00a0");
+  }
+
+  /** Go on with what is there while its place is kept. */
+  #count() {
+    for (const row of this.#list.children) {
+      const call = stream.snapshot?.running.find(({ id }) => id === row.getAttribute("data-key"));
+      if (call) updateRow(row, call);
+    }
   }
 }
 
@@ -46,7 +55,7 @@ function makeRow(call) {
   return row;
 }
 
-/** @param {HTMLElement} row @param {RunningCall} call */
+/** @param {Element} row @param {RunningCall} call */
 function updateRow(row, call) {
   const shown = row.querySelector(".running-age");
   if (shown) say(shown, age(stream.now() - call.started));

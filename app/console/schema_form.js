@@ -3,8 +3,6 @@
 import { button, h, hWith, prose, say } from "./dom.js";
 import { numberAsWritten, parseExactly } from "./json.js";
 
-/** @typedef {import("./api.js").Schema} Schema */
-
 /**
  * One input of the form, of whatever depth.
  *

@@ -5,8 +5,6 @@ import { button, h, hWith, keyed, notice, plainTable, prose, searchInput } from 
 import { stream } from "./events.js";
 import { shortName } from "./verdict.js";
 
-/** @typedef {{name: string, value: unknown, hidden: boolean, source: string, about: string}} Setting */
-
 export class SettingsPage extends HTMLElement {
   #search = searchInput("Find a setting", () => this.#filter());
   #changed = button("Only what is set", () => this.#toggle(), { "aria-pressed": "false" });

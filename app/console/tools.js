@@ -7,9 +7,6 @@ import { ask, asProblem, read } from "./api.js";
 import { button, h, hWith, keyed, notice, prose, searchInput } from "./dom.js";
 import { NotFilled } from "./schema_form.js";
 
-/** @typedef {import("./api.js").ToolInfo} ToolInfo */
-/** @typedef {import("./api.js").ResourceInfo} ResourceInfo */
-/** @typedef {import("./api.js").PromptInfo} PromptInfo */
 /** @typedef {{kind: "tool" | "resource" | "prompt", server: string, name: string, words: string, about: any}} Entry */
 
 export class ToolsPage extends HTMLElement {
@@ -196,7 +193,7 @@ function walk(within, event) {
   next.focus();
 }
 
-/** What stands above every panel. @param {import("./api.js").Offered} about @param {HTMLElement} kind */
+/** What stands above every panel. @param {Offered} about @param {HTMLElement} kind */
 function head({ name, description = "", policy }, kind) {
   return h(
     "header.tool-head",
@@ -211,8 +208,8 @@ function head({ name, description = "", policy }, kind) {
 /**
  * Make the panel of what has a form: what it says of itself, the arguments, what came of it.
  *
- * @param {import("./api.js").Offered} about @param {HTMLElement} kind
- * @param {import("./api.js").Schema} schema @param {Record<string, unknown> | null} example
+ * @param {Offered} about @param {HTMLElement} kind
+ * @param {Schema} schema @param {Record<string, unknown> | null} example
  * @param {(value: Record<string, unknown>, signal: AbortSignal) => Promise<Response>} call
  * @param {(value: Record<string, unknown>) => void} changed told of each value that could be called with
  * @param {...HTMLElement} below

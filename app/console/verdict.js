@@ -80,7 +80,7 @@ function recent({ series }) {
   return { calls: sum(series.calls), errors: sum(series.errors) };
 }
 
-/** @param {import("./api.js").ServerState[]} servers */
+/** @param {ServerState[]} servers */
 function names(servers) {
   return servers
     .map(shortName)
@@ -88,5 +88,5 @@ function names(servers) {
     .replace(/, ([^,]*)$/, " and $1");
 }
 
-/** A server's name without what all of them are. @param {import("./api.js").ServerState} server */
+/** A server's name without what all of them are. @param {ServerState} server */
 export const shortName = ({ name }) => name.replace(/ MCP Server$/, "");

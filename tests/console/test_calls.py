@@ -137,6 +137,94 @@ async def test_rows_stand_still_although_a_call_came_with_the_pointer(look: Look
 
 
 @pytest.mark.debian("chromium")
+@pytest.mark.parametrize("width", [1280, 390, 320])
+async def test_what_is_told_of_the_feed_moves_no_row_and_no_button(look: Look, stack: Stack, width: int) -> None:
+    await stack.call("kafka", "list_topics", {})
+    async with look("#/calls", width=width) as seen:
+        page = seen.page
+        row, pause, told = page.locator(".feed tbody tr").first, page.locator(".page-head button").last, ".feed-told"
+        await expect(page.get_by_text("Nothing runs longer than a moment.")).to_be_visible()
+        await expect(page.locator(told)).to_have_text("Live")
+        before = await row.bounding_box(), await pause.bounding_box()
+        await page.evaluate(_WORDY)
+        await row.hover()
+        await expect(page.locator(told)).to_contain_text("Held while you point at it, 1,234 more since · sampled")
+        assert (await row.bounding_box(), await pause.bounding_box()) == before
+
+
+_WORDY = """async () => {
+    const { stream } = await import("./console/events.js");
+    const more = Array.from({ length: 1234 }, (_, id) => ({ ...stream.calls.at(-1), id: `more ${id}` }));
+    const tell = () => stream.dispatchEvent(new CustomEvent("calls", { detail: { calls: more, dropped: 0 } }));
+    stream.dropped = 123456;
+    document.querySelector(".feed tbody").addEventListener("pointerenter", tell, { once: true });
+}"""
+"""Has the feed say as much as it ever does, once it is pointed at."""
+
+
+@pytest.mark.debian("chromium")
+async def test_what_begins_to_run_moves_no_row_under_a_pointer(look: Look, stack: Stack) -> None:
+    await stack.call("kafka", "list_topics", {})
+    async with look("#/calls", width=390, height=844) as seen, asyncio.TaskGroup() as tasks:
+        page, row = seen.page, seen.page.locator(".feed tbody tr").first
+        await expect(page.get_by_text("Nothing runs longer than a moment.")).to_be_visible()
+        await row.hover()
+        before = await row.bounding_box()
+        running = [tasks.create_task(stack.call("database", "query_database", {"query": SLOW})) for _ in range(3)]
+        await until_running(stack.database, 3)
+        await expect(page.locator("#live")).to_have_text("Held")
+        assert await row.bounding_box() == before
+        await page.mouse.move(5, 5)
+        await expect(page.locator("#live")).to_have_text("Live")
+        await expect(page.locator(".running-call")).to_have_count(3)
+        for call in running:
+            call.cancel()
+
+
+@pytest.mark.debian("chromium")
+async def test_a_running_call_under_a_pointer_keeps_its_place_although_another_ends(look: Look, stack: Stack) -> None:
+    async with look("#/calls") as seen, asyncio.TaskGroup() as tasks:
+        page = seen.page
+        calls = [tasks.create_task(stack.call("database", "query_database", {"query": SLOW})) for _ in range(2)]
+        rows = page.locator(".running-call")
+        await expect(rows.locator("button")).to_have_count(2)
+        await rows.last.locator("button").hover()
+        before, age = await rows.last.bounding_box(), await rows.last.locator(".running-age").inner_text()
+        calls[0].cancel()
+        await until_running(stack.database, 1)
+        await expect(rows.last.locator(".running-age")).not_to_have_text(age)
+        await expect(page.locator("#live")).to_have_text("Held")
+        assert await rows.last.bounding_box() == before
+        await page.mouse.down()
+        await page.mouse.up()
+        await until_running(stack.database, 0, within=GONE_WITHIN)
+        await expect(rows).to_have_count(0)
+        assert (await calls[1]).json()["success"] is False
+
+
+@pytest.mark.debian("chromium")
+async def test_rows_stand_still_under_a_finger(look: Look, stack: Stack) -> None:
+    await stack.call("kafka", "list_topics", {})
+    press = """async kind => {
+        const { stream } = await import("./console/events.js");
+        const body = document.querySelector(".feed tbody");
+        const told = { pointerType: "touch", bubbles: true, buttons: kind === "pointerdown" ? 1 : 0 };
+        body.querySelector("a").dispatchEvent(new PointerEvent(kind, told));
+        if (told.buttons) stream.calls.push({ ...stream.calls.at(-1), id: "come" });
+        stream.dispatchEvent(new CustomEvent("calls", { detail: { calls: stream.calls.slice(-1), dropped: 0 } }));
+        await new Promise((painted) => requestAnimationFrame(() => requestAnimationFrame(painted)));
+        return body.firstElementChild.dataset.key;
+    }"""
+    async with look("#/calls", width=390, height=844) as seen:
+        page = seen.page
+        first = page.locator(".feed tbody tr").first
+        key = await first.get_attribute("data-key")
+        assert await page.evaluate(press, "pointerdown") == key
+        assert await page.evaluate(press, "pointerup") == key, "the click has yet to come"
+        await expect(first).to_have_attribute("data-key", "come")
+
+
+@pytest.mark.debian("chromium")
 async def test_a_flood_is_sampled_and_said_and_the_page_still_answers(look: Look, stack: Stack) -> None:
     async with look("#/calls") as seen:
         page = seen.page

@@ -65,3 +65,21 @@ async def test_a_message_appears_as_it_comes_and_is_text_whatever_it_holds(look:
 async def test_a_topic_that_there_is_not_is_said_in_words(look: Look) -> None:
     async with look("#/kafka/topic/nowhere") as seen:
         await expect(seen.page.locator(".notice").first).to_contain_text("nowhere")
+
+
+@pytest.mark.debian("chromium")
+async def test_a_message_under_a_pointer_keeps_its_place_although_others_come(look: Look, stack: Stack) -> None:
+    topic = f"aimed-{uuid4().hex}"
+    assert (await stack.call("kafka", "create_topic", {"topic": topic})).status_code == 200
+    await stack.call("kafka", "publish_message", {"topic": topic, "message": "first"})
+    async with look(f"#/kafka/topic/{topic}", width=390, height=844) as seen:
+        page, messages = seen.page, seen.page.locator(".messages li")
+        await messages.first.locator("summary").hover()
+        before = await messages.first.bounding_box()
+        await stack.call("kafka", "publish_message", {"topic": topic, "message": "second"})
+        await expect(page.locator("kafka-page [role=status]")).to_contain_text("1 wait", timeout=SOON)
+        assert await messages.first.bounding_box() == before
+        await page.mouse.down()
+        await page.mouse.up()
+        await expect(page.locator(".messages details[open]")).to_contain_text("first")
+        await expect(messages.first).to_contain_text("second")

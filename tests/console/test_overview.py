@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
+from app.guard.principal import EVERYBODY
 from app.local.process import free_port
 from app.main import create_app
 from app.routers.kafka import KafkaMCPServer
+from app.servers.calls import CallContext
 from app.settings import Settings
+from app.telemetry.recorder import ended_call
 from tests.clock import ClockMCPServer
 from tests.console.conftest import Look, Stack, looking_at
 from tests.console.usable import assert_usable
@@ -68,6 +71,27 @@ async def test_what_is_slow_and_what_fails_is_named_and_leads_to_its_calls(look:
         await expect(rows).to_have_count(1)
         await expect(rows).to_contain_text("get_customer_context")
         assert seen.complaints == []
+
+
+@pytest.mark.debian("chromium")
+async def test_what_is_pointed_at_keeps_its_place_while_figures_go_on(look: Look, stack: Stack) -> None:
+    activity = stack.served.app.state.activity
+    context = CallContext(face="rest", request_id="-", client="-", principal=EVERYBODY, address="127.0.0.1")
+    activity.calls_ended([ended_call("kafka", "list_topics", context, 0.0, "ok", 20_000.0)])
+    async with look(width=390, height=844) as seen:
+        page = seen.page
+        links = page.locator("section.card", has=page.get_by_role("heading", name=re.compile("Slowest"))).locator("a")
+        await expect(links.first).to_have_text("list_topics")
+        await links.first.hover()
+        before = await links.first.bounding_box()
+        activity.calls_ended([ended_call("aws", "s3_list_objects", context, 1.0, "internal_error", 40_000.0)] * 50)
+        await expect(page.locator("#live")).to_have_text("Held")
+        await expect(page.locator("time-chart[data-name='Failed calls']")).to_have_attribute(
+            "aria-label", re.compile(r"now failed [1-9]")
+        )
+        assert await links.first.bounding_box() == before
+        await page.mouse.move(5, 5)
+        await expect(links.first).to_have_text("s3_list_objects")
 
 
 @pytest.mark.debian("chromium")

@@ -1,6 +1,7 @@
 """What of others' calls somebody may see: those of what it could use itself, and of its own tenant where it has one."""
 
 from collections.abc import Iterator
+from weakref import WeakValueDictionary
 
 from app.catalogue import Catalogue
 from app.gateway import Gateway
@@ -52,12 +53,12 @@ class Sight:
 
 
 class Sights:
-    """The sight of each principal, the same object for those who may use the same and are of the same tenant."""
+    """The sight of each principal: one object for those who look at the same time, and see the same."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._known: dict[tuple[Catalogue, str | None], Sight] = {}
-        """By what is offered, of which there is one for each set of rights, and the tenant."""
+        self._known: WeakValueDictionary[tuple[Catalogue, str | None], Sight] = WeakValueDictionary()
+        """By what is offered, of which there is one for each set of rights, and the tenant; kept while it is used."""
 
     def of(self, principal: Principal) -> Sight:
         """Return what a principal sees."""

@@ -127,6 +127,11 @@ class Connection(asyncio.Transport):
         self._looked_at = now
         return now - self.waits_since if wait else 0.0
 
+    def forgive(self, seconds: float) -> None:
+        """Leave out of the clock what was no waiting for the caller."""
+        self.waits_since += seconds
+        self._looked_at += seconds
+
     def close(self) -> None:
         """Close; while the caller still sends, our side only for now, so that it gets to read our answer."""
         if not self.is_closing() and self.caller.hang_up():
@@ -177,7 +182,8 @@ class Connections:
     - All answers together that nobody has taken yet have `max_unsent_bytes`; beyond it the connection is closed that
       has taken nothing for longest.
 
-    What runs, what streams events and what waits for a call of its own accord is not looked at.
+    What runs, what streams events and what waits for a call of its own accord is not looked at. The clock stands still
+    while the process does (a paused container, a machine that has too much to do): nobody has kept it waiting then.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -194,13 +200,14 @@ class Connections:
         self._every = min(_SWEEP_EVERY, settings.head_timeout / 4, settings.idle_timeout / 4, settings.body_timeout / 4)
         self._open: set[Connection] = set()
         self._sweeps: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._weighs = False
 
     def add(self, connection: Connection) -> None:
         """Look after a connection."""
         self._open.add(connection)
         if self._sweeps is None:
-            self._sweeps = asyncio.get_running_loop().call_later(self._every, self._sweep)
+            self._sweep_later()
 
     def discard(self, connection: Connection) -> None:
         """Look after a connection no more."""
@@ -225,10 +232,18 @@ class Connections:
             longest = max(stuck, key=lambda connection: now - connection.waits_since)
             self._close(longest, "others' results wait for room (MAX_UNSENT_BYTES)")
 
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + self._every
+        self._sweeps = loop.call_at(self._due, self._sweep)
+
     def _sweep(self) -> None:
         self._sweeps = None
         now = asyncio.get_running_loop().time()
+        late = max(0.0, now - self._due)
         for connection in list(self._open):
+            # As long as this process stood still, it read nothing that may have come.
+            connection.forgive(late)
             waited = connection.look(now)
             if connection.wait is not None and waited > self._limits[connection.wait.awaited]:
                 self._close(connection, f"waited {waited:.3g} s for {connection.wait.awaited.value}")
@@ -238,7 +253,7 @@ class Connections:
                 )
         self._weigh()
         if self._open:
-            self._sweeps = asyncio.get_running_loop().call_later(self._every, self._sweep)
+            self._sweep_later()
 
     def _weigh(self) -> None:
         """Close who has taken nothing for longest, until what is left is within the bound."""

@@ -242,6 +242,34 @@ async def test_long_calls_streams_of_events_and_quiet_connections_are_left_alone
         assert "result" in await socket.ask(request("2026-07-28", "tools/list"))
 
 
+async def looked_at(served: Served) -> list[Any]:
+    """Return the connections of a gateway once its clock has seen them."""
+
+    def found() -> list[Any]:
+        return [protocol.transport for protocol in protocols(served)]
+
+    await until(lambda: any(connection.waits_since for connection in found()))
+    return found()
+
+
+async def test_the_clock_stands_still_while_the_gateway_does(
+    gateway: Served, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    time, stood_still = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: time() + stood_still)
+    raw.send(b"POST /mcp/slow/tools/get_time HTTP/1.1\r\n", HOST, JSON, b"content-length: 4\r\n\r\n{")
+    [connection] = await looked_at(gateway)
+    began = connection.waits_since
+    stood_still = 10 * IDLE
+    await until(lambda: connection.is_closing() or connection.waits_since > began)
+    raw.send(b"  }")
+    assert (await raw.answer()).status == 200
+    # From now on nobody else keeps the gateway waiting.
+    raw.send(HALF_BODY)
+    assert await raw.ended() == b""
+
+
 async def test_a_body_that_goes_on_is_read_to_its_end(gateway: Served, raw: Raw) -> None:
     pieces = 8
     raw.send(b"POST /mcp/slow/fields HTTP/1.1\r\n", HOST, b"content-length: %d\r\n\r\n" % pieces)
@@ -391,18 +419,25 @@ async def test_who_has_taken_nothing_for_longest_is_cut_off_when_answers_pile_up
         await asyncio.sleep(0)
         return [name for name, reader in readers.items() if reader.is_cut_off]
 
+    async def go_by(seconds: int) -> None:
+        nonlocal now
+        for _ in range(seconds):
+            now += 1
+            for _ in range(2):  # in which the clock looks
+                await asyncio.sleep(0)
+
     for name in ("first", "goes on"):
         assert await pile_up(name) == []
         links[name].look(now)
-        now += 5
+        await go_by(5)
     readers["goes on"].unsent -= 20 * KIB
     links["goes on"].look(now)
-    now += 1
+    await go_by(1)
     assert await pile_up("small", "large") == [], "90 KiB have room"
-    now += 5
+    await go_by(5)
     for link in links.values():
         link.look(now)
     assert await pile_up("small") == ["first"], "it came before all others and has taken nothing"
-    now += 1
+    await go_by(1)
     assert await pile_up("large") == ["first", "goes on"], "which took something, but nothing since"
     assert await pile_up("large") == ["first", "goes on", "large"], "of those who have waited alike the largest"

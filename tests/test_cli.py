@@ -127,7 +127,7 @@ async def stop(process: Process, number: signal.Signals) -> str:
     process.send_signal(number)
     async with asyncio.timeout(STOPS_WITHIN):
         output, _ = await process.communicate()
-    _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=1)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=STOPS_WITHIN)
     assert alive == []
     return output.decode()
 
@@ -517,9 +517,7 @@ async def test_one_server_is_served_on_its_own_address_until_sigterm(
             slow: JsonObject = {"name": "query_database", "arguments": {"query": SLOW}}
             await messages.send(request("2026-07-28", "tools/call", slow, number=2))
             await until_running(demo_database, 1)
-            started = time.monotonic()
             output = await stop(process, signal.SIGTERM)
-            assert time.monotonic() - started < WITHIN
         await until_running(demo_database, 0)
     assert process.returncode == 0, output
     assert "Traceback" not in output

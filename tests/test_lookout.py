@@ -7,7 +7,7 @@ import pytest
 from app.errors import GatewayError
 from app.lookout import TICK, Interruptible, Lookout
 
-WITHIN = 10
+WITHIN = 30
 
 
 class Block(Interruptible):

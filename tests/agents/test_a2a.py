@@ -258,7 +258,7 @@ async def test_a_message_whose_answer_was_lost_goes_on_as_the_task_that_it_made(
             request = SendMessageRequest(message=user_says("sleep"))
             seen: list[str] = []
             for _ in range(2):
-                with anyio.fail_after(10):
+                with anyio.fail_after(30):
                     async with contextlib.aclosing(client.send_message(request)) as events:
                         async for event in events:
                             if event.HasField("task"):
@@ -348,7 +348,7 @@ async def test_a_task_can_be_cancelled(unused_port: int) -> None:
                     break
             task = await client.cancel_task(CancelTaskRequest(id=task_id))
             assert task.status.state == TaskState.TASK_STATE_CANCELED
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 await dreamer.woken.wait()
 
 

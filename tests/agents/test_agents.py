@@ -305,7 +305,7 @@ async def test_an_agent_answers_by_skill_and_counts(support_gateway: Served) -> 
 async def test_an_agent_whose_background_work_broke_says_so(unused_port: int) -> None:
     async with Greeter(f"http://127.0.0.1:{unused_port}") as agent:
         agent.run_beside(agent.break_down())
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while (await agent.health()).running:
                 await anyio.lowlevel.checkpoint()
 

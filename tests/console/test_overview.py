@@ -19,9 +19,6 @@ from tests.console.usable import assert_usable
 from tests.fixtures.gateway import serve
 from tests.fixtures.kafka import RunBroker, settings_for_kafka
 
-WITHIN = 30_000
-"""Milliseconds in which a backend's end or return is seen, or the test fails."""
-
 
 @pytest.mark.debian("chromium")
 async def test_a_backend_that_dies_turns_its_card_red_with_the_reason_and_green_when_it_is_back(
@@ -34,19 +31,19 @@ async def test_a_backend_that_dies_turns_its_card_red_with_the_reason_and_green_
         look = looking_at(browser, served)
         async with run_broker(tmp_path / "kafka", port=port), look() as seen:
             card = seen.page.locator("[data-server=kafka]")
-            await expect(card).to_have_attribute("data-state", "ready", timeout=WITHIN)
+            await expect(card).to_have_attribute("data-state", "ready")
             green = await _edge(card)
         async with look() as seen:
             page = seen.page
             card = page.locator("[data-server=kafka]")
-            await expect(card).to_have_attribute("data-state", "down", timeout=WITHIN)
+            await expect(card).to_have_attribute("data-state", "down")
             await expect(card.locator(".reason")).to_have_text(re.compile("Kafka"))
             await expect(page.locator("h1")).to_have_text("Kafka does not answer")
             await expect(page.locator("[data-server=clock]")).to_have_attribute("data-state", "ready")
             assert await _edge(card) != green
             await assert_usable(page, "overview-down", tmp_path)
             async with run_broker(tmp_path / "kafka", port=port):
-                await expect(card).to_have_attribute("data-state", "ready", timeout=WITHIN)
+                await expect(card).to_have_attribute("data-state", "ready")
                 await expect(card.locator(".reason")).to_be_hidden()
                 await expect(page.locator("h1")).to_have_text("All is well")
                 assert await _edge(card) == green
@@ -58,7 +55,7 @@ async def _edge(card: "object") -> str:
 
 @pytest.mark.debian("chromium")
 async def test_what_is_slow_and_what_fails_is_named_and_leads_to_its_calls(look: Look, stack: Stack) -> None:
-    await stack.call("kafka", "consume_messages", {"topic": "agent-responses", "start": "latest", "timeout_ms": 700})
+    await stack.call("kafka", "consume_messages", {"topic": "agent-responses", "start": "latest", "timeout_ms": 2_000})
     await stack.call("database", "get_customer_context", {"customer_id": "nobody"})
     async with look() as seen:
         page = seen.page
@@ -158,4 +155,4 @@ async def test_a_gateway_that_stops_is_said_and_found_again_when_it_is_back(brow
             await expect(page.locator("h1")).to_have_text("The gateway can't be watched")
             await expect(page.locator(".verdict")).to_contain_text("Shown is what was known at")
             await page.context.set_offline(False)
-            await expect(page.locator("h1")).to_have_text("All is well", timeout=WITHIN)
+            await expect(page.locator("h1")).to_have_text("All is well")

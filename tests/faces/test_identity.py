@@ -32,9 +32,9 @@ from tests.faces.raw import ERAS, WITHIN, Messages, client_of, event_stream, hea
 from tests.fixtures.gateway import Served, serve
 from tests.fixtures.postgres import TestDatabase
 
+pytestmark = pytest.mark.usefixtures("patience")
 DEVELOPER = frozenset({"developer"})
 MANY = Rate(per_second=1000, burst=1000)
-REFUSED_WITHIN = 2.0
 
 
 class BellMCPServer(BaseMCPServer):
@@ -317,19 +317,15 @@ async def test_what_a_revoked_key_holds_open_ends_in_both_of_two_gateways(
             ]
             for each in begun:
                 await each.wait()
-            revoked_at = time.time()
-            await keys.end(token.split("_")[1], revoked_at)
+            await keys.end(token.split("_")[1], time.time())
         assert [end.result() for end in ends] == [expected, expected]
-        assert time.time() - revoked_at < REFUSED_WITHIN + WITHIN / 2, (
-            "bounded; the promise itself is the look's interval"
-        )
         for served in (gateway, other):
             async with client_of(served) as http:
                 assert (await http.get("/mcp", headers=bearer(token))).status_code == 401
 
 
 async def test_a_socket_ends_when_its_key_expires(gateway: Served, keys: KeyAdministration) -> None:
-    token, key = mint(DEVELOPER, expires_at=time.time() + 1.5)
+    token, key = mint(DEVELOPER, expires_at=time.time() + 4)
     await keys.add(key)
     async with asyncio.timeout(WITHIN):
         assert await end_of_websocket(gateway, token, asyncio.Event()) == 1008

@@ -22,7 +22,7 @@ from app.services.postgres.identity import open_keys
 from tests.fixtures.pgbouncer import run_pgbouncer
 from tests.fixtures.postgres import TestDatabase, settings_for
 
-WITHIN = 10.0
+WITHIN = 30.0
 PATIENT = Rate(per_second=1000, burst=1000)
 AGENT = frozenset({"support_agent"})
 
@@ -55,12 +55,6 @@ async def ring(store: KeyStore, rate: Rate = PATIENT) -> AsyncGenerator[Keyring]
 
 async def accepted(keyring: Keyring, token: str) -> str:
     return (await keyring.accept(token.encode(), "10.0.0.1")).principal.id
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a store have all the time that a busy machine takes."""
-    monkeypatch.setattr(credentials, "_ANSWER_WITHIN", WITHIN)
 
 
 def test_a_key_is_256_random_bits_and_is_kept_as_its_hash() -> None:
@@ -148,10 +142,10 @@ async def test_what_a_key_holds_open_ends_with_it(how: str) -> None:
 
 
 async def test_a_key_is_good_until_the_second_it_expires() -> None:
-    token, key = mint(AGENT, expires_at=time.time() + 0.2)
+    token, key = mint(AGENT, expires_at=time.time() + 1)
     async with ring(Shelf(key)) as keyring:
         credential = await keyring.accept(token.encode(), "10.0.0.1")
-        assert credential.good_until - time.monotonic() < 0.21
+        assert credential.good_until - time.monotonic() < 1.01
         ended = asyncio.get_running_loop().create_future()
         async with asyncio.timeout(WITHIN):
             with credential.principal.holding(ended.set_result):

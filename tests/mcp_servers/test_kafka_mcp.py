@@ -24,7 +24,7 @@ from tests.faces.raw import ERAS, headers, request, websocket
 from tests.fixtures.gateway import Call, Served, mcp_client, serve
 from tests.fixtures.kafka import settings_for_kafka
 
-WITHIN = 20.0
+WITHIN = 30.0
 """Seconds in which everything that a test waits for happens, or the test fails."""
 
 

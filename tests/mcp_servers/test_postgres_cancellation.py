@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -98,9 +97,8 @@ async def test_a_cancel_notification_over_websocket(gateway: Served, desk: TestD
 
 
 async def test_a_query_that_ran_into_the_callers_time_limit(call: Call, desk: TestDatabase) -> None:
-    started = time.monotonic()
-    problem = await call("database", "query_database", {**QUERY, "timeout_ms": 200})
-    assert time.monotonic() - started < 0.2 + GONE_WITHIN
+    async with asyncio.timeout(GONE_WITHIN):
+        problem = await call("database", "query_database", {**QUERY, "timeout_ms": 200})
     assert (problem["status"], problem["code"]) == (504, "backend_timeout")
     assert "timeout_ms" in problem["detail"]
     await until_running(desk, 0, within=GONE_WITHIN)

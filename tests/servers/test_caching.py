@@ -25,7 +25,7 @@ from app.settings import Settings
 from tests.faces.raw import client_of
 from tests.fixtures.gateway import FACES, caller, serve
 
-BOUND = 10.0
+BOUND = 30.0
 POLICY = """
 [auth]
 [role.reader]

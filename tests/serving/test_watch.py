@@ -10,7 +10,7 @@ from app.servers.base import BaseMCPServer
 from app.serving.watch import watched
 from app.settings import Settings
 
-WITHIN = 10.0
+WITHIN = 30.0
 
 
 class SlowMCPServer(BaseMCPServer):

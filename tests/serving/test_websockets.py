@@ -28,7 +28,7 @@ async def slow() -> SlowMCPServer:
 
 @pytest.fixture
 async def gateway(slow: SlowMCPServer) -> AsyncGenerator[Served]:
-    async with serve(create_app([slow], Settings(max_request_bytes=100_000, idle_timeout=0.2))) as served:
+    async with serve(create_app([slow], Settings(max_request_bytes=100_000))) as served:
         yield served
         slow.release.set()
 
@@ -225,18 +225,21 @@ async def test_what_is_beyond_the_places_of_a_connection_is_refused(
     assert {(await messages.receive())["id"] for _ in range(MAX_UNANSWERED)} == set(range(1, MAX_UNANSWERED + 1))
 
 
-async def test_nothing_is_taken_of_one_who_does_not_read(
-    gateway: Served, messages: Messages, taken: list[bytes]
-) -> None:
-    transport = messages.socket.transport
-    transport.pause_reading()
-    transport.write(frame(call(1, "get_much")))
-    await until(lambda: connections(gateway).unsent > 0)
-    for number in range(2, 202):
-        transport.write(frame(call(number, arguments={"zone": "x" * 1000})))
-    await until(lambda: not gateway.server.server_state.connections)  # which has cut it off
-    assert len(taken) < MAX_UNANSWERED
-    transport.abort()
+async def test_nothing_is_taken_of_one_who_does_not_read(slow: SlowMCPServer, taken: list[bytes]) -> None:
+    async with (
+        serve(create_app([slow], Settings(idle_timeout=0.2))) as served,
+        websocket(served, MODERN, PATH, max_size=None) as messages,
+    ):
+        await settle(messages)
+        transport = messages.socket.transport
+        transport.pause_reading()
+        transport.write(frame(call(1, "get_much")))
+        await until(lambda: connections(served).unsent > 0)
+        for number in range(2, 202):
+            transport.write(frame(call(number, arguments={"zone": "x" * 1000})))
+        await until(lambda: not served.server.server_state.connections)  # which has cut it off
+        assert len(taken) < MAX_UNANSWERED
+        transport.abort()
 
 
 async def test_an_answer_waits_for_room_and_for_those_before_it(messages: Messages, gateway: Served) -> None:

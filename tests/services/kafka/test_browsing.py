@@ -19,7 +19,7 @@ from app.services.kafka.positions import FromOffset, FromTail, FromTimestamp
 from app.services.kafka.reading import Limits
 from tests.services.kafka.conftest import Requests, browse, values, work
 
-WITHIN = 10.0
+WITHIN = 30.0
 """Seconds in which everything that a test waits for happens, or the test fails."""
 
 

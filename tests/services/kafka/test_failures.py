@@ -19,8 +19,8 @@ from tests.fixtures.kafka import RunBroker, settings_for_kafka
 from tests.services.kafka.conftest import Requests, browse, values, work
 
 WITHIN = 60.0
-SOON = 4.0
-"""Seconds: less than a request may take by default."""
+SOON = 15.0
+"""Seconds: less than a publish waits for its acknowledgement by default."""
 
 
 async def test_without_a_setting_the_failure_names_it() -> None:

@@ -13,7 +13,7 @@ from app.services.kafka import KafkaService, tails
 from app.services.kafka.schemas import StreamEvent
 from tests.services.kafka.conftest import Requests, browse, values
 
-WITHIN = 10.0
+WITHIN = 30.0
 
 
 async def test_every_later_message_is_noticed(kafka: KafkaService, numbered: str) -> None:

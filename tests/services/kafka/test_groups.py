@@ -169,7 +169,7 @@ async def test_who_waits_gets_a_message_when_it_comes(kafka: KafkaService, topic
     waiting = asyncio.create_task(work(kafka, topic, group_id, timeout_ms=20_000))
     await asyncio.wait([waiting], timeout=0.3)
     await kafka.publish(topic, "work")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         assert values(await waiting) == ["work"]
 
 
@@ -181,7 +181,7 @@ async def test_who_waits_gets_the_next_messages_when_others_acknowledge(
     await asyncio.wait([waiting], timeout=0.3)
     assert not waiting.done()
     await work(kafka, numbered, group_id, max_messages=0, ack=first.ack)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         assert values(await waiting) == [5, 6, 7, 8, 9]
 
 

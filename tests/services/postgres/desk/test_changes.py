@@ -17,7 +17,7 @@ from app.services.postgres.desk.changes import TicketChanges
 from app.services.postgres.desk.support import NewInteraction, SupportDesk
 from tests.fixtures.postgres import TestDatabase, settings_for
 
-BOUND = 10.0
+BOUND = 20.0
 
 
 async def notice(notices: AsyncIterator[Any]) -> Any:

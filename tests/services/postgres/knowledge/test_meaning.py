@@ -32,7 +32,7 @@ from tests.services.postgres.knowledge.tiny import TinyEmbedder
 if TYPE_CHECKING:
     from asyncpg.prepared_stmt import PreparedStatement
 
-WITHIN = 20.0
+WITHIN = 30.0
 """Seconds that a busy machine gets for what takes a fraction of one."""
 
 

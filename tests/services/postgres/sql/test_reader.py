@@ -25,6 +25,7 @@ from app.services.postgres.sql.catalog import Catalog
 from app.services.postgres.sql.guard import ReadingStatement, SqlGuard
 from app.services.postgres.sql.reader import SqlQuery
 from tests.fixtures.postgres import TestDatabase, settings_for
+from tests.mcp_servers.statements import GONE_WITHIN
 from tests.services.postgres.sql.answering import AnsweringReader, open_answering_reader
 
 _END_OTHER_SESSIONS = (
@@ -211,8 +212,8 @@ async def test_a_refusal_takes_no_connection(reader: AnsweringReader, database: 
 
 
 async def _until_gone(database: TestDatabase, mark: str) -> None:
-    """Return once no session of the database runs a statement with a mark; it has a second."""
-    async with database.connect() as administrator, asyncio.timeout(1):
+    """Return once no session of the database runs a statement with a mark."""
+    async with database.connect() as administrator, asyncio.timeout(GONE_WITHIN):
         while await _running(administrator, mark):
             pass
 
@@ -230,7 +231,7 @@ _ENDLESS = "SELECT count(*) AS {mark} FROM generate_series(1, 100000000000) AS n
 
 async def test_cancelling_the_call_cancels_the_query(reader: AnsweringReader, database: TestDatabase) -> None:
     call = asyncio.create_task(reader.query(_ENDLESS.format(mark="abandoned")))
-    async with database.connect() as administrator, asyncio.timeout(10):
+    async with database.connect() as administrator, asyncio.timeout(30):
         while not await _running(administrator, "abandoned"):
             pass
     call.cancel()
@@ -255,7 +256,7 @@ async def test_the_time_limit_counts_connecting_too() -> None:
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
         own = settings_for(None, f"postgresql://u:p@127.0.0.1:{port}/db", connect_timeout=60)
-        async with open_answering_reader(own) as reader, asyncio.timeout(10):
+        async with open_answering_reader(own) as reader, asyncio.timeout(30):
             with pytest.raises(BackendTimeout, match="time limit"):
                 await reader.query("SELECT 1", timeout_ms=50)
 
@@ -265,7 +266,7 @@ async def test_who_gets_no_connection_soon_is_told_to_come_back(database: TestDa
     async with open_answering_reader(own) as reader:
         await reader.query("SELECT 1")
         slow = asyncio.create_task(reader.query(_ENDLESS.format(mark="occupies")))
-        async with database.connect() as administrator, asyncio.timeout(10):
+        async with database.connect() as administrator, asyncio.timeout(30):
             while not await _running(administrator, "occupies"):
                 pass
             with pytest.raises(TooManyRequests, match="busy"):

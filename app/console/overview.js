@@ -76,7 +76,7 @@ export class OverviewPage extends HTMLElement {
           "section.card",
           hWith(
             "h2",
-            { title: "95 of 100 calls of the last 15 minutes took less" },
+            { title: "95 of 100 calls took no longer; of fewer than 20 it is the longest" },
             "Slowest ",
             h("small", "p95 of 15 minutes"),
           ),

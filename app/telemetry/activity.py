@@ -30,6 +30,8 @@ _WINDOWS = POINTS // _STEPS_A_WINDOW
 """Windows in which the last quarter of an hour is kept by operation."""
 _WINDOW = STEP * _STEPS_A_WINDOW
 """Seconds of such a window."""
+_TOLD = (0.5, 0.95, 0.99)
+"""Parts of the calls of which it is told within how long they ended."""
 _NAMED = 5
 """Operations that are named as the slowest, or as those that fail most."""
 _OWN = "console/"
@@ -48,12 +50,14 @@ Key = tuple[str, str, str, str]
 class Histogram:
     """How long calls took, by `BOUNDS`; what took longer than the last is counted after it."""
 
-    __slots__ = ("counts", "ms")
+    __slots__ = ("counts", "longest", "ms")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.ms = 0.0
         """Of all of them together."""
+        self.longest = 0.0
+        """Milliseconds of the one that took longest."""
 
     @property
     def count(self) -> int:
@@ -64,10 +68,28 @@ class Histogram:
         """Take those of another one in."""
         self.counts = [own + more for own, more in zip(self.counts, other.counts, strict=True)]
         self.ms += other.ms
+        self.longest = max(self.longest, other.longest)
 
     def quantile(self, part: float) -> float | None:
         """Return the milliseconds within which a part of the calls ended; None where there were none."""
-        return _quantiles(self.counts, (part,))[0]
+        return self.quantiles(part)[0]
+
+    def quantiles(self, *parts: float) -> list[float | None]:
+        """Return the milliseconds within which parts of the calls ended, as `quantile` does.
+
+        The longest is known, and told where a quantile is that one call's, such as p95 of fewer than 20. Within the
+        bucket of any other they are taken as spread evenly, up to the longest.
+        """
+        sums = list(accumulate(self.counts))
+        return [self._within(sums, part * sums[-1]) if sums[-1] else None for part in parts]
+
+    def _within(self, sums: Sequence[int], rank: float) -> float:
+        if rank > sums[-1] - 1:
+            return round(self.longest, 3)
+        at = bisect_left(sums, rank)
+        low = BOUNDS[at - 1] if at else 0.0
+        high = min(BOUNDS[at], self.longest) if at < len(BOUNDS) else self.longest
+        return round(low + (high - low) * (rank - (sums[at] - self.counts[at])) / self.counts[at], 3)
 
 
 class _Point(Histogram):
@@ -232,6 +254,7 @@ class Activity:
         now = self._clock()
         self._move_on(now)
         point, of = self._point, self._window.of
+        longest = point.longest
         # Calls of one kind come in rows, and to see that costs a third of finding their histogram.
         histogram, server, operation, face, outcome, is_own = self._latest
         counts = self._own if is_own else point.counts
@@ -249,11 +272,16 @@ class Activity:
             bucket = bisect_left(BOUNDS, ms)
             histogram.counts[bucket] += 1
             histogram.ms += ms
+            if ms > histogram.longest:
+                histogram.longest = ms
             counts[bucket] += 1
+            if ms > longest and not is_own:
+                longest = ms
             if outcome != "ok":
                 point.errors += not is_own and outcome not in _NO_FAILURES
                 if call.rule is not None:
                     self._refused(outcome, call.rule)
+        point.longest = longest
         self._latest = histogram, server, operation, face, outcome, is_own
         self.count += len(calls)
         past = self._past
@@ -346,13 +374,15 @@ class Activity:
         chosen = [found.get(number) for number in range(newest - points + 1, newest + 1)]
         lately = [found[number] for number in (newest - 1, newest) if number in found]
         seconds = max(1.0, min(step + now % step, now - self.began))
-        counts = [sum(column) for column in zip(*(point.counts for point in lately), strict=True)]
-        p50, p95, p99 = _quantiles(counts, (0.5, 0.95, 0.99))
-        quantiles = [_quantiles(point.counts if point else (), (0.5, 0.95, 0.99)) for point in chosen]
+        both = Histogram()
+        for point in lately:
+            both.add(point)
+        p50, p95, p99 = both.quantiles(*_TOLD)
+        quantiles = [point.quantiles(*_TOLD) if point else (None,) * len(_TOLD) for point in chosen]
         return {
             "at": round(now, 3),
             "rate": {
-                "calls": round(sum(counts) / seconds, 2),
+                "calls": round(both.count / seconds, 2),
                 "errors": round(sum(point.errors for point in lately) / seconds, 2),
             },
             "p50": p50,
@@ -422,23 +452,6 @@ def together(parts: Iterable[Mapping[Key, Histogram]]) -> dict[Key, Histogram]:
         for key, histogram in part.items():
             whole.setdefault(key, Histogram()).add(histogram)
     return whole
-
-
-def _quantiles(counts: Sequence[int], parts: Sequence[float]) -> list[float | None]:
-    """Return the milliseconds within which parts of the calls ended: within a bucket as if they were spread evenly."""
-    total = sum(counts)
-    if not total:
-        return [None] * len(parts)
-    sums = list(accumulate(counts))
-    return [_within(counts, sums, part * total) for part in parts]
-
-
-def _within(counts: Sequence[int], sums: Sequence[int], rank: float) -> float:
-    at = bisect_left(sums, rank)
-    if at == len(BOUNDS):
-        return BOUNDS[-1]
-    low, high = BOUNDS[at - 1] if at else 0.0, BOUNDS[at]
-    return round(low + (high - low) * (rank - (sums[at] - counts[at])) / counts[at], 3)
 
 
 def prometheus_buckets(histogram: Histogram, bounds: Sequence[float]) -> Iterator[tuple[float, int]]:

@@ -202,4 +202,4 @@ class Meaning:
 
 def written(vector: Sequence[float]) -> str:
     """Return a vector as pgvector reads it."""
-    return f"[{','.join([format(number, '.6g') for number in vector])}]"
+    return f"[{','.join(['%.6g'] * len(vector))}]" % tuple(vector)

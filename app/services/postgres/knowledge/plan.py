@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 
+import msgspec
+
 from app.services.postgres.knowledge.statements import Analysis, Lexeme
-from app.services.postgres.knowledge.synonyms import MAX_PHRASE, SYNONYMS, key_of
+from app.services.postgres.knowledge.synonyms import LENGTHS, SYNONYMS, stem
 
 _CANDIDATES = 400
 """Articles that are fetched at most for one source of candidates."""
@@ -56,8 +58,7 @@ _CHATTER = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(msgspec.Struct, frozen=True, gc=False):
     """One way to say one notion of the question."""
 
     group: int
@@ -67,8 +68,7 @@ class Variant:
     """The customer's own word: it may be misspelled, and be corrected."""
 
 
-@dataclass
-class _Term:
+class _Term(msgspec.Struct, gc=False):
     """A variant in the words of the index, for one language."""
 
     group: int
@@ -102,48 +102,48 @@ class Plan:
     """Of the whole question, what the term's notion says in its language."""
 
 
-def variants_of(search_term: str) -> Iterator[Variant]:
-    """Yield what the question may mean: its telling words, and other words for them.
+def variants_of(search_term: str) -> list[Variant]:
+    """Return what the question may mean: its telling words, and other words for them.
 
     Words that make up a known phrase ("money back") are one notion together.
     """
     words = [word.replace("\u2019", "'") for word in _WORD.findall(search_term.lower())]
+    stems = [stem(word.replace("'", "")) for word in words]
     group = 0
     position = 0
-    variants: list[Variant] = []
+    typed: list[Variant] = []
+    others: list[Variant] = []
     while position < len(words) and group < _MAX_GROUPS:
-        length = _phrase_length(words, position)
-        phrase = words[position : position + length]
+        key = _phrase_at(stems, position)
+        phrase = words[position : position + len(key)]
         telling = [word for word in phrase if word not in _CHATTER]
-        position += length
-        if length > 1:
+        position += len(key)
+        if len(key) > 1:
             group += 1
             if len(telling) > 1:
-                variants.append(Variant(group, " ".join(telling), 1.0, False))
-            variants.extend(Variant(group, word, _PART, True) for word in telling)
+                others.append(Variant(group, " ".join(telling), 1.0, False))
+            typed.extend([Variant(group, word, _PART, True) for word in telling])
         elif telling:
             group += 1
-            variants.append(Variant(group, phrase[0].replace("'", " "), 1.0, True))
+            typed.append(Variant(group, phrase[0].replace("'", " "), 1.0, True))
         else:
             continue
         # A phrase has one meaning, a word several: its synonyms are surer.
-        weight = _SYNONYM_OF_PHRASE if length > 1 else _SYNONYM
-        synonyms = SYNONYMS.get(key_of(" ".join(phrase)), ())
-        variants.extend(Variant(group, other.replace("-", " "), weight, False) for other in synonyms)
-    if not variants:
+        weight = _SYNONYM_OF_PHRASE if len(key) > 1 else _SYNONYM
+        others.extend([Variant(group, other, weight, False) for other in SYNONYMS.get(key, ())])
+    if not typed and not others:
         # Nothing but chatter ("how to get there"): then chatter is all that can be looked for.
-        variants = [Variant(number, word, _PART, True) for number, word in enumerate(words[:_MAX_GROUPS])]
-    typed = [variant for variant in variants if variant.typed]
-    others = [variant for variant in variants if not variant.typed]
-    return iter((typed + others)[: _MAX_VARIANTS * 2])
+        typed = [Variant(number, word, _PART, True) for number, word in enumerate(words[:_MAX_GROUPS])]
+    return (typed + others)[: _MAX_VARIANTS * 2]
 
 
-def _phrase_length(words: Sequence[str], position: int) -> int:
-    """Return how many words from here on are an entry of the synonyms, the longest entry first; else 1."""
-    for length in range(min(MAX_PHRASE, len(words) - position), 1, -1):
-        if key_of(" ".join(words[position : position + length])) in SYNONYMS:
-            return length
-    return 1
+def _phrase_at(stems: Sequence[str], position: int) -> tuple[str, ...]:
+    """Return the stems from here on that are an entry of the synonyms, the longest entry first; else the first one."""
+    for length in LENGTHS.get(stems[position], ()):
+        phrase = tuple(stems[position : position + length])
+        if phrase in SYNONYMS:
+            return phrase
+    return (stems[position],)
 
 
 def respelled(search_term: str, variants: Sequence[Variant], analysis: Analysis) -> str:
@@ -151,9 +151,11 @@ def respelled(search_term: str, variants: Sequence[Variant], analysis: Analysis)
 
     It is for a model, which would guess at a misspelled word by its pieces.
     """
-    parsed = [lexeme for lexeme in analysis.lexemes if not lexeme.corrected]
-    stems = {(lexeme.number, lexeme.language): lexeme.word for lexeme in parsed}
+    parsed = [lexeme for lexeme in analysis.lexemes if variants[lexeme.number - 1].typed and not lexeme.corrected]
     known = {lexeme.number for lexeme in parsed if lexeme.articles}
+    if known.issuperset([lexeme.number for lexeme in parsed]):
+        return search_term  # as nearly always
+    stems = {(lexeme.number, lexeme.language): lexeme.word for lexeme in parsed}
     # What is grammar in a language is no misspelled word of another.
     known |= {number for number, _ in stems if any((number, language) not in stems for language in analysis.totals)}
     guesses: dict[str, tuple[bool, float, int, str]] = {}
@@ -170,7 +172,7 @@ def respelled(search_term: str, variants: Sequence[Variant], analysis: Analysis)
         guesses[typed] = max(guess, guesses.get(typed, guess))
     meant = {typed: correct for typed, (*_, correct) in guesses.items()}
     for number in {lexeme.number for lexeme in parsed} - known:
-        if variants[number - 1].typed and (chatter := _chatter_of(variants[number - 1].words)):
+        if chatter := _chatter_of(variants[number - 1].words):
             meant[variants[number - 1].words] = chatter
     return _WORD.sub(lambda word: meant.get(word.group().lower(), word.group()), search_term)
 
@@ -199,70 +201,78 @@ def _with_ending_of(typed: str, stem: str, meant: str) -> str:
 
 def plan_for(variants: Sequence[Variant], analysis: Analysis, tags: Sequence[str]) -> Plan:
     """Weigh the terms by rarity and decide which of them fetch the candidates."""
-    terms: dict[str, list[_Term]] = defaultdict(list)
     everything = sum(analysis.totals.values())
-    typed = sum(variant.typed for variant in variants)
-    found: dict[tuple[str, int], list[Lexeme]] = defaultdict(list)
+    typed = sum([variant.typed for variant in variants])
+    found: dict[str, dict[int, list[Lexeme]]] = {}
     for lexeme in analysis.lexemes:
-        found[lexeme.language, lexeme.number].append(lexeme)
-    for (language, number), lexemes in found.items():
-        variant = variants[number - 1]
+        found.setdefault(lexeme.language, {}).setdefault(lexeme.number, []).append(lexeme)
+    terms: dict[str, list[_Term]] = {}
+    for language, by_number in found.items():
         # A language whose words the question does not use is not the customer's.
-        familiarity = (analysis.known.get(language, 0) + 0.5) / (typed + 0.5)
-        share = analysis.totals[language] / everything
-        for term in _terms(variant, lexemes):
-            term.weight *= variant.weight * familiarity**2 * (1 + _MAJORITY * share)
-            term.surety *= variant.weight
-            terms[language].append(term)
-    shares = {language: _shares(language, variants, found, analysis.totals[language]) for language in terms}
-    for language, known in terms.items():
-        _weigh_by_rarity(known, analysis.totals[language])
+        familiarity = ((analysis.known.get(language, 0) + 0.5) / (typed + 0.5)) ** 2
+        majority = 1 + _MAJORITY * (analysis.totals[language] / everything)
+        known: list[_Term] = []
+        for number, lexemes in by_number.items():
+            variant = variants[number - 1]
+            for term in _terms(variant, lexemes):
+                term.weight *= variant.weight * familiarity * majority
+                term.surety *= variant.weight
+                known.append(term)
+        if known:
+            _weigh_by_rarity(known, analysis.totals[language])
+            terms[language] = known
     rarest = {
         language: sorted(known, key=lambda term: term.articles)[:_MAX_VARIANTS] for language, known in terms.items()
     }
     most = max(map(len, rarest.values()), default=0)
-    heaviest: dict[int, float] = defaultdict(float)
+    heaviest: dict[int, float] = {}
     for term in chain.from_iterable(terms.values()):
-        heaviest[term.group] = max(heaviest[term.group], term.weight)
+        if term.weight > heaviest.get(term.group, 0.0):
+            heaviest[term.group] = term.weight
     plan = Plan(
         candidates=min(_CANDIDATES, _RANKS // (_UNPACKED + most)),
         unpacked=most > _FEW_TERMS,
         ideal=sum(heaviest.values()),
     )
+    # What the index looks for as well, so that it does not fetch other languages' articles to throw them away.
+    carried = [tag_marker(tag) for tag in tags]
     for language, known in rarest.items():
         plan.languages.append(language)
         sources = _sources(known, plan.candidates)
-        # What the index looks for as well, so that it does not fetch other languages' articles to throw them away.
-        markers = [tag_marker(tag) for tag in tags]
-        if analysis.totals[language] * 2 < everything:
-            markers.append(language_marker(language))
+        is_minor = analysis.totals[language] * 2 < everything
+        markers = [*carried, language_marker(language)] if is_minor else carried
         for queries, wanted in zip((plan.contents, plan.titles, plan.commons, plan.scans), sources, strict=True):
             queries.append(" & ".join([f"({wanted})", *markers]) if wanted else None)
-        for term in known:
-            plan.term_languages.append(language)
-            plan.term_groups.append(term.group)
-            plan.term_queries.append(term.query)
-            plan.term_weights.append(term.weight)
-            plan.term_sureties.append(term.surety)
-            plan.term_shares.append(shares[language].get(term.group, 0.0))
+        shares = _shares(variants, found[language], analysis.totals[language])
+        plan.term_languages += [language] * len(known)
+        plan.term_groups += [term.group for term in known]
+        plan.term_queries += [term.query for term in known]
+        plan.term_weights += [term.weight for term in known]
+        plan.term_sureties += [term.surety for term in known]
+        plan.term_shares += [shares.get(term.group, 0.0) for term in known]
     return plan
 
 
-def _shares(
-    language: str, variants: Sequence[Variant], found: Mapping[tuple[str, int], Sequence[Lexeme]], total: int
-) -> dict[int, float]:
-    """Return what part of the question each notion is in a language: the rarer the more, and unknown ones the most."""
+def _shares(variants: Sequence[Variant], found: Mapping[int, Sequence[Lexeme]], total: int) -> dict[int, float]:
+    """Return what part of the question each notion is in a language: the rarer the more, and unknown ones the most.
+
+    Args:
+        variants: what the question may mean.
+        found: what the index knows of each in the language, by their numbers.
+        total: articles in the language.
+    """
     telling: dict[int, float] = {}
     for number, variant in enumerate(variants, 1):
-        lexemes = found.get((language, number), ())
-        if not lexemes:
+        if number not in found:
             continue  # the language's grammar, which says nothing
-        articles = max((lexeme.articles for lexeme in lexemes if not lexeme.corrected), default=0)
-        rarity = min(_RAREST, _rarity(articles, total)) if articles else _RAREST
-        if not articles and any(character.isdigit() for character in variant.words):
-            rarity = _NUMBER
-        if variant.typed or variant.group not in telling:
-            telling[variant.group] = min(rarity, telling.get(variant.group, rarity))
+        if not variant.typed and variant.group in telling:
+            continue
+        articles = max([lexeme.articles for lexeme in found[number] if not lexeme.corrected], default=0)
+        if articles:
+            rarity = min(_RAREST, _rarity(articles, total))
+        else:
+            rarity = _NUMBER if any(map(str.isdigit, variant.words)) else _RAREST
+        telling[variant.group] = min(rarity, telling.get(variant.group, rarity))
     everything = sum(telling.values())
     return {group: rarity / everything for group, rarity in telling.items()} if everything else {}
 
@@ -277,9 +287,10 @@ def _weigh_by_rarity(terms: Sequence[_Term], total: int) -> None:
 
     Otherwise a rare synonym of a common word ("package" where articles say "parcel") would outweigh all else.
     """
-    notions: dict[int, int] = defaultdict(int)
+    notions: dict[int, int] = {}
     for term in terms:
-        notions[term.group] = max(notions[term.group], term.articles)
+        if term.articles > notions.get(term.group, 0):
+            notions[term.group] = term.articles
     for term in terms:
         articles = math.sqrt(term.articles * notions[term.group])
         term.weight *= _rarity(articles, total)
@@ -287,14 +298,10 @@ def _weigh_by_rarity(terms: Sequence[_Term], total: int) -> None:
 
 def _terms(variant: Variant, lexemes: Sequence[Lexeme]) -> Iterator[_Term]:
     parsed = [lexeme for lexeme in lexemes if not lexeme.corrected]
-    if parsed and all(lexeme.articles for lexeme in parsed):
-        yield _Term(
-            variant.group,
-            " & ".join(_quoted(lexeme.word) for lexeme in parsed),
-            1.0,
-            min(lexeme.articles for lexeme in parsed),
-            min(lexeme.titles for lexeme in parsed),
-        )
+    articles = min([lexeme.articles for lexeme in parsed], default=0)
+    if articles:
+        query = " & ".join([_quoted(lexeme.word) for lexeme in parsed])
+        yield _Term(variant.group, query, 1.0, articles, min([lexeme.titles for lexeme in parsed]))
     for lexeme in lexemes:
         if lexeme.corrected and lexeme.articles:
             yield _Term(

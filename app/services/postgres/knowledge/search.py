@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from app.errors import InvalidArguments, NotFound
@@ -145,7 +146,7 @@ class KnowledgeSearch:
         language = (language or "").strip() or None
         places = [place for place, tag in enumerate(tags or ()) if tag.strip()]
         tags = [tag for tag in tags or () if tag.strip()]
-        variants = list(variants_of(search_term))
+        variants = variants_of(search_term)
         analysis, question = await self._understand(search_term, variants, language)
         if language and not analysis.totals:
             await self._explain_nothing(tags, places, language)
@@ -259,7 +260,7 @@ class KnowledgeSearch:
             language=language and language_code(language),
         )
         assert analysed is not None
-        return Analysis.model_validate_json(analysed)
+        return msgspec.json.decode(analysed, type=Analysis)
 
     async def _explain_nothing(self, tags: Sequence[str], places: Sequence[int], language: str | None) -> None:
         """Return if nothing was found though there are articles of that kind, or of any kind that was asked for.
@@ -278,7 +279,7 @@ class KnowledgeSearch:
             OFFERED, markers=[tag_marker(tag) for tag in tags], scanned=_SCANNED, limit=_MOST_TAGS_TOLD
         )
         assert found is not None
-        offered = Offered.model_validate_json(found)
+        offered = msgspec.json.decode(found, type=Offered)
         if language and offered.languages and language_code(language) not in map(language_code, offered.languages):
             raise InvalidArguments.of("language", f"there are articles in {', '.join(offered.languages)} only")
         if offered.unknown and offered.tags:

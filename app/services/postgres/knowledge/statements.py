@@ -3,14 +3,17 @@
 import re
 from dataclasses import dataclass
 
-from pydantic import BaseModel
+import msgspec
 from sqlalchemy import text
 
 from app.services.postgres.connections.pools import Statement
 
 
-class Lexeme(BaseModel):
+class Lexeme(msgspec.Struct, frozen=True):
+    """What the index knows of a word of a variant, or of one that was meant by it."""
+
     number: int
+    """Of the variant, from 1 on."""
     language: str
     word: str
     articles: int
@@ -21,13 +24,17 @@ class Lexeme(BaseModel):
     """What was typed with two letters back in their places, where this is of it."""
 
 
-class Analysis(BaseModel):
+class Analysis(msgspec.Struct, frozen=True):
+    """What the index knows of a question."""
+
     totals: dict[str, int]
     lexemes: list[Lexeme]
     known: dict[str, int]
 
 
-class Offered(BaseModel):
+class Offered(msgspec.Struct, frozen=True):
+    """What there is in place of what was asked for."""
+
     languages: list[str]
     tags: list[str]
     unknown: list[int]

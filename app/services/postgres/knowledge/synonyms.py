@@ -6,7 +6,7 @@ stands for "refunds" and "refunded".
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 _RINGS = """
 refund, money back, reimburse, reimbursement, get my money, pay me back, return my money
@@ -148,9 +148,6 @@ factura, recibo
 móvil, teléfono, celular
 """
 
-MAX_PHRASE = 5
-"""Words of the longest entry above."""
-
 
 def stem(word: str) -> str:
     """Return a word without its ending, as crudely as comparing two forms of it needs."""
@@ -161,20 +158,24 @@ def stem(word: str) -> str:
     return word[:-1] if word.endswith("e") and len(word) > 3 else word
 
 
-def key_of(text: str) -> tuple[str, ...]:
-    """Return what two spellings of an entry have in common."""
-    return tuple(stem(word) for word in re.findall(r"\w+", text.lower().replace("'", "")))
-
-
 def _read(rings: str) -> Mapping[tuple[str, ...], tuple[str, ...]]:
-    meanings: dict[tuple[str, ...], list[str]] = {}
+    meanings: dict[tuple[str, ...], dict[str, None]] = {}
     for line in rings.strip().splitlines():
         ring = [entry.strip() for entry in line.split(",")]
         for entry in ring:
-            others = [other for other in ring if other != entry]
-            meanings.setdefault(key_of(entry), []).extend(others)
-    return {key: tuple(dict.fromkeys(others)) for key, others in meanings.items()}
+            key = tuple(map(stem, re.findall(r"\w+", entry.lower().replace("'", ""))))
+            meanings.setdefault(key, {}).update((other, None) for other in ring if other != entry)
+    return {key: tuple(other.replace("-", " ") for other in others) for key, others in meanings.items()}
+
+
+def _lengths(entries: Iterable[tuple[str, ...]]) -> Mapping[str, Sequence[int]]:
+    lengths: dict[str, set[int]] = {}
+    for entry in entries:
+        lengths.setdefault(entry[0], set()).add(len(entry))
+    return {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
 
 SYNONYMS = _read(_RINGS)
-"""The other words of an entry's lines, by the entry's key."""
+"""The other words of an entry's lines, without hyphens, by the stems of the entry's words."""
+LENGTHS = _lengths(SYNONYMS)
+"""Words of the entries that begin with a stem, the longest first."""

@@ -2,7 +2,7 @@
 
 A table is somebody's if it is that of customers or refers to it. Wherever a statement takes rows of such a table, in
 whatever subquery, it compares the column that says whose they are with the parameter `customer`, so that PostgreSQL
-finds the customer's rows and no others. It is checked when the statement is made, which is at import.
+finds the customer's rows and no others. It is checked before a statement is run for the first time.
 """
 
 import re
@@ -24,7 +24,7 @@ from sqlalchemy import (
     Update,
     bindparam,
 )
-from sqlalchemy.sql import ClauseElement, Executable, operators, visitors
+from sqlalchemy.sql import ClauseElement, Executable, operators
 from sqlalchemy.sql.elements import ColumnClause
 from sqlalchemy.sql.selectable import AliasedReturnsRows
 
@@ -72,7 +72,7 @@ def confined(statement: StatementT) -> StatementT:
 
 
 def _unconfined(statement: ClauseElement) -> Iterator[str]:
-    for part in visitors.iterate(statement):
+    for part in _parts(statement):
         match part:
             case Select():
                 select = cast("Select[*tuple[Any, ...]]", part)
@@ -84,6 +84,18 @@ def _unconfined(statement: ClauseElement) -> Iterator[str]:
                 yield found[1]
             case _:
                 pass
+
+
+def _parts(statement: ClauseElement) -> Iterator[ClauseElement]:
+    """Iterate over the parts of a statement, each once, by however many ways it can be come by."""
+    seen: dict[int, ClauseElement] = {}
+    left = [statement]
+    while left:
+        part = left.pop()
+        if id(part) not in seen:
+            seen[id(part)] = part  # kept, so that no other part gets its id
+            yield part
+            left.extend(part.get_children())
 
 
 def _text(part: "TextClause | ColumnClause[Any]") -> str:

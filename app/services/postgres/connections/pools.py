@@ -5,6 +5,7 @@ import itertools
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Select, func, literal_column, select, text
@@ -39,41 +40,64 @@ CLIENT_CHECK_INTERVAL = "250ms"
 
 
 class Statement:
-    """A reading statement that is compiled once and answers one JSON value, which PostgreSQL writes.
+    """A reading statement that answers one JSON value, which PostgreSQL writes.
+
+    It is checked and compiled when it is asked for the first time: a process imports many statements and runs few.
 
     Args:
-        statement: selects one column of one row, cast to text; its bind parameters are given by name later.
+        statement: selects one column of one row, cast to text; its bind parameters are given by name later. Or what
+            makes it, where that takes long.
         for_staff: it may reach rows of any customer, so nobody who is bound to one may have it run.
         shared_by: the parameter that callers may differ in whom one statement answers together; all others, that of
             the caller's own customer among them, have to be equal. None where each is asked alone.
-
-    Raises:
-        TypeError: it may reach rows of any customer, and is not for the staff.
     """
 
-    __slots__ = ("_alone", "_shared_by", "_together", "sql")
+    __slots__ = ("_compiled", "_for_staff", "_shared_by", "_statement")
 
-    def __init__(self, statement: Executable, *, for_staff: bool = False, shared_by: str | None = None) -> None:
-        if not for_staff:
-            confined(statement)
-        self._alone = _Compiled(statement)
-        self.sql = self._alone.sql
+    def __init__(
+        self,
+        statement: Executable | Callable[[], Executable],
+        *,
+        for_staff: bool = False,
+        shared_by: str | None = None,
+    ) -> None:
+        self._statement = statement
+        self._for_staff = for_staff
         self._shared_by = shared_by
-        self._together: _Compiled | None = None
-        if shared_by is not None:
-            self._together = _Compiled(asked_of_many(cast("Select[*tuple[Any, ...]]", statement), shared_by))
+        self._compiled: tuple[_Compiled, _Compiled | None] | None = None
+        """How it is asked alone, and how together."""
+
+    @property
+    def sql(self) -> str:
+        """The statement, if it is asked alone.
+
+        Raises:
+            TypeError: it may reach rows of any customer, and is not for the staff.
+        """
+        return (self._compiled or self._compile())[0].sql
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
         """Return the values in the order of `$1`, `$2` …; what is not given has its value of compile time."""
-        return self._alone.arguments(values)
+        return (self._compiled or self._compile())[0].arguments(values)
 
     def question(self, values: Mapping[str, Any]) -> Question | None:
         """Return what is asked with the values, in words that others may share; None where nobody can."""
-        if self._shared_by is None or self._together is None:
+        if self._shared_by is None:
             return None
-        others = self._together.arguments(values)[:-1]  # the keys come last
-        key = values[self._shared_by]
-        return Question(self.sql, self._alone.arguments(values), self._together.sql, key, tuple(others))
+        alone, together = self._compiled or self._compile()
+        assert together is not None
+        others = together.arguments(values)[:-1]  # the keys come last
+        return Question(alone.sql, alone.arguments(values), together.sql, values[self._shared_by], tuple(others))
+
+    def _compile(self) -> "tuple[_Compiled, _Compiled | None]":
+        statement = self._statement if isinstance(self._statement, Executable) else self._statement()
+        if not self._for_staff:
+            confined(statement)
+        together = None
+        if self._shared_by is not None:
+            together = _Compiled(asked_of_many(cast("Select[*tuple[Any, ...]]", statement), self._shared_by))
+        self._compiled = _Compiled(statement), together
+        return self._compiled
 
 
 class _Compiled:
@@ -102,8 +126,8 @@ class Reach:
     __slots__ = ("_everybody", "_one")
 
     def __init__(self, form: Callable[[bool], Executable], *, shared_by: str | None = None) -> None:
-        self._everybody = Statement(form(False), for_staff=True, shared_by=shared_by)
-        self._one = Statement(form(True), shared_by=shared_by)
+        self._everybody = Statement(partial(form, False), for_staff=True, shared_by=shared_by)
+        self._one = Statement(partial(form, True), shared_by=shared_by)
 
     def of(self, customer: str | None) -> Statement:
         """Return the form for a caller that is bound to a customer, or to none."""

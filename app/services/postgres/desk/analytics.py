@@ -5,6 +5,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -264,7 +265,7 @@ def _known_groups(group_by: GroupBy) -> ColumnElement[Any] | None:
     return func.unnest(literal_column(f"'{{{listed}}}'::text[]"))
 
 
-def _report(group_by: GroupBy) -> Statement:
+def _report(group_by: GroupBy) -> Select[*tuple[Any, ...]]:
     event = _events(group_by)
 
     def average(column: Any) -> ColumnElement[Any]:
@@ -301,7 +302,7 @@ def _report(group_by: GroupBy) -> Statement:
         .group_by(Interaction.channel)
         .order_by(func.count().desc(), Interaction.channel)
     )
-    answer = json_object(
+    return json_object(
         totals,
         success=literal(True),
         start=_START,
@@ -311,7 +312,6 @@ def _report(group_by: GroupBy) -> Statement:
         series=json_rows(series, "point"),
         busiest_channels=json_rows(channels, "busiest"),
     )
-    return Statement(answer, for_staff=True)
 
 
-_REPORTS = {group_by: _report(group_by) for group_by in GroupBy}
+_REPORTS = {group_by: Statement(partial(_report, group_by), for_staff=True) for group_by in GroupBy}

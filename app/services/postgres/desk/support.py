@@ -3,6 +3,7 @@
 import json
 from datetime import datetime
 from decimal import Decimal
+from functools import cache, partial
 from typing import Annotated, Any, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -41,6 +42,8 @@ from app.services.postgres.desk.records import (
 
 MAX_METADATA_BYTES = 16 * 1024
 BIGGEST_ID = 2**63 - 1
+_WANTED = "wanted"
+"""The parameter that says whom a caller wants who may see one customer."""
 
 
 def _storable(text: str) -> str:
@@ -247,7 +250,7 @@ class SupportDesk:
                 return await _first_result(session, new, customer)
             if new.ticket_id is not None:
                 about = {CUSTOMER: new.customer_id, "ticket": new.ticket_id}
-                await session.execute(_TOUCH[new.is_reply], about)
+                await session.execute(_touch(is_reply=new.is_reply), about)
             return row
 
         return SavedInteraction(interaction=InteractionRecord.model_validate(await self._database.write(save)))
@@ -259,7 +262,7 @@ def unknown_customer(customer_id: str) -> NotFound:
 
 async def _check_belonging(session: AsyncSession, new: NewInteraction, customer: str | None) -> None:
     about = {CUSTOMER: new.customer_id, "ticket": new.ticket_id}
-    row = (await session.execute(_BELONGING if customer is None else _OWN_BELONGING, about)).first()
+    row = (await session.execute(_belonging(of_one=customer is not None), about)).first()
     if row is None:
         raise unknown_customer(new.customer_id)
     if new.ticket_id is not None and row.owner is None:
@@ -283,7 +286,7 @@ async def _insert(session: AsyncSession, new: NewInteraction) -> RowMapping | No
 
 async def _first_result(session: AsyncSession, new: NewInteraction, customer: str | None) -> RowMapping:
     about = {CUSTOMER: new.customer_id, "key": new.idempotency_key}
-    row = (await session.execute(_FIRST if customer is None else _OWN_FIRST, about)).mappings().first()
+    row = (await session.execute(_first(of_one=customer is not None), about)).mappings().first()
     data = new.model_dump(exclude={"idempotency_key"})
     if row is None or any(_comparable(row[name]) != _comparable(value) for name, value in data.items()):
         raise Conflict("idempotency_key was used with other data; choose a new key for a new interaction")
@@ -305,20 +308,24 @@ def _comparable(value: Any) -> Any:
             return value
 
 
+@cache
 def _belonging(*, of_one: bool) -> Select[*tuple[Any, ...]]:
     """Select a customer, with whose ticket a ticket is; of somebody else's it says nothing if it is about one."""
     ticket = select(Ticket.customer_id).where(Ticket.id == bindparam("ticket", type_=Ticket.id.type))
     if of_one:
         ticket = ticket.where(Ticket.customer_id == of_customer())
-    return select(Customer.id, ticket.scalar_subquery().label("owner")).where(Customer.id == of_customer())
+    both = select(Customer.id, ticket.scalar_subquery().label("owner")).where(Customer.id == of_customer())
+    return confined(both) if of_one else both
 
 
+@cache
 def _first(*, of_one: bool) -> Select[*tuple[Any, ...]]:
     """Select what was stored with an idempotency key."""
     first = select(*columns_of(Interaction, InteractionRecord)).where(Interaction.idempotency_key == bindparam("key"))
-    return first.where(Interaction.customer_id == of_customer()) if of_one else first
+    return confined(first.where(Interaction.customer_id == of_customer())) if of_one else first
 
 
+@cache
 def _touch(*, is_reply: bool) -> Update:
     """Note on a ticket that something was said about it."""
     changed = update(Ticket).where(
@@ -326,16 +333,10 @@ def _touch(*, is_reply: bool) -> Update:
     )
     if is_reply:
         changed = changed.values(first_response_at=func.coalesce(Ticket.first_response_at, func.now()))
-    return changed.values(updated_at=func.now()).execution_options(synchronize_session=False)
+    return confined(changed.values(updated_at=func.now()).execution_options(synchronize_session=False))
 
 
-_BELONGING, _OWN_BELONGING = _belonging(of_one=False), confined(_belonging(of_one=True))
-_FIRST, _OWN_FIRST = _first(of_one=False), confined(_first(of_one=True))
-"""For the staff, and for whoever is bound to a customer."""
-_TOUCH = {is_reply: confined(_touch(is_reply=is_reply)) for is_reply in (False, True)}
-
-
-def _customer_context(*, notes: bool) -> Statement:
+def _customer_context(*, notes: bool) -> Select[*tuple[Any, ...]]:
     customer_id = of_customer()
     customer = select(*columns_of(Customer, CustomerRecord)).where(Customer.id == customer_id).subquery("customer")
     solved = Ticket.status.in_((literal(TicketStatus.RESOLVED), literal(TicketStatus.CLOSED)))
@@ -392,13 +393,12 @@ def _customer_context(*, notes: bool) -> Statement:
         figures=figures.scalar_subquery(),
     )
     if notes:
-        return Statement(answer, shared_by=CUSTOMER)
+        return answer
     # Who sees no notes is bound to the customer, who is the same for all that share a statement: its rows and no
     # others are within reach, whoever is wanted.
-    wanted = bindparam("wanted", type_=Customer.id.type)
-    return Statement(answer.where(wanted == customer_id), shared_by=wanted.key)
+    return answer.where(bindparam(_WANTED, type_=Customer.id.type) == customer_id)
 
 
-CUSTOMER_CONTEXT = _customer_context(notes=True)
+CUSTOMER_CONTEXT = Statement(partial(_customer_context, notes=True), shared_by=CUSTOMER)
 """What `customer_context` runs (`$1` customer, `$2` tickets, `$3` interactions); the benchmark gives it to pgbench."""
-_WITHOUT_NOTES = _customer_context(notes=False)
+_WITHOUT_NOTES = Statement(partial(_customer_context, notes=False), shared_by=_WANTED)

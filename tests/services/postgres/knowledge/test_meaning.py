@@ -166,6 +166,17 @@ async def test_what_has_no_letter_and_no_digit_gets_no_vector(tiny: Searching) -
     assert (await tiny.found("vessel"))[0] in {"boats", "segeln", "bare"}
 
 
+async def test_an_article_that_becomes_empty_loses_its_vectors(tiny: Searching) -> None:
+    await add_toys(tiny.database)
+    await tiny.fill()
+    async with tiny.database.connect() as connection:
+        await connection.execute("UPDATE knowledge_articles SET title = '', body = '---' WHERE slug = 'kites'")
+        await tiny.fill()
+        kept = "SELECT count(*) FROM vectors_tiny JOIN knowledge_articles ON id = article_id WHERE slug = 'kites'"
+        assert await connection.fetchval(kept) == 0
+    assert "kites" not in await tiny.found("dragon")
+
+
 async def test_strangers_questions_find_nothing_by_meaning(tiny: Searching) -> None:
     await add_toys(tiny.database)
     await tiny.fill()

@@ -337,7 +337,7 @@ async def test_the_lines_of_the_readme_secure_a_gateway(tmp_path: Path, postgres
         try:
             assert gateway.stdout is not None
             said: list[str] = []
-            async with asyncio.timeout(STARTS_WITHIN * 4):
+            async with asyncio.timeout(STARTS_WITHIN * 2):
                 while not said or not said[-1].startswith("sb_"):
                     said.append((await gateway.stdout.readline()).decode())
                     assert said[-1], said

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 
+import httpx
 import pytest
 from playwright.async_api import Page, expect
 
@@ -37,7 +38,8 @@ async def test_a_call_of_somebody_else_shows_at_once_without_its_arguments(look:
 @pytest.mark.debian("chromium")
 async def test_a_running_query_is_cancelled_from_the_page_and_gone_from_the_database(look: Look, stack: Stack) -> None:
     async with look("#/calls") as seen, asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(stack.call("database", "query_database", {"query": SLOW}))
+        slow = {"query": SLOW, "timeout_ms": 60_000}
+        running = tasks.create_task(stack.call("database", "query_database", slow))
         cancel = seen.page.get_by_role("button", name="Cancel query_database")
         await expect(cancel).to_be_visible()
         await until_running(stack.database, 1)
@@ -168,7 +170,8 @@ async def test_what_begins_to_run_moves_no_row_under_a_pointer(look: Look, stack
         await expect(page.get_by_text("Nothing runs longer than a moment.")).to_be_visible()
         await row.hover()
         before = await row.bounding_box()
-        running = [tasks.create_task(stack.call("database", "query_database", {"query": SLOW})) for _ in range(3)]
+        slow = {"query": SLOW, "timeout_ms": 60_000}
+        running = [tasks.create_task(stack.call("database", "query_database", slow)) for _ in range(3)]
         await until_running(stack.database, 3)
         await expect(page.locator("#live")).to_have_text("Held")
         assert await row.bounding_box() == before
@@ -181,11 +184,13 @@ async def test_what_begins_to_run_moves_no_row_under_a_pointer(look: Look, stack
 
 @pytest.mark.debian("chromium")
 async def test_a_running_call_under_a_pointer_keeps_its_place_although_another_ends(look: Look, stack: Stack) -> None:
+    slow = {"query": SLOW, "timeout_ms": 60_000}
     async with look("#/calls") as seen, asyncio.TaskGroup() as tasks:
         page = seen.page
-        calls = [tasks.create_task(stack.call("database", "query_database", {"query": SLOW})) for _ in range(2)]
-        rows = page.locator(".running-call")
-        await expect(rows.locator("button")).to_have_count(2)
+        calls, rows = list[asyncio.Task[httpx.Response]](), page.locator(".running-call")
+        for number in (1, 2):
+            calls.append(tasks.create_task(stack.call("database", "query_database", slow)))
+            await expect(rows.locator("button")).to_have_count(number)
         await rows.last.locator("button").hover()
         before, age = await rows.last.bounding_box(), await rows.last.locator(".running-age").inner_text()
         calls[0].cancel()
@@ -202,7 +207,7 @@ async def test_a_running_call_under_a_pointer_keeps_its_place_although_another_e
 
 @pytest.mark.debian("chromium")
 async def test_rows_stand_still_under_a_finger(look: Look, stack: Stack) -> None:
-    await stack.call("kafka", "list_topics", {})
+    answer = await stack.call("kafka", "list_topics", {})
     press = """async kind => {
         const { stream } = await import("./console/events.js");
         const body = document.querySelector(".feed tbody");
@@ -216,6 +221,7 @@ async def test_rows_stand_still_under_a_finger(look: Look, stack: Stack) -> None
     async with look("#/calls", width=390, height=844) as seen:
         page = seen.page
         first = page.locator(".feed tbody tr").first
+        await expect(first).to_contain_text(answer.headers["x-request-id"][-8:])
         key = await first.get_attribute("data-key")
         assert await page.evaluate(press, "pointerdown") == key
         assert await page.evaluate(press, "pointerup") == key, "the click has yet to come"

@@ -36,6 +36,7 @@ MODERN, LEGACY = "2026-07-28", "2025-11-25"
 BUCKET, TOPIC, TICKET = "revocation-bucket", "revocation", "db://tickets/1"
 SLOW_CALLS = 6
 """How many of what is held runs a statement of `query_database`."""
+QUERY: JsonObject = {"query": SLOW, "timeout_ms": 60_000}
 _PATIENT = {
     "DATABASE_READER_POOL_SIZE": str(SLOW_CALLS),
     "DATABASE_POOL_WAIT": "30",
@@ -43,7 +44,7 @@ _PATIENT = {
 }
 LARGE = 24 * 1024 * 1024
 """Bytes of an object: more than all sockets and buffers between it and its reader take."""
-ENDS_WITHIN = 15.0
+ENDS_WITHIN = 20.0
 """Seconds, on a machine that is busy with other tests; the promise is two."""
 
 
@@ -147,7 +148,7 @@ async def watching(rig: Rig, served: Served, token: str, begun: asyncio.Event) -
 
 async def calling_over_websocket(rig: Rig, served: Served, token: str, begun: asyncio.Event) -> object:
     async with websocket(served, MODERN, "/mcp/ws", additional_headers=bearer(token)) as messages:
-        await messages.send(request(MODERN, "tools/call", {"name": "query_database", "arguments": {"query": SLOW}}))
+        await messages.send(request(MODERN, "tools/call", {"name": "query_database", "arguments": QUERY}))
         return await closing(messages.socket, begun)
 
 
@@ -162,11 +163,11 @@ async def closing(socket: Any, begun: asyncio.Event) -> int:
 
 async def call(rig: Rig, served: Served, token: str, begun: asyncio.Event) -> object:
     path = "/mcp/database/tools/query_database"
-    return await answered(served, token, begun, path, {"query": SLOW}, {})
+    return await answered(served, token, begun, path, QUERY, {})
 
 
 async def plain_call(rig: Rig, served: Served, token: str, begun: asyncio.Event, **more: Any) -> object:
-    params = {"name": "query_database", "arguments": {"query": SLOW}, **more}
+    params = {"name": "query_database", "arguments": QUERY, **more}
     message = request(MODERN, "tools/call", params)
     return await answered(served, token, begun, "/mcp", message, headers(MODERN, message))
 
@@ -187,7 +188,7 @@ async def answered(
 
 async def events_of_a_call(rig: Rig, served: Served, token: str, begun: asyncio.Event) -> object:
     """An answer that may be told in events how far it is."""
-    params: JsonObject = {"name": "query_database", "arguments": {"query": SLOW}}
+    params: JsonObject = {"name": "query_database", "arguments": QUERY}
     message = request(MODERN, "tools/call", params, progressToken=1)
     async with patient(served) as http:
         asking = http.stream("POST", "/mcp", json=message, headers={**headers(MODERN, message), **bearer(token)})
@@ -205,7 +206,7 @@ def of_problem(message: dict[str, Any]) -> int:
 async def batch(rig: Rig, served: Served, token: str, begun: asyncio.Event) -> object:
     """Its first call has ended, its second one runs, its third never begins."""
     search = {"server": "database", "tool": "search_knowledge_base", "arguments": {"search_term": "parcel"}}
-    slow = {"server": "database", "tool": "query_database", "arguments": {"query": SLOW}}
+    slow = {"server": "database", "tool": "query_database", "arguments": QUERY}
     body = {"calls": [search, slow, search], "mode": "sequential"}
     async with patient(served) as http:
         asking = asyncio.ensure_future(http.post("/mcp/batch", json=body, headers=bearer(token)))
@@ -265,7 +266,7 @@ async def test_all_that_a_key_holds_in_two_processes_ends_when_it_is_revoked(rig
 
 
 async def test_what_a_key_holds_in_two_processes_ends_when_it_expires(rig: Rig) -> None:
-    token, key = mint(frozenset({"agent"}), expires_at=time.time() + 12)
+    token, key = mint(frozenset({"agent"}), expires_at=time.time() + 20)
     await rig.keys.add(key)
 
     async def expire() -> None:
@@ -365,7 +366,15 @@ async def goes_on(
 ) -> None:
     """See that a key that was seen goes on while the store says nothing, that others wait, and all is well again."""
     away, stranger = (503, "identity_unavailable"), mint(frozenset({"agent"}))[0]
-    assert [(await outcome(served, known))[0] for served in gateways] == [200, 200]
+
+    async def settled(served: Served, token: str) -> int:
+        # To a busy machine its store may seem away for a moment.
+        while (found := await outcome(served, token)) == away:
+            pass
+        return found[0]
+
+    async with asyncio.timeout(ENDS_WITHIN):
+        assert [await settled(served, known) for served in gateways] == [200, 200]
     with pause():
         async with asyncio.timeout(ENDS_WITHIN):
             for served in gateways:
@@ -376,9 +385,7 @@ async def goes_on(
                 assert (await outcome(served, stranger)) == away, "it may be a good one, for all we know"
     async with asyncio.timeout(ENDS_WITHIN):
         for served in gateways:
-            while (await outcome(served, unseen)) == away:
-                pass
-            assert [(await outcome(served, each))[0] for each in (unseen, stranger, known)] == [200, 401, 200]
+            assert [await settled(served, each) for each in (unseen, stranger, known)] == [200, 401, 200]
 
 
 async def test_keys_go_on_in_two_processes_whose_store_swallows_all_that_it_is_asked(

@@ -153,7 +153,7 @@ async def test_javas_own_client_is_answered(gateway: Served) -> None:
     java = await asyncio.create_subprocess_exec(
         "java", str(program), f"{gateway.url}/mcp/slow/tools/get_time", stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(STARTS_WITHIN * 2):
+    async with asyncio.timeout(STARTS_WITHIN):
         printed, _ = await java.communicate()
     lines = printed.decode().splitlines()
     assert [line.split(" ", 2)[:2] for line in lines] == [["HTTP_1_1", "200"]] * 2

@@ -25,7 +25,7 @@ from app.services.postgres.versions import versions
 from app.settings import Settings
 from tests.faces.raw import client_of, request, websocket
 from tests.fixtures.gateway import FACES, Served, caller, serve
-from tests.fixtures.postgres import TestDatabase, cluster_directory, settings_for
+from tests.fixtures.postgres import TestDatabase, cluster_directory, gone, processes_of, settings_for
 from tests.mcp_servers.statements import SLOW, until_running, until_waiting
 
 TOOLS = DatabaseMCPServer.tools
@@ -68,16 +68,13 @@ async def serving(cluster: Cluster, **settings: object) -> AsyncGenerator[Served
         yield served
 
 
-def processes_of(server: LocalPostgres) -> list[psutil.Process]:
-    postmaster = psutil.Process(server.process.pid)
-    return [postmaster, *postmaster.children(recursive=True)]
-
-
-def kill(server: LocalPostgres) -> None:
+async def kill(server: LocalPostgres) -> None:
     """End a server and all that works for it at once, as a failing machine does."""
-    for process in processes_of(server):
+    processes = processes_of(server)
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    await gone(processes)
 
 
 @contextmanager
@@ -118,7 +115,7 @@ async def test_a_database_that_is_killed_answers_503_and_comes_back_without_a_re
                         waiting = http.post(f"/mcp/database/tools/{tool}", json=CALLS[tool])
                         calls.append(asyncio.create_task(waiting))
                     await until_running(cluster.database, 4)
-                    kill(server)
+                    await kill(server)
                     async with asyncio.timeout(ANSWERED_WITHIN):
                         answers = [answer.json() for answer in await asyncio.gather(*calls)]
                         over_websocket = (await messages.receive())["result"]
@@ -145,7 +142,7 @@ async def test_a_database_that_is_killed_in_the_middle_of_each_tool_is_told(clus
             await administrator.execute(f"BEGIN; LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             calls = {tool: asyncio.create_task(call("database", tool, arguments)) for tool, arguments in CALLS.items()}
             await until_waiting(cluster.database, len(calls))
-            kill(server)
+            await kill(server)
             async with asyncio.timeout(ANSWERED_WITHIN):
                 answers = {tool: await answer for tool, answer in calls.items()}
         for tool, answer in answers.items():
@@ -212,7 +209,7 @@ async def test_a_watch_outlives_the_database(cluster: Cluster) -> None:
             uri = f"db://tickets/{ticket}"
             answer = await messages.ask(request("2025-11-25", "resources/subscribe", {"uri": uri}))
             assert answer["result"] == {}
-            kill(server)
+            await kill(server)
         async with cluster.running():
             # Something may have been missed, so the return itself is told.
             assert (await messages.receive())["params"]["uri"] == uri

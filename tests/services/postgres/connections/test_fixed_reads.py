@@ -34,7 +34,7 @@ async def pool(database: TestDatabase) -> AsyncGenerator[FixedReads]:
 
 
 async def _until_running(database: TestDatabase, query: str, count: int) -> None:
-    async with asyncio.timeout(10), database.connect() as connection:
+    async with asyncio.timeout(30), database.connect() as connection:
         while await _running(connection, query) != count:
             await asyncio.wait([asyncio.ensure_future(connection.fetchval("SELECT 1"))])
 
@@ -63,7 +63,7 @@ async def test_a_caller_who_gives_up_leaves_the_connection_to_the_next(
     for task in slow:
         task.cancel()
     await asyncio.wait(slow)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await waiting
     await _until_running(database, SLOW, 0)
 
@@ -73,15 +73,16 @@ async def test_a_statement_ends_whose_cancellation_postgresql_overlooks(
 ) -> None:
     """The signal comes before the backend has read the statement, so it ends nothing, and the statement starts."""
     backend = await pool.fetch_value(WHO, [])
-    with pytest.raises(TimeoutError):
-        # It is prepared, so that the next time one message brings it.
-        async with asyncio.timeout(0.2):
-            await pool.fetch_value(SLOW, [])
+    # It is prepared, so that the next time one message brings it.
+    slow = asyncio.ensure_future(pool.fetch_value(SLOW, []))
+    await _until_running(database, SLOW, 1)
+    slow.cancel()
+    await asyncio.wait([slow])
     await _until_running(database, SLOW, 0)
     assert await pool.fetch_value(WHO, []) == backend
     os.kill(backend, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await pool.fetch_value(SLOW, [])
@@ -99,7 +100,7 @@ async def test_a_caller_who_gives_up_in_the_line_takes_no_turn(pool: FixedReads,
     await asyncio.wait([impatient], timeout=0.01)
     impatient.cancel()
     slow[0].cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await patient
     slow[1].cancel()
     await asyncio.wait(slow)
@@ -153,7 +154,7 @@ async def busy(database: TestDatabase) -> AsyncGenerator[FixedReads]:
 
 
 async def test_who_waits_too_long_for_a_turn_is_told_to_come_back(busy: FixedReads) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for _ in range(2):
             with pytest.raises(TooManyRequests, match="busy"):
                 await busy.fetch_value(WHO, [])

@@ -144,12 +144,12 @@ async def _drive(
     connections: int = CONNECTIONS,
 ) -> Sample:
     loop = asyncio.get_running_loop()
-    until = time.perf_counter() + seconds
     latencies: list[float] = []
     failures = 0
     finished = [loop.create_future() for _ in range(connections)]
     # Made before, as wrk's are: the driver takes of the processors that the server is measured on.
     requests = itertools.cycle([encode(random.randrange(1_000_000)) for _ in range(_DIFFERENT)])
+    until = time.perf_counter() + seconds
 
     class Client(asyncio.Protocol):
         def __init__(self, number: int) -> None:

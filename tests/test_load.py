@@ -28,7 +28,7 @@ from tests.fixtures.gateway import Served, serve
 
 TIME = "/mcp/clock/tools/get_time"
 MODERN = "2026-07-28"
-SECONDS = 0.2
+SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from tests.fixtures.gateway import FACES, Served, caller, serve
 from tests.fixtures.postgres import TestDatabase, cluster_directory, gone, processes_of, settings_for
 from tests.mcp_servers.statements import SLOW, until_running, until_waiting
 
+pytestmark = pytest.mark.usefixtures("patience")
 TOOLS = DatabaseMCPServer.tools
 CALLS = {name: tool.example or {} for name, tool in TOOLS.items()}
 ANSWERED_WITHIN = 25.0

@@ -19,7 +19,7 @@ from tests.fixtures.gateway import Served, serve
 from tests.fixtures.pgbouncer import run_pgbouncer
 from tests.fixtures.postgres import TestDatabase, settings_for
 
-pytestmark = pytest.mark.debian("pgbouncer")
+pytestmark = [pytest.mark.debian("pgbouncer"), pytest.mark.usefixtures("patience")]
 
 CALLS = {name: tool.example or {} for name, tool in DatabaseMCPServer.tools.items()}
 AT_A_TIME = 60

@@ -20,6 +20,7 @@ from tests.fixtures.postgres import TestDatabase
 from tests.services.postgres.knowledge.test_meaning import add_toys, connected, eventually
 from tests.test_cli import invoke
 
+pytestmark = pytest.mark.usefixtures("patience")
 MODEL = "acme/Embed-1"
 
 

@@ -15,6 +15,7 @@ from tests.faces.raw import WITHIN, client_of, event_stream, request, websocket
 from tests.fixtures.gateway import FACES, Served, mcp_client, serve
 from tests.fixtures.postgres import TestDatabase
 
+pytestmark = pytest.mark.usefixtures("patience")
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 CUSTOMER = "12345"
 

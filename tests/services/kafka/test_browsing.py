@@ -161,22 +161,23 @@ async def test_who_waits_for_one_partition_is_not_kept_awake_by_others(
 async def test_many_who_wait_share_one_tail(kafka: KafkaService, topic: str) -> None:
     waiting = [asyncio.create_task(browse(kafka, topic, timeout_ms=20_000)) for _ in range(30)]
     tails = kafka.tails
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         while not len(tails):
             await asyncio.wait(waiting, timeout=0.02)
     assert len(tails) == 1
     await kafka.publish(topic, "to all")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         pages = await asyncio.gather(*waiting)
     assert all(values(page) == ["to all"] for page in pages)
     assert len(tails) == 0
 
 
 async def test_browsing_leaves_no_group_behind(kafka: KafkaService, numbered: str) -> None:
-    before = (await kafka.groups.find()).groups
+    # Those of other tests may be left by their last member, and end, meanwhile.
+    before = {group.group_id for group in (await kafka.groups.find()).groups}
     page = await browse(kafka, numbered)
     await browse(kafka, numbered, cursor=page.next_cursor, timeout_ms=300)
-    assert (await kafka.groups.find()).groups == before
+    assert {group.group_id for group in (await kafka.groups.find()).groups} <= before
 
 
 async def test_a_single_partition_is_browsed_by_its_own_cursor(kafka: KafkaService, wide_topic: str) -> None:

@@ -79,7 +79,7 @@ async def test_who_acknowledges_sees_nothing_twice(kafka: KafkaService, wide_top
 async def test_a_lease_keeps_messages_from_others_until_it_ends(
     kafka: KafkaService, numbered: str, group_id: str
 ) -> None:
-    first = await work(kafka, numbered, group_id, max_messages=5, lease_ms=2_000)
+    first = await work(kafka, numbered, group_id, max_messages=5, lease_ms=4_000)
     assert values(first) == list(range(5))
     meanwhile = await work(kafka, numbered, group_id, timeout_ms=300)
     assert (meanwhile.messages, meanwhile.ack, meanwhile.reached_end) == ([], None, False)

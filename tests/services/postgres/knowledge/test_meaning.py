@@ -273,6 +273,7 @@ async def test_a_question_whose_vector_does_not_come_is_answered_by_words_in_tim
         results = await tiny.search.search("kite")
     assert (results.mode, slugs(results)) == ("lexical", ["kites"])
     await eventually(lambda: _is(lambda: "0.05 s" in str(tiny.meaning.objection)))
+    tiny.embedder.question_timeout = WITHIN
     tiny.embedder.may_answer.set()
     assert (await tiny.search.search("kite")).mode == "semantic"
     await eventually(lambda: _is(lambda: tiny.meaning.out_of_order is None))
@@ -282,7 +283,7 @@ async def test_a_question_whose_vector_does_not_come_is_answered_by_words_in_tim
 async def test_questions_that_alone_get_no_vector_change_nothing_for_others(tiny: Searching, trouble: str) -> None:
     await add_toys(tiny.database)
     await tiny.fill()
-    tiny.embedder.question_timeout = 0.05
+    tiny.embedder.question_timeout = 0.3
     for number in range(5):
         assert (await tiny.search.search(f"kite {trouble} {number}")).mode == "lexical"
         looking = tiny.meaning._looking
@@ -509,7 +510,7 @@ async def test_a_gateway_finds_an_article_by_meaning_soon_after_its_commit(datab
 
         await eventually(lambda: finds("dragon", "kites"))
         await eventually(lambda: _is(lambda: each.meaning.objection is None))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(12):  # less than until the next look without a notice
             await add_article(database, "new", "Get a refund", "Ask us.")
             await eventually(lambda: finds("reimbursement", "new"))
 

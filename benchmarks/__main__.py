@@ -27,7 +27,7 @@ from app.services.embeddings.embedder import TextEmbedder, create_embedder
 from app.services.embeddings.installed import objection_to
 from app.services.embeddings.settings import EmbeddingSettings
 from app.services.postgres.desk.support import CUSTOMER_CONTEXT
-from benchmarks.apps import APPS, KEY, TURN_ACCOUNT
+from benchmarks.apps import APPS, BARE, KEY, TURN_ACCOUNT
 from benchmarks.data import CUSTOMERS, load_articles, load_desk
 from benchmarks.load import CONNECTIONS, JSON_HEADERS, Request, Sample, http_load, websocket_load
 from benchmarks.report import Report, described_machine
@@ -253,7 +253,8 @@ def _trivial_cases(servers: Mapping[str, Server], scratch: Path) -> dict[str, Me
     headers = {**_MCP_HEADERS, "mcp-name": "echo"}
     key = {**JSON_HEADERS, "authorization": f"Bearer {KEY}"}
     return {
-        "a constant ASGI app": servers["constant"].post("/", _rest_body, scratch),
+        "a constant ASGI app, bare uvicorn": servers[BARE].post("/", _rest_body, scratch),
+        "a constant ASGI app, our serving": servers["constant"].post("/", _rest_body, scratch),
         _TRIVIAL: servers["trivial"].post(echo, _rest_body, scratch),
         "trivial tool, MCP 2026-07-28": servers["trivial"].post(endpoint, _echo_body, scratch, headers),
         "trivial tool, WebSocket": servers["trivial"].send(f"{endpoint}/ws", _echo_body),
@@ -285,7 +286,7 @@ async def main() -> None:
         await _report_search(report, server)
 
         servers: dict[str, Server] = {}
-        for app in APPS:
+        for app in (BARE, *APPS):
             given = environment if app == "product" else {}
             servers[app] = Server(*await stack.enter_async_context(_gateway(app, given, scratch)))
         _progress("fetching the MCP Toolbox (once)")

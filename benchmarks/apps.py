@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
 
+import uvicorn
 import uvloop
 from fastapi import FastAPI
 from pydantic import Field
@@ -75,7 +76,7 @@ async def _constant(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def constant_app() -> FastAPI:
-    """Return an application that reads nothing and answers a constant, under the same uvicorn."""
+    """Return an application that reads nothing and answers a constant."""
 
     class Constant(FastAPI):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,6 +110,8 @@ def guarded_app() -> FastAPI:
     return create_app([TrivialMCPServer], guard=Guard(policy), identity=identity)
 
 
+BARE = "bare"
+"""The constant application under uvicorn as it comes."""
 APPS = {
     "constant": constant_app,
     "trivial": lambda: create_app([TrivialMCPServer]),
@@ -138,6 +141,14 @@ class _Account:
             sink.calls_ended(calls)
 
 
+async def _serve_bare(settings: Settings) -> None:
+    """Serve the constant application by uvicorn alone, as anybody would: with nothing of ours around it."""
+    bare = uvicorn.Config(
+        _constant, port=settings.port, loop="none", http="httptools", ws="none", lifespan="off", access_log=False
+    )
+    await uvicorn.Server(bare).serve()
+
+
 async def _serve(app: FastAPI, settings: Settings) -> None:
     gateway = app.state.gateway
     account = _Account(gateway._sinks)
@@ -152,7 +163,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = Settings(port=int(port))
     set_up_logging(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(APPS[name](), settings))
+        runner.run(_serve_bare(settings) if name == BARE else _serve(APPS[name](), settings))
 
 
 if __name__ == "__main__":

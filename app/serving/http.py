@@ -23,6 +23,7 @@ from app.faces.http import Exchange, send_problem
 from app.main import GatewayApp
 from app.servers.calls import new_request_id
 from app.serving.connections import Awaited, Connection, Connections, Wait
+from app.serving.heads import END_OF_HEAD, RepeatedHead
 
 _log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 * 1024
@@ -32,8 +33,8 @@ MAX_PIPELINED = 16
 
 _PIECE = 16 * 1024
 """Bytes that the parser gets at a time, since it tells nothing of what it has not read to an end."""
-_END_OF_HEAD = b"\r\n\r\n"
-"""Each request has one, so that a piece that ends with the first of them holds one request at most."""
+_REMEMBERS_EVERY = 16
+"""Of so many requests whose heads are not those before, one is remembered: who never repeats himself pays for few."""
 _SHORTEST_REQUEST = len(b"GET /\r\n\r\n")
 _HOP_BY_HOP = frozenset({b"upgrade", b"http2-settings"})
 
@@ -71,8 +72,44 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+class _LateEvent:
+    """An `asyncio.Event` that is made when somebody waits for it, as for nearly no request anybody does."""
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._event: asyncio.Event | None = None
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    def clear(self) -> None:
+        self._is_set = False
+        if self._event is not None:
+            self._event.clear()
+
+    async def wait(self) -> None:
+        if not self._is_set:
+            if self._event is None:
+                self._event = asyncio.Event()
+            await self._event.wait()
+
+
 class Cycle(RequestResponseCycle, Exchange):
     """A request and its answer, by ASGI's messages or, where nothing stands between, whole."""
+
+    task: "asyncio.Task[None]"
+    """In which it is answered."""
+
+    async def run(self, app: Any, tasks: "set[asyncio.Task[None]]") -> None:
+        """Answer the request. At its end the task is not among others: as a callback that takes longer."""
+        try:
+            await self.run_asgi(app)
+        finally:
+            tasks.discard(self.task)
 
     def take_body(self) -> bytes | None:
         if self.more_body or self.disconnected or self.response_complete or self.waiting_for_100_continue:
@@ -113,6 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
       the body for the next request (uvicorn#2722).
     - Trailers are dropped. Heads, trailers and requests that wait for others are bounded.
     - A refusal is an answer like all others: in its turn, under a request id, as problem+json.
+    - A head that comes again, but for the length of its body, is not parsed again.
     - There is no timer a request: the clock of `Connections` looks at every connection once a second.
 
     Args:
@@ -140,6 +178,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes of the message that is under way which became neither a request nor a body."""
         self._target = _Target(b"", ("", b"", b""))
         """What the latest request asked for."""
+        self._head: RepeatedHead | None = None
+        """That of a request before, if the next may have the same."""
         self._upgrade = ""
         """What the head that was just read would make of the connection, if anything: `websocket` or `ignored`."""
         self._deaf = False
@@ -189,6 +229,11 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether a request has begun whose head is not complete."""
         return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
 
+    @property
+    def _is_between_requests(self) -> bool:
+        """Whether all that has come was a whole request, or more than one, whatever has become of them."""
+        return self.cycle is not None and self.cycle.scope is self.scope and not self.cycle.more_body
+
     def hang_up(self) -> bool:
         """Drop what comes from now on; tell whether the caller may still be sending."""
         sends = self._deaf or self._in_head or (self.cycle is not None and self.cycle.more_body)
@@ -206,13 +251,45 @@ class HttpProtocol(HttpToolsProtocol):
             self._unread = self._unread[self._read :] + data
             self._read = 0
             self._weigh()
+        elif not self.pipeline and self._repeats(data):
+            pass
         elif not self.pipeline and (
-            len(data) <= _SHORTEST_REQUEST * MAX_PIPELINED or (len(data) <= _PIECE and data.count(_END_OF_HEAD) < 2)
+            len(data) <= _SHORTEST_REQUEST * MAX_PIPELINED or (len(data) <= _PIECE and data.count(END_OF_HEAD) < 2)
         ):
+            between, begun = self._is_between_requests, self._begun
             self._feed(data)
+            if between and self._begun > begun:
+                self._remember_head(data)
         else:
             self._unread, self._read = data, 0
             self._feed_unread()
+
+    def _repeats(self, data: bytes) -> bool:
+        """Begin the one request that was received, if its head is the one that we remember; tell whether it is.
+
+        The parser, which is between two requests then, learns nothing of it.
+        """
+        head = self._head
+        if head is None or not (self._is_between_requests and self.cycle.response_complete):
+            return False
+        if (request := head.request_in(data)) is None:
+            return False
+        self.scope, body = cast("Any", request[0]), request[1]
+        self.scope["state"] = self.app_state.copy()
+        self.headers, self.expect_100_continue = _NOWHERE, False
+        self._begun += 1
+        self.cycle = self._running = self._cycle(cast("Any", self.scope), keep_alive=True, access_log=self.access_log)
+        self.cycle.body += body
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        self._start_asgi_task(self.cycle, cast("Any", self.app))
+        return True
+
+    def _remember_head(self, data: bytes) -> None:
+        """Remember the head of the request that was received, if it is one, and whole."""
+        cycle = self.cycle
+        if self._begun % _REMEMBERS_EVERY == 2 and cycle.keep_alive and cycle.scope is self.scope:
+            self._head = None if cycle.more_body else RepeatedHead.of(data, cycle.scope)
 
     def _feed_unread(self) -> None:
         """Feed one request after the other, as long as there is room for them."""
@@ -222,8 +299,8 @@ class HttpProtocol(HttpToolsProtocol):
                 self._flow.full = True
                 self.flow.pause_reading()
                 break
-            end = data.find(_END_OF_HEAD, start, start + _PIECE)
-            end = end + len(_END_OF_HEAD) if end >= 0 else start + _PIECE
+            end = data.find(END_OF_HEAD, start, start + _PIECE)
+            end = end + len(END_OF_HEAD) if end >= 0 else start + _PIECE
             self._feed(data[start:end])
             start = end
             if self._connection.caller is not self:
@@ -314,6 +391,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        assert isinstance(cycle, Cycle)
+        cycle.task = self.loop.create_task(cycle.run(app, self.tasks))
+        self.tasks.add(cycle.task)
+
     def _cycle(self, scope: dict[str, Any], *, keep_alive: bool, access_log: bool) -> Cycle:
         return Cycle(
             cast("Any", scope),
@@ -323,7 +405,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.access_logger,
             access_log,
             self.server_state.default_headers,
-            asyncio.Event(),
+            cast("asyncio.Event", _LateEvent()),
             self.expect_100_continue,
             keep_alive,
             self.on_response_complete,

@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Any, Literal, TextIO, cast
 
 from app.telemetry.recorder import EndedCall
+from app.unseen import escaped
 
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]{0,256}:)[^\s@]{1,1024}@")
 """Bounded everywhere, so that the time to look for them grows no faster than the text."""
@@ -138,9 +139,11 @@ class TextFormatter(logging.Formatter):
         return hide_passwords("\n".join([prefix + _message(call) for call in calls]))
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record.created)} {record.levelname:<7} {record.name} {record.getMessage()}"
+        # Others' words can't begin a line that looks like an event of ours.
+        message = escaped(record.getMessage()).replace("\n", "\\n")
+        line = f"{_time(record.created)} {record.levelname:<7} {record.name} {message}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + _EVENT.sub("\n  ", escaped(self.formatException(record.exc_info)))
         return hide_passwords(line)
 
 
@@ -163,7 +166,7 @@ class JsonFormatter(logging.Formatter):
             event.update({**fields, "ms": round(cast("float", fields["ms"]), 1)})
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        return hide_passwords(json.dumps(event, default=str, ensure_ascii=False))
+        return hide_passwords(escaped(json.dumps(event, default=str, ensure_ascii=False)))
 
 
 class BackgroundHandler(logging.Handler):

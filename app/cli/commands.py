@@ -15,6 +15,7 @@ import click
 from dotenv import dotenv_values
 
 from app.env_files import from_file
+from app.unseen import escaped
 from app.version import VERSION
 
 _PROJECT = Path(__file__).parents[2]
@@ -62,6 +63,13 @@ class _Commands(click.Group):
         if _ENV_FILE not in command.params:
             command.params.append(_ENV_FILE)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = escaped(error.message)  # pyright: ignore[reportAttributeAccessIssue] - it has no other way in
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import click
 
-from app.cli.running import LOCAL_STACK, asks_for_keys, gateway_address, policy_file, read_settings, written_policy
+from app.cli.running import (
+    LOCAL_STACK,
+    asks_for_keys,
+    gateway_address,
+    policy_file,
+    read_settings,
+    say,
+    written_policy,
+)
 from app.client_configs import KEY_PLACEHOLDER, LaunchedByClients, client_configs, own_command
 from app.settings import Settings
 
@@ -36,7 +44,7 @@ def config(context: click.Context, client: str, url: str | None) -> None:
     launched = LaunchedByClients(own_command(), found, policy_file(settings), asks_for_key=asks and not has_role)
     known = client_configs(address, launched, asks_for_key=asks)
     chosen = next(config for config in known if config.client == client)
-    click.echo(f"For {chosen.title}: {chosen.place}", err=True)
+    say(f"For {chosen.title}: {chosen.place}", err=True)
     if KEY_PLACEHOLDER in chosen.text:
-        click.echo(f"Put a key in place of {KEY_PLACEHOLDER}: `switchboard keys create` makes one.", err=True)
-    click.echo(chosen.text)
+        say(f"Put a key in place of {KEY_PLACEHOLDER}: `switchboard keys create` makes one.", err=True)
+    say(chosen.text)

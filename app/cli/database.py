@@ -2,7 +2,7 @@
 
 import click
 
-from app.cli.running import read_settings, run
+from app.cli.running import read_settings, run, say
 from app.errors import BackendNotConfigured
 from app.services.postgres.connections.settings import PostgresSettings
 from app.services.postgres.migrations import downgrade
@@ -48,7 +48,7 @@ def migrate(
     async def upgrade() -> None:
         url = settings.administration_url
         if going_back:
-            click.echo(f"The database is at version {await downgrade(url, revision)} again.")
+            say(f"The database is at version {await downgrade(url, revision)} again.")
             return
         version = await migrate_database(url, revision)
         if reader_password:
@@ -60,14 +60,14 @@ def migrate(
                 change_password=change_reader_password,
             )
             for warning in login.warnings:
-                click.echo(f"Warning: {warning}", err=True)
+                say(f"Warning: {warning}", err=True)
         elif settings.queries and settings.reader_url is None and version == newest_version():
             try:
                 await make_derived_login(settings)
-                click.echo(f"query_database reads with a login of its own, {reader_login_name(settings)}.")
+                say(f"query_database reads with a login of its own, {reader_login_name(settings)}.")
             except BackendNotConfigured as error:
-                click.echo(f"Warning: {error}", err=True)
+                say(f"Warning: {error}", err=True)
         is_newest = version == newest_version()
-        click.echo("The database is up to date." if is_newest else f"The database is at version {version}.")
+        say("The database is up to date." if is_newest else f"The database is at version {version}.")
 
     run(upgrade)

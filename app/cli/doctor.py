@@ -20,6 +20,7 @@ from app.cli.running import (
     read_guard,
     read_settings,
     run,
+    say,
 )
 from app.findings import Finding, checked, counted
 from app.gateway import Gateway
@@ -47,7 +48,7 @@ def doctor(context: click.Context) -> None:
     async def examine() -> None:
         async for subject, finding in _findings(context.meta.get("env_file")):
             mark = click.style(f"{finding.state:<8}", fg=_COLOURS[finding.state])
-            click.echo(f"{mark} {subject:<9} {finding.text}")
+            say(f" {subject:<9} {finding.text}", lead=mark)
             if finding.state == "broken":
                 broken.append(finding)
 

@@ -5,7 +5,7 @@ import time
 
 import click
 
-from app.cli.running import UnusableSettings, read_settings, run
+from app.cli.running import UnusableSettings, read_settings, run, say
 from app.errors import BackendNotConfigured, EmbeddingUnavailable
 from app.services.embeddings.embedder import create_embedder
 from app.services.embeddings.installed import LOCAL_MODELS
@@ -43,7 +43,7 @@ def embed(forget: str | None) -> None:
             if forget is not None:
                 name = LOCAL_MODELS[forget].name if forget in LOCAL_MODELS else forget
                 had = await VectorStore(name, 0).forget(connection)
-                click.echo(f"The vectors of {forget} are gone." if had else f"There are no vectors of {forget}.")
+                say(f"The vectors of {forget} are gone." if had else f"There are no vectors of {forget}.")
                 return
             assert embedder is not None
             await embedder.start()
@@ -53,14 +53,14 @@ def embed(forget: str | None) -> None:
                 nonlocal told
                 if time.monotonic() - told >= _TELL_EVERY and filling.left:
                     told = time.monotonic()
-                    click.echo(f"{filling.articles - filling.left} of {filling.articles} articles")
+                    say(f"{filling.articles - filling.left} of {filling.articles} articles")
 
             filling = await fill(connection, embedder, tell)
-            click.echo(f"The vectors of {embedder.name} are complete: {filling.articles - filling.failed} articles.")
+            say(f"The vectors of {embedder.name} are complete: {filling.articles - filling.failed} articles.")
             if filling.failed:
-                click.echo(f"Warning: {filling.failed} can't be embedded, and are found by words alone.", err=True)
+                say(f"Warning: {filling.failed} can't be embedded, and are found by words alone.", err=True)
         except (EmbeddingUnavailable, BackendNotConfigured) as error:
-            click.echo(f"Error: {error.detail}", err=True)
+            say(f"Error: {error.detail}", err=True)
             sys.exit(2)
         finally:
             connection.terminate()

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from app.cli.running import UnusableSettings, read_settings, run, written_policy
+from app.cli.running import UnusableSettings, read_settings, run, say, written_policy
 from app.guard.key_file import as_first_key, read_first_key
 from app.guard.keys import KeyAdministration, KeyStore, StoredKey, mint
 from app.guard.principal import DEVELOPER
@@ -82,7 +82,7 @@ def create(
             raise click.UsageError(
                 "A key in a variable has roles only: --customer, --tenant and --expires want a store."
             )
-        click.echo(f"SWITCHBOARD_TOKEN={token}\nSWITCHBOARD_FIRST_KEY={as_first_key(key)}")
+        say(f"SWITCHBOARD_TOKEN={token}\nSWITCHBOARD_FIRST_KEY={as_first_key(key)}")
         return
     _in_store(lambda store: store.add(key))
     _show(token, key)
@@ -97,7 +97,7 @@ def list_keys() -> None:
         rows += [_row(key, time.time()) for key in await store.all()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     _in_store(print_all)
 
@@ -112,7 +112,7 @@ def revoke(key_id: str) -> None:
         await store.end(key.id, time.time())
 
     _in_store(end)
-    click.echo(f"{_plain(key_id)} is revoked.", err=True)
+    say(f"{_plain(key_id)} is revoked.", err=True)
 
 
 @keys.command
@@ -142,12 +142,12 @@ def rotate(key_id: str, overlap: float | None, expires: float | None) -> None:
 
 
 def _show(token: str, key: StoredKey) -> None:
-    click.echo(token)
+    say(token)
     holds = f"of {', '.join(sorted(key.roles))}"
     holds += "" if key.customer is None else f", bound to the customer {key.customer}"
     holds += "" if key.tenant is None else f", of the tenant {key.tenant}"
     holds += "" if key.expires_at is None else f", until {_date(key.expires_at)}"
-    click.echo(f"Key {key.id} {holds}. It is not shown again: only its hash is kept.", err=True)
+    say(f"Key {key.id} {holds}. It is not shown again: only its hash is kept.", err=True)
 
 
 def _check_roles(roles: tuple[str, ...], customer: str | None) -> None:

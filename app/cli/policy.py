@@ -8,7 +8,7 @@ import click
 from app import explaining
 from app.catalogue import load_servers
 from app.cli.keys import find_key, name_of_somebody, role_names
-from app.cli.running import CONFIG, policy_file, read_guard, read_settings
+from app.cli.running import CONFIG, policy_file, read_guard, read_settings, say
 from app.errors import InvalidArguments, NotFound, Unauthenticated
 from app.gateway import Gateway
 from app.guard.principal import DEVELOPER, Principal
@@ -29,9 +29,9 @@ def check(config: Path | None) -> None:
     gateway = Gateway(kinds, settings, guard=read_guard(settings, kinds))
     path = policy_file(settings)
     if path is None:
-        click.echo("There is no file: developers may do everything, and nobody else anything.")
+        say("There is no file: developers may do everything, and nobody else anything.")
         return
-    click.echo(f"{path} fits.")
+    say(f"{path} fits.")
     assert gateway.guard is not None
     for name, role in gateway.guard.policy.roles.items():
         if name == DEVELOPER and not gateway.guard.policy.has_role(name):
@@ -41,9 +41,9 @@ def check(config: Path | None) -> None:
         offered = gateway.offered_to(Principal(name, frozenset({name}), customer=customer))
         count = f"{len(list(offered.tools()))} tools, {len(list(offered.resources()))} resources"
         bound = f"; bound to a {role.bound}" if role.bound else ""
-        click.echo(f"  {name}: {count}; {role.limit or 'no limit'}{bound}")
+        say(f"  {name}: {count}; {role.limit or 'no limit'}{bound}")
     for line in gateway.guard.policy.doubts:
-        click.echo(f"Warning: {line}", err=True)
+        say(f"Warning: {line}", err=True)
 
 
 @policy.command(short_help="Tell whether a caller may do WHAT, and why.")
@@ -83,11 +83,11 @@ def explain(
     if key is not None and (complaint := key.complaint(time.time())) is not None:
         refusal = Unauthenticated(complaint)
     if refusal is None:
-        click.echo("allowed")
+        say("allowed")
     else:
-        click.echo(f"refused ({refusal.status} {refusal.code}): {refusal.detail}")
+        say(f"refused ({refusal.status} {refusal.code}): {refusal.detail}")
     if key is not None:
         bound = "" if key.customer is None else f", bound to the customer {key.customer}"
-        click.echo(f"  the key {key.id} has {', '.join(sorted(key.roles))}{bound}")
+        say(f"  the key {key.id} has {', '.join(sorted(key.roles))}{bound}")
     for line in found.lines:
-        click.echo(f"  {line}")
+        say(f"  {line}")

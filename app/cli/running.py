@@ -33,6 +33,7 @@ from app.serving.addresses import address_class
 from app.settings import Settings
 from app.signals import stopping_by
 from app.telemetry.recorder import Tracing
+from app.unseen import escaped
 
 _log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -56,6 +57,17 @@ class UnusableSettings(click.ClickException):
     """Variables can't be used as they are. Nothing was opened."""
 
     exit_code = 2
+
+
+def say(text: str, *, lead: str = "", err: bool = False) -> None:
+    """Write to the terminal: what others wrote can't move its cursor, nor say what it doesn't.
+
+    Args:
+        text: a line, or several.
+        lead: what stands in front, of our own, with its colours.
+        err: whether it goes to the standard error.
+    """
+    click.echo(lead + escaped(text), err=err)
 
 
 def read_settings(kind: type[SettingsT], **given: object) -> SettingsT:

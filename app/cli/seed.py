@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import click
 
-from app.cli.running import UnusableSettings, read_settings, run
+from app.cli.running import UnusableSettings, read_settings, run, say
 from app.services.aws.demo.seeding import seed as seed_aws
 from app.services.aws.settings import AwsSettings
 from app.services.kafka.demo import seed as seed_kafka
@@ -64,6 +64,6 @@ def seed(servers: Sequence[str]) -> None:
 
     async def load() -> None:
         for each in seeds:
-            click.echo(await each())
+            say(await each())
 
     run(load)

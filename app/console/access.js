@@ -1,7 +1,7 @@
 // <access-page>: roles, keys made and revoked, and what the policy decides for a caller and a call.
 
 import { ask, asProblem, read } from "./api.js";
-import { badge, button, copyButton, field, h, hWith, notice, plainTable, prose, say } from "./dom.js";
+import { badge, button, copyButton, dotted, field, h, hWith, notice, plainTable, prose, say } from "./dom.js";
 import { outcomeInWords, plural, since, wholeTime } from "./format.js";
 
 export class AccessPage extends HTMLElement {
@@ -53,7 +53,7 @@ export class AccessPage extends HTMLElement {
     const rows = keys.map((key) => [
       h("code", key.id),
       key.roles.join(", "),
-      [key.customer && `customer ${key.customer}`, key.tenant && `tenant ${key.tenant}`].filter(Boolean).join(", "),
+      h("span", ...dotted([key.customer && `customer ${key.customer}`, key.tenant && `tenant ${key.tenant}`])),
       hWith("span", { title: wholeTime(key.created) }, since(key.created)),
       key.ends === null ? "never" : hWith("span", { title: wholeTime(key.ends) }, since(key.ends)),
       badge(key.state === "good", key.state),

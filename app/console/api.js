@@ -1,4 +1,4 @@
-// How the gateway is asked. The types of what it answers are in tests/console/answers.d.ts: no browser needs them.
+// How the gateway is asked. The types of what it answers are in tests/console/types.d.ts: no browser needs them.
 
 export const root = document.documentElement.dataset.root ?? "";
 

@@ -62,21 +62,20 @@ export class CallsPage extends HTMLElement {
   #details = hWith("call-details", { hidden: true });
   /** @type {Record<Column, HTMLInputElement>} */
   #inputs = /** @type {any} */ ({});
-  #onCalls = (/** @type {Event} */ event) => this.#take(/** @type {CustomEvent} */ (event).detail);
-  #onState = () => this.#draw();
+  #shown = new AbortController();
 
   connectedCallback() {
     if (!this.firstChild) this.#build();
-    stream.addEventListener("calls", this.#onCalls);
-    stream.addEventListener("state", this.#onState);
-    addEventListener("still", this.#onState);
+    const { signal } = (this.#shown = new AbortController());
+    const draw = () => this.#draw();
+    stream.addEventListener("calls", (event) => this.#take(/** @type {CustomEvent} */ (event).detail), { signal });
+    stream.addEventListener("state", draw, { signal });
+    addEventListener("still", draw, { signal });
     this.#draw();
   }
 
   disconnectedCallback() {
-    stream.removeEventListener("calls", this.#onCalls);
-    stream.removeEventListener("state", this.#onState);
-    removeEventListener("still", this.#onState);
+    this.#shown.abort();
   }
 
   /** Follow an address: filters, and the call that is opened. @param {URLSearchParams} query */

@@ -3,22 +3,6 @@
 import { hourAndMinute, timeOfDay } from "./format.js";
 import { hWith, say, svg } from "./dom.js";
 
-/**
- * @typedef {object} Line
- * @property {string} name
- * @property {string} kind a class: how it is painted
- * @property {boolean} [filled]
- * @property {(number | null)[]} values
- *
- * @typedef {object} ChartData
- * @property {number} from seconds since 1970
- * @property {number} step seconds
- * @property {Line[]} lines
- * @property {(value: number) => string} format
- * @property {boolean} [logarithmic] where the lines are orders of magnitude apart
- * @property {number} [least] the smallest top of the scale
- */
-
 const HEIGHT = 132;
 const LEFT = 44;
 const RIGHT = 6;

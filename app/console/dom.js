@@ -1,7 +1,11 @@
-// Making and updating elements. Text is always set as text: nothing that comes from elsewhere is read as HTML.
+// Making and updating elements. Text is always set as text: nothing that comes from elsewhere is read as HTML, and what
+// would turn it round or not be seen in it (control characters, overrides of direction, zero widths) stands as an escape.
 
 /** @typedef {Node | string | number | null | undefined | false} Child */
 
+/** Line breaks and tabs are layout; variants of signs, and joiners beside what is not ASCII, are how some scripts are written. */
+const UNSEEN =
+  /(?![\t\n\r\ufe0e\ufe0f]|(?<=[^\0-\x7f])[\u200c\u200d])[\p{Cc}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** @template {string} S @typedef {S extends `${infer K}.${string}` ? K : S} TagOf */
@@ -52,12 +56,15 @@ export function svg(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Attributes that people read. */
+const READ = /^(title|aria-label)$/;
+
 /** Set attributes and listeners of an element. @param {Element} element @param {Record<string, unknown>} properties */
 function assign(element, properties) {
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     else if (value === null || value === undefined || value === false) element.removeAttribute(name);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true ? "" : READ.test(name) ? visible(String(value)) : String(value));
   }
 }
 
@@ -68,8 +75,18 @@ function assign(element, properties) {
  * @param {string} text
  */
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const seen = visible(text);
+  if (element.textContent !== seen) element.textContent = seen;
 }
+
+/** Write what is not seen as JSON, Python and JavaScript do. @param {string} text */
+const visible = (text) =>
+  text.replace(UNSEEN, (sign) =>
+    sign.replace(/[^]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`),
+  );
+
+/** Texts beside each other, each read in its own direction. @param {(string | null | undefined | false)[]} texts */
+export const dotted = (texts) => texts.filter(Boolean).flatMap((text, at) => [at ? " · " : null, h("bdi", text)]);
 
 /**
  * Make a parent's children those of a list, keeping the elements of items that were there: focus and selection stay.
@@ -179,5 +196,5 @@ const shown = (children) =>
   children
     .filter((child) => child !== null && child !== undefined && child !== false)
     .map((child) =>
-      child instanceof Node ? child : typeof child === "object" ? JSON.stringify(child) : String(child),
+      child instanceof Node ? child : visible(typeof child === "object" ? JSON.stringify(child) : String(child)),
     );

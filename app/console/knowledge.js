@@ -1,7 +1,7 @@
 // <knowledge-page>: asks the knowledge base as an agent does, and shows what was found and why.
 
 import { asProblem, callTool, readResource } from "./api.js";
-import { field, h, hWith, notice, say } from "./dom.js";
+import { dotted, field, h, hWith, notice, say } from "./dom.js";
 import { milliseconds, number, plural } from "./format.js";
 
 /** What an answer's `fit` has to be at least to answer the question. */
@@ -113,7 +113,7 @@ function hitCard(hit, best) {
       "details.more",
       { ontoggle: (/** @type {Event} */ event) => void open(/** @type {HTMLDetailsElement} */ (event.target), hit.id) },
       h("summary", "The whole article"),
-      h("p.quiet", [hit.slug, hit.language, ...hit.tags].join(" · ")),
+      h("p.quiet", ...dotted([hit.slug, hit.language, ...hit.tags])),
     ),
   );
 }
@@ -137,7 +137,7 @@ function bar(name, words, part, about) {
 
 /** A text with what stands in **asterisks** marked. @param {string} text */
 function marked(text) {
-  return text.split(/\*\*(.+?)\*\*/).map((part, index) => (index % 2 ? h("mark", part) : part));
+  return text.split(/\*\*(.+?)\*\*/s).map((part, index) => (index % 2 ? h("mark", part) : part));
 }
 
 /** @param {HTMLDetailsElement} details @param {number} id */

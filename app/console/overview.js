@@ -39,23 +39,22 @@ export class OverviewPage extends HTMLElement {
     failing: h("p.quiet.none", "Nothing has failed in the last 15 minutes."),
   };
   #update = () => this.#show();
-  #onState = () => calmly(this.#update);
-  /** Charts keep their place, whatever they show. */
-  #tick = () => stream.snapshot && this.#showCharts(stream.snapshot);
+  #shown = new AbortController();
 
   connectedCallback() {
     if (!this.firstChild) this.#build();
-    stream.addEventListener("snapshot", this.#update);
-    stream.addEventListener("tick", this.#tick);
-    stream.addEventListener("state", this.#onState);
+    const { signal } = (this.#shown = new AbortController());
+    // Charts keep their place, whatever they show.
+    const tick = () => stream.snapshot && this.#showCharts(stream.snapshot);
+    stream.addEventListener("tick", tick, { signal });
+    stream.addEventListener("snapshot", this.#update, { signal });
+    stream.addEventListener("state", () => calmly(this.#update), { signal });
     this.#show();
-    this.#tick();
+    tick();
   }
 
   disconnectedCallback() {
-    stream.removeEventListener("snapshot", this.#update);
-    stream.removeEventListener("tick", this.#tick);
-    stream.removeEventListener("state", this.#onState);
+    this.#shown.abort();
   }
 
   #build() {
@@ -226,8 +225,6 @@ function updateServerCard(card, server) {
     ([tool, why]) => h("li", h("code", tool), " ", why),
   );
 }
-
-/** @typedef {{key: string, entry: {server: string, operation: string}, href: string, value: string, about: string, share: number}} Ranked */
 
 /** @param {Ranked} row */
 function rankingRow(row) {

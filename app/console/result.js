@@ -10,8 +10,6 @@ const MOST_ROWS = 500;
 const MOST_COLUMNS = 40;
 const MOST_CHARACTERS = 200_000;
 
-/** @typedef {{text: string, type: string, ms: number, requestId: string}} Answer */
-
 export class CallResult extends HTMLElement {
   connectedCallback() {
     this.setAttribute("aria-live", "polite");
@@ -22,7 +20,7 @@ export class CallResult extends HTMLElement {
     this.replaceChildren(h("p.quiet", words));
   }
 
-  /** @param {Answer} answer */
+  /** @param {RawAnswer} answer */
   show({ text, type, ms, requestId }) {
     const value = /json/.test(type) ? tried(text) : undefined;
     const found = tables(value);

@@ -1,26 +1,25 @@
 // <running-calls>: what runs at this moment, how long already, and a button that ends it.
 
 import { ask, asProblem } from "./api.js";
-import { h, hWith, keyed, say } from "./dom.js";
+import { dotted, h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { age, wholeTime } from "./format.js";
 
 export class RunningCalls extends HTMLElement {
   #list = h("ul.running");
   #none = h("p.quiet.none");
-  #update = () => this.#show();
-  #tick = () => this.#count();
+  #shown = new AbortController();
 
   connectedCallback() {
     if (!this.firstChild) this.append(this.#list, this.#none);
-    stream.addEventListener("snapshot", this.#update);
-    stream.addEventListener("tick", this.#tick);
+    const { signal } = (this.#shown = new AbortController());
+    stream.addEventListener("snapshot", () => this.#show(), { signal });
+    stream.addEventListener("tick", () => this.#count(), { signal });
     this.#show();
   }
 
   disconnectedCallback() {
-    stream.removeEventListener("snapshot", this.#update);
-    stream.removeEventListener("tick", this.#tick);
+    this.#shown.abort();
   }
 
   #show() {
@@ -48,7 +47,7 @@ function makeRow(call) {
     h(
       "span.running-what",
       hWith("a", { href: `#/calls?call=${encodeURIComponent(call.id)}` }, call.operation),
-      h("span.quiet", [call.server, call.face, call.client, call.principal, call.customer].filter(Boolean).join(" · ")),
+      h("span.quiet", ...dotted([call.server, call.face, call.client, call.principal, call.customer])),
     ),
   );
   updateRow(row, call);

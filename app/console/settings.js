@@ -12,7 +12,7 @@ export class SettingsPage extends HTMLElement {
   #offCard = hWith("section.card", { hidden: true }, h("h2", "What is off or limited, and why"), this.#off);
   #groups = h("div.stack", h("p.quiet.none", "Asking …"));
   #none = hWith("div", { hidden: true }, notice("Nothing is called so", "“Only what is set” may hide it, too."));
-  #update = () => this.#showOff();
+  #shown = new AbortController();
 
   connectedCallback() {
     if (!this.firstChild) {
@@ -26,13 +26,15 @@ export class SettingsPage extends HTMLElement {
         h("div.stack", this.#offCard, this.#groups, this.#none),
       );
     }
-    stream.addEventListener("snapshot", this.#update);
+    stream.addEventListener("snapshot", () => this.#showOff(), {
+      signal: (this.#shown = new AbortController()).signal,
+    });
     this.#showOff();
     void this.#load();
   }
 
   disconnectedCallback() {
-    stream.removeEventListener("snapshot", this.#update);
+    this.#shown.abort();
   }
 
   get search() {

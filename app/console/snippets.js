@@ -6,13 +6,11 @@ import { stream } from "./events.js";
 import { numberAsWritten } from "./json.js";
 import { isSignedIn } from "./session.js";
 
-/** @typedef {{server: string, tool: string, value: Record<string, unknown>}} Made */
-
-const WRITERS = /** @type {Record<string, (made: Made) => string>} */ ({ curl, Python: python, MCP: mcp });
+const WRITERS = /** @type {Record<string, (made: MadeCall) => string>} */ ({ curl, Python: python, MCP: mcp });
 
 export class CallSnippets extends HTMLElement {
   #chosen = "curl";
-  /** @type {Made | null} */
+  /** @type {MadeCall | null} */
   #made = null;
   #text = hWith("pre", { tabindex: "0", "aria-label": "The same call elsewhere" });
   #tabs = Object.keys(WRITERS).map((name) => button(name, () => this.#choose(name), { class: "small" }));
@@ -31,7 +29,7 @@ export class CallSnippets extends HTMLElement {
     this.#choose(this.#chosen);
   }
 
-  /** @param {Made} made */
+  /** @param {MadeCall} made */
   show(made) {
     this.#made = made;
     const write = WRITERS[this.#chosen];
@@ -48,13 +46,13 @@ export class CallSnippets extends HTMLElement {
 
 const base = () => stream.hello?.url ?? location.origin + root;
 
-/** @param {Made} made */
+/** @param {MadeCall} made */
 export function curl({ server, tool, value }) {
   const key = isSignedIn() ? `  -H "authorization: Bearer $SWITCHBOARD_TOKEN" \\\n` : "";
   return `curl -s ${base()}/mcp/${server}/tools/${tool} \\\n${key}  -H 'content-type: application/json' -d ${quoted(JSON.stringify(value))}`;
 }
 
-/** @param {Made} made */
+/** @param {MadeCall} made */
 export function python({ server, tool, value }) {
   const key = isSignedIn() ? `, token=os.environ["SWITCHBOARD_TOKEN"]` : "";
   const lines = [
@@ -75,7 +73,7 @@ export function python({ server, tool, value }) {
   return lines.join("\n");
 }
 
-/** @param {Made} made */
+/** @param {MadeCall} made */
 export function mcp({ server, tool, value }) {
   const message = { jsonrpc: "2.0", id: 1, method: "tools/call", params: { name: tool, arguments: value } };
   return `POST ${base()}/mcp/${server}\naccept: application/json, text/event-stream\ncontent-type: application/json\n\n${JSON.stringify(message, null, 2)}`;

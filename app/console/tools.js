@@ -7,10 +7,8 @@ import { ask, asProblem, read } from "./api.js";
 import { button, h, hWith, keyed, notice, prose, searchInput } from "./dom.js";
 import { NotFilled } from "./schema_form.js";
 
-/** @typedef {{kind: "tool" | "resource" | "prompt", server: string, name: string, words: string, about: any}} Entry */
-
 export class ToolsPage extends HTMLElement {
-  /** @type {Entry[] | null} */
+  /** @type {Offer[] | null} */
   #entries = null;
   /** @type {string[]} */
   #wanted = [];
@@ -68,7 +66,7 @@ export class ToolsPage extends HTMLElement {
   #list() {
     const text = this.#search.value.trim().toLowerCase();
     const shown = (this.#entries ?? []).filter(({ words }) => text.split(/\s+/).every((word) => words.includes(word)));
-    /** @type {Map<string, Entry[]>} */
+    /** @type {Map<string, Offer[]>} */
     const groups = new Map();
     for (const one of shown) {
       const group = `${one.server} ${one.kind}s`;
@@ -128,7 +126,7 @@ export class ToolsPage extends HTMLElement {
   }
 }
 
-/** What there is to choose from, in the words that it has for itself. @param {Entry[]} entries */
+/** What there is to choose from, in the words that it has for itself. @param {Offer[]} entries */
 function offered(entries) {
   const doers = entries.filter(({ kind }) => kind !== "resource");
   const shown = doers.length ? doers : entries;
@@ -140,7 +138,7 @@ function offered(entries) {
   );
 }
 
-/** @param {Entry} entry */
+/** @param {Offer} entry */
 function row(entry) {
   const { kind, about } = entry;
   const [gist = ""] = (about.description ?? "").split(/(?<=[.!?])\s|\n\s*\n/);
@@ -153,17 +151,17 @@ function doing({ read_only: onlyReads, destructive }) {
   return hWith("span", { class: `badge ${onlyReads ? "good" : destructive ? "bad" : "warn"}` }, words);
 }
 
-/** @param {Entry} entry */
+/** @param {Offer} entry */
 const link = ({ kind, server, name }) =>
   hWith("a", { href: `#/tools/${kind}/${server}/${encodeURIComponent(name)}`, title: name }, filledIn(name));
 
-/** @param {Entry["kind"]} kind @param {{server: string, name: string, description?: string}} about @param {string} [title] @returns {Entry} */
+/** @param {Offer["kind"]} kind @param {{server: string, name: string, description?: string}} about @param {string} [title] @returns {Offer} */
 function entry(kind, about, title = "") {
   const words = [kind, about.server, about.name, title, about.description].join(" ").toLowerCase();
   return { kind, server: about.server, name: about.name, words, about };
 }
 
-/** @param {HTMLElement} section @param {[string, Entry[]]} group */
+/** @param {HTMLElement} section @param {[string, Offer[]]} group */
 function updateGroup(section, [, entries]) {
   const list = section.querySelector("ul");
   if (list) {

@@ -1,4 +1,4 @@
-// What the gateway answers the console, for the type checker alone: no browser loads it.
+// What the gateway answers the console, and what its modules hand each other. For the type checker alone: no browser loads it.
 
 interface ServerState {
   id: string;
@@ -184,4 +184,59 @@ interface Connecting {
   websocket_url: string;
   configs: Config[];
   guides: { name: string; title: string }[];
+}
+
+interface ChartLine {
+  name: string;
+  /** A class: how it is painted. */
+  kind: string;
+  filled?: boolean;
+  values: (number | null)[];
+}
+
+interface ChartData {
+  /** Seconds since 1970. */
+  from: number;
+  /** Seconds. */
+  step: number;
+  lines: ChartLine[];
+  format: (value: number) => string;
+  /** Where the lines are orders of magnitude apart. */
+  logarithmic?: boolean;
+  /** The smallest top of the scale. */
+  least?: number;
+}
+
+/** A row of the slowest, or of what fails most. */
+interface Ranked {
+  key: string;
+  entry: { server: string; operation: string };
+  href: string;
+  value: string;
+  about: string;
+  share: number;
+}
+
+/** What can be tried. */
+interface Offer {
+  kind: "tool" | "resource" | "prompt";
+  server: string;
+  name: string;
+  words: string;
+  about: any;
+}
+
+/** What a call answered, as it came. */
+interface RawAnswer {
+  text: string;
+  type: string;
+  ms: number;
+  requestId: string;
+}
+
+/** A call, to be written for another client. */
+interface MadeCall {
+  server: string;
+  tool: string;
+  value: Record<string, unknown>;
 }

@@ -46,6 +46,6 @@ async def test_the_guides_dynamic_tool_is_checked_and_called(call: Call) -> None
 
 
 async def test_the_guides_resource_is_read(gateway: Served) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
         read = await http.get("/mcp/parcel/resources/read", params={"uri": "parcel://PX1"})
     assert read.json()["place"] == "Hamburg"

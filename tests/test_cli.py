@@ -134,7 +134,7 @@ async def stop(process: Process, number: signal.Signals) -> str:
 
 async def answers(port: int) -> None:
     """Wait until a gateway listens."""
-    async with asyncio.timeout(STARTS_WITHIN), httpx.AsyncClient(verify=False) as http:
+    async with asyncio.timeout(STARTS_WITHIN), httpx.AsyncClient(verify=False, timeout=30) as http:
         while True:
             try:
                 await http.get(f"http://127.0.0.1:{port}/health")
@@ -506,7 +506,7 @@ async def test_one_server_is_served_on_its_own_address_until_sigterm(
     }
     async with running(tmp_path, "serve", "--server", "database", **variables) as process:
         await answers(port)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=30) as http:
             assert [server["id"] for server in (await http.get("/mcp")).json()["servers"]] == ["database"]
         async with connect(f"ws://127.0.0.1:{port}") as socket:
             messages = Messages(socket)
@@ -527,7 +527,7 @@ async def test_a_gateway_is_served_with_nothing_configured(tmp_path: Path) -> No
     port = free_port()
     async with running(tmp_path, "serve", "--port", str(port)) as process:
         await answers(port)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=30) as http:
             problem = (await http.post("/mcp/database/tools/get_analytics")).json()
             assert problem["code"] == "backend_not_configured"
             assert "DATABASE_URL" in problem["detail"]
@@ -583,7 +583,7 @@ async def test_all_servers_have_ports_of_their_own_and_one_process(demo_database
     async with running(tmp_path, "serve", "--all-ports", **variables) as process:
         for name, port in ports.items():
             await answers(port)
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False) as http:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", verify=False, timeout=30) as http:
                 assert [server["id"] for server in (await http.get("/mcp")).json()["servers"]] == [name]
         async with connect(f"ws://127.0.0.1:{ports['database']}") as socket:
             arguments: JsonObject = {"name": "get_customer_context", "arguments": {"customer_id": "12345"}}
@@ -718,7 +718,7 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
             # `dev` asks nobody for a key, but what a desktop client launches does.
             assert f'"SWITCHBOARD_CONFIG": "{policy}"' in welcome
             assert '"SWITCHBOARD_TOKEN": "YOUR_KEY"' in welcome
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}", verify=False) as http:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}", verify=False, timeout=30) as http:
                 assert (await http.get("/docs")).status_code == 200
                 # The key is known from the first time: it answers what was stored then.
                 answer = await http.post("/mcp/database/tools/save_interaction", json=told)

@@ -83,7 +83,7 @@ async def query_agent(support_gateway: Served, unused_port: int) -> AsyncGenerat
 
 
 async def test_the_card_is_at_its_well_known_address(query_agent: str) -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         card = (await http.get(f"{query_agent}/.well-known/agent-card.json")).json()
     assert card["name"] == "query-1"
     assert card["supportedInterfaces"][0]["protocolBinding"] == "JSONRPC"
@@ -427,7 +427,7 @@ async def test_what_nobody_foresaw_fails_the_task_and_tells_nothing_of_it(
     ids=lambda value: repr(value)[:20],
 )
 async def test_a_body_that_says_nothing_is_refused_in_words(breaking: str, body: bytes, status: int, code: int) -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         answer = await http.post(f"{breaking}/", content=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert "codec" not in answer.text
@@ -445,7 +445,7 @@ async def test_a_message_needs_an_id_of_its_own(breaking: str, message_id: str) 
 
 
 async def test_pages_of_other_sites_are_refused(query_agent: str) -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         card = f"{query_agent}/.well-known/agent-card.json"
         assert (await http.get(card)).status_code == 200
         assert (await http.get(card, headers={"host": "rebound.example"})).status_code == 403

@@ -120,7 +120,7 @@ async def test_a_server_that_lists_no_prompts_keeps_no_other_from_being_shown(
 @pytest.mark.debian("chromium")
 async def test_what_comes_from_elsewhere_is_shown_as_text(there: Look, served: Served) -> None:
     named = {"user-agent": CLIENT, "x-request-id": "'onmouseover=alert(6)//", "x-conversation-id": HOSTILE}
-    async with httpx.AsyncClient(base_url=served.url, headers=named) as http:
+    async with httpx.AsyncClient(base_url=served.url, headers=named, timeout=30) as http:
         await http.post("/mcp/stage/tools/attack", json={HOSTILE: HOSTILE})
         await http.post(f"/mcp/stage/tools/{HOSTILE}", json={})
         await http.post("/mcp/stage/tools/attack", json={"javascript:alert(7)": HOSTILE})

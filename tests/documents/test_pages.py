@@ -104,7 +104,9 @@ async def test_nginx_as_the_page_sets_it_up_serves_pages_calls_and_websockets(tm
         command = [PROGRAMS["nginx"], "-e", str(directory / "error.log"), "-c", str(config), "-g", "daemon off;"]
         async with (
             child_process(command, log=directory / "log", is_ready=partial(accepts_connections, port)),
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"host": "support.example"}) as http,
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", headers={"host": "support.example"}, timeout=30
+            ) as http,
         ):
             page = (await http.get("/gw/", headers={"accept": "text/html"})).text
             assert 'src="/gw/console/main.js"' in page

@@ -28,7 +28,7 @@ async def gateway(clock: ClockMCPServer) -> AsyncGenerator[Served]:
 
 @pytest.fixture
 async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=gateway.url) as client:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
         yield client
 
 

@@ -29,7 +29,7 @@ async def gateway() -> AsyncGenerator[Served]:
 
 @pytest.fixture
 async def http(gateway: Served) -> AsyncGenerator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=gateway.url) as client:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as client:
         yield client
 
 
@@ -80,7 +80,7 @@ async def test_a_tool_is_called_from_the_documentation(gateway: Served, browser:
 
 async def test_pages_behind_a_prefix_name_their_files_with_it() -> None:
     app = create_app([ClockMCPServer], Settings(root_path="/gw"))
-    async with serve(app) as served, httpx.AsyncClient(base_url=served.url) as http:
+    async with serve(app) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
         for path in PAGES:
             page = (await http.get(path, headers={"accept": "text/html"})).text
             addresses = re.findall(r'(?:src|href|data-root|spec-url)="([^"#][^"]*)"', page)

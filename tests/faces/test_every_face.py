@@ -35,7 +35,7 @@ async def test_bytes_of_the_backend_pass_unchanged(call: Call) -> None:
 
 
 async def test_a_client_may_say_mcp_before_the_servers_name(gateway: Served) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
         assert (await http.post("/mcp/mcp_clock/tools/get_time")).json()["zone"] == "UTC"
 
 
@@ -70,7 +70,7 @@ async def test_a_failure_is_the_same_problem_on_every_face(
 
 
 async def test_schemas_are_the_same_on_every_face(gateway: Served, face: str) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
         listed = (await http.get("/mcp/clock/tools")).json()["tools"]
         openapi = (await http.get("/openapi.json")).json()
     for tool in listed:
@@ -85,7 +85,7 @@ async def test_schemas_are_the_same_on_every_face(gateway: Served, face: str) ->
 
 async def test_all_servers_together_offer_the_same_tools(gateway: Served, face: str) -> None:
     if face == "rest":
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
             names = (await http.get("/mcp")).json()["servers"][0]["tools"]
     else:
         async with mcp_client(gateway, face) as client:

@@ -168,7 +168,7 @@ async def answers(served: Served, server: str, name: str, arguments: JsonObject)
     """Call a tool on every face; return the bytes of each answer. The official client reads no such depth."""
     params: JsonObject = {"name": name, "arguments": arguments}
     found: dict[str, bytes] = {}
-    async with httpx.AsyncClient(base_url=served.url, verify=False) as http:
+    async with httpx.AsyncClient(base_url=served.url, verify=False, timeout=30) as http:
         found["rest"] = (await http.post(f"/mcp/{server}/tools/{name}", json=arguments)).content
         calls = {"calls": [{"server": server, "tool": name, "arguments": arguments}]}
         found["batch"] = (await http.post("/mcp/batch", json=calls)).content
@@ -243,7 +243,7 @@ async def test_a_declared_tool_that_returns_no_number_has_failed(
 @pytest.mark.parametrize("name", SAMPLES)
 async def test_a_declared_resource_that_holds_no_number_is_a_failure(gateway: Served, name: str) -> None:
     uri = f"deep://samples/{name}"
-    async with httpx.AsyncClient(base_url=gateway.url, verify=False) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, verify=False, timeout=30) as http:
         read = await http.get("/mcp/deep/resources/read", params={"uri": uri})
     assert (read.status_code, read.json()["code"]) == (500, "internal_error")
     async with websocket(gateway, "2026-07-28", "/mcp/deep/ws") as connection:
@@ -277,7 +277,7 @@ async def test_a_result_in_the_words_of_the_protocol_is_held_against_the_schema_
 
 
 async def test_a_resource_that_is_no_json_is_a_failure(gateway: Served) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url, verify=False) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, verify=False, timeout=30) as http:
         read = await http.get("/mcp/dial/resources/read", params={"uri": "dial://nan"})
         assert (read.status_code, read.json()["code"]) == (500, "internal_error")
     async with websocket(gateway, "2026-07-28", "/mcp/dial/ws") as connection:

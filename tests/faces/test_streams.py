@@ -107,7 +107,7 @@ async def stalled_download(served: Served) -> AsyncGenerator[None]:
 async def stalled(served: Served, count: int) -> None:
     """Return once so many streams wait for their callers."""
     places = served.app.state.gateway.streams("clock")
-    async with asyncio.timeout(WITHIN), httpx.AsyncClient(base_url=served.url) as http:
+    async with asyncio.timeout(WITHIN), httpx.AsyncClient(base_url=served.url, timeout=30) as http:
         while sum(stream.waiting_since is not None for stream in places) != count:
             await http.get("/health")
 
@@ -246,7 +246,7 @@ async def test_a_stream_gets_on_by_many_bytes_and_not_by_moments(monkeypatch: py
 
 async def test_a_reader_that_stalls_gives_its_place_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with clock_with(stream_idle_timeout=0.1, max_streams=1) as (served, http), stalled_download(served):
+    async with clock_with(stream_idle_timeout=0.5, max_streams=1) as (served, http), stalled_download(served):
         assert await end_of(caplog, http, "play") == ["caller_stalled"]
         assert (await http.post("/mcp/clock/tape", content=b"x")).text == "1"
 

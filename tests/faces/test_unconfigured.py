@@ -49,7 +49,7 @@ async def test_models_are_shown_what_could_work(gateway: Served, face: str) -> N
 
 
 async def test_people_are_told_why(gateway: Served) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
         kafka, clock = (await http.get("/mcp")).json()["servers"]
         assert (kafka["configured"], clock["configured"]) == (False, True)
         assert kafka["tools"] == list(KafkaMCPServer.tools)
@@ -65,7 +65,7 @@ async def test_people_are_told_why(gateway: Served) -> None:
 async def test_each_of_our_servers_says_what_is_missing() -> None:
     async with (
         serve(create_app(settings=Settings(), service_settings=NOTHING)) as served,
-        httpx.AsyncClient(base_url=served.url) as http,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as http,
     ):
         ready = (await http.get("/ready")).json()["servers"]
         missing = {name: state["missing"] for name, state in ready.items()}

@@ -62,7 +62,7 @@ async def two_processes(directory: Path, policy: str, variables: Mapping[str, st
 
 
 async def _is_ready(port: int) -> bool:
-    async with httpx.AsyncClient(verify=False) as http:
+    async with httpx.AsyncClient(verify=False, timeout=30) as http:
         with contextlib.suppress(httpx.TransportError):
             return (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200
     return False

@@ -149,7 +149,7 @@ async def test_a_presigned_address_works_without_credentials(call: Call) -> None
         "aws", "s3_presign_url", {"bucket": DEMO_BUCKET, "key": "customers/12345/contract.md", "expires_in": 60}
     )
 
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=30) as anybody:
         assert "customer 12345" in (await anybody.get(answer["url"])).text
 
 
@@ -463,7 +463,7 @@ async def test_a_download_that_breaks_off_breaks_the_connection() -> None:
     async with (
         scripted_aws(lambda before, line: f"{head}\r\n\r\nhalf") as (settings, _),
         serve(create_app([AWSMCPServer], Settings(), [settings])) as served,
-        httpx.AsyncClient(base_url=served.url) as http,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as http,
     ):
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get("/mcp/aws/s3/bucket/key")
@@ -479,7 +479,7 @@ async def test_headers_of_an_object_come_as_s3_sends_them(written: str) -> None:
     async with (
         scripted_aws(lambda before, line: answer + ("" if line.startswith("HEAD") else "here")) as (settings, _),
         serve(create_app([AWSMCPServer], Settings(), [settings])) as served,
-        httpx.AsyncClient(base_url=served.url) as http,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as http,
     ):
         for method in ("GET", "HEAD"):
             streamed = await http.request(method, "/mcp/aws/s3/bucket/key")
@@ -521,7 +521,7 @@ async def test_a_key_is_one_key_on_every_face(call: Call, gateway: Served, bucke
     streamed = await send_raw(gateway, "GET", path.encode())
     overwritten = await send_raw(gateway, "POST", path.encode(), b"there")
     read = await call("aws", "s3_download_file", {"bucket": bucket, "key": key})
-    async with httpx.AsyncClient(base_url=gateway.url) as anybody:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as anybody:
         presigned = await anybody.get(address["url"])
         uri = f"aws://s3/buckets/{bucket}?prefix={quote(key, safe='')}"
         resource = (await anybody.get("/mcp/aws/resources/read", params={"uri": uri})).json()
@@ -628,7 +628,7 @@ async def test_the_allowlists_hold_for_tools_resources_and_streams(
             allowed_functions=["other"],
             allowed_parameter_paths=["/other"],
         ) as served,
-        httpx.AsyncClient(base_url=served.url) as http,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as http,
     ):
         tools = "/mcp/aws/tools"
         object_at = {"bucket": bucket, "key": "secret"}
@@ -671,7 +671,7 @@ async def test_without_credentials_the_server_is_listed_and_answers_503(
         monkeypatch.setenv(variable, str(tmp_path / "none"))
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(variable, raising=False)
-    async with served_with(region="eu-central-1") as served, httpx.AsyncClient(base_url=served.url) as http:
+    async with served_with(region="eu-central-1") as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
         tools = (await http.get("/mcp/aws/tools")).json()
         tool = await http.post("/mcp/aws/tools/s3_list_objects", json={"bucket": "bucket"})
         stream = await http.get("/mcp/aws/s3/bucket/key")

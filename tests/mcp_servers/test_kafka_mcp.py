@@ -175,7 +175,7 @@ async def test_an_expired_acknowledgement_is_a_conflict_of_its_own(call: Call, t
 
 async def test_a_cluster_that_is_down_leaves_the_server_listed(face: str) -> None:
     app = create_app([KafkaMCPServer], Settings(), [settings_for_kafka(f"127.0.0.1:{free_port()}")])
-    async with serve(app) as served, httpx.AsyncClient(base_url=served.url) as http:
+    async with serve(app) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as http:
         assert "kafka" in (await http.get("/mcp")).text
         problem = (await http.post("/mcp/kafka/tools/list_topics", json={})).json()
         assert (problem["status"], problem["code"]) == (503, "backend_unavailable")
@@ -254,7 +254,7 @@ async def test_a_subscriber_reads_what_a_notice_points_to(
         assert notice["method"] == "notifications/resources/updated"
         assert notice["params"]["uri"] == uri
         cursor = notice["params"]["_meta"]["cursor"]
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
             page = await http.post("/mcp/kafka/tools/consume_messages", json={"topic": topic, "cursor": cursor})
         assert [message["value"] for message in page.json()["messages"]] == ["new"]
 
@@ -279,7 +279,7 @@ async def test_a_browser_streams_a_topic_and_connects_again_without_a_gap(
     path = f"/mcp/kafka/topics/{topic}/stream"
     for number in range(3):
         await kafka.publish(topic, number)
-    async with httpx.AsyncClient(base_url=gateway.url) as http, asyncio.timeout(WITHIN):
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http, asyncio.timeout(WITHIN):
         async with http.stream("GET", path, params={"start": "earliest"}) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             events = server_sent(response)
@@ -330,7 +330,7 @@ async def test_values_lose_nothing_on_the_stream(gateway: Served, kafka: KafkaSe
     for raw, _ in VALUES:
         await kafka.publish(topic, base64.b64encode(raw).decode(), encoding="base64")
     async with (
-        httpx.AsyncClient(base_url=gateway.url) as http,
+        httpx.AsyncClient(base_url=gateway.url, timeout=30) as http,
         asyncio.timeout(WITHIN),
         http.stream("GET", f"/mcp/kafka/topics/{topic}/stream", params={"start": "earliest"}) as response,
     ):
@@ -343,7 +343,7 @@ async def test_a_stream_of_a_topic_that_is_deleted_says_so(
 ) -> None:
     await kafka.publish(topic, "x")
     async with (
-        httpx.AsyncClient(base_url=gateway.url) as http,
+        httpx.AsyncClient(base_url=gateway.url, timeout=30) as http,
         asyncio.timeout(WITHIN),
         http.stream("GET", f"/mcp/kafka/topics/{topic}/stream", params={"start": "earliest"}) as response,
     ):
@@ -371,7 +371,7 @@ async def test_a_stream_of_a_topic_that_is_deleted_says_so(
 async def test_a_stream_that_can_not_begin_is_a_plain_failure(
     gateway: Served, topic: str, path: str, status: int
 ) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url) as http:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
         response = await http.get(f"/mcp/kafka/topics/{path.format(topic=topic)}")
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
@@ -385,7 +385,7 @@ async def test_an_answered_message_survives_the_death_of_the_gateway(
     program = Path(__file__).parent / "kafka_gateway.py"
 
     async def is_ready() -> bool:
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             try:
                 return (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200
             except httpx.TransportError:

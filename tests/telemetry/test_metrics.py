@@ -209,7 +209,7 @@ async def test_the_metrics_of_all_sites_are_at_a_port_of_loopback() -> None:
         async with asyncio.timeout(WITHIN):
             ports = await ready
         assert len(ports) == 2
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
             samples = await scraped(http)
             for server in ("clock", "other"):
                 assert of(samples, "switchboard_calls_in_flight", server=server) == 0

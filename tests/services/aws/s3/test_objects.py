@@ -118,7 +118,7 @@ async def test_a_presigned_address_leads_to_the_object(aws: AwsService, bucket: 
     put = await aws.objects.presign(bucket, key, "PUT", 60)
     get = await aws.objects.presign(bucket, key, "GET", 60)
 
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         assert (await http.put(put.url, content=EVERY_BYTE)).status_code == 200
         answer = await http.get(get.url)
 
@@ -154,7 +154,7 @@ async def test_content_beyond_the_limit_becomes_an_address_with_the_reason(
     assert read.reason is not None
     assert "1,001" in read.reason
     assert read.url is not None
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         assert (await http.get(read.url)).content == b"x" * 1001
     part = await small_parts.objects.download(bucket, "large", byte_range="bytes=0-9")
     assert (part.content, part.url) == ("x" * 10, None)

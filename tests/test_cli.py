@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -704,10 +703,8 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
     saved: list[Any] = []
     addresses: list[set[str]] = []
     for _ in range(2):
-        started = time.monotonic()
         async with running(tmp_path, *command) as process:
             welcome = await _welcome(process)
-            took = time.monotonic() - started
             found = re.search(r"curl -s .*\\\n.*", welcome)
             assert found, welcome
             articles = (await _verbatim(found[0]))["articles"]
@@ -735,4 +732,3 @@ async def test_a_newcomer_starts_stops_and_starts_again_on_the_same_data(
         assert "Traceback" not in welcome + output
     assert saved[0] == saved[1]
     assert addresses[0] == addresses[1], "what a desktop client has launched works on after a restart"
-    assert took < STARTS_WITHIN / 2, f"the second start took {took:.1f} s"

@@ -180,7 +180,7 @@ async def test_a_silent_metadata_service_delays_start_and_calls_by_seconds_only(
     async with scripted_aws(lambda before, line: None) as (silent, seen):
         monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", str(silent.endpoint_url))
-        async with asyncio.timeout(10), open_aws(settings_for_aws(None, region="eu-central-1")) as aws:
+        async with asyncio.timeout(20), open_aws(settings_for_aws(None, region="eu-central-1")) as aws:
             with pytest.raises(BackendUnavailable, match="credentials"):
                 await aws.ping()
 
@@ -276,7 +276,7 @@ async def test_a_conditional_write_is_never_repeated() -> None:
 async def test_a_write_that_aws_never_takes_answers_504(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.aws.s3.parts._WRITE_WITHIN", 0.5)
     async with (
-        scripted_aws(lambda before, line: None, takes_bodies=False) as (settings, _),
+        scripted_aws(lambda before, line: None, takes_bodies=False, waits=0.5) as (settings, _),
         open_aws(settings) as aws,
     ):
         with pytest.raises(BackendTimeout, match="s3:PutObject"):
@@ -284,7 +284,7 @@ async def test_a_write_that_aws_never_takes_answers_504(monkeypatch: pytest.Monk
 
 
 async def test_silence_answers_504() -> None:
-    async with scripted_aws(lambda before, line: None) as (settings, _), open_aws(settings) as aws:
+    async with scripted_aws(lambda before, line: None, waits=0.5) as (settings, _), open_aws(settings) as aws:
         with pytest.raises(BackendTimeout, match="lambda:InvokeFunction"):
             await aws.functions.invoke("name", {})
 

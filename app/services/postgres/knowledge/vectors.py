@@ -142,7 +142,7 @@ WHERE queue.model = $1 AND queue.article_id = mine.article_id AND queue.version 
 """  # noqa: S608 - our own words
 
 _TEXTS = """
-SELECT article.id, article.title, number, passage
+SELECT article.id, article_form(article.title) AS title, number, article_form(passage) AS passage
 FROM knowledge_articles AS article JOIN article_search ON article_id = article.id
 LEFT JOIN LATERAL article_passages(article.body) ON true
 WHERE article.id = ANY ($1) ORDER BY 1, number

@@ -64,6 +64,8 @@ async def test_the_article_with_the_code_comes_first(manual: KnowledgeSearch, qu
         ("err1001", "ERR_1001"),
         ("sku88431", "SKU 88431"),
         ("inv2024-001", "INV-2024-001"),
+        ("INV2024001", "INV-2024-001"),
+        ("inv 2024-010", "INV-2024-010"),
         ("0X80070057.", "0x80070057"),
         ("\uff25\uff0d\uff14\uff17\uff11\uff11", "E-4711"),
         ("E\u20114711", "E-4711"),
@@ -91,7 +93,48 @@ async def test_the_article_with_the_code_fits_however_it_is_spelled(manual: Know
             assert (best.slug, best.fit >= 0.75) == (slug(code), True), (typed, best.fit)
 
 
-@pytest.mark.parametrize("typed", ["ZQ-9982", "zq9982", "ZQ-9982-Fehler", "ZR-9981", "ZQ-99811", "ZQ 9982"])
+@pytest.mark.parametrize("typed", ["px 200", "tx 9f3a", "sku 88431", "PX 200"])
+async def test_a_code_after_letters_that_are_no_word_is_a_name_in_small_letters_too(
+    manual: KnowledgeSearch, typed: str
+) -> None:
+    best = (await manual.search(f"how long does my {typed} last")).articles[0]
+    assert (best.slug, best.fit >= 0.75) == (typed.lower().replace(" ", "-"), True)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "error 404",
+        "Error code: 404",
+        "i get a 404 error",
+        "fehler 404 was tun",
+        "ERROR 404",
+        "http 404",
+        "Fehler Nr. 404",
+        "error #404",
+    ],
+)
+async def test_a_short_number_is_a_code_beside_a_word_that_announces_one(database: TestDatabase, typed: str) -> None:
+    await add_article(database, "missing", "A page is missing", "The browser shows 404 for what has moved.")
+    await add_article(database, "error", "Report an error", "Tell us which error code you see.")
+    async with open_database(database.settings) as opened:
+        best = (await KnowledgeSearch(opened.reads).search(typed)).articles[0]
+    assert (best.slug, best.matched_by, best.fit >= 0.75) == ("missing", "code", True)
+
+
+@pytest.mark.parametrize(("held", "typed"), [("INV-2024-001", "inv2024001"), ("INV2024001", "INV-2024-001")])
+async def test_many_digits_are_a_code_with_hyphens_or_without(database: TestDatabase, held: str, typed: str) -> None:
+    await add_article(database, "right", "An invoice", f"It is about {held}.")
+    await add_article(database, "wrong", "An invoice", "It is about INV-2024-0011, and INV2024002.")
+    await add_article(database, "short", "A version", "It is about v2.3.1.")
+    async with open_database(database.settings) as opened:
+        search = KnowledgeSearch(opened.reads)
+        best = (await search.search(f"where is {typed}")).articles[0]
+        assert (best.slug, best.matched_by, best.fit >= 0.75) == ("right", "code", True)
+        assert "code" not in {hit.matched_by for hit in (await search.search("version v231")).articles}
+
+
+@pytest.mark.parametrize("typed", ["ZQ-9982", "zq9982", "ZQ-9982-Fehler", "ZR-9981", "ZQ-99811", "ZQ 9982", "zq 9982"])
 @pytest.mark.parametrize("question", ["{}", "{} pump failure", "Pump failure: error code {} shows when the pump stops"])
 async def test_an_article_about_a_code_that_looks_alike_does_not_fit(
     pumps: KnowledgeSearch, question: str, typed: str
@@ -121,6 +164,9 @@ async def test_what_is_said_of_another_code_takes_nothing_from_the_article_of_th
             "EUR 250",
             "in 24h",
             "2nd time",
+            "rs 300",
+            "100 errors",
+            "v 2024",
         ),
         *(
             "order 4712",

@@ -136,6 +136,12 @@ async def test_a_question_is_embedded_in_one_form_of_unicode(tiny: Searching) ->
     assert tiny.embedder.asked == ["dragon"]
 
 
+async def test_an_article_is_embedded_in_one_form_of_unicode(tiny: Searching) -> None:
+    await add_article(tiny.database, "wide", "\uff2b\uff29\uff34\uff25", "Fly a ki\u00adte\u2011tail.")
+    await tiny.fill()
+    assert tiny.embedder.embedded[:2] == ["KITE", "Fly a kite-tail."]
+
+
 async def test_a_hit_says_by_what_it_was_found(tiny: Searching) -> None:
     await add_toys(tiny.database)
     await add_article(tiny.database, "code", "Trouble in the kitchen", "The oven shows E-4711.")

@@ -129,6 +129,51 @@ async def test_a_question_is_understood_at_the_end_of_a_long_letter(demo: Knowle
     assert "reset-your-password" in slugs(await demo.search(letter, limit=3))
 
 
+STRANGELY_WRITTEN = {
+    "wide": (
+        "\uff38\uff39\uff2c\uff2f\uff30\uff28\uff2f\uff2e\uff25",
+        "\uff24\uff35\uff33\uff34 \uff2a\uff2d\uff15\uff15\uff15",
+    ),
+    "soft": ("Instru\u00adment", "Xylo\u00adphone klingen, JM\u2011555."),
+    "unseen": ("\ufeffInstru\u200bment", "A xylo\u2060phone."),
+    "apart": ("Xylophone", unicodedata.normalize("NFD", "Übung")),
+}
+"""Titles and texts in full-width letters, with what is not seen, and with accents of their own."""
+
+
+async def test_articles_are_found_in_whatever_form_of_unicode_they_are(
+    database: TestDatabase, search: KnowledgeSearch
+) -> None:
+    for slug, (title, body) in STRANGELY_WRITTEN.items():
+        await add_article(database, slug, title, body)
+    assert set(slugs(await search.search("xylophone"))) == {"wide", "soft", "unseen", "apart"}
+    assert set(slugs(await search.search("instrument"))) == {"soft", "unseen"}
+    assert {hit.slug for hit in (await search.search("JM-555")).articles if hit.matched_by == "code"} == {
+        "wide",
+        "soft",
+    }
+    assert slugs(await search.search("übung")) == ["apart"]
+
+
+async def test_articles_that_were_there_before_are_found_so_too_and_stay_as_they_are(
+    database: TestDatabase, search: KnowledgeSearch
+) -> None:
+    await downgrade(database.url, "0011")
+    for slug, (title, body) in STRANGELY_WRITTEN.items():
+        await add_article(database, slug, title, body)
+    await add_article(database, "plain", "Invoice", "About INV-2024-001.")
+    rows = "SELECT slug, title, body, updated_at FROM knowledge_articles ORDER BY id"
+    words = "SELECT count(*) FROM search_words WHERE articles < 1 OR word IN ('xylo', 'ment')"
+    async with database.connect() as connection:
+        before = await connection.fetch(rows)
+        assert "soft" not in slugs(await search.search("xylophone"))
+        await migrate(database.url)
+        assert await connection.fetch(rows) == before
+        assert await connection.fetchval(words) == 0
+    assert set(slugs(await search.search("xylophone"))) == {"wide", "soft", "unseen", "apart"}
+    assert (await search.search("inv2024001")).articles[0].matched_by == "code"
+
+
 async def test_a_hit_says_what_it_is_and_shows_the_words_that_were_found(demo: KnowledgeSearch) -> None:
     results = await demo.search("how do i reset my pasword")
     best = results.articles[0]

@@ -143,9 +143,11 @@ class KnowledgeSearch:
         search_term = _in_one_form(search_term)
         if not search_term:
             raise InvalidArguments.of("search_term", "is blank; say what you look for")
-        language = (language or "").strip() or None
+        language = _in_one_form(language or "") or None
         places = [place for place, tag in enumerate(tags or ()) if tag.strip()]
-        tags = [tag for tag in tags or () if tag.strip()]
+        tags = [tag.strip() for tag in tags or () if tag.strip()]
+        if strange := [place for place, tag in zip(places, tags, strict=True) if "\0" in tag]:
+            raise InvalidArguments.at((("tags", place), "holds the NUL character, as no tag does") for place in strange)
         variants = variants_of(search_term)
         analysis, question = await self._understand(search_term, variants, language)
         if language and not analysis.totals:

@@ -280,6 +280,16 @@ async def test_tags_may_be_written_in_capitals(demo: KnowledgeSearch, tags: list
     assert (await demo.search("refund", tags=tags)).articles == plain.articles
 
 
+async def test_a_language_and_a_tag_are_taken_with_what_is_not_seen_around_them(demo: KnowledgeSearch) -> None:
+    plain = await demo.search("refund", language="en", tags=["returns"])
+    assert plain.articles
+    for language, tag in (("\uff25\uff2e", " returns\n"), ("en\u200b", "returns\u3000"), ("\0en", "returns")):
+        assert await demo.search("refund", language=language, tags=[tag]) == plain
+    with pytest.raises(InvalidArguments, match="NUL") as refused:
+        await demo.search("refund", tags=[" ", "returns", "re\0turns"])
+    assert [error.field for error in refused.value.errors] == ["tags.2"]
+
+
 async def test_what_no_article_has_is_refused_with_what_there_is(demo: KnowledgeSearch) -> None:
     with pytest.raises(InvalidArguments, match=r"^language: there are articles in en, "):
         await demo.search("refund", language="Klingon")

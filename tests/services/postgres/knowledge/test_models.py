@@ -25,8 +25,8 @@ from tests.services.postgres.knowledge.test_search import WITHOUT_ARTICLE, ndcg_
 pytestmark = pytest.mark.timeout(600)
 LEAST = {"bge-small-en": 0.94, "e5-small": 0.90}
 """NDCG@10 of our own questions."""
-LEAST_FITTING = {"bge-small-en": 0.70, "e5-small": 0.66}
-"""Questions whose best article is right and fits well; 0.66 by words alone, where e5 adds no more right ones."""
+LEAST_FITTING = {"bge-small-en": 0.86, "e5-small": 0.70}
+"""Questions whose best article is right and fits well; 0.66 by words alone."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ async def test_how_well_an_article_fits_tells_questions_that_have_one_from_those
     right = [await answered(question["question"]) in question["relevant"] for question in ASKED]
     wrong = [question for question in WITHOUT_ARTICLE if await answered(question)]
     assert sum(right) / len(ASKED) >= LEAST_FITTING[model.name], sum(right)
-    assert len(wrong) / len(WITHOUT_ARTICLE) <= 0.12, wrong
+    assert len(wrong) / len(WITHOUT_ARTICLE) <= 0.08, wrong
 
 
 @pytest.mark.parametrize("in_title", [True, False])

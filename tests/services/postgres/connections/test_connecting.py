@@ -48,7 +48,9 @@ async def refusal(url: str, seconds: float = 5.0) -> GatewayError:
 async def pair() -> AsyncGenerator[tuple[LocalPostgres, LocalPostgres]]:
     """A primary and its standby."""
     with cluster_directory() as first, cluster_directory() as second:
-        async with run_postgres(first, durable=False, settings=("max_connections=40",)) as primary:
+        # What it vacuums of its own accord would end reads of the standby, too.
+        primarily = ("max_connections=40", "autovacuum=off")
+        async with run_postgres(first, durable=False, settings=primarily) as primary:
             await asyncio.to_thread(follow, primary, first, second)
             async with run_postgres(second, durable=False, settings=("max_connections=40",)) as standby:
                 yield primary, standby

@@ -38,7 +38,7 @@ WITHIN = 30.0
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[Connection]:
-    connection = await Connector(lambda: Address.read(url), connect_timeout=5).open()
+    connection = await Connector(lambda: Address.read(url), connect_timeout=30).open()
     try:
         yield connection
     finally:
@@ -449,7 +449,7 @@ async def test_nobody_who_writes_an_article_waits_for_a_model(tiny: Searching) -
 
     await eventually(claimed)
     async with tiny.database.connect() as connection:
-        await connection.execute("SET lock_timeout = '2s'")
+        await connection.execute("SET lock_timeout = '20s'")
         await connection.execute("UPDATE knowledge_articles SET body = 'Changed.'")
     tiny.embedder.may_answer.set()
     await filling

@@ -99,6 +99,7 @@ export const dotted = (texts) => texts.filter(Boolean).flatMap((text, at) => [at
  * @param {(element: any, item: T) => void} [update] called for each that was there before
  */
 export function keyed(parent, items, key, make, update) {
+  const focused = document.activeElement;
   const before = new Map([...parent.children].map((child) => [child.getAttribute("data-key") ?? "", child]));
   /** @type {Element | null} */
   let place = parent.firstElementChild;
@@ -116,6 +117,8 @@ export function keyed(parent, items, key, make, update) {
     else parent.insertBefore(element, place);
   }
   for (const element of before.values()) element.remove();
+  // What is moved loses it.
+  if (focused instanceof HTMLElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }
 
 /**

@@ -165,23 +165,13 @@ export function extended(series, newest) {
   const merged = { ...series };
   const length = Math.max(series.calls.length, at + newest.calls.length);
   const surplus = Math.max(0, length - KEPT / series.step);
-  for (const line of /** @type {const} */ (["calls", "errors"]))
-    merged[line] = joined(series[line], newest[line], at, length, 0).slice(surplus);
+  const joined = (/** @type {any} */ values, /** @type {any} */ more, /** @type {any} */ none) =>
+    Array.from({ length }, (_, index) => more[index - at] ?? values[index] ?? none).slice(surplus);
+  for (const line of /** @type {const} */ (["calls", "errors"])) merged[line] = joined(series[line], newest[line], 0);
   for (const line of /** @type {const} */ (["p50", "p95", "p99"]))
-    merged[line] = joined(series[line], newest[line], at, length, null).slice(surplus);
+    merged[line] = joined(series[line], newest[line], null);
   merged.from = series.from + surplus * series.step;
   return merged;
-}
-
-/**
- * @template T
- * @param {T[]} values @param {T[]} newest
- * @param {number} at where the newest begin
- * @param {number} length
- * @param {T} none what stands where nothing was told
- */
-function joined(values, newest, at, length, none) {
-  return Array.from({ length }, (_, index) => newest[index - at] ?? values[index] ?? none);
 }
 
 /** The page's own. */

@@ -16,6 +16,8 @@ const STATES = {
   unknown: "Not asked yet",
 };
 
+const QUANTILES = /** @type {const} */ (["p50", "p95", "p99"]);
+
 export class OverviewPage extends HTMLElement {
   #title = h("h1");
   #detail = h("p.quiet.number");
@@ -38,7 +40,7 @@ export class OverviewPage extends HTMLElement {
     ),
     failing: h("p.quiet.none", "Nothing has failed in the last 15 minutes."),
   };
-  #update = () => this.#show();
+  #update = () => this.isConnected && this.#show();
   #shown = new AbortController();
 
   connectedCallback() {
@@ -135,11 +137,7 @@ export class OverviewPage extends HTMLElement {
       from,
       step,
       logarithmic: true,
-      lines: [
-        { name: "p99", kind: "p99", values: past(series.p99) },
-        { name: "p95", kind: "p95", values: past(series.p95) },
-        { name: "p50", kind: "p50", values: past(series.p50) },
-      ],
+      lines: QUANTILES.map((name) => ({ name, kind: name, values: past(series[name]) })).reverse(),
       format: shortTime,
       least: 10,
     };
@@ -184,7 +182,7 @@ function chart(name) {
   const legend = hWith(
     "p.legend",
     { "aria-hidden": "true", hidden: true },
-    ...["p50", "p95", "p99"].map((line) => hWith("span", { class: line }, line)),
+    ...QUANTILES.map((line) => hWith("span", { class: line }, line)),
   );
   const card = h("div.card.chart", h("h2", name), h("p.chart-now", figure, " ", note), legend, drawn);
   return { card, figure, note, chart: drawn };

@@ -92,6 +92,24 @@ async def test_what_is_pointed_at_keeps_its_place_while_figures_go_on(look: Look
 
 
 @pytest.mark.debian("chromium")
+async def test_what_has_the_focus_keeps_it_although_it_is_ranked_elsewhere(look: Look, stack: Stack) -> None:
+    activity = stack.served.app.state.activity
+    context = CallContext(face="rest", request_id="-", client="-", principal=EVERYBODY, address="127.0.0.1")
+    slower, slow = (
+        ended_call("kafka", "list_topics", context, 2.0, "ok", 70_000.0),
+        ended_call("aws", "s3_upload_file", context, 3.0, "ok", 60_000.0),
+    )
+    activity.calls_ended([slower, slow])
+    async with look() as seen:
+        links = seen.page.locator("section.card", has_text="Slowest").locator("a")
+        await expect(links.first).to_have_text("list_topics")
+        await links.filter(has_text="s3_upload_file").focus()
+        activity.calls_ended([ended_call("aws", "s3_upload_file", context, 4.0, "ok", 80_000.0)])
+        await expect(links.first).to_have_text("s3_upload_file")
+        await expect(links.first).to_be_focused()
+
+
+@pytest.mark.debian("chromium")
 async def test_the_charts_tell_their_values_in_words_and_by_arrow_keys(look: Look, stack: Stack) -> None:
     async with look() as seen:
         chart = seen.page.locator("time-chart").first
@@ -99,6 +117,18 @@ async def test_the_charts_tell_their_values_in_words_and_by_arrow_keys(look: Loo
         await chart.focus()
         await seen.page.keyboard.press("ArrowLeft")
         await expect(chart.locator(".chart-values")).to_have_text(re.compile(r"^\d\d:\d\d:\d0 .*calls \d"))
+
+
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize("width", [320, 390])
+async def test_a_bar_that_says_more_moves_nothing(look: Look, width: int) -> None:
+    async with look("#/tools", width=width, height=844) as seen:
+        page = seen.page
+        await page.locator("#signout").evaluate("button => (button.hidden = false)")
+        before = await page.locator("main").bounding_box()
+        for words in ("Connecting …", "No connection", "Not allowed"):
+            await page.locator("#live").evaluate("(live, words) => (live.textContent = words)", words)
+            assert await page.locator("main").bounding_box() == before, words
 
 
 @pytest.mark.debian("chromium")

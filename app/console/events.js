@@ -83,6 +83,14 @@ export class Stream extends EventTarget {
     }
   }
 
+  /** Begin anew for somebody else, who may not see what was told before. */
+  forget() {
+    this.hello = this.snapshot = this.series = null;
+    this.calls = [];
+    this.dropped = 0;
+    this.restart();
+  }
+
   /** The gateway's time, in seconds since 1970. */
   now() {
     return Date.now() / 1000 + this.#ahead;

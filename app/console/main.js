@@ -162,7 +162,7 @@ addEventListener("signedout", (event) => askForKey(/** @type {CustomEvent} */ (e
 addEventListener("signedin", () => {
   signIn = null;
   pages.hidden = false;
-  stream.restart();
+  stream.forget();
   route();
 });
 addEventListener("keydown", (event) => {

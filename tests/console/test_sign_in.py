@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.console.conftest import LIVE, looking_at
 from tests.console.usable import assert_usable
 from tests.faces.console.desk import Desk, opened
+from tests.faces.raw import client_of
 
 ASKED = "sign-in"
 
@@ -67,6 +68,25 @@ async def test_a_key_that_is_revoked_ends_what_its_page_shows(desk: Desk, browse
         await desk.revoke("watcher")
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
         await expect(page.locator("[data-server=clock]")).to_have_count(0)
+
+
+@pytest.mark.debian("chromium")
+async def test_who_signs_in_next_sees_nothing_that_the_one_before_was_told(desk: Desk, browser: Browser) -> None:
+    async with client_of(desk.served) as http, looking_at(browser, desk.served, ASKED)("#/calls") as seen:
+        page = seen.page
+        rows = page.locator(".feed tbody tr")
+        await _sign_in(page, desk.tokens["operator"])
+        for path in ("vault/tools/open_vault", "clock/tools/get_time"):
+            await http.post(f"/mcp/{path}", json={}, headers=desk.bearer("stranger"))
+        await expect(rows.filter(has_text="open_vault")).to_be_visible()
+        await desk.revoke("operator")
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        await _sign_in(page, desk.tokens["timekeeper"])
+        await expect(rows.filter(has_text="get_time")).to_be_visible()
+        await expect(rows.filter(has_text="open_vault")).to_have_count(0)
+        kept = "import('./console/events.js').then(({ stream }) => JSON.stringify([stream.calls, stream.snapshot]))"
+        assert "vault" not in await page.evaluate(kept)
+        await expect(page.locator("#viewer")).to_contain_text("timekeeper")
 
 
 @pytest.mark.debian("chromium")

@@ -108,6 +108,15 @@ async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated:
         ProcessFull: all callers' unfinished bodies are.
         CallerGone: the caller left before its end.
     """
+    body = take_json(scope, receive, gateway, stated=stated)
+    return await receive_json(scope, receive, gateway) if body is None else body
+
+
+def take_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated: bool = False) -> bytes | None:
+    """Return what `read_json` would, if it is there already; None where it has to be received (`receive_json`).
+
+    For calls, of which each await of what need not be waited for is a measurable part.
+    """
     headers: dict[bytes, bytes] = scope["state"]["headers"]
     if (content_type := headers.get(b"content-type", b"")) != b"application/json":
         media_type = _media_type(content_type)
@@ -118,14 +127,18 @@ async def read_json(scope: Scope, receive: Receive, gateway: Gateway, *, stated:
         raise UnsupportedMediaType("Send the body as it is, without Content-Encoding: it is not decompressed here.")
     if b"transfer-encoding" in headers:
         refuse_transfer_codings(headers)
+    if not isinstance(exchange := getattr(receive, "__self__", None), Exchange):
+        return None
+    body = exchange.take_body()
+    if body is not None and len(body) > (limit := gateway.settings.max_request_bytes):
+        raise _too_large(limit)
+    return body
+
+
+async def receive_json(scope: Scope, receive: Receive, gateway: Gateway) -> bytes:
+    """Receive the body that `take_json` has found nothing wrong with, and has not found whole."""
     limit = gateway.settings.max_request_bytes
-    if isinstance(exchange := getattr(receive, "__self__", None), Exchange):
-        whole = exchange.take_body()
-        if whole is not None:
-            if len(whole) > limit:
-                raise _too_large(limit)
-            return whole
-    length = headers.get(b"content-length", b"")
+    length = scope["state"]["headers"].get(b"content-length", b"")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
     message = await receive()
@@ -259,6 +272,14 @@ def _keep_private(start: Message) -> None:
     start["headers"] = [*headers, *added]
 
 
+def answer_at_once(send: Send, status: int, media_type: str, body: bytes, request_id: str) -> bool:
+    """Answer as `send_bytes` does; False, and nothing is done, where somebody has to be waited for."""
+    if not isinstance(exchange := getattr(send, "__self__", None), Exchange):
+        return False
+    fields = f"content-type: {media_type}\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+    return exchange.answer(status, fields.encode(), body)
+
+
 async def send_bytes(
     send: Send,
     status: int,
@@ -268,10 +289,8 @@ async def send_bytes(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Answer with a whole body, under the request's id."""
-    if headers is None and isinstance(exchange := getattr(send, "__self__", None), Exchange):
-        fields = f"content-type: {media_type}\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
-        if exchange.answer(status, fields.encode(), body):
-            return
+    if headers is None and answer_at_once(send, status, media_type, body, request_id):
+        return
     await start_answer(send, status, media_type, len(body), request_id, headers)
     await send({"type": "http.response.body", "body": body})
 

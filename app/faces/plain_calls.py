@@ -20,7 +20,7 @@ from app.budget import LARGE
 from app.catalogue import Offer
 from app.errors import CallerGone, GatewayError, Unauthenticated
 from app.exact_json import NotExact, NotJson, ReadText, read
-from app.faces.http import JSON, call_context, send_bytes, send_problem, send_result
+from app.faces.http import JSON, answer_at_once, call_context, send_bytes, send_problem, send_result
 from app.faces.protocol import client_name
 from app.gateway import Gateway
 from app.guard.principal import Principal
@@ -45,13 +45,13 @@ class _Meta(BaseModel):
     conversation_in_capitals: str | None = Field(default=None, alias="conversationId")
 
 
-class _Params(msgspec.Struct, forbid_unknown_fields=True):
+class _Params(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     name: str
     arguments: msgspec.Raw = msgspec.Raw(b"")
     meta: msgspec.Raw = msgspec.field(name="_meta", default=msgspec.Raw(b""))
 
 
-class _Request(msgspec.Struct, forbid_unknown_fields=True):
+class _Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     jsonrpc: Literal["2.0"]
     id: msgspec.Raw
     method: Literal["tools/call"]
@@ -77,7 +77,7 @@ _SHORT = 200
 for one, nor hold a number that is too long."""
 
 
-class PlainCall(msgspec.Struct):
+class PlainCall(msgspec.Struct, gc=False):
     """A call that was recognized."""
 
     id: bytes
@@ -171,15 +171,17 @@ class PlainCalls:
         origin = None if call.origin is NOWHERE else within(call.origin, origin_of_headers(scope["state"]["headers"]))
         context = call_context(scope, "mcp", receive, client=call.client, origin=origin)
         try:
-            message = await self.run(call, context)
+            message = await self._gateway.run(call.tool, call.arguments, context, partial(self._write, call))
         except CallerGone:
             return
-        except Unauthenticated as error:
+        except Unauthenticated as error:  # the caller's key ended during the call, and HTTP has a status for it
             await send_problem(send, error, context.request_id)
             return
+        except GatewayError as error:
+            message = self._failure(call, error, context)
         if len(message) > LARGE:
             await send_result(send, self._gateway, message, context.request_id)
-        else:
+        elif not answer_at_once(send, 200, JSON, message, context.request_id):
             await send_bytes(send, 200, JSON, message, context.request_id)
 
     async def run(self, call: PlainCall, context: CallContext) -> bytes:
@@ -187,17 +189,17 @@ class PlainCalls:
 
         Raises:
             CallerGone: nobody is there to be answered.
-            Unauthenticated: the caller's key ended during the call, which came alone over HTTP.
         """
         try:
             return await self._gateway.run(call.tool, call.arguments, context, partial(self._write, call))
         except CallerGone:
             raise
         except GatewayError as error:
-            if context.gone is not None and isinstance(error, Unauthenticated):
-                raise  # there is an HTTP status to say it with
-            failure = _write_text(error.problem(context.request_id).model_dump_json(exclude_none=True))
-            return b"".join((_START, call.id, _TEXT, failure, _FAILED, self._end(call)))
+            return self._failure(call, error, context)
+
+    def _failure(self, call: PlainCall, error: GatewayError, context: CallContext) -> bytes:
+        failure = _write_text(error.problem(context.request_id).model_dump_json(exclude_none=True))
+        return b"".join((_START, call.id, _TEXT, failure, _FAILED, self._end(call)))
 
     def _write(self, call: PlainCall, result: Any) -> bytes:
         """Return the message with a tool's result. What can't be written so is the tool's failure."""

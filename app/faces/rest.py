@@ -45,15 +45,17 @@ from app.faces.http import (
     JSON,
     PROBLEM_JSON,
     Naming,
+    answer_at_once,
     call_context,
     note_refusal,
     problem_headers,
-    read_json,
+    receive_json,
     refuse_transfer_codings,
     send_bytes,
     send_problem,
     send_refusal,
     send_result,
+    take_json,
 )
 from app.faces.listing import describe_resources, describe_server, describe_tool
 from app.faces.openapi import answered_by, documented_by_others, operation_id, problem_responses, request_body
@@ -114,7 +116,9 @@ class ToolEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = call_context(scope, "rest", receive)
         try:
-            body = await read_json(scope, receive, self._gateway)
+            body = take_json(scope, receive, self._gateway)
+            if body is None:
+                body = await receive_json(scope, receive, self._gateway)
         except CallerGone:
             return
         except GatewayError as error:
@@ -127,8 +131,10 @@ class ToolEndpoint:
         except GatewayError as error:
             await send_problem(send, error, context.request_id)
         else:
-            headers = None if type(result) is bytes else _age(result)
-            if len(result) > LARGE:
+            is_small, headers = len(result) <= LARGE, None if type(result) is bytes else _age(result)
+            if is_small and headers is None and answer_at_once(send, 200, JSON, result, context.request_id):
+                return
+            if not is_small:
                 await send_result(send, self._gateway, result, context.request_id, headers)
             else:
                 await send_bytes(send, 200, JSON, result, context.request_id, headers)

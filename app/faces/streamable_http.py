@@ -22,12 +22,13 @@ from app.faces.http import (
     Naming,
     call_context,
     note_refusal,
-    read_json,
+    receive_json,
     replay,
     run_cancellably,
     send_bytes,
     send_problem,
     send_refusal,
+    take_json,
 )
 from app.faces.jsonrpc import NotAMessage, read_message
 from app.faces.plain_calls import PlainCalls
@@ -94,7 +95,9 @@ class StreamableHTTP:
         try:
             if not (takes.json or takes.events):
                 raise NotAcceptable("Answers are application/json or text/event-stream. Accept one of them, or both.")
-            body = await read_json(scope, receive, self._gateway, stated=True)
+            body = take_json(scope, receive, self._gateway, stated=True)
+            if body is None:
+                body = await receive_json(scope, receive, self._gateway)
         except CallerGone:
             return
         except GatewayError as error:

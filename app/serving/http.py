@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
@@ -72,6 +73,19 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+async def _has_returned(*_: object) -> None:
+    """Stand for an application that has come to its end."""
+
+
+async def _raise(error: BaseException, *_: object) -> None:
+    """Stand for an application that has failed."""
+    raise error
+
+
+def _nothing() -> None:
+    pass
+
+
 class _LateEvent:
     """An `asyncio.Event` that is made when somebody waits for it, as for nearly no request anybody does."""
 
@@ -105,9 +119,17 @@ class Cycle(RequestResponseCycle, Exchange):
     """In which it is answered."""
 
     async def run(self, app: Any, tasks: "set[asyncio.Task[None]]") -> None:
-        """Answer the request. At its end the task is not among others: as a callback that takes longer."""
+        """Answer the request, as `run_asgi` does; what goes wrong is left to that.
+
+        At the end its task is taken from the others here: a callback takes longer.
+        """
         try:
-            await self.run_asgi(app)
+            await app(self.scope, self.receive, self.send)
+            if not self.response_complete:
+                await self.run_asgi(_has_returned)
+            self.on_response = _nothing
+        except BaseException as error:
+            await self.run_asgi(partial(_raise, error))
         finally:
             tasks.discard(self.task)
 
@@ -279,7 +301,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers, self.expect_100_continue = _NOWHERE, False
         self._begun += 1
         self.cycle = self._running = self._cycle(cast("Any", self.scope), keep_alive=True, access_log=self.access_log)
-        self.cycle.body += body
+        self.cycle.body = cast("bytearray", body)  # to which nothing is added any more
         self.cycle.more_body = False
         self.cycle.message_event.set()
         self._start_asgi_task(self.cycle, cast("Any", self.app))

@@ -74,13 +74,8 @@ export class AccessPage extends HTMLElement {
 
   /** It asks twice, since what it does can't be undone. @param {AccessKey} key */
   #revokeButton(key) {
-    const revoke = hWith(
-      "button",
-      { type: "button", class: "small danger", "aria-label": `Revoke ${key.id}` },
-      "Revoke",
-    );
     let isSure = false;
-    revoke.addEventListener("click", async () => {
+    const confirm = async () => {
       if (!isSure) {
         isSure = true;
         say(revoke, "Really revoke?");
@@ -95,7 +90,8 @@ export class AccessPage extends HTMLElement {
         this.#made.replaceChildren(h("p.failure", ...prose(asProblem(error).message)));
         revoke.disabled = false;
       }
-    });
+    };
+    const revoke = button("Revoke", confirm, { class: "small danger", "aria-label": `Revoke ${key.id}` });
     return revoke;
   }
 

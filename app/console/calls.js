@@ -164,7 +164,7 @@ export class CallsPage extends HTMLElement {
     }
     this.#failures.setAttribute("aria-pressed", String(this.#filters.outcome === "!ok"));
     this.#clear.hidden = Object.keys(this.#filters).length === 0;
-    if (byHand) this.#address(new URLSearchParams(location.hash.split("?")[1]).get("call"), true);
+    if (byHand) this.#address(openedCall(), true);
     this.#body.replaceChildren();
     this.#draw();
   }
@@ -255,7 +255,7 @@ export class CallsPage extends HTMLElement {
         (call) => call.id,
         (call) => makeRow(call, calm),
       );
-      this.#markOpened(new URLSearchParams(location.hash.split("?")[1]).get("call"));
+      this.#markOpened(openedCall());
     }
     this.#tell(shown.length, calls.length);
   }
@@ -270,7 +270,7 @@ export class CallsPage extends HTMLElement {
     else if (stream.state === "live") parts.push("Live");
     if (Object.keys(this.#filters).length)
       parts.push(`${plural(shown, "call")}${shown === MOST_SHOWN ? " at most" : ""} of ${number(kept)}`);
-    if (stream.dropped) parts.push(`sampled: ${number(stream.dropped)} of too many left out`);
+    if (stream.dropped) parts.push(`sampled: ${number(stream.dropped)} left out, there were too many`);
     say(this.#told, parts.join(" · "));
     this.#empty.hidden = shown > 0 || !stream.snapshot;
     if (shown) return;
@@ -298,6 +298,9 @@ export class CallsPage extends HTMLElement {
     for (const row of this.#body.children) row.toggleAttribute("data-opened", row.getAttribute("data-key") === opened);
   }
 }
+
+/** The call that the address names. */
+const openedCall = () => new URLSearchParams(location.hash.split("?")[1]).get("call");
 
 /** Whether a call serves the pages themselves. @param {string} operation */
 const isOfTheConsole = (operation) => operation.startsWith("console/");

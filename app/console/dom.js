@@ -137,17 +137,17 @@ export function find(within, selector) {
 
 /** Make a button that copies a text. @param {() => string} text @param {string} [label] @returns {HTMLButtonElement} */
 export function copyButton(text, label = "Copy") {
-  const button = hWith("button", { type: "button", class: "small", onclick: copy }, label);
+  const made = button(label, copy, { class: "small" });
   async function copy() {
     try {
       await navigator.clipboard.writeText(text());
-      button.textContent = "Copied";
+      made.textContent = "Copied";
     } catch {
-      button.textContent = "Can't copy here: select it";
+      made.textContent = "Can't copy here: select it";
     }
-    setTimeout(() => (button.textContent = label), 2000);
+    setTimeout(() => (made.textContent = label), 2000);
   }
-  return button;
+  return made;
 }
 
 /** Write a text with what stands in `backquotes` as code. @param {string} text @returns {Child[]} */

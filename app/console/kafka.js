@@ -98,8 +98,7 @@ async function topics() {
     number(topic.partitions),
     number(topic.replication_factor),
   ]);
-  const more = truncated ? `The first ${found.length} of ${number(total)} are shown.` : "";
-  return [listing("Topics", ["Topic", "Partitions", "Replicas"], rows, more || "There is no topic yet.")];
+  return [listing("topic", ["Topic", "Partitions", "Replicas"], rows, truncated ? total : 0)];
 }
 
 async function groups() {
@@ -110,19 +109,19 @@ async function groups() {
     number(group.members),
     group.total_lag === null ? "unknown" : number(group.total_lag),
   ]);
-  const more = total > found.length ? `The first ${found.length} of ${number(total)} are shown.` : "";
-  return [listing("Consumer groups", ["Group", "State", "Members", "Lag"], rows, more || "There is no group yet.")];
+  return [listing("consumer group", ["Group", "State", "Members", "Lag"], rows, total)];
 }
 
-/** @param {string} title @param {string[]} columns @param {(Node | string)[][]} rows @param {string} told */
-function listing(title, columns, rows, told) {
+/** @param {string} what one of them @param {string[]} columns @param {(Node | string)[][]} rows @param {number} total of them, if known */
+function listing(what, columns, rows, total) {
   const numbers = columns.filter((column, at) => at > 0 && column !== "State");
-  const isCut = told.startsWith("The first");
+  const cut = total > rows.length ? `The first ${rows.length} of ${number(total)} are shown.` : "";
+  const told = rows.length ? cut : `There is no ${what} yet.`;
   return h(
     "section.card",
-    h("h2", title),
+    h("h2", `${sentence(what)}s`),
     rows.length ? plainTable(columns, rows, numbers) : null,
-    rows.length && !isCut ? null : h("p.quiet.none", told),
+    told ? h("p.quiet.none", told) : null,
   );
 }
 

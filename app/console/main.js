@@ -45,7 +45,7 @@ let signIn = null;
 function route() {
   const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name = "", ...rest] = path.split("/");
-  const shown = name in PAGES ? name : "overview";
+  const shown = Object.hasOwn(PAGES, name) ? name : "overview";
   for (const link of pages.querySelectorAll("a")) {
     if (link.getAttribute("href") === `#/${shown}`) {
       link.setAttribute("aria-current", "page");

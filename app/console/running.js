@@ -1,7 +1,7 @@
 // <running-calls>: what runs at this moment, how long already, and a button that ends it.
 
 import { ask, asProblem } from "./api.js";
-import { dotted, h, hWith, keyed, say } from "./dom.js";
+import { button, dotted, h, hWith, keyed, say } from "./dom.js";
 import { stream } from "./events.js";
 import { age, wholeTime } from "./format.js";
 
@@ -64,25 +64,21 @@ function updateRow(row, call) {
 
 /** Make a button that ends a running call, and says what became of it. @param {{id: string, operation: string}} call */
 export function cancelButton(call) {
-  const button = hWith(
-    "button",
-    { type: "button", class: "small danger", "aria-label": `Cancel ${call.operation}`, onclick: cancel },
-    "Cancel",
-  );
+  const made = button("Cancel", cancel, { class: "small danger", "aria-label": `Cancel ${call.operation}` });
   async function cancel() {
-    button.disabled = true;
-    say(button, "Cancelling …");
+    made.disabled = true;
+    say(made, "Cancelling …");
     try {
       await ask("POST", `/console/calls/${encodeURIComponent(call.id)}/cancel`);
-      say(button, "Cancelled");
+      say(made, "Cancelled");
     } catch (error) {
       const problem = asProblem(error);
-      say(button, problem.status === 404 ? "Has ended" : "Not cancelled");
-      button.title = problem.message;
-      button.disabled = problem.status === 404;
+      say(made, problem.status === 404 ? "Has ended" : "Not cancelled");
+      made.title = problem.message;
+      made.disabled = problem.status === 404;
     }
   }
-  return button;
+  return made;
 }
 
 customElements.define("running-calls", RunningCalls);

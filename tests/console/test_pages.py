@@ -279,6 +279,25 @@ async def test_a_viewer_chooses_dark_or_light_and_the_next_page_knows(look: Look
         assert await page.evaluate(ground) == dark
 
 
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize("address", ["#/constructor", "#/__proto__/x", "#/%00", "#/nothing-like-it", "#//calls"])
+async def test_an_address_that_names_no_page_shows_the_first(look: Look, address: str) -> None:
+    async with look(address) as seen:
+        await expect(seen.page.locator("overview-page .server").first).to_be_visible()
+        assert seen.complaints == []
+
+
+@pytest.mark.debian("chromium")
+async def test_what_is_chosen_is_seen_where_colours_are_the_systems(look: Look) -> None:
+    async with look("#/calls") as seen:
+        page = seen.page
+        await page.emulate_media(forced_colors="active")
+        await page.get_by_role("button", name="Failures").click()
+        for chosen in (page.get_by_role("button", name="Failures"), page.locator("#bar [aria-current]")):
+            await page.get_by_role("heading", name="Calls").click()
+            assert await chosen.evaluate("chosen => getComputedStyle(chosen).outlineStyle") == "solid"
+
+
 def test_the_pages_are_small_and_name_nothing_foreign() -> None:
     files = [file for file in PAGES.iterdir() if file.is_file()]
     texts = {file.name: file.read_text() for file in files}

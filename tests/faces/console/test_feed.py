@@ -269,7 +269,7 @@ async def test_whoever_does_not_read_is_told_less_and_then_closed(
     monkeypatch.setattr(feed, "_PAUSE", 0.001)
     big = ClockMCPServer()
     big.name = "x" * 20_000  # so that the buffers between the two are soon full
-    settings = Settings(idle_timeout=0.5)
+    settings = Settings(idle_timeout=2)
     async with serve(create_app([big], settings)) as served:
         gateway = served.app.state.gateway
         link = socket.socket()

@@ -20,17 +20,20 @@ FORM = r"""
     CREATE FUNCTION article_form(body text) RETURNS text IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
         SELECT CASE
             WHEN octet_length(body) = char_length(body) OR getdatabaseencoding() <> 'UTF8' THEN body
-            ELSE regexp_replace(
-                normalize(
-                    regexp_replace(
+            ELSE (
+                -- To look whether a text is composed takes a quarter of the time of composing it.
+                SELECT regexp_replace(
+                    CASE WHEN seen IS NFKC NORMALIZED THEN seen ELSE normalize(seen, NFKC) END,
+                    '[\u2010\u2011\u2212]', '-', 'g'
+                )
+                FROM (
+                    SELECT regexp_replace(
                         body,
                         '[\u00ad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]'
                             || '|(?<![\u0600-\u0fff])[\u200c\u200d]',
                         '', 'g'
-                    ),
-                    NFKC
-                ),
-                '[\u2010\u2011\u2212]', '-', 'g'
+                    ) OFFSET 0
+                ) AS stripped (seen)
             )
         END
     $$

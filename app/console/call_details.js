@@ -72,7 +72,10 @@ export class CallDetails extends HTMLElement {
       if (id !== this.#id) return;
       this.#call = call;
       if (first) this.#show(call);
-      else calmly(this.#update);
+      else {
+        say(this.#took, took(call));
+        calmly(this.#update);
+      }
       if (isRunning(call)) this.#timer = setTimeout(() => void this.#load(id, false), AGAIN);
     } catch (error) {
       if (id !== this.#id) return;
@@ -92,11 +95,10 @@ export class CallDetails extends HTMLElement {
     const running = isRunning(call);
     const failed = !running && call.outcome !== "ok";
     const outcome = running ? "running" : outcomeInWords(call.outcome ?? "");
-    const took = running ? `for ${age(stream.now() - (call.started ?? stream.now()))}` : milliseconds(call.ms);
     const story = JSON.stringify([call.stages, call.log]);
     if (story !== this.#told) this.#story.replaceChildren(...stages(call.stages ?? []), ...log(call.log ?? []));
     this.#told = story;
-    say(this.#took, took);
+    say(this.#took, took(call));
     if (running && this.#running === call.id) return; // so that its button keeps the focus
     this.#running = running ? call.id : null;
     const facts = /** @type {[string, string | null | undefined][]} */ ([
@@ -130,6 +132,11 @@ export class CallDetails extends HTMLElement {
 /** @param {OpenedCall} call */
 function isRunning(call) {
   return call.outcome === null || call.outcome === undefined;
+}
+
+/** @param {OpenedCall} call */
+function took(call) {
+  return isRunning(call) ? `for ${age(stream.now() - (call.started ?? stream.now()))}` : milliseconds(call.ms);
 }
 
 /** @param {Stage[]} told */

@@ -40,6 +40,8 @@ const pages = find(document, "nav[aria-label=Pages]");
 const opened = new Map();
 /** @type {SignIn | null} */
 let signIn = null;
+/** Whether the viewer has been offered pages. */
+let isOffered = false;
 
 /** Show the page that the address names. */
 function route() {
@@ -86,7 +88,8 @@ const sees = (server) => stream.snapshot?.servers.some(({ id }) => id === server
 
 /** Offer the pages on which there is something for the viewer. */
 function offerPages() {
-  if (pages.matches(":hover")) return; // with the next snapshot
+  if (isOffered && pages.matches(":hover")) return; // with the next snapshot
+  isOffered = true;
   for (const [page, isWanted] of Object.entries(WANTS)) {
     const link = find(pages, `a[href="#/${page}"]`);
     if (link.hidden === !isWanted()) continue;
@@ -161,7 +164,7 @@ addEventListener("hashchange", route);
 addEventListener("signedout", (event) => askForKey(/** @type {CustomEvent} */ (event).detail));
 addEventListener("signedin", () => {
   signIn = null;
-  pages.hidden = false;
+  isOffered = pages.hidden = false;
   stream.forget();
   route();
 });
@@ -176,7 +179,7 @@ addEventListener("keydown", (event) => {
 });
 stream.addEventListener("state", showStanding);
 addEventListener("still", showStanding);
-stream.addEventListener("snapshot", () => {
+stream.addEventListener("tick", () => {
   say(find(document, "#version"), `Switchboard ${stream.snapshot?.version ?? ""}`);
   offerPages();
 });

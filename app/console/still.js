@@ -2,8 +2,8 @@
 // takes its place is hit by mistake.
 
 const PRESSED = "#content :is(a, button, summary, label, input, select, textarea, tr[data-key])";
-/** Milliseconds until a look or a press is over: the second one of a double click is meant for the same thing. */
-const AFTER = 600;
+/** Milliseconds until a look or a press is over: who presses again within them means the same thing. */
+const AFTER = 1000;
 
 /** @type {Set<() => void>} */
 const waiting = new Set();
@@ -14,8 +14,8 @@ let isSpent = false;
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let ending;
 
-/** Whether something is aimed at. @param {Element} [within] this */
-export const isStill = (within) => aimed !== null && (!within || within.contains(aimed));
+/** Whether something in there is aimed at. @param {Element} within */
+export const isStill = (within) => within.contains(aimed);
 
 /** Whether a change waits. */
 export const isLate = () => waiting.size > 0;
@@ -53,6 +53,6 @@ function end() {
 
 const ROOT = document.documentElement;
 for (const name of /** @type {const} */ (["pointermove", "pointerover", "pointerdown", "pointerup", "pointercancel"]))
-  ROOT.addEventListener(name, look, { capture: true, passive: true });
+  ROOT.addEventListener(name, look, true);
 ROOT.addEventListener("pointerleave", look);
 document.addEventListener("visibilitychange", end);

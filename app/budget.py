@@ -121,6 +121,10 @@ class Turns:
         self.held -= size
         self._call()
 
+    def has_room(self, size: int, *, own: int) -> bool:
+        """Tell whether one who holds `own` bytes may have so many more at once."""
+        return not self._line and (self.held == own or self.held + size <= self.limit)
+
     def _fits(self, size: int) -> bool:
         return not self.held or self.held + size <= self.limit
 
@@ -145,16 +149,27 @@ class Turn:
         self.held = 0
 
     async def take(self, size: int) -> None:
-        """Hold so many bytes, in place of what was held before: nobody waits for room while taking some from others."""
+        """Hold so many bytes, in place of what was held before and is needed no more: who waits holds nothing."""
         self.release()
         await self._turns.take(size)
         self.held = size
 
+    def grow(self, size: int) -> bool:
+        """Hold so many bytes, more than before, if there is room and nobody waits for it; tell whether.
+
+        It is for who has something in what is held, which goes on to take room while it waits.
+        """
+        more = size - self.held
+        if not self._turns.has_room(more, own=self.held):
+            return False
+        self._turns.held += more
+        self.held = size
+        return True
+
     def keep(self, size: int) -> None:
-        """Hold no more than so many bytes."""
-        if size < self.held:
-            spare, self.held = self.held - size, size
-            self._turns.give_back(spare)
+        """Hold just so many bytes: they are there, also where less was expected."""
+        spare, self.held = self.held - size, size
+        self._turns.give_back(spare)
 
     def release(self) -> None:
         """Give all back."""

@@ -730,8 +730,11 @@ class Gateway:
             arguments = self._judged(admission.permit, operation, principal, operation.parse(given))
             written = write(await operation.run(server, arguments, admission.context))
             size = len(written) if type(written) is bytes else _size(written)
-            if not changes and size > LARGE:
-                self._refuse_beyond(size, held)
+            if size > LARGE:
+                if not changes:
+                    self._refuse_beyond(size, held)
+                elif self.results.held + size > self.results.limit:
+                    self.results.make_room()  # others give way, if they take nothing
             return written
 
     def _judged(self, permit: Permit | None, operation: Operation, principal: Principal, arguments: Any) -> Any:

@@ -32,6 +32,26 @@ async def test_who_finds_too_little_room_waits_and_nobody_overtakes() -> None:
     assert turns.held == 0
 
 
+async def test_who_holds_something_gets_more_at_once_or_not_at_all() -> None:
+    turns = Turns(10)
+    one, other = Turn(turns), Turn(turns)
+    await one.take(4)
+    assert (one.grow(7), one.held, turns.held) == (True, 7, 7)
+    await other.take(3)
+    assert (one.grow(8), one.held, turns.held) == (False, 7, 10)
+    other.release()
+    waiting = asyncio.create_task(other.take(9))
+    await started(waiting)
+    assert not one.grow(8), "somebody waits"
+    one.release()
+    await waiting
+    assert other.grow(99), "who is alone may have more than all together"
+    other.keep(100)
+    assert turns.held == 100
+    other.release()
+    assert turns.held == 0
+
+
 async def test_one_alone_may_have_more_than_all_together() -> None:
     turns = Turns(10)
     with turns.turn() as turn:

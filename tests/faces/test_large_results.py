@@ -264,3 +264,19 @@ async def test_a_reader_who_takes_nothing_gives_up_what_others_want(
             while (await http.post("/mcp/slow/tools/get_much")).status_code == 429:
                 pass
     assert results.held == 0
+
+
+async def test_what_changed_something_is_never_refused_and_who_takes_nothing_makes_room_for_it(
+    server: LargeMCPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.serving.connections._STUCK", 0.0)
+    settings = Settings(max_unsent_bytes=3 * BEYOND_THE_KERNEL)
+    async with serve(create_app([server], settings)) as served, AsyncExitStack() as stack:
+        results = served.app.state.gateway.results
+        for number in (1, 2):
+            stuck = await stack.enter_async_context(caller(served, reads_little=True))
+            stuck.send(post("get_much"), post("get_much"))
+            await until(lambda number=number: results.held > number * BEYOND_THE_KERNEL)
+        answer = await call(served, "rest", "change", BEYOND_THE_KERNEL)
+        assert (len(answer["zone"]), server.changes) == (BEYOND_THE_KERNEL, 1)
+        await until(lambda: results.held < 2 * BEYOND_THE_KERNEL)

@@ -87,7 +87,7 @@ class ConsumedMessages(Result):
     messages: list[Message]
     next_cursor: str | None = Field(description="Give it as `cursor` to read on (browsing only).")
     reached_end: bool = Field(description="Nothing more was stored, in any partition.")
-    truncated: bool = Field(description="By max_bytes or timeout_ms; more is there.")
+    truncated: bool = Field(description="By max_bytes, timeout_ms or load; more is there.")
     skipped: int = Field(0, description="Offsets that retention has removed: at most so many messages.")
     ack: str | None = Field(None, description="Give it back when these are dealt with (group only).")
     partitions: list[int] | None = Field(None, description="Read by this gateway now (group only).")

@@ -191,9 +191,14 @@ class Reader:
             lacking = limits.bytes - page.size if limits.matches is None else _MOST_FETCH
             wanted = min(max(min(expected, lacking), _LEAST_FETCH), _MOST_FETCH)
             most = min(wanted * len(page.positions), _MOST_ANSWER)
-            if page.room is not None:
+            if page.room is not None and page.records:
+                # What was read takes room for as long as it waits: while others want it, it goes as it is.
+                if not page.room.grow(page.size + most):
+                    page.truncated = True
+                    return
+            elif page.room is not None:
                 with standing_still(clock):
-                    await page.room.take(page.size + most)
+                    await page.room.take(most)
             try:
                 fetched, outside = await self._cluster.fetch(
                     topic, page.positions, partition_bytes=wanted, max_bytes=most, clock=clock

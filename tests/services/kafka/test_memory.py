@@ -14,7 +14,8 @@ from app.services.kafka.cluster import Cluster
 from app.services.kafka.driver import PartitionReader
 from app.services.kafka.messages import ConsumedMessages
 from app.services.kafka.positions import FromTail
-from app.services.kafka.reading import Reader
+from app.services.kafka.reading import Page, Reader
+from app.services.kafka.records import Fetched
 from app.services.kafka.schemas import StreamEvent
 from tests.services.kafka.conftest import Requests, browse, values, work
 
@@ -65,6 +66,50 @@ async def test_a_group_and_a_tail_get_messages_that_are_larger_than_their_answer
     assert values(given) == ["a" * LARGE]
     assert values(await work(kafka, large, group_id, max_bytes=1000, ack=given.ack)) == ["b" * LARGE]
     assert values(await browse(kafka, large, start=FromTail(tail=1), max_bytes=1000)) == ["c" * LARGE]
+
+
+@pytest.mark.parametrize("by", ["browsing", "group"])
+async def test_what_all_readers_have_read_is_bounded_and_an_answer_is_cut_short_rather_than_kept_waiting(
+    kafka: KafkaService, large: str, group_id: str, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Forty answers of 2.7 MB: a reader that waited for room with what it had would hold what nobody counts."""
+    pages: list[weakref.ref[Page]] = []
+    held: list[int] = []
+    take: Any = Reader._take
+
+    async def noted(self: Reader, page: Page, *given: Any) -> bool:
+        full: bool = await take(self, page, *given)
+        if not any(known() is page for known in pages):
+            pages.append(weakref.ref(page))
+        held.append(sum(found.size for known in pages if (found := known()) is not None))
+        return full
+
+    async def read(reader: int) -> ConsumedMessages:
+        if by == "group":
+            return await work(kafka, large, f"{group_id}-{reader}", max_bytes=8 << 20, timeout_ms=20_000)
+        return await browse(kafka, large, max_messages=1000, max_bytes=8 << 20, timeout_ms=20_000)
+
+    def first_batch(partition: Any, position: int, first: int, end: int, records: bytes, *further: Any) -> Fetched:
+        """As a broker answers that sends no more than it is asked for."""
+        size = 12 + int.from_bytes(records[8:12])
+        return Fetched(partition, position, first, end, records[:size], *further)
+
+    monkeypatch.setattr("app.services.kafka.cluster.Fetched", first_batch)
+    monkeypatch.setattr(Reader, "_take", noted)
+    monkeypatch.setattr(kafka._reader._turns, "limit", 6 << 20)
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*(read(reader) for reader in range(40)))
+    # What is asked for at once is a guess, and the messages twice as large.
+    assert max(held) <= 2.5 * (6 << 20)
+    for answer in answers:
+        assert values(answer) == [letter * LARGE for letter in "abc"][: len(answer.messages)]
+        assert answer.messages
+        assert answer.truncated is (len(answer.messages) < 3)
+        if answer.truncated and by == "browsing":
+            further: dict[str, Any] = {"cursor": answer.next_cursor, "timeout_ms": 20_000}
+            rest = await browse(kafka, large, max_messages=1000, max_bytes=8 << 20, **further)
+            assert len(rest.messages) == 3 - len(answer.messages)
+    assert kafka._reader._turns.held == 0
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

@@ -114,6 +114,8 @@ class GatewayError(Exception):
     title: ClassVar[str] = "Internal error"
     rpc_code: ClassVar[int] = INTERNAL_ERROR
     """JSON-RPC code where the failure is a protocol error and not a tool result."""
+    in_part: bool = False
+    """As the reason for which a tool does not work in full: it works nevertheless, in part."""
     rule: str | None = None
     """What of the policy it is refused by, in the policy's own words; None where it is no refusal of the guard's."""
 
@@ -378,6 +380,7 @@ class EmbeddingUnavailable(BackendUnavailable):
     """
 
     code, title = "embedding_unavailable", "Embedding unavailable"
+    in_part = True
 
     def __init__(self, detail: str = "", *, misconfigured: bool = False) -> None:
         super().__init__(detail)

@@ -212,7 +212,7 @@ function updateServerCard(card, server) {
   say(words, STATES[server.state] ?? server.state);
   say(when, `since ${since(server.since)}`);
   when.title = wholeTime(server.since);
-  const reasons = Object.entries(server.off);
+  const reasons = Object.entries({ ...server.off, ...server.limited });
   // Where single tools are off each says why, and the sum of it would say it twice.
   say(reason, reasons.length ? "" : sentence(server.reason ?? ""));
   reason.hidden = !reason.textContent;

@@ -77,7 +77,7 @@ export class SettingsPage extends HTMLElement {
   #showOff() {
     const reasons = (stream.snapshot?.servers ?? []).flatMap((server) => [
       ...(server.reason ? [[shortName(server), server.reason]] : []),
-      ...Object.entries(server.off),
+      ...Object.entries({ ...server.off, ...server.limited }),
     ]);
     this.#offCard.hidden = !reasons.length;
     keyed(

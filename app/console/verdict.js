@@ -14,6 +14,9 @@ const FEW = 20;
 /** Outcomes that are not the caller's doing. */
 const OURS = /^(backend_|internal_error|identity_|audit_|too_many_requests)/;
 
+/** How tools fall short. */
+const SHORT_OF = /** @type {const} */ (["off", "limited"]);
+
 /** Judge what the stream tells. @param {Stream} stream @returns {Verdict} */
 export function verdict(stream) {
   const { snapshot } = stream;
@@ -52,10 +55,12 @@ export function verdict(stream) {
     return { tone, title, detail: `${figures}. “Failing most” says which, and why.` };
   }
   if (some.length) {
-    const tools = some.flatMap((server) => Object.keys(server.off));
-    const off = `${tools.join(", ")} ${tools.length === 1 ? "is" : "are"} off or limited`;
-    const what = tools.length ? off : `${names(some)} works in part`;
-    return { tone: "warn", title: what, detail: `${figures}. The server's card says why.` };
+    const tools = SHORT_OF.flatMap((kind) => {
+      const named = some.flatMap((server) => Object.keys(server[kind]));
+      return named.length ? [`${named.join(", ")} ${named.length === 1 ? "is" : "are"} ${kind}`] : [];
+    });
+    const title = tools.length ? tools.join(", ") : `${names(some)} works in part`;
+    return { tone: "warn", title, detail: `${figures}. The server's card says why.` };
   }
   if (unset.length) {
     const rest = unset.length < snapshot.servers.length ? "All else is well" : "The cards say what to set";

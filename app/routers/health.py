@@ -95,7 +95,7 @@ def health_router(
         if is_stopping():
             return Readiness(status="stopping", servers={}), 503
         states, keys = await asyncio.gather(readiness_of_all(servers(), turned_off), _readiness_of_keys())
-        none_works = states and not any(state.ready or state.tools_off for state in states.values())
+        none_works = states and not any(state.answers for state in states.values())
         all_ready = all(state.ready for state in states.values())
         if keys is not None and not keys.ready:
             assert identity is not None

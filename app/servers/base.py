@@ -202,7 +202,7 @@ class BaseMCPServer:
         return None
 
     async def ping(self) -> Mapping[str, GatewayError] | None:
-        """Return if the backend answers, with the tools that can't work now, or not in full, each with the reason.
+        """Return if the backend answers, with why each tool can't work now, or not in full (`in_part`).
 
         Nothing means that every tool could. It is asked by `/ready`, often, and has two seconds.
 
@@ -217,13 +217,16 @@ class BaseMCPServer:
     async def examine(self) -> Sequence[Finding]:
         """Return what `switchboard doctor` shows of an open server that is configured: a line each, with the remedy."""
 
+        limits: list[Finding] = []
+
         async def answers() -> str:
-            off = await self.ping() or {}
-            for reason in off.values():
-                raise reason
+            for tool, reason in (await self.ping() or {}).items():
+                if not reason.in_part:
+                    raise reason
+                limits.append(Finding("warning", f"{tool} works in part: {reason.detail}"))
             return "it answers"
 
-        return [await checked(answers())]
+        return [await checked(answers()), *limits]
 
     async def call_tool(self, tool_name: str, arguments: JsonObject) -> Any:
         """Run a tool by its name, in a program of one's own or for tools that have no declared method.

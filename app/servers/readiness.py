@@ -15,9 +15,9 @@ _PING_WITHIN = 2.0
 
 
 class ToolOff(BaseModel):
-    """A tool that can't work now, or not in full."""
+    """Why a tool can't work now, or not in full."""
 
-    code: str = Field(description="The code of the failure that a call would be answered with.")
+    code: str = Field(description="The failure's code; with that of a tool that is off, calls are answered.")
     detail: str = Field(description="What is wrong and what to do.")
 
 
@@ -29,15 +29,23 @@ class ServerReadiness(BaseModel):
     detail: str | None = Field(default=None, description="What is wrong and what to do.")
     missing: str | None = Field(default=None, description="The variable that is not set, where that is the matter.")
     tools_off: dict[str, ToolOff] | None = Field(
-        default=None, description="The tools that can't work, or not in full, each with the reason."
+        default=None, description="The tools that can't work, each with the reason."
     )
+    tools_limited: dict[str, ToolOff] | None = Field(
+        default=None, description="The tools that work in part, each with what is missing."
+    )
+
+    @property
+    def answers(self) -> bool:
+        """Whether the backend answers, though perhaps not for all tools."""
+        return bool(self.ready or self.tools_off or self.tools_limited)
 
     @property
     def state(self) -> str:
         """The state in one word, as `Standing` has it."""
         if self.ready:
             return "ready"
-        if self.tools_off:
+        if self.answers:
             return "degraded"
         return "unconfigured" if self.code == BackendNotConfigured.code else "down"
 
@@ -47,12 +55,15 @@ class ServerReadiness(BaseModel):
             return "ready"
         if self.missing is not None:
             return f"not configured: {self.missing}"
-        if self.tools_off:
-            return "ready but for " + ", ".join(
-                f"{name} ({off.detail.partition(';')[0]})" for name, off in self.tools_off.items()
-            )
+        if self.answers:
+            kinds = ("ready but for", self.tools_off), ("limited in", self.tools_limited)
+            return ", ".join(f"{words} {_with_reasons(tools)}" for words, tools in kinds if tools)
         reason = (self.detail or "").partition(";")[0]
         return f"not {'configured' if self.code == BackendNotConfigured.code else 'ready'}: {reason}"
+
+
+def _with_reasons(tools: Mapping[str, ToolOff]) -> str:
+    return ", ".join(f"{name} ({why.detail.partition(';')[0]})" for name, why in tools.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +106,15 @@ async def _ask(server: BaseMCPServer, turned_off: Mapping[str, GatewayError]) ->
         return ServerReadiness(ready=False, code=error.code, detail=error.detail, missing=missing)
     if not off:
         return ServerReadiness(ready=True)
+    reasons = {tool: ToolOff(code=error.code, detail=error.detail) for tool, error in off.items()}
+    limited = {tool: reason for tool, reason in reasons.items() if off[tool].in_part}
+    whole = {tool: reason for tool, reason in reasons.items() if tool not in limited}
+    kinds = ("Off", whole), ("Limited", limited)
     return ServerReadiness(
         ready=False,
-        detail=f"Some tools are off or limited: {', '.join(off)}.",
-        tools_off={tool: ToolOff(code=error.code, detail=error.detail) for tool, error in off.items()},
+        detail=" ".join(f"{kind}: {', '.join(tools)}." for kind, tools in kinds if tools),
+        tools_off=whole or None,
+        tools_limited=limited or None,
     )
 
 

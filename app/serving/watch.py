@@ -46,7 +46,7 @@ async def _look(gateway: Gateway) -> None:
     gateway.standings.note(states, time.time())
     for name, state in states.items():
         outages, place = servers[name].outages, f"The backend of {name}"
-        if state.ready or state.tools_off:
+        if state.answers:
             outages.up(place)
         elif not outages.ongoing:
             # A call would be answered so, and nobody has told the log of a better reason.

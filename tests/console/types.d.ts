@@ -6,8 +6,10 @@ interface ServerState {
   state: "ready" | "degraded" | "down" | "unconfigured" | "unknown";
   reason: string | null;
   since: number;
-  /** Tools that are off or limited, with the reasons. */
+  /** Tools that are off, with the reasons. */
   off: Record<string, string>;
+  /** Tools that work in part, with what is missing. */
+  limited: Record<string, string>;
 }
 
 interface Series {

@@ -1,12 +1,12 @@
 """What of others' calls somebody may see: those of what it could use itself, and of its own tenant where it has one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from weakref import WeakValueDictionary
 
 from app.catalogue import Catalogue
 from app.gateway import Gateway
 from app.guard.principal import Principal
-from app.servers.readiness import Standing
+from app.servers.readiness import Standing, ToolOff
 
 
 class Sight:
@@ -41,15 +41,18 @@ class Sight:
     def shown(self, server: str, standing: Standing) -> dict[str, object]:
         """Return what is told of a server's state."""
         state = standing.readiness
-        off = state.tools_off or {}
         return {
             "id": server,
             "name": self.servers[server].name,
             "state": standing.state,
-            "reason": None if off else state.detail,
+            "reason": None if state.answers else state.detail,
             "since": round(standing.since, 3),
-            "off": {tool: why.detail for tool, why in off.items() if self.knows(server, tool)},
+            "off": self._reasons(server, state.tools_off),
+            "limited": self._reasons(server, state.tools_limited),
         }
+
+    def _reasons(self, server: str, tools: Mapping[str, ToolOff] | None) -> dict[str, str]:
+        return {tool: why.detail for tool, why in (tools or {}).items() if self.knows(server, tool)}
 
 
 class Sights:

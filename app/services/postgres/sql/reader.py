@@ -226,10 +226,12 @@ class SqlReader:
             return error
         if not lost:
             return None
-        return BackendUnavailable(
+        limits = BackendUnavailable(
             f"PostgreSQL can't interrupt what these backends of query_database run: {', '.join(map(str, lost))}; "
             "they take a core each until they end by themselves or the server is restarted"
         )
+        limits.in_part = True  # others' queries are answered
+        return limits
 
     async def _lost_backends(self) -> list[int]:
         """Return the process ids of backends of our login that run longer than any statement may."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator
+from urllib.parse import unquote, urljoin
 
 import httpx
 import pytest
@@ -122,6 +123,58 @@ async def test_a_browser_shows_a_guide_as_a_page(gateway: Served, browser: Brows
         await expect(seen.page.locator("td", has_text="Calls in one batch")).to_be_visible()
         assert "| what |" not in await seen.page.locator("body").inner_text()
         assert await seen.page.title() == "Switchboard: Limits"
+        assert seen.complaints == []
+
+
+async def links_of(http: httpx.AsyncClient, guide: str) -> list[str]:
+    """Return where a guide's page leads to, on this gateway."""
+    text: str = (await http.get(f"/guides/{guide}?openapi")).json()["info"]["description"]
+    return [link for link in re.findall(r"\]\(([^()\s]+)\)", text) if "://" not in link]
+
+
+async def test_whatever_guides_show_and_lead_to_is_there(http: httpx.AsyncClient) -> None:
+    guides = [guide["name"] for guide in (await http.get("/console/connect")).json()["guides"]]
+    assert "operations.md" in guides
+    assert not any("/" in name for name in guides)
+    led_to: set[str] = set()
+    for guide in (*guides, "adr/0005-one-pipeline.md"):
+        for link in await links_of(http, guide):
+            for folder in ("/guides/", "/console/guides/"):
+                assert (await http.get(urljoin(folder + guide, link))).status_code == 200, (guide, link)
+            led_to.add(link)
+    assert {"pictures/overview.webp", "adr/0005-one-pipeline.md", "operations/alerts.yml"} <= led_to
+    assert not any(link.startswith("../.") for link in led_to), "it is not served"
+
+
+@pytest.mark.debian("chromium")
+async def test_a_guide_leads_to_the_headings_that_it_names(
+    gateway: Served, browser: Browser, http: httpx.AsyncClient
+) -> None:
+    named: dict[str, set[str]] = {}
+    for guide in ("architecture.md", "search.md", "security.md", "policy.md", "query-database.md", "aws.md"):
+        for link in await links_of(http, guide):
+            path, _, anchor = link.partition("#")
+            if anchor:
+                named.setdefault(path or guide, set()).add(unquote(anchor))
+    assert len(named) > 3
+    for guide, anchors in named.items():
+        async with visit(browser, f"{gateway.url}/guides/{guide}") as seen:
+            for anchor in sorted(anchors):
+                await expect(seen.page.locator(f'[id="{anchor}"] h2').first).to_be_attached()
+
+
+@pytest.mark.debian("chromium")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_a_guide_shows_its_pictures_and_is_dark_where_the_system_is(
+    gateway: Served, browser: Browser, dark: bool
+) -> None:
+    async with visit(browser, f"{gateway.url}/guides/console.md", dark=dark) as seen:
+        pictures = seen.page.locator("img[src^=pictures]")
+        await expect(pictures.first).to_be_visible()
+        assert await pictures.evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 0)")
+        for part in ("body", "img"):
+            shown = await seen.page.locator(part).first.evaluate("each => getComputedStyle(each).filter")
+            assert ("invert" in shown) is dark
         assert seen.complaints == []
 
 

@@ -555,11 +555,11 @@ ADDRESSES: dict[str, list[Row]] = {
     **{f"ANY /mcp/{name}": [at(f"/mcp/{name}")] for name in ("database", "kafka", "aws")},
     **{f"ANY /mcp/mcp_{name}": [at(f"/mcp/mcp_{name}")] for name in ("database", "kafka", "aws")},
     **{f"GET {path}": [page(path)] for path in ("/", "/docs", "/redoc", "/favicon.ico", "/openapi.json")},
-    "GET /guides/{name}": [page("/guides/kafka.md")],
-    "GET /guides/{name}/logo-mini.svg": [page("/guides/kafka.md/logo-mini.svg")],
+    "GET /guides/{name:path}": [page("/guides/kafka.md")],
+    "GET /guides/{name:path}/logo-mini.svg": [page("/guides/kafka.md/logo-mini.svg")],
     "MOUNT /console/swagger": [shell("/console/swagger/swagger-ui.css")],
     "MOUNT /console/redoc": [shell("/console/redoc/redoc.standalone.js")],
-    "GET /console/guides/{name}/logo-mini.svg": [shell("/console/guides/kafka.md/logo-mini.svg")],
+    "GET /console/guides/{name:path}/logo-mini.svg": [shell("/console/guides/kafka.md/logo-mini.svg")],
     "MOUNT /redoc": [page("/redoc/redoc.standalone.js")],
     "MOUNT /console": [shell("/console/console.css"), shell("/console/nothing", NOT_FOUND)],
     "GET /console/session": [console("/console/session")],
@@ -582,13 +582,13 @@ ADDRESSES: dict[str, list[Row]] = {
     "POST /console/explain": [console("/console/explain", "invalid_arguments")],
     "GET /console/settings": [console("/console/settings")],
     "GET /console/connect": [console("/console/connect")],
-    "GET /console/guides/{name}": [console("/console/guides/kafka.md")],
+    "GET /console/guides/{name:path}": [console("/console/guides/kafka.md")],
     "WEBSOCKET /mcp/ws": [page("/mcp/ws")],
     "WEBSOCKET /mcp/{server}/ws": [at("/mcp/database/ws"), at("/mcp/mcp_aws/ws")],
     "WEBSOCKET /{path:path}": [Row("/mcp/nowhere/at/all", others=NO_WEBSOCKET), Row("/", others=NO_WEBSOCKET)],
 }
 STATUS = {OK: 200, UNAUTHENTICATED: 401, SCOPE: 403, NOT_CONFINED: 403, REFUSED: 403, NOT_FOUND: 404}
-LISTS_NOTHING = ("GET /guides/{name}", "MOUNT ", "POST /mcp/batch")
+LISTS_NOTHING = ("GET /guides/{name:path}", "MOUNT ", "POST /mcp/batch")
 """No listing: what is the same for everybody who has a key, or names what was asked for."""
 
 

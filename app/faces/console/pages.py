@@ -1,12 +1,15 @@
 """The pages for people: the console's shell, the reference, the guides. They load nothing from elsewhere."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from html import escape
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
 from string import Template
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
@@ -40,6 +43,11 @@ _WITHOUT_ADDRESSES = """hide-download-button disable-search theme='{"rightPanel"
 _NO_MODULES = ("docs.js", "theme.js")
 _PLACES_OF_GUIDES = (_FILES / "guides", _FILES.parents[1] / "docs")
 """In an installed package, and in a checkout."""
+_KINDS = {".webp": "image/webp", ".json": "application/json", ".yml": "text/plain; charset=utf-8"}
+"""What guides show and lead to, beside each other."""
+_LINK = re.compile(r"\[(?P<label>[^]\n]*)\]\((?P<path>[^()#\s]*)(?P<anchor>#[\w-]+)?\)")
+_HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+_NO_WORD = re.compile(r"[^\w\s$*+~.()'\"!:@-]+")
 
 
 class Pages:
@@ -55,10 +63,17 @@ class Pages:
         self._gateway = gateway
         self._needs_key = identity is not None and identity.needs_key
         self._launched = launched or LaunchedByClients()
-        self._guides = _find_guides()
+        self._guide_files = _find_guides()
+        self._guides = {name: _title(path) for name, path in self._guide_files.items() if _is_guide(name)}
+        """The title of each by its name."""
         # One round trip for all modules, where a browser would find them one behind the other.
         self._modules = [file.name for file in sorted(_FILES.glob("*.js")) if file.name not in _NO_MODULES]
         self._pages = {name: Template((_FILES / f"{name}.html").read_text()) for name in ("home", "docs", "redoc")}
+
+    def signs(self) -> list[BaseRoute]:
+        """Return where Redoc looks for a picture, behind the addresses of guides: they come before those."""
+        folders = ("/guides", "/console/guides")
+        return [Route(f"{folder}/{{name:path}}/logo-mini.svg", self._sign_of_redoc) for folder in folders]
 
     def routes(self) -> list[BaseRoute]:
         """Return the addresses of the pages and of their files."""
@@ -68,9 +83,7 @@ class Pages:
             Route("/docs", self._docs),
             Route("/redoc", self._redoc),
             Route("/favicon.ico", self._favicon),
-            Route("/guides/{name}", self._public_guide),
-            Route("/guides/{name}/logo-mini.svg", self._sign_of_redoc),
-            Route("/console/guides/{name}/logo-mini.svg", self._sign_of_redoc),
+            Route("/guides/{name:path}", self._public_guide),
             Mount("/console/swagger", StaticFiles(directory=packaged / "swagger")),
             Mount("/console/redoc", StaticFiles(directory=packaged / "redoc")),
             Mount("/redoc", StaticFiles(directory=packaged / "redoc")),
@@ -87,7 +100,7 @@ class Pages:
             "url": url,
             "websocket_url": "ws" + url.removeprefix("http"),
             "configs": [asdict(config) for config in configs],
-            "guides": [{"name": name, "title": title} for name, (title, _) in self._guides.items()],
+            "guides": [{"name": name, "title": title} for name, title in self._guides.items()],
         }
         await send_json(scope, send, answer)
 
@@ -120,18 +133,37 @@ class Pages:
     def _guide(self, request: Request) -> Response:
         """Return a guide: to browsers as a page, which Redoc makes of it, to others as it is written."""
         name = request.path_params["name"]
-        found = self._guides.get(name)
-        if found is None:
+        path = self._guide_files.get(name)
+        if path is None:
             raise NotFound(f"There is no such guide. Guides: {', '.join(self._guides)}.")
-        title, path = found
+        if (kind := _KINDS.get(path.suffix)) is not None:
+            return FileResponse(path, media_type=kind, headers=_headers(_POLICY))
+        title = _title(path)
         if _AS_DOCUMENT in request.query_params:
             _, _, text = path.read_text().partition("\n")
+            text = _LINK.sub(partial(self._link, name), text)
             info = {"title": title, "version": VERSION, "description": text}
             return JSONResponse({"openapi": "3.1.0", "info": info, "paths": {}}, headers=_headers(_POLICY))
         if "text/html" in request.headers.get("accept", ""):
             shown = {"title": escape(title), "spec": f"?{_AS_DOCUMENT}", "options": _WITHOUT_ADDRESSES}
             return self._page("redoc", request, policy=_POLICY_OF_REDOC, **shown)
         return FileResponse(path, media_type="text/plain; charset=utf-8", headers=_headers(_POLICY))
+
+    def _link(self, guide: str, found: re.Match[str]) -> str:
+        """Return a guide's link as it leads on among the pages; what is not served here becomes text."""
+        label, path, anchor = found.groups()
+        if "://" in path:
+            return found[0]
+        name = normpath(PurePosixPath(guide).parent / path) if path else guide
+        target = self._guide_files.get(name)
+        if target is None:
+            return str(label)
+        if anchor is None:
+            return found[0]
+        # Redoc names a heading in its own way, and GitHub in another one.
+        headings = {_as_anchor(heading): heading for heading in _HEADING.findall(target.read_text())}
+        heading = headings.get(anchor, "")
+        return f"[{label}]({path}#section/{quote(_NO_WORD.sub('', heading).strip().replace(' ', '-'))})"
 
     def _page(self, name: str, request: Request, *, policy: str = _POLICY, **further: str) -> Response:
         root = escape(request.scope.get("root_path", ""))
@@ -166,11 +198,20 @@ def _headers(policy: str) -> Mapping[str, str]:
     }
 
 
-def _find_guides() -> dict[str, tuple[str, Path]]:
-    """Return title and file of each guide by its name; none where the documents were not installed."""
+def _find_guides() -> dict[str, Path]:
+    """Return the guides and what they show and lead to, by name; none where the documents were not installed."""
     directory = next((place for place in _PLACES_OF_GUIDES if place.is_dir()), None)
-    found = sorted(directory.glob("*.md")) if directory else []
-    return {path.name: (_title(path), path) for path in found}
+    found = sorted(directory.rglob("*")) if directory else []
+    return {path.relative_to(directory or path).as_posix(): path for path in found if path.suffix in (".md", *_KINDS)}
+
+
+def _is_guide(name: str) -> bool:
+    return name.endswith(".md") and "/" not in name
+
+
+def _as_anchor(heading: str) -> str:
+    """Return how GitHub leads to a heading."""
+    return "#" + re.sub(r"[^\w\s-]", "", heading.lower()).replace(" ", "-")
 
 
 def _title(guide: Path) -> str:

@@ -68,9 +68,10 @@ def console_routes(
         ("GET", "/console/settings", called(SettingsShown(gateway).show, scopes=(SETTINGS,))),
         *(("GET", path, called(answer)) for path, answer in tails.addresses()),
         ("GET", "/console/connect", called(pages.connect)),
-        ("GET", "/console/guides/{name}", viewed(pages.guide)),
+        ("GET", "/console/guides/{name:path}", viewed(pages.guide)),
     ]
-    return [*(Route(path, endpoint, methods=[method]) for method, path, endpoint in addresses), *pages.routes()]
+    routes = [Route(path, endpoint, methods=[method]) for method, path, endpoint in addresses]
+    return [*pages.signs(), *routes, *pages.routes()]
 
 
 class _Application:

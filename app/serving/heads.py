@@ -10,6 +10,9 @@ END_OF_HEAD = b"\r\n\r\n"
 _DIGITS = 7
 """Of a length that is looked at; the parser reads what has more."""
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,%d})\r\n" % _DIGITS, re.IGNORECASE)
+_LONGEST = 8 * 1024
+_MOST_FIELDS = 64
+"""Of a head that is remembered, since each connection holds one for as long as it is open."""
 _SAY_MORE = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 """Fields by which a body has no length, is waited for, or is none."""
 
@@ -47,6 +50,10 @@ class RepeatedHead(msgspec.Struct, frozen=True):
             return None
         if len(received) - end != int(found[1]) or head.count(b"\n") != head.count(b"\r\n"):
             return None  # it has ended somewhere else
+        if end > _LONGEST or len(headers) > _MOST_FIELDS:
+            return None
+        if head.count(b"\r\n") != len(headers) + 2:
+            return None  # it has more lines than fields: an upgrade was left out, which another length would let stand
         others = {name: value for name, value in scope.items() if name not in ("headers", "state")}
         return cls(head[: found.start(1)], head[found.end(1) :], others, headers, names.index(b"content-length"))
 

@@ -292,7 +292,10 @@ class HttpProtocol(HttpToolsProtocol):
         The parser, which is between two requests then, learns nothing of it.
         """
         head = self._head
-        if head is None or not (self._is_between_requests and self.cycle.response_complete):
+        # For the sake of a large body reading stops, which is for `on_body` to say.
+        if head is None or len(data) > HIGH_WATER_LIMIT:
+            return False
+        if not (self._is_between_requests and self.cycle.response_complete):
             return False
         if (request := head.request_in(data)) is None:
             return False

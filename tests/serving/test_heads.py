@@ -1,16 +1,27 @@
 """Heads that come again: requests that are known by them are the same requests as ever."""
 
+import asyncio
+import random
 from collections.abc import AsyncGenerator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from app.budget import Budget
 from app.main import create_app
+from app.serving.connections import Connections
 from app.serving.http import HttpProtocol
+from app.settings import Settings
 from tests.fixtures.gateway import Served, serve
 from tests.serving.callers import HOST, JSON, Raw, SlowMCPServer, caller, post, protocols, until
 
 FIELDS = b"POST /mcp/slow/fields HTTP/1.1\r\n"
+HANDSHAKE = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: %b\r\n" % (
+    b"dGhlIHNhbXBsZSBub25jZQ=="
+)
 
 
 def said(body: bytes = b"12345", fields: bytes = b"", length: bytes | None = None, line: bytes = FIELDS) -> bytes:
@@ -156,6 +167,25 @@ async def test_what_differs_is_answered_as_if_it_were_the_first(gateway: Served,
     assert await _answers(gateway, parts, [said()] * 3) == await _answers(gateway, parts)
 
 
+async def test_a_handshake_is_one_though_the_same_head_had_a_body_before_and_was_none(gateway: Served) -> None:
+    def asked(body: bytes) -> bytes:
+        return said(body, HANDSHAKE, line=FIELDS.replace(b"POST", b"GET"))
+
+    answers = await _answers(gateway, [asked(b"")], [asked(b"12345")] * 3)
+    assert answers == await _answers(gateway, [asked(b"")])
+    assert [status for status, _ in answers] != [200, 200]
+
+
+@pytest.mark.parametrize("fields", [b"x-long: " + b"x" * 8 * 1024 + b"\r\n", b"x: 1\r\n" * 64], ids=["long", "many"])
+async def test_a_head_of_which_every_connection_would_hold_much_is_not_remembered(
+    raw: Raw, parsed: list[bytes], fields: bytes
+) -> None:
+    for _ in range(4):
+        raw.send(said(fields=fields))
+        assert (await raw.answer()).status == 200
+    assert len(parsed) == 4
+
+
 async def test_a_head_of_which_a_part_came_before_is_not_remembered(gateway: Served) -> None:
     rest = said()[30:]
     answers = await _answers(gateway, [said()[:30], rest, rest], [said()])
@@ -184,3 +214,155 @@ async def test_a_head_that_comes_again_waits_for_its_turn(slow: SlowMCPServer, r
     await until(lambda: len(parsed) == 4)
     slow.release.set()
     assert [(await raw.answer()).json()["zone"] for _ in range(2)] == ["late", "UTC"]
+
+
+class Wire(asyncio.Transport):
+    """A socket whose other side takes all that is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = self.paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.written += b"<end>"
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"peername": ("192.0.2.1", 1), "sockname": ("192.0.2.2", 80)}.get(name, default)
+
+
+class Forgetful(HttpProtocol):
+    """Parses every head."""
+
+    def _remember_head(self, data: bytes) -> None:
+        pass
+
+
+async def _seen(kind: type[HttpProtocol], writes: Sequence[tuple[bytes, int]]) -> list[Any]:
+    """Return what is seen of a connection by its caller, and by an application that changes all that it gets.
+
+    Args:
+        kind: of the protocol.
+        writes: what the caller writes, and how often the event loop turns behind each.
+    """
+    seen: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(deepcopy(scope))
+        scope["headers"][:1] = [(b"content-length", b"77"), (b"x-changed", b"1")]
+        scope["state"]["changed"] = scope["path"] = scope["root_path"] = "changed"
+        scope["client"] = ("changed", 1)
+        more = scope["query_string"] != b"unread"
+        while more:
+            message = await receive()
+            seen.append(message)
+            more = message.get("more_body", False)
+        if scope["query_string"] == b"fails":
+            raise RuntimeError
+        if scope["query_string"] == b"waits":
+            await asyncio.sleep(0)
+        body = b"%d" % len(seen)
+        if not receive.__self__.answer(200, b"content-length: %d\r\n" % len(body), body):
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"no"})
+
+    config = uvicorn.Config(application, log_config=None, access_log=False, ws="none", proxy_headers=False)
+    wire, state = Wire(), ServerState()
+    connections, unfinished = Connections(Settings()), Budget(2**20)
+    protocol = kind(connections, unfinished, config=config, server_state=state, app_state={"of": "the application"})
+    protocol.connection_made(wire)
+    for data, turns in writes:
+        for _ in range(64 if wire.paused else 0):
+            await asyncio.sleep(0)
+        if wire.closed or wire.paused:
+            break
+        protocol.data_received(data)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        seen.append((protocol.awaited(), len(protocol.pipeline), wire.paused, len(state.tasks)))
+    for _ in range(64):
+        await asyncio.sleep(0)
+    seen.append((wire.written, wire.closed, wire.paused, state.total_requests))
+    protocol.connection_lost(None)
+    for _ in range(64):
+        await asyncio.sleep(0)
+    return [*seen, (len(state.tasks), unfinished.held)]
+
+
+PIECES = {
+    "queries": [b"", b"", b"", b"unread", b"waits", b"fails"],
+    "fields": [b"", b"", b"", b"cookie: a\r\n", b"x-request-id: 1\r\n", b"origin: a\r\n", b"Content-Length: 5\r\n"],
+    "odd fields": [
+        *(b"connection: close\r\n", b"connection: upgrade\r\nupgrade: h2c\r\n", b"expect: 100-continue\r\n"),
+        *(b" folded\r\n", b"x : 1\r\n", b"x: 1\n", b"transfer-encoding: chunked\r\n"),
+    ],
+    "odd lengths": [b"0%d", b" %d", b"%d ", b"+%d", b"-%d", b"", b"%d, %d", b"0x%d", b"00000000%d", b"99999999%d"],
+    "behind": [b"", b"", b"x", b"\r", b"\r\n", b"\n", b"GET /a HTTP/1.1\r\n\r\n"],
+}
+"""Of which requests are made at random."""
+
+
+def _at_random(seed: int) -> list[tuple[bytes, int]]:
+    """Return what a caller writes who mostly says the same, but not always, and not always in one piece."""
+    given = random.Random(seed)
+
+    def some(name: str) -> bytes:
+        return given.choice(PIECES[name])
+
+    heads: list[tuple[bytes, bytes]] = []
+    for _ in range(given.choice((1, 1, 2))):
+        start = (
+            given.choice((b"POST", b"POST", b"GET", b"HEAD")) + b" /a?" + some("queries") + b" HTTP/1.1\r\nhost: a\r\n"
+        )
+        heads.append((start, some("fields") + (some("odd fields") if given.random() < 0.2 else b"")))
+    wildness = given.choice((0, 0.1, 0.3))
+    writes: list[tuple[bytes, int]] = []
+    for _ in range(given.randrange(8, 40)):
+        start, end = given.choice(heads)
+        body = b"a" * given.choice((0, 1, 5, 5, 12, 200, 200, 70_000))
+        length = b"%d"
+        if wild := given.random() < wildness:
+            length = some("odd lengths")
+        data = start + b"content-length: " + length.replace(b"%d", b"%d" % len(body)) + b"\r\n" + end + b"\r\n" + body
+        if wild:
+            data = given.choice((b"", b"", b"\r\n")) + data + some("behind")
+        cut = given.randrange(len(data)) if given.random() < 0.1 else 0
+        if given.random() < 0.1 and writes:
+            data, cut = writes.pop()[0] + data, 0
+        writes += [(piece, given.randrange(5)) for piece in (data[:cut], data[cut:]) if piece]
+    return writes
+
+
+async def test_no_sequence_of_requests_is_seen_otherwise_than_by_the_parser(
+    parsed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.serving.http.new_request_id", lambda: "1")
+    sizes = {HttpProtocol: 0, Forgetful: 0}
+    for seed in range(120):
+        writes = _at_random(seed)
+        seen = {}
+        for kind in sizes:
+            parsed.clear()
+            seen[kind] = await _seen(kind, writes)
+            sizes[kind] += len(parsed)
+        assert seen[HttpProtocol] == seen[Forgetful], seed
+        assert seen[HttpProtocol][-1] == (0, 0), seed
+    assert sizes[HttpProtocol] < 0.9 * sizes[Forgetful]

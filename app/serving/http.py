@@ -29,6 +29,8 @@ from app.serving.heads import END_OF_HEAD, RepeatedHead
 _log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 * 1024
 """Largest head of a request; a chunked body's trailers, and a chunk's extension, have as much."""
+MAX_FIELDS = 256
+"""Fields of a head: each is an object or four, so short ones would hold twenty times the bytes of the head."""
 MAX_PIPELINED = 16
 """Requests that wait on one connection for the one before. Until all are gone, nothing more is read."""
 
@@ -381,7 +383,7 @@ class HttpProtocol(HttpToolsProtocol):
     # What the parser finds
 
     def on_headers_complete(self) -> None:
-        if self._without_progress and self._head_size() > MAX_HEAD_BYTES:
+        if len(self.headers) > MAX_FIELDS or (self._without_progress and self._head_size() > MAX_HEAD_BYTES):
             raise self._refusal(_head_too_large())
         if self.url[:1] != b"/" or b"#" in self.url:
             self._settle_target()
@@ -616,7 +618,10 @@ def _parser(protocol: HttpProtocol) -> httptools.HttpRequestParser:
 
 
 def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(f"The head of a request, or the trailers of its body, have at most {MAX_HEAD_BYTES} bytes.")
+    return HeadTooLarge(
+        f"The head of a request, or the trailers of its body, have at most {MAX_HEAD_BYTES} bytes,"
+        f" and a head {MAX_FIELDS} fields."
+    )
 
 
 def _answering(error: GatewayError, client: tuple[str, int] | None) -> Any:

@@ -12,7 +12,7 @@ from websockets.frames import OP_TEXT, Frame
 
 from app.local.process import accepts_connections, child_process, free_port
 from app.main import create_app
-from app.serving.http import MAX_HEAD_BYTES, MAX_PIPELINED
+from app.serving.http import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.faces.raw import STARTS_WITHIN, WITHIN, request
 from tests.fixtures.debian import PROGRAMS
 from tests.fixtures.gateway import Served, serve
@@ -331,6 +331,16 @@ async def test_a_head_has_a_size(raw: Raw) -> None:
     assert (refused.status, refused.json()["code"]) == (431, "head_too_large")
     assert refused.fields["connection"] == "close"
     assert refused.fields["x-request-id"] == refused.json()["request_id"]
+    assert await raw.ended() == b""
+
+
+async def test_a_head_has_so_many_fields(raw: Raw) -> None:
+    start = b"GET /mcp/slow/fields HTTP/1.1\r\n" + HOST
+    raw.send(start, b"a: \r\n" * (MAX_FIELDS - 1), b"\r\n")
+    assert len((await raw.answer()).json()["fields"]) == MAX_FIELDS
+    raw.send(start, b"a: \r\n" * MAX_FIELDS, b"\r\n")
+    refused = await raw.answer()
+    assert (refused.status, refused.json()["code"]) == (431, "head_too_large")
     assert await raw.ended() == b""
 
 

@@ -14,9 +14,6 @@ const FEW = 20;
 /** Outcomes that are not the caller's doing. */
 const OURS = /^(backend_|internal_error|identity_|audit_|too_many_requests)/;
 
-/** How tools fall short. */
-const SHORT_OF = /** @type {const} */ (["off", "limited"]);
-
 /** Judge what the stream tells. @param {Stream} stream @returns {Verdict} */
 export function verdict(stream) {
   const { snapshot } = stream;
@@ -55,7 +52,7 @@ export function verdict(stream) {
     return { tone, title, detail: `${figures}. “Failing most” says which, and why.` };
   }
   if (some.length) {
-    const tools = SHORT_OF.flatMap((kind) => {
+    const tools = /** @type {const} */ (["off", "limited"]).flatMap((kind) => {
       const named = some.flatMap((server) => Object.keys(server[kind]));
       return named.length ? [`${named.join(", ")} ${named.length === 1 ? "is" : "are"} ${kind}`] : [];
     });

@@ -81,6 +81,10 @@ async def test_a_server_that_hangs_up_is_a_failure_and_ends_the_round(tmp_path: 
         (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Answer(59, failed=True)),
         (b"HTTP/1.1 429 No\r\ncontent-length: 2\r\n\r\n{}", Answer(40, failed=True)),
         (b'HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{"isError":true}', Answer(55, failed=True)),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n" + b"a" * 8984 + b'"isError":true}}',
+            Answer(9041, failed=True),
+        ),
     ],
 )
 def test_a_response_is_read_with_its_status(received: bytes, answer: Answer) -> None:
@@ -94,6 +98,9 @@ def test_a_response_is_read_with_its_status(received: bytes, answer: Answer) -> 
         (b"\x81\x05{}", Answer(0)),
         (b"\x88\x02\x03\xe8", Answer(4, failed=True)),
         (b'\x81\x0c{"error":{}}', Answer(14, failed=True)),
+        (b"\x81\x7e\x1f\x40" + b"a" * 7984 + b'"isError":true}}', Answer(8004, failed=True)),
+        (b'\x81\x7e\x1f\x40{"error":{' + b"a" * 7990, Answer(8004, failed=True)),
+        (b"\x81\x7e\x1f\x40" + b"a" * 8000 + b'"isError":true}}', Answer(8004)),
     ],
 )
 def test_a_frame_is_read_with_what_it_says(received: bytes, answer: Answer) -> None:

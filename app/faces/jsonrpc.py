@@ -113,7 +113,7 @@ def _unread_id(raw: bytes | str) -> RequestId | None:
     """Return the id of a request that is not read."""
     try:
         return _unread.decode(raw).id
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

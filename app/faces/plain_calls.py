@@ -132,7 +132,7 @@ class PlainCalls:
         """
         try:
             request = _request.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         params = request.params
         offer = self._gateway.offered_to(principal).find_tool(self._server, params.name)

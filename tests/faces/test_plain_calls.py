@@ -170,6 +170,13 @@ _BODY = (
         ("7", '"\xff"'),
         ("7", "-0"),
         ("7", "007"),
+        ('"jsonrpc"', '"jsonrp\xff":"2.0","jsonrpc"'),
+        ('"2.0"', '"2.\xff"'),
+        ("tools/call", "tools/c\xffll"),
+        ('"name"', '"nam\xff":"","name"'),
+        ("get_time", "get_\xfftime"),
+        ('"params"', '"\xff":' + f"[{'0,' * 30_000}0]" + ',"params"'),
+        ("tools/call", "tools/c\xffll" + '","more":' + f"[{'0,' * 30_000}0]" + ',"other":"'),
     ],
 )
 async def test_a_body_of_which_parsers_make_different_things_is_answered_alike(

@@ -161,6 +161,14 @@ async def test_lines_that_are_no_messages_are_answered_and_the_next_ones_too() -
     assert [answer["id"] for answer in answers if "result" in answer] == [9]
 
 
+async def test_no_text_ends_the_process_where_calls_are_plain_already() -> None:
+    async with launched("2026-07-28", [sys.executable, *COMMAND], cwd=ROOT) as pipe:
+        await pipe.call("2026-07-28", "get_time", 1)
+        pipe.stdin.write(b'{"jsonrpc":"2.0","id":2,"meth\xffd":"tools/call"}\n')
+        assert (await pipe.receive())["error"]["code"] == -32700
+        assert (await pipe.call("2026-07-28", "get_time", 3))["success"]
+
+
 async def test_what_is_printed_stays_off_the_wire() -> None:
     answers, log = await piped(lines(call("2026-07-28", "print_something", 1)))
     assert [answer["id"] for answer in answers] == [1]

@@ -185,8 +185,9 @@ async def test_a_cancellation_right_behind_its_call_finds_it(
         (Frame(OP_TEXT, json.dumps(call(7)).encode()).serialize(mask=False), 1002),
         (b"\xc1" + frame(call(7))[1:], 1002),
         (Frame(OP_TEXT, json.dumps(call(7)).encode().replace(b"{}", b'"\xff"')).serialize(mask=True), 1007),
+        (Frame(OP_TEXT, json.dumps(call(7)).encode().replace(b'"name"', b'"nam\xff"')).serialize(mask=True), 1007),
     ],
-    ids=["too long", "not masked", "compressed", "no text"],
+    ids=["too long", "not masked", "compressed", "no text", "a key that is no text"],
 )
 async def test_what_may_not_be_ends_the_connection(
     messages: Messages, taken: list[bytes], sent: bytes, code: int

@@ -121,7 +121,8 @@ class ProtocolServer(Server[Any]):
             },
             **handlers,
         )
-        self.middleware += [_explaining, self._instructing]
+        # In place of the SDK's spans, which nobody gets: it logs what it can't read of a message's `baggage`.
+        self.middleware = [_explaining, self._instructing]
 
     def answering(self, method: str) -> str | None:
         """Return the id of the server that answers a method of the protocol itself; None if that is not how it is."""

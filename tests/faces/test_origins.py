@@ -80,6 +80,19 @@ async def test_mcp_says_it_in_meta_or_in_headers(
 
 
 @pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("said", ["my number is 555 0199", "a=b," * 500 + "c=555 0199", "=555 0199"])
+async def test_what_else_is_said_of_a_trace_is_in_no_log(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, era: str, said: str
+) -> None:
+    message = request(era, "tools/call", {"name": "tick", "arguments": {"ticks": 1}}, baggage=said, tracestate=said)
+    answer = await http.post("/mcp/clock", json=message, headers=headers(era, message))
+    assert answer.status_code == 200, answer.text
+    assert len(await lines(caplog)) == 1
+    assert "555" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("era", ERAS)
 async def test_messages_of_a_websocket_say_it_themselves(
     gateway: Served, caplog: pytest.LogCaptureFixture, era: str
 ) -> None:

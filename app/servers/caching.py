@@ -4,13 +4,16 @@ It stands after all that the pipeline asks: who may not call is refused whatever
 is each identity's own. Failures are not remembered.
 """
 
+import hashlib
+import pickle
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from io import BytesIO
+from typing import Any, Never
 
-from pydantic_core import to_json
+from pydantic import BaseModel
 
 from app.guard.principal import Principal
 from app.results import RawResult, RememberedJson
@@ -18,24 +21,49 @@ from app.single_flight import SingleFlights
 
 MAX_CACHE_SECONDS = 3600.0
 MOST_REMEMBERED_BYTES = 8 * 1024 * 1024
-"""Of a server's results, with the arguments that they answer."""
+"""Of a server's results."""
 MOST_REMEMBERED = 1000
 LARGEST_REMEMBERED = MOST_REMEMBERED_BYTES // 8
 """Bytes of a result beyond which it is not remembered, since it would push out too many others."""
 
-Key = tuple[Any, ...]
 
-
-def key_of(name: str, principal: Principal, arguments: Any) -> Key:
-    """Return what is equal for calls that may be answered alike.
+def key_of(name: str, principal: Principal, arguments: Any) -> bytes | None:
+    """Return what is equal for calls that may be answered alike; None where nobody can tell.
 
     Args:
         name: of the tool, or the resource's template.
         principal: who calls. Credentials are not compared: two keys of one identity see the same.
-        arguments: after they are parsed and judged.
+        arguments: what a method is given, after it is parsed and judged.
     """
-    identity = principal.id, principal.roles, principal.tenant, principal.customer
-    return name, *identity, to_json(arguments)
+    identity = principal.id, sorted(principal.roles), principal.tenant, principal.customer
+    written = BytesIO()
+    try:
+        _Writer(written).dump((name, identity, arguments))
+    except (pickle.PicklingError, TypeError, AttributeError):  # of a type that says so
+        return None
+    return hashlib.sha256(written.getbuffer()).digest()
+
+
+class _Writer(pickle.Pickler):
+    """Writes all that a method can see of what it is given, which JSON is not: a secret is written as stars there,
+    fields can be left out of it or rounded, and a model does not tell what it was not given. Nobody reads it.
+    """
+
+    def __init__(self, target: BytesIO) -> None:
+        super().__init__(target, pickle.HIGHEST_PROTOCOL)
+        self.fast = True  # equal things are written alike, be they one object or two
+
+    def reducer_override(self, given: Any) -> Any:
+        if isinstance(given, BaseModel):
+            parts = given.__dict__, given.__pydantic_extra__, given.__pydantic_private__
+            return _never, (type(given), sorted(given.model_fields_set), parts)
+        if isinstance(given, type):  # by its name alone, so that it may stand within a function
+            return _never, (given.__module__, given.__qualname__)
+        return NotImplemented
+
+
+def _never(*_: object) -> Never:
+    raise NotImplementedError
 
 
 def check_cache_seconds(
@@ -84,20 +112,22 @@ class ResultCache:
     clock: Callable[[], float] = time.monotonic
     size: int = 0
     """Bytes that it holds."""
-    _kept: "OrderedDict[Key, _Remembered]" = field(default_factory=OrderedDict[Key, _Remembered])
+    _kept: "OrderedDict[bytes, _Remembered]" = field(default_factory=OrderedDict[bytes, _Remembered])
     _flights: SingleFlights[bytes] = field(default_factory=SingleFlights[bytes])
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    async def result(self, key: Key, seconds: float, make: Callable[[], Awaitable[bytes]]) -> RawResult[Any]:
+    async def result(self, key: bytes | None, seconds: float, make: Callable[[], Awaitable[bytes]]) -> RawResult[Any]:
         """Return what is remembered, or what is made now; `json` is `RememberedJson` if it is older than the call.
 
         Args:
-            key: of the call.
+            key: of the call; None makes it anew.
             seconds: for how long a result is remembered, from when its making began.
             make: runs the call; nobody else's of the same key runs beside it.
         """
+        if key is None:
+            return RawResult(await make())
         found = self._kept.get(key)
         if found is not None:
             if (now := self.clock()) < found.until:
@@ -112,8 +142,8 @@ class ResultCache:
 
         return RawResult(await self._flights.run(key, work))
 
-    def _keep(self, key: Key, json: bytes, began: float, seconds: float) -> None:
-        size = len(json) + len(key[-1])
+    def _keep(self, key: bytes, json: bytes, began: float, seconds: float) -> None:
+        size = len(json)
         until = began + seconds
         if size > LARGEST_REMEMBERED or until <= self.clock():
             return
@@ -124,5 +154,5 @@ class ResultCache:
         while self.size > MOST_REMEMBERED_BYTES or len(self._kept) > MOST_REMEMBERED:
             self._forget(next(iter(self._kept)))
 
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: bytes) -> None:
         self.size -= self._kept.pop(key).size

@@ -246,10 +246,14 @@ class MethodTool(Tool):
             return self.dump(await self._run(server, arguments, context))
 
         cache: ResultCache = server.remembered
-        return cache.result(key_of(self.name, context.principal, arguments), self.cache_seconds, make)
+        key = key_of(self.name, context.principal, self._keywords(arguments))
+        return cache.result(key, self.cache_seconds, make)
+
+    def _keywords(self, arguments: BaseModel) -> Mapping[str, Any]:
+        return {self.whole_model: arguments} if self.whole_model else arguments.__dict__
 
     def _run(self, server: object, arguments: BaseModel, context: CallContext) -> Awaitable[Any]:
-        keywords = {self.whole_model: arguments} if self.whole_model else arguments.__dict__
+        keywords = self._keywords(arguments)
         if self.signature.context_parameter:
             keywords = {**keywords, self.signature.context_parameter: context}
         if self.signature.principal_parameter:

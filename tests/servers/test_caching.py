@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.catalogue import Catalogue
 from app.errors import BackendUnavailable, GatewayError, InsufficientScope
@@ -18,8 +19,8 @@ from app.guard.vocabulary import vocabulary_of
 from app.main import create_app
 from app.results import RawResult, RememberedJson, Result
 from app.servers.base import BaseMCPServer
-from app.servers.caching import LARGEST_REMEMBERED, MOST_REMEMBERED, MOST_REMEMBERED_BYTES, ResultCache
-from app.servers.calls import CallContext
+from app.servers.caching import LARGEST_REMEMBERED, MOST_REMEMBERED, MOST_REMEMBERED_BYTES, ResultCache, key_of
+from app.servers.calls import CallContext, JsonObject
 from app.servers.declaring import resource, tool, watch
 from app.settings import Settings
 from tests.faces.raw import client_of
@@ -40,6 +41,13 @@ class Weather(Result):
     place: str
     look: int
     seen_by: str = ""
+
+
+class Spot(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = "here"
+    note: str = Field("", exclude=True)
 
 
 class WeatherMCPServer(BaseMCPServer):
@@ -72,6 +80,21 @@ class WeatherMCPServer(BaseMCPServer):
         """Return much."""
         return RawResult(Weather(place="x" * size, look=await self.look()).model_dump_json().encode())
 
+    @tool(read_only=True, cache_seconds=30)
+    async def get_locked_weather(self, code: SecretStr) -> Weather:
+        """Return what only who knows a code is told."""
+        return Weather(place=code.get_secret_value(), look=await self.look())
+
+    @tool(read_only=True, cache_seconds=30)
+    async def get_spots(self, spots: list[Spot]) -> Weather:
+        """Return what is noted of some places."""
+        return Weather(place=" ".join(spot.note for spot in spots), look=await self.look())
+
+    @tool(read_only=True, cache_seconds=30)
+    async def get_spot(self, spot: Spot) -> Weather:
+        """Return what was said of a place."""
+        return Weather(place=" ".join(sorted(spot.model_fields_set)), look=await self.look())
+
     @tool(read_only=True)
     async def get_fresh_weather(self) -> Weather:
         """Return the weather as it is now."""
@@ -93,6 +116,14 @@ async def gateway(weather: WeatherMCPServer) -> AsyncGenerator[Gateway]:
     gateway = Gateway([weather], Settings())
     async with gateway.open():
         yield gateway
+
+
+class Moody:
+    """Nothing that could be written down."""
+
+    def __init__(self, mood: str) -> None:
+        self.mood = mood
+        self.changes = (mood for _ in range(2))
 
 
 ADA, BOB = Principal("ada", frozenset({"reader"})), Principal("bob", frozenset({"reader"}))
@@ -122,6 +153,36 @@ async def test_other_arguments_are_another_call(gateway: Gateway, weather: Weath
     await call(gateway, "get_weather")
     await call(gateway, "get_weather", other)
     assert weather.looks == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other", "told"),
+    [
+        ("get_locked_weather", {"code": "a"}, {"code": "b"}, "b"),
+        ("get_spots", {"spots": [{"note": "a"}]}, {"spots": [{"note": "b"}]}, "b"),
+        ("get_spot", {}, {"name": "here"}, "name"),
+        ("get_spot", {"note": "a"}, {"note": "b"}, "note"),
+    ],
+)
+async def test_what_a_method_sees_is_compared_and_not_what_json_says_of_it(
+    gateway: Gateway, weather: WeatherMCPServer, name: str, one: JsonObject, other: JsonObject, told: str
+):
+    for _ in range(2):
+        await call(gateway, name, json.dumps(one))
+        assert (await call(gateway, name, json.dumps(other)))["place"] == told
+    assert weather.looks == 2
+
+
+async def test_what_nobody_can_compare_is_not_remembered(weather: WeatherMCPServer):
+    key = key_of("get_mood", ADA, {"of": Moody("bad")})
+    assert key is None
+    for number in range(1, 3):
+
+        async def make() -> bytes:
+            return b"%d" % await weather.look()
+
+        assert (await weather.remembered.result(key, 30, make)).json == b"%d" % number
+    assert len(weather.remembered) == 0
 
 
 @pytest.mark.parametrize(
@@ -173,7 +234,7 @@ async def test_work_that_is_cancelled_before_it_begins_leaves_nothing(weather: W
     async def make() -> bytes:
         raise AssertionError
 
-    task = asyncio.ensure_future(weather.remembered.result(("a", b""), 30, make))
+    task = asyncio.ensure_future(weather.remembered.result(b"a", 30, make))
     asyncio.get_running_loop().call_soon(task.cancel)
     await asyncio.wait([task])
     assert task.cancelled()

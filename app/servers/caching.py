@@ -101,9 +101,14 @@ class _Remembered:
     size: int
 
 
+@dataclass(eq=False, slots=True)
+class _Flight:
+    began: float
+
+
 @dataclass(eq=False)
 class ResultCache:
-    """What a server remembers of its results. At any time one call at most works on what identical ones wait for.
+    """What a server remembers of its results, and the calls that work on what identical ones wait for.
 
     Args:
         clock: seconds that only go on.
@@ -113,6 +118,9 @@ class ResultCache:
     size: int = 0
     """Bytes that it holds."""
     _kept: "OrderedDict[bytes, _Remembered]" = field(default_factory=OrderedDict[bytes, _Remembered])
+    _joined: dict[bytes, _Flight] = field(default_factory=dict[bytes, _Flight])
+    """The one that others may join, as long as its own caller waits: a call that hangs has that caller's clock, and who
+    comes after begins anew, where all who come one after the other would hang with it for ever."""
     _flights: SingleFlights[bytes] = field(default_factory=SingleFlights[bytes])
 
     def __len__(self) -> int:
@@ -123,31 +131,43 @@ class ResultCache:
 
         Args:
             key: of the call; None makes it anew.
-            seconds: for how long a result is remembered, from when its making began.
-            make: runs the call; nobody else's of the same key runs beside it.
+            seconds: for how long a result is remembered, from when its making began; nor is one older for those who
+                wait for it.
+            make: runs the call.
         """
         if key is None:
             return RawResult(await make())
         found = self._kept.get(key)
+        now = self.clock()
         if found is not None:
-            if (now := self.clock()) < found.until:
+            if now < found.until:
                 return RawResult(RememberedJson(found.json, now - found.at))
             self._forget(key)
 
+        flight = self._joined.get(key)
+        if flight is not None and now - flight.began < seconds:
+            return RawResult(await self._flights.run(flight, make))
+        flight = self._joined[key] = _Flight(now)
+
         async def work() -> bytes:
-            began = self.clock()
             json = await make()
-            self._keep(key, json, began, seconds)
+            self._keep(key, json, flight.began, seconds)
             return json
 
-        return RawResult(await self._flights.run(key, work))
+        try:
+            return RawResult(await self._flights.run(flight, work))
+        finally:
+            if self._joined.get(key) is flight:
+                del self._joined[key]
 
     def _keep(self, key: bytes, json: bytes, began: float, seconds: float) -> None:
         size = len(json)
         until = began + seconds
         if size > LARGEST_REMEMBERED or until <= self.clock():
             return
-        if key in self._kept:
+        if (other := self._kept.get(key)) is not None:
+            if other.at > began:
+                return
             self._forget(key)
         self._kept[key] = _Remembered(json, began, until, size)
         self.size += size

@@ -63,10 +63,10 @@ class WeatherMCPServer(BaseMCPServer):
         self.remembered = ResultCache(lambda: self.now)
 
     async def look(self) -> int:
-        self.looks += 1
+        self.looks = look = self.looks + 1
         self.looking.set()
         await self.window.wait()
-        return self.looks
+        return look
 
     @tool(read_only=True, public=True, cache_seconds=30)
     async def get_weather(self, principal: Principal, place: str = "here", days: int = 1) -> Weather:
@@ -216,6 +216,39 @@ async def test_identical_calls_at_once_are_one_and_whoever_goes_takes_nothing_fr
     async with asyncio.timeout(BOUND):
         assert {each["look"] for each in await asyncio.gather(*tasks[1:])} == {1}
     assert not weather.remembered._flights._by_name
+
+
+async def test_a_call_that_hangs_is_joined_by_nobody_after_its_own_caller_has_gone(
+    gateway: Gateway, weather: WeatherMCPServer
+):
+    weather.window.clear()
+    first, second = (asyncio.ensure_future(call(gateway, "get_weather")) for _ in range(2))
+    await asyncio.wait_for(weather.looking.wait(), BOUND)
+    first.cancel()
+    await asyncio.wait([first])
+    weather.now, hanging, weather.window = 1.0, weather.window, asyncio.Event()
+    weather.window.set()
+    assert (await asyncio.wait_for(call(gateway, "get_weather"), BOUND))["look"] == 2
+    hanging.set()
+    assert (await second)["look"] == 1
+    assert (await call(gateway, "get_weather"))["look"] == 2  # what the hanging call found is older
+    assert not weather.remembered._flights._by_name
+    assert not weather.remembered._joined
+
+
+async def test_who_joins_a_call_gets_nothing_that_is_older_than_results_may_be(
+    gateway: Gateway, weather: WeatherMCPServer
+):
+    weather.window.clear()
+    slow = asyncio.ensure_future(call(gateway, "get_weather"))
+    await asyncio.wait_for(weather.looking.wait(), BOUND)
+    weather.now = 30.0
+    weather.window, hanging = asyncio.Event(), weather.window
+    weather.window.set()
+    assert (await asyncio.wait_for(call(gateway, "get_weather"), BOUND))["look"] == 2
+    hanging.set()
+    await slow
+    assert not weather.remembered._joined
 
 
 async def test_work_for_nobody_ends_and_leaves_nothing(gateway: Gateway, weather: WeatherMCPServer):

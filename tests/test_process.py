@@ -117,6 +117,35 @@ async def call(gateway: Running, face: str, tool: str) -> dict[str, Any]:
     return structured
 
 
+class ColdClock(SlowClock):
+    """Warms up once it is let."""
+
+    server_id, name = "clock", "Clock MCP Server"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warming, self.is_warm = asyncio.Event(), False
+
+    async def warm_up(self) -> None:
+        self.warming.set()
+        await self.released.wait()
+        self.is_warm = True
+
+
+async def test_servers_warm_up_while_callers_are_answered() -> None:
+    server = ColdClock()
+    async with running(server) as gateway:
+        async with asyncio.timeout(WITHIN), client_of(gateway.served) as http:
+            await server.warming.wait()
+            assert (await http.get("/health")).status_code == 200
+            assert (await call(gateway, "rest", "get_time"))["success"]
+            assert not server.is_warm
+        server.released.set()
+        gateway.signal()
+        await gateway.end()
+    assert server.is_warm
+
+
 @pytest.mark.parametrize("face", FACES)
 async def test_what_runs_is_answered_and_nothing_new_begins(face: str) -> None:
     clock = SlowClock()

@@ -113,6 +113,10 @@ class DatabaseMCPServer(BaseMCPServer):
             self.records = SupportRecords(database)
             yield
 
+    async def warm_up(self) -> None:
+        for service in (self.desk, self.records, self.analytics):
+            await service.warm_up()
+
     def unconfigured(self) -> BackendNotConfigured | None:
         return self.settings.unconfigured()
 

@@ -155,6 +155,13 @@ class BaseMCPServer:
         """Hold what the server works with, and release it at the end. The backend need not be up."""
         yield
 
+    async def warm_up(self) -> None:
+        """Do ahead what the first callers of an open server would pay for, such as compiling what they run.
+
+        A process that serves for long asks for it once, when callers may come already: it holds the event loop for no
+        longer than a call may, changes nothing, and may fail, which is no reason to serve less.
+        """
+
     # In a program of one's own: the gateway does this itself for the servers that it is given as classes.
 
     @property

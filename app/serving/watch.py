@@ -1,4 +1,4 @@
-"""What an operator reads of the process: one line at the start, and what becomes of the backends while nobody calls."""
+"""What the process does by itself while it serves: it says so, warms its servers up, and looks at their backends."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+from app.errors import GatewayError
 from app.gateway import Gateway
 from app.servers.readiness import readiness_of_all
 from app.version import VERSION
@@ -15,20 +16,23 @@ _log = logging.getLogger("MCP")
 
 @asynccontextmanager
 async def watched(gateways: Sequence[tuple[str, Gateway]]) -> AsyncGenerator[None]:
-    """Tell the log what is served, and look at each backend every `BACKEND_CHECK_INTERVAL` seconds.
+    """Tell the log what is served, have servers warm up, and look at backends every `BACKEND_CHECK_INTERVAL` seconds.
 
-    Calls that meet an outage tell of it, too: an outage is one line, whoever finds it.
+    Calls that meet an outage tell of it, too: an outage is one line, whoever finds it. All of it goes on beside the
+    calls, and none waits for it.
 
     Args:
         gateways: those of the process, which are open, each with its address for people.
     """
     watching = asyncio.create_task(_watch(gateways), name="watch of the backends")
     watching.add_done_callback(_note_end)
+    warming = asyncio.create_task(_warm_up(gateways), name="warm-up of the servers")
     try:
         yield
     finally:
         watching.cancel()
-        await asyncio.wait([watching])
+        warming.cancel()
+        await asyncio.wait([watching, warming])
 
 
 async def _watch(gateways: Sequence[tuple[str, Gateway]]) -> None:
@@ -51,6 +55,19 @@ async def _look(gateway: Gateway) -> None:
         elif not outages.ongoing:
             # A call would be answered so, and nobody has told the log of a better reason.
             outages.down(place, state.detail or "it does not answer")
+
+
+async def _warm_up(gateways: Sequence[tuple[str, Gateway]]) -> None:
+    servers = [server for _, gateway in gateways for server in gateway.servers.values() if not server.unconfigured()]
+    outcomes = await asyncio.gather(*(server.warm_up() for server in servers), return_exceptions=True)
+    for server, outcome in zip(servers, outcomes, strict=True):
+        # That a backend is away the look at it tells.
+        if outcome is not None and not isinstance(outcome, GatewayError):
+            _log.error(
+                "server %s: unforeseen failure of its warm-up; first calls take longer",
+                server.server_id,
+                exc_info=outcome,
+            )
 
 
 async def _start_line(gateways: Sequence[tuple[str, Gateway]]) -> str:

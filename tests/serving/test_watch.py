@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from app.errors import BackendUnavailable
 from app.gateway import Gateway
 from app.servers.base import BaseMCPServer
 from app.serving.watch import watched
@@ -70,3 +71,55 @@ async def test_a_backend_that_hangs_is_told_of_once_and_holds_up_no_other(
     )  # the start, and the outage
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
     assert "quick ready" in next(line for line in lines if line.startswith("Switchboard"))
+
+
+class ColdMCPServer(QuickMCPServer):
+    """Its warm-up ends as somebody says."""
+
+    def __init__(self, end: "asyncio.Future[None]") -> None:
+        super().__init__()
+        self.begun, self.end = asyncio.Event(), end
+
+    async def warm_up(self) -> None:
+        self.begun.set()
+        await self.end
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (None, []),
+        (BackendUnavailable("the look at it tells"), []),
+        (ValueError("secret"), ["server quick: unforeseen failure of its warm-up; first calls take longer"]),
+    ],
+)
+async def test_a_warm_up_that_fails_is_told_of_only_if_nobody_foresaw_it(
+    caplog: pytest.LogCaptureFixture, end: Exception | None, told: list[str]
+) -> None:
+    server = ColdMCPServer(asyncio.Future())
+    gateway = Gateway([server], Settings(backend_check_interval=0))
+    async with asyncio.timeout(WITHIN), gateway.open(), watched([("http://127.0.0.1", gateway)]):
+        await server.begun.wait()
+        if end is None:
+            server.end.set_result(None)
+        else:
+            server.end.set_exception(end)
+        [warming] = [task for task in asyncio.all_tasks() if task.get_name() == "warm-up of the servers"]
+        await asyncio.wait([warming])
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == told
+
+
+async def test_a_warm_up_that_never_ends_holds_up_neither_the_line_of_the_start_nor_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = ColdMCPServer(asyncio.Future())
+    gateway = Gateway([server], Settings(backend_check_interval=0))
+    async with asyncio.timeout(WITHIN), gateway.open():
+        async with watched([("http://127.0.0.1", gateway)]):
+            await server.begun.wait()
+            [watching] = [task for task in asyncio.all_tasks() if task.get_name() == "watch of the backends"]
+            await asyncio.wait([watching])
+        assert server.end.cancelled()
+    [line] = [record.getMessage() for record in caplog.records if record.name == "MCP"]
+    assert "quick ready" in line

@@ -3,9 +3,10 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Select, func, literal_column, select, text
@@ -42,7 +43,8 @@ CLIENT_CHECK_INTERVAL = "250ms"
 class Statement:
     """A reading statement that answers one JSON value, which PostgreSQL writes.
 
-    It is checked and compiled when it is asked for the first time: a process imports many statements and runs few.
+    It is checked and compiled when it is asked for the first time, since a process imports many statements and may run
+    few: or before, by `compile_ahead`.
 
     Args:
         statement: selects one column of one row, cast to text; its bind parameters are given by name later. Or what
@@ -100,6 +102,18 @@ class Statement:
         return self._compiled
 
 
+async def compile_ahead(statements: Iterable[Statement]) -> None:
+    """Check and compile statements before somebody waits for it, one after the other.
+
+    A thread does it, which takes turns with the event loop: one takes up to 30 ms, for which calls would stand still.
+
+    Raises:
+        TypeError: as for `Statement.sql`.
+    """
+    for statement in statements:
+        await asyncio.to_thread(attrgetter("sql"), statement)
+
+
 class _Compiled:
     """SQL, and the names of its `$1`, `$2` …"""
 
@@ -132,6 +146,9 @@ class Reach:
     def of(self, customer: str | None) -> Statement:
         """Return the form for a caller that is bound to a customer, or to none."""
         return self._everybody if customer is None else self._one
+
+    def __iter__(self) -> Iterator[Statement]:
+        return iter((self._everybody, self._one))
 
 
 class ReadPool:

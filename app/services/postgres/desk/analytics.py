@@ -31,7 +31,7 @@ from sqlalchemy import (
 from app.errors import InvalidArguments
 from app.models import Channel, Interaction, Priority, Ticket, TicketStatus
 from app.results import RawResult, Result
-from app.services.postgres.connections.pools import Database, Statement
+from app.services.postgres.connections.pools import Database, Statement, compile_ahead
 from app.services.postgres.desk.records import json_object, json_row, json_rows, literal
 
 LONGEST_PERIOD = timedelta(days=3660)
@@ -174,6 +174,10 @@ class SupportAnalytics:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def warm_up(self) -> None:
+        """Spare the first callers what statements cost once."""
+        await compile_ahead(_REPORTS.values())
 
     async def report(self, period: Period, group_by: GroupBy) -> RawResult[Analytics]:
         """Return the figures of a period, in all and by group."""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field
@@ -13,7 +14,7 @@ from app.errors import InvalidArguments, NotFound
 from app.models import Article, ArticleStatus, Base, Customer, Interaction, Ticket
 from app.results import RawResult, Result
 from app.services.postgres.connections.confined import of_customer
-from app.services.postgres.connections.pools import Database, Reach
+from app.services.postgres.connections.pools import Database, Reach, compile_ahead
 from app.services.postgres.desk.records import (
     ArticleRecord,
     CustomerRecord,
@@ -141,6 +142,10 @@ class SupportRecords:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def warm_up(self) -> None:
+        """Spare the first callers what statements cost once."""
+        await compile_ahead(chain(*_ROWS.values(), *_PAGES.values()))
 
     async def page(
         self,

@@ -28,7 +28,7 @@ from app.exact_json import NotExact, NotJson, read
 from app.models import Channel, Customer, Direction, Interaction, Ticket, TicketStatus
 from app.results import RawResult, Result
 from app.services.postgres.connections.confined import CUSTOMER, confined, of_customer
-from app.services.postgres.connections.pools import Database, Statement
+from app.services.postgres.connections.pools import Database, Statement, compile_ahead
 from app.services.postgres.desk.records import (
     CustomerRecord,
     InteractionRecord,
@@ -204,6 +204,10 @@ class SupportDesk:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def warm_up(self) -> None:
+        """Spare the first callers what statements that read cost once."""
+        await compile_ahead((CUSTOMER_CONTEXT, _WITHOUT_NOTES))
 
     async def customer_context(
         self, customer_id: str, ticket_limit: int, interaction_limit: int, *, notes: bool = True

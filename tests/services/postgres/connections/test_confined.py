@@ -1,11 +1,7 @@
 """A statement that could reach rows of other customers is refused before it is run, in whatever part of it they are."""
 
-import importlib
-import pkgutil
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import cast
 
 import pytest
 from sqlalchemy import (
@@ -24,10 +20,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-import app.services.postgres
 from app.models import Article, Base, Customer, Interaction, Ticket
 from app.services.postgres.connections.confined import OWNERS, confined, of_customer
 from app.services.postgres.connections.pools import Reach, Statement
+from tests.services.postgres.statements import modules, statements
 
 OWN_TICKETS = select(Ticket.id).where(Ticket.customer_id == of_customer())
 OTHER_NAME = aliased(Ticket)
@@ -104,32 +100,13 @@ def test_every_table_with_rows_of_customers_is_known() -> None:
 
 def test_only_analytics_and_the_staffs_forms_reach_everybody() -> None:
     """What says that it is for the staff is listed here, so that nothing says so unseen."""
-    said = [module.__name__ for module in _modules() if "for_staff=True" in _source(module)]
+    said = [module.__name__ for module in modules() if "for_staff=True" in _source(module)]
     assert sorted(said) == ["app.services.postgres.connections.pools", "app.services.postgres.desk.analytics"]
 
 
 def test_every_statement_can_be_made_and_keeps_to_one_customer() -> None:
     """They are checked and compiled when they are run first, which for some is seldom."""
-    found = [statement for module in _modules() for value in vars(module).values() for statement in _statements(value)]
-    assert len({statement.sql for statement in found}) >= 30
-
-
-def _statements(value: object) -> Iterator[Statement]:
-    match value:
-        case Statement():
-            yield value
-        case Reach():
-            yield from (value.of(None), value.of("12345"))
-        case Mapping():
-            for item in cast("Mapping[object, object]", value).values():
-                yield from _statements(item)
-        case _:
-            pass
-
-
-def _modules() -> list[ModuleType]:
-    found = pkgutil.walk_packages(app.services.postgres.__path__, "app.services.postgres.")
-    return [importlib.import_module(module.name) for module in found]
+    assert len({statement.sql for statement in statements()}) >= 30
 
 
 def _source(module: ModuleType) -> str:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import bindparam, cast, func, literal_column, make_url, select, text
+from sqlalchemy import Executable, bindparam, cast, func, literal_column, make_url, select, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Text
@@ -27,7 +28,7 @@ from app.local.postgres import LocalPostgres, run_postgres
 from app.local.process import free_port
 from app.services.postgres.connections.condition import condition_of
 from app.services.postgres.connections.errors import postgres_errors
-from app.services.postgres.connections.pools import Database, Statement, open_database
+from app.services.postgres.connections.pools import Database, Statement, compile_ahead, open_database
 from app.services.postgres.desk.support import NewInteraction, SupportDesk
 from app.services.postgres.migrations import migrate
 from tests.fixtures.postgres import TestDatabase, cloned_database, gone, processes_of, settings_for
@@ -340,3 +341,16 @@ async def test_a_login_that_may_not_write_all_that_we_write_is_told_before_it_is
         finally:
             await connection.execute(f"DROP OWNED BY {name}")
             await connection.execute(f"DROP ROLE {name}")
+
+
+async def test_calls_go_on_while_a_statement_is_compiled_ahead() -> None:
+    turned = threading.Event()
+
+    def form() -> Executable:
+        assert turned.wait(BOUND), "the event loop stands still"
+        return select(literal_column("'1'"))
+
+    statement = Statement(form)
+    asyncio.get_running_loop().call_soon(turned.set)
+    await compile_ahead([statement])
+    assert statement.sql == "SELECT '1'"

@@ -76,6 +76,16 @@ async def test_each_mistake_in_a_setting_is_a_line_and_hides_no_other_server(kaf
     assert (status, found["broken", "settings"][0].partition(":")[0]) == (1, "LOG_LEVEL")
 
 
+async def test_a_backend_that_is_named_as_nobody_can_follow_is_broken_and_not_merely_off() -> None:
+    status, found = await doctor(
+        DATABASE_URL="postgresql://desk@127.0.0.1/desk?schema=public", KAFKA_BOOTSTRAP_SERVERS="broker"
+    )
+    assert status == 1
+    assert "`schema` is an option of Prisma" in found["broken", "database"][0]
+    assert "expected host:port" in found["broken", "kafka"][0]
+    assert "AWS is not configured" in found["off", "aws"][0]
+
+
 async def test_what_turns_text_into_vectors_is_tried(demo_database: TestDatabase) -> None:
     address = {"DATABASE_URL": demo_database.url, "SERVERS": "database"}
     _, found = await doctor(**address)

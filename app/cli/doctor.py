@@ -99,8 +99,9 @@ async def _findings(env_file: Path | None) -> AsyncIterator[tuple[str, Finding]]
     async with gateway.open(service_settings, only_examined=True):
         configured = {name: server for name, server in gateway.servers.items() if server.unconfigured() is None}
         for name, server in gateway.servers.items():
-            if (missing := server.unconfigured()) is not None:
-                yield name, Finding("off", missing.detail)
+            if (objection := server.unconfigured()) is not None:
+                # What no variable names is not in use; what one names in a way that nobody can follow is a mistake.
+                yield name, Finding("off" if objection.missing else "broken", objection.detail)
         examined = await asyncio.gather(*(server.examine() for server in configured.values()), return_exceptions=True)
         for name, findings in zip(configured, examined, strict=True):
             for finding in _of_examination(findings):

@@ -307,7 +307,7 @@ async def test_who_launches_a_process_shows_a_key_or_has_the_files_role(tmp_path
 
 async def test_the_lines_of_the_readme_secure_a_gateway(tmp_path: Path, postgres_server: LocalPostgres) -> None:
     readme = Path(__file__).parents[1].joinpath("README.md").read_text()
-    block = readme.partition("Ten lines secure it")[2].partition("```console\n")[2].partition("```")[0]
+    block = readme.partition("These lines secure it")[2].partition("```console\n")[2].partition("```")[0]
     prepare, serve, ask, revoke = re.split(
         r"^(?=\$ (?:switchboard serve|curl|switchboard keys))", block, flags=re.MULTILINE
     )
@@ -349,7 +349,7 @@ async def test_the_lines_of_the_readme_secure_a_gateway(tmp_path: Path, postgres
                     while not await answers(http):
                         assert gateway.returncode is None
                     assert await status(http) == 401
-                    here = {"http://switchboard.example:8000": f"http://127.0.0.1:{port}"}
+                    here = {"curl": f"curl --connect-to switchboard.example:8000:127.0.0.1:{port}"}  # by its own name
                     code, listing = await outcome(ask, **here, **{"$KEY": key})
                     assert (code, '"database"' in listing) == (0, True), listing
                     environment["DATABASE_URL"] = database.url

@@ -161,7 +161,7 @@ def _add_gateway(command: argparse.ArgumentParser) -> None:
         type=_gateway,
         metavar="URL",
         help=f"the gateway's base URL (GATEWAY_URL, or {_GATEWAY}); give it several times for several equally good "
-        "gateways. A token is read from GATEWAY_TOKEN.",
+        "gateways. The key for them is read from GATEWAY_TOKEN.",
     )
     command.add_argument(
         "--env-file",

@@ -112,7 +112,7 @@ class MalformedRequest(CallFailed):
 
 
 class Unauthorized(CallFailed):
-    """The gateway wants a token, or does not take this one."""
+    """The gateway wants a key, or does not take this one."""
 
     code = "unauthenticated"
 

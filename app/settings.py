@@ -54,7 +54,7 @@ class Settings(BaseSettings):
 
     tool_timeout: Seconds = Field(default=30.0, description="Seconds a tool may take unless it says otherwise itself.")
     max_request_bytes: int = Field(
-        default=4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket frame."
+        default=4 * 1024 * 1024, ge=1024, description="Largest request body and WebSocket message."
     )
     max_unfinished_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="What all callers together have sent of unfinished bodies."

@@ -207,11 +207,14 @@ async def test_the_newest_version_is_known_without_alembic(database: TestDatabas
         assert await connection.fetchval("SELECT version_num FROM alembic_version") == newest_version()
 
 
-async def test_a_login_that_exists_changes_its_password_only_if_that_is_asked_for(database: TestDatabase):
+async def test_a_login_that_exists_changes_its_password_only_if_that_is_asked_for(
+    database: TestDatabase, caplog: pytest.LogCaptureFixture
+):
     name = "switchboard_reader_repeat"
     login = await ensure_reader_login(database.url, "an@other/password", name=name, connections=5)
     with pytest.raises(Conflict, match="--reader-login"):
         await ensure_reader_login(database.url, "another", name=name)
+    assert "is down" not in caplog.text
     # Whoever brings the same password brings the rest up to date, and takes nothing from the others.
     same = await ensure_reader_login(database.url, "an@other/password", name=name, connections=3)
     assert same.url == login.url

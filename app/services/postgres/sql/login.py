@@ -121,7 +121,8 @@ async def ensure_reader_login(
 async def _check_password(name: str, url: str) -> None:
     """Log in, since nothing else tells whether a password is the one that a login has."""
     try:
-        connection = await Connector(lambda: Address.read(url), connect_timeout=10).open()
+        # A wrong password is no outage of DATABASE_URL, and the conflict says what there is to say.
+        connection = await Connector(lambda: Address.read(url), connect_timeout=10, outages=Outages(None)).open()
     except BackendNotConfigured:
         raise Conflict(
             f"The login {name} exists in this cluster, and not with this password: whoever uses it would be locked out."

@@ -172,7 +172,7 @@ def create_metrics_app(apps: Sequence[FastAPI], settings: Settings) -> GatewayAp
     """
     app = GatewayApp(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.gateway = Gateway((), settings)  # what the process asks of each application that it serves
-    speak_problem_json(app)
+    speak_problem_json(app, served="GET /metrics is all that is answered here.")
     shown = [(each.state.gateway, each.state.activity) for each in apps]
     app.router.routes.append(MetricsPage(shown, open_to_all=True).route())
     app.put_in_front(app.documented, settings)

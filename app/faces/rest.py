@@ -395,8 +395,15 @@ async def show_server(gateway: Gateway, server: str, scope: Scope) -> JSONRespon
     return JSONResponse(await gateway.show(server, "servers/read", call_context(scope, "rest"), describe))
 
 
-def speak_problem_json(app: FastAPI) -> None:
-    """Make the failures that Starlette and FastAPI find themselves look like everybody's."""
+def speak_problem_json(
+    app: FastAPI, *, served: str = "GET {root}/mcp lists the servers, {root}/docs the routes."
+) -> None:
+    """Make the failures that Starlette and FastAPI find themselves look like everybody's.
+
+    Args:
+        app: the application.
+        served: what who asks for another path is told of those that there are; `{root}` stands before our paths.
+    """
 
     async def answer(request: Request, error: Exception) -> Response:
         recorded = isinstance(error, GatewayError)  # by the gateway, whichever call it was
@@ -405,7 +412,7 @@ def speak_problem_json(app: FastAPI) -> None:
         headers: Mapping[str, str] = {}
         if isinstance(error, HTTPException):
             headers = error.headers or {}
-            error = _from_http_exception(error, request)
+            error = _from_http_exception(error, request, served)
         if not isinstance(error, GatewayError):
             error = InternalError()
         if not recorded:
@@ -418,11 +425,11 @@ def speak_problem_json(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
-def _from_http_exception(error: HTTPException, request: Request) -> GatewayError:
+def _from_http_exception(error: HTTPException, request: Request, served: str) -> GatewayError:
     if error.status_code == 404:
-        root: str = request.scope.get("root_path", "")
-        where = request.scope["path"][:200]
-        return NotFound(f"Nothing is at {where}. GET {root}/mcp lists the servers, {root}/docs the routes.")
+        scope = request.scope
+        root: str = scope.get("app_root_path", scope.get("root_path", ""))  # not the folder of files that lacks it
+        return NotFound(f"Nothing is at {scope['path'][:200]}. {served.format(root=root)}")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return MethodNotAllowed(f"{request.method} is not allowed here. Use {allowed}.")

@@ -88,6 +88,8 @@ async def test_pages_behind_a_prefix_name_their_files_with_it() -> None:
             assert addresses
             assert all(address.startswith("/gw") for address in addresses)
         assert (await http.get("/console/console.css")).status_code == 200
+        told = (await http.get("/console/nothing.css")).json()["detail"]
+        assert told == "Nothing is at /gw/console/nothing.css. GET /gw/mcp lists the servers, /gw/docs the routes."
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -41,6 +41,7 @@ _LONGEST = 1000
 """Characters of a number. The longest that a double writes has 326; of an integer each reader, and each writer, takes
 the square of its digits."""
 _TOO_LONG = b"0" * (_LONGEST + 1)
+_TOO_MANY = re.compile(rb"(?<![0-9])[1-9][0-9]{%d,}" % _LONGEST)
 
 Place = tuple[str | int, ...]
 
@@ -167,13 +168,25 @@ def _too_long_integers(text: bytes) -> list[tuple[Place, str]]:
     """Return where integers are too long, by a parser that does not read them; nothing where it is no JSON."""
 
     def integer(digits: str) -> _Defect | None:
-        return _TOO_MANY_DIGITS if len(digits.lstrip("-")) > _LONGEST else None
+        return _TOO_MANY_DIGITS if _is_too_long(digits) else None
 
     try:
         document = json.loads(text, parse_float=_ignored, parse_int=integer)
+        if places := list(islice(_places(document, ()), MOST_REFUSALS)):
+            # It takes more than JSON, such as `NaN` and half surrogate pairs, which no path could be written with.
+            jiter.from_json(_TOO_MANY.sub(b"1", text), allow_inf_nan=False)
     except (ValueError, RecursionError):
         return []  # which those who read it will say
-    return list(islice(_places(document, ()), MOST_REFUSALS))
+    return places
+
+
+def _is_too_long(digits: str) -> bool:
+    return len(digits.lstrip("-")) > _LONGEST
+
+
+def shape_of(text: bytes) -> Any:
+    """Return about what a JSON text says that is refused as `NotExact`: 0 stands for an integer that is too long."""
+    return json.loads(text, parse_int=lambda digits: 0 if _is_too_long(digits) else int(digits))
 
 
 def _ignored(_: str) -> None:

@@ -104,11 +104,32 @@ def test_what_a_backend_answers_may_have_more_values() -> None:
 def test_an_integer_has_a_length(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
     longest = f"{sign}{'7' * 1000}"
     assert read(f'{{"a":[{longest}]}}'.encode()) == {"a": [int(longest)]}
-    monkeypatch.setattr("app.exact_json.jiter.from_json", None)  # nothing reads them: it takes the square of the digits
+
+    def read_short_ones(text: bytes, **_: bool) -> None:
+        assert len(text) < 20_000
+
+    # Nothing reads the long ones: it takes the square of the digits.
+    monkeypatch.setattr("app.exact_json.jiter.from_json", read_short_ones)
     with pytest.raises(NotExact) as refusal:
         read(f'{{"a":[{",".join([longest + "7"] * 4000)}]}}'.encode())
     assert refusal.value.defects[0] == (("a", 0), "this number has more than 1000 digits; send it as a string")
     assert len(refusal.value.defects) == 50
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["NaN", "-Infinity", r'"\ud800"', r'{"\ud800":1}', "[" * 300 + "]" * 300, "0" + "7" * 2000, "\xff", '"\n"', "1,"],
+)
+@pytest.mark.parametrize("digits", [2000, 5000])
+@pytest.mark.parametrize("form", ["[{1},{0}]", "[{0},{1}]", '{{"a":{0},"a":{1}}}'])
+def test_what_is_no_json_is_none_whatever_else_is_wrong_with_it(other: str, digits: int, form: str) -> None:
+    with pytest.raises(NotJson):
+        read(form.format("7" * digits, other).encode("latin-1"))
+
+
+def test_a_byte_order_mark_is_no_json_whatever_else_is_wrong_with_it() -> None:
+    with pytest.raises(NotJson):
+        read(b"\xef\xbb\xbf[%b]" % (b"7" * 2000))
 
 
 def test_digits_in_a_text_are_no_integer() -> None:

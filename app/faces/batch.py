@@ -17,7 +17,7 @@ from pydantic import (
     create_model,
     field_validator,
 )
-from pydantic_core import PydanticCustomError, from_json, to_json
+from pydantic_core import PydanticCustomError, to_json
 from starlette.types import Receive, Scope, Send
 
 from app.budget import Share
@@ -35,7 +35,7 @@ from app.errors import (
     UnsupportedMediaType,
     failures_of,
 )
-from app.exact_json import NotExact, NotJson, Place, read
+from app.exact_json import NotExact, NotJson, Place, read, shape_of
 from app.faces.http import (
     JSON,
     CancelWhenCallerGoes,
@@ -203,7 +203,7 @@ class BatchEndpoint:
             # What is wrong with the arguments of a call is that call's failure, as it would be if it had come alone.
             if outside := [defect for defect in error.defects if not _in_arguments(defect[0])]:
                 raise InvalidArguments.at(outside) from None
-            parsed = from_json(body)
+            parsed = shape_of(body)
         if not isinstance(parsed, dict):
             raise InvalidArguments.at([((), _EXPECTED)])
         try:

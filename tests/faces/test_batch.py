@@ -133,6 +133,20 @@ async def test_what_is_no_json_is_refused(
     assert response.json()["status"] == status
 
 
+@pytest.mark.parametrize("zone", ["7" * 5000, "[1e400," + "7" * 5000 + "]", '{"a":1,"a":' + "7" * 5000 + "}"])
+async def test_a_number_that_is_too_long_is_the_failure_of_its_call(http: httpx.AsyncClient, zone: str) -> None:
+    calls = (
+        '{"server":"clock","tool":"get_time"},{"server":"clock","tool":"get_time","arguments":{"zone":' + zone + "}}"
+    )
+    response = await http.post(
+        "/mcp/batch", content=f'{{"calls":[{calls}]}}', headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 200, response.text
+    good, bad = response.json()["results"]
+    assert (good["success"], bad["success"]) == (True, False)
+    assert "more than 1000 digits" in bad["error"]["detail"]
+
+
 async def test_a_batch_is_posted(http: httpx.AsyncClient) -> None:
     response = await http.get("/mcp/batch")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")

@@ -60,19 +60,31 @@ _LONGEST_PATH = 200
 """Characters of a refused argument's path, which may be names that the caller has made up."""
 
 
+UNNAMED = "\0"
+"""How the tag of a union's member begins, which pydantic puts into the places of what it refuses in that member."""
+
+
 def path_of(place: Sequence[str | int]) -> str:
     """Return a place within what was sent in words that fit an answer."""
     return ".".join(map(str, place))[:_LONGEST_PATH]
 
 
 def failures_of(error: ValidationError) -> list[Any]:
-    """Return what pydantic refused, each with its `loc`, `msg` and `type`; all in one, where it is very much."""
+    """Return what pydantic refused, each with its `loc`, `msg` and `type`; all in one, where it is very much.
+
+    A place names what was sent and no `UNNAMED` tag, and a message of ours stands without pydantic's word for it.
+    """
     if (count := error.error_count()) > _MOST_EXPLAINED:
         return [{"loc": (), "msg": f"{count} things in it are refused: compare it with the schema", "type": "too_many"}]
     failures: list[Any] = list(error.errors(include_url=False, include_input=False, include_context=False))
     for failure in failures:
+        *above, last = failure["loc"] or ("",)
+        if any(str(part).startswith(UNNAMED) for part in above):
+            failure["loc"] = (*(part for part in above if not str(part).startswith(UNNAMED)), last)
         if failure["type"] == "model_type":  # whose message names a class of ours
             failure["msg"] = "Input should be an object"
+        elif failure["type"] == "value_error":
+            failure["msg"] = failure["msg"].removeprefix("Value error, ")
     return failures
 
 

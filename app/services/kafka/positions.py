@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
 from pydantic_core import to_json
 
-from app.errors import InvalidArguments
+from app.errors import UNNAMED, InvalidArguments
 
 MAX_MESSAGES = 1000
 """Messages of one answer."""
@@ -83,12 +83,15 @@ class FromTail(BaseModel):
     tail: int = Field(ge=1, le=MAX_MESSAGES)
 
 
+_WORD = f"{UNNAMED}word"
+
+
 def _kind_of_start(start: Any) -> str | None:
     if isinstance(start, str):
-        return "word"
+        return _WORD if start in ("earliest", "latest") else None
     if isinstance(start, dict):
         keys = cast("dict[str, Any]", start).keys() & {"offset", "timestamp", "tail"}
-        return next(iter(keys)) if len(keys) == 1 else None
+        return UNNAMED + next(iter(keys)) if len(keys) == 1 else None
     return None
 
 
@@ -111,10 +114,10 @@ _START: dict[str, Any] = {
 """The same in fewer words than one object for each way to begin."""
 
 Start = Annotated[
-    Annotated[Literal["earliest", "latest"], Tag("word")]
-    | Annotated[FromOffset, Tag("offset")]
-    | Annotated[FromTimestamp, Tag("timestamp")]
-    | Annotated[FromTail, Tag("tail")],
+    Annotated[Literal["earliest", "latest"], Tag(_WORD)]
+    | Annotated[FromOffset, Tag(f"{UNNAMED}offset")]
+    | Annotated[FromTimestamp, Tag(f"{UNNAMED}timestamp")]
+    | Annotated[FromTail, Tag(f"{UNNAMED}tail")],
     Discriminator(
         _kind_of_start,
         custom_error_type="start",

@@ -175,7 +175,8 @@ class ObjectStore:
         if expires_in is None:
             expires_in = min(_LINK_SECONDS, longest)
         if expires_in > longest:
-            raise InvalidArguments.of("expires_in", f"at most {longest:,} seconds here (AWS_S3_PRESIGN_MAX_SECONDS)")
+            bound = "AWS_S3_PRESIGN_MAX_SECONDS" if longest == self._longest_link else "this session is one customer's"
+            raise InvalidArguments.of("expires_in", f"at most {longest:,} seconds here ({bound})")
         clients = await self._connection.clients()
         operation = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object"}[method]
         with aws_failures(f"s3:{operation}", bucket=bucket):

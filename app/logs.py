@@ -409,6 +409,8 @@ def set_up_logging(level: str, form: Literal["text", "json"], levels: Mapping[st
         "sse_starlette",
     ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # A line for each notice that is not in its form, of which a client may send as many as it likes.
+    logging.getLogger("mcp.server.runner").setLevel(logging.ERROR)
     # Each attempt of its producer to find a broker; `Outages` tells of the first.
     logging.getLogger("aiokafka.client").setLevel(logging.CRITICAL)
     logging.getLogger("aiokafka.producer.sender").setLevel(logging.ERROR)

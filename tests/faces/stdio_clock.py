@@ -1,10 +1,10 @@
 """The clock over standard input and output, launched as `python -m tests.faces.stdio_clock`."""
 
 import asyncio
-import logging
 
 from app.faces.stdio import serve_stdio
 from app.gateway import Gateway
+from app.logs import set_up_logging
 from app.results import RawResult
 from app.servers.declaring import tool
 from app.settings import Settings
@@ -56,7 +56,7 @@ class StdioClock(ClockMCPServer):
 
 
 async def main() -> None:
-    logging.basicConfig(level=logging.INFO)
+    set_up_logging("INFO", "text")
     gateway = Gateway([StdioClock()], Settings())
     async with gateway.open():
         await serve_stdio(gateway, "clock")

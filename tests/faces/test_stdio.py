@@ -169,6 +169,14 @@ async def test_no_text_ends_the_process_where_calls_are_plain_already() -> None:
         assert (await pipe.call("2026-07-28", "get_time", 3))["success"]
 
 
+async def test_notices_that_are_not_in_their_form_are_in_no_log() -> None:
+    notice: JsonObject = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": [1]}}
+    answers, log = await piped(lines(call("2026-07-28", "get_time", 1), *[notice] * 100))
+    assert [answer["id"] for answer in answers] == [1]
+    assert "operation=get_time" in log
+    assert "notifications/cancelled" not in log
+
+
 async def test_what_is_printed_stays_off_the_wire() -> None:
     answers, log = await piped(lines(call("2026-07-28", "print_something", 1)))
     assert [answer["id"] for answer in answers] == [1]

@@ -16,6 +16,29 @@ PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 """What may stand before our paths where a proxy serves us below a path of its own."""
 
 
+_HOST = r"(?:\[[0-9a-f:.]+\]|[^\s/@:*\[\]]+)(?::(?:\*|[0-9]{1,5}))?"
+_HOSTS = re.compile(rf"\*|{_HOST}", re.IGNORECASE)
+_ORIGINS = re.compile(rf"\*|null|[a-z][a-z0-9+.-]*://{_HOST}", re.IGNORECASE)
+
+
+def _host(name: str) -> str:
+    if not _HOSTS.fullmatch(name):
+        raise ValueError("expected names such as support.example, support.example:8000 or [::1], or `*` alone for any")
+    return name
+
+
+def _origin(name: str) -> str:
+    if not _ORIGINS.fullmatch(name):
+        raise ValueError("expected origins such as https://support.example, without a path, or `*` alone for any")
+    return name
+
+
+def _collector(address: str) -> str:
+    if not re.fullmatch(r"https?://\S+", address):
+        raise ValueError("expected an address such as http://127.0.0.1:4318")
+    return address
+
+
 def _path_prefix(path: str) -> str:
     path = path.rstrip("/")
     if path and not PATH_PREFIX.fullmatch(path):
@@ -48,7 +71,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = "text"
 
-    otel_exporter_otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = Field(
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_collector)] | None = Field(
         default=None, description="Collector that gets traces, by OTLP over HTTP; wants the extra `otel`."
     )
 
@@ -106,10 +129,10 @@ class Settings(BaseSettings):
     )
     shutdown_grace: Seconds = Field(default=5.0, description="Seconds that running calls get when the gateway stops.")
 
-    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+    allowed_hosts: Annotated[list[Annotated[str, AfterValidator(_host)]], NoDecode] = Field(
         default=["localhost:*", "127.0.0.1:*", "[::1]:*"], description="Host headers that are answered; `*` for any."
     )
-    allowed_origins: Annotated[list[str], NoDecode] = Field(
+    allowed_origins: Annotated[list[Annotated[str, AfterValidator(_origin)]], NoDecode] = Field(
         default=["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"],
         description="Browser origins that may call.",
     )

@@ -160,6 +160,8 @@ _MISTYPED = {
     "SERVERS": "databse",
     "LOG_LEVELS": "MCP.Kafka MCP Sever=DEBUG",
 }
+_HOSTS = "expected names such as support.example, support.example:8000 or [::1], or `*` alone for any"
+_ORIGINS = "expected origins such as https://support.example, without a path, or `*` alone for any"
 
 
 # Commands that end
@@ -273,11 +275,27 @@ async def test_a_mistyped_setting_is_named_before_anything_is_opened(
         ("PORT", "abc", "PORT: expected a whole number"),
         ("TOOL_TIMEOUT", "soon", "TOOL_TIMEOUT: expected a number"),
         ("HIDE_UNCONFIGURED", "perhaps", "HIDE_UNCONFIGURED: expected true or false"),
+        ("ALLOWED_HOSTS", "https://desk.example", f"ALLOWED_HOSTS: {_HOSTS}"),
+        ("ALLOWED_HOSTS", "localhost,*.desk.example,desk.example/gw", f"ALLOWED_HOSTS: {_HOSTS}"),
+        ("ALLOWED_HOSTS", "::1", f"ALLOWED_HOSTS: {_HOSTS}"),
+        ("ALLOWED_ORIGINS", "desk.example", f"ALLOWED_ORIGINS: {_ORIGINS}"),
+        ("ALLOWED_ORIGINS", "https://desk.example/", f"ALLOWED_ORIGINS: {_ORIGINS}"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "127.0.0.1:4318",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: expected an address such as http://127.0.0.1:4318",
+        ),
+        (
+            "SWITCHBOARD_SECRET",
+            "hunter2",
+            "SWITCHBOARD_SECRET: expected at least 32 characters; `openssl rand -base64 32` makes such a secret",
+        ),
     ],
 )
 async def test_a_mistyped_setting_is_told_in_words_of_those_who_set_it(variable: str, value: str, said: str) -> None:
     _, output = await invoke("serve", **{variable: value})
-    assert output.splitlines()[-1].strip() == said
+    [_, line] = output.splitlines()
+    assert line.strip() == said
 
 
 def test_names_in_a_file_that_are_nearly_settings_are_told_and_others_pass(tmp_path: Path) -> None:

@@ -312,4 +312,4 @@ def _explained(kind: type[BaseSettings], error: ValidationError) -> str:
         reason = _REASONS.get(failure["type"]) or failure["msg"].removeprefix("Value error, ")
         reason = reason.removeprefix(f"{variable}: ")
         lines.append(f"  {variable}: {reason}" if variable else f"  {reason}")
-    return "\n".join([_UNUSABLE, *lines])
+    return "\n".join([_UNUSABLE, *dict.fromkeys(lines)])

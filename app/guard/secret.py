@@ -8,14 +8,21 @@ import hmac
 import secrets
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _SHORTEST = 32
 _OF_THIS_PROCESS = secrets.token_urlsafe(32)
 """In place of a secret that nobody has given: what is signed with it is understood here alone, until the end."""
 
-_Given = Annotated[SecretStr, Field(min_length=_SHORTEST)]
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret) < _SHORTEST:
+        raise ValueError(f"expected at least {_SHORTEST} characters; `openssl rand -base64 32` makes such a secret")
+    return secret
+
+
+_Given = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class SecretSettings(BaseSettings):

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 import msgspec
 
+from app.errors import BackendUnavailable, GatewayError, TooManyRequests
 from app.services.postgres.connections.connecting import Connection
 from app.services.postgres.connections.naming import application_name
-from app.services.postgres.connections.sharing import Company, Line, Question, Turn, asked_together
+from app.services.postgres.connections.sharing import (
+    NO_FREE_CONNECTION,
+    Company,
+    Line,
+    Question,
+    Turn,
+    asked_together,
+)
 from app.stages import current_stages
 
 if TYPE_CHECKING:
@@ -42,6 +50,8 @@ LOST = (
 
 _FAILURES = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """How a statement fails. TimeoutError is an OSError, and what can't be sent a ValueError."""
+
+_NOT_THERE = "PostgreSQL does not answer those who connect to it; try again shortly"
 
 _WAITS_FOR = "a connection"
 """What the stages of a call say of its place in line, whether it gets a connection or what somebody else's brought."""
@@ -164,12 +174,14 @@ class FixedReads:
         self._wait = wait
         self._idle: list[_Member] = []
         self._loop = asyncio.get_running_loop()
-        self._line = Line[_Member | _Answer | None](self._loop, wait, line)
+        self._line = Line[_Member | _Answer | None](self._loop, wait, line, self._why_none_is_free)
         """They are given a connection, None where there is room for a new one, or their answer."""
         self._shared: set[asyncio.Task[None]] = set()
         """Statements under way that callers share."""
         self._is_handing_out = False
         self._open = 0
+        self._opening = 0
+        """Those of them that are not there yet."""
         self._generation = 0
 
     async def fetch_value(self, sql: str, arguments: list[Any]) -> Any:
@@ -179,6 +191,7 @@ class FixedReads:
 
         Raises:
             TooManyRequests: no connection became free in time, or too many wait for one already.
+            BackendUnavailable: the same, while PostgreSQL lets none of them in.
         """
         return await self._fetch_repeating(sql, arguments, None)
 
@@ -314,6 +327,7 @@ class FixedReads:
 
     async def _open_member(self) -> _Member:
         self._open += 1
+        self._opening += 1
         generation = self._generation
         try:
             return _Member(await self._connect(), generation)
@@ -321,6 +335,14 @@ class FixedReads:
             self._open -= 1
             self._serve_next(None)
             raise
+        finally:
+            self._opening -= 1
+
+    def _why_none_is_free(self) -> GatewayError:
+        """Return what is told to who has waited in vain: that others have them all, or that there are none."""
+        if self._opening == self._open:
+            return BackendUnavailable(_NOT_THERE)
+        return TooManyRequests(NO_FREE_CONNECTION)
 
     async def _wait_in_line(self, question: Question | None = None) -> _Member | _Answer | None:
         """Return a connection, None when there is room for a new one, or the answer to a question."""

@@ -7,7 +7,7 @@ statement has begun, nobody joins.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeGuard, TypeVar, cast
 
@@ -15,7 +15,7 @@ from sqlalchemy import BindParameter, Select, bindparam, func, literal_column, s
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import visitors
 
-from app.errors import TooManyRequests
+from app.errors import GatewayError, TooManyRequests
 
 MOST_TOGETHER = 16
 """Rows that one statement is asked for. Beyond, a statement saves little more, and the first of them waits longer."""
@@ -105,6 +105,10 @@ class Company:
             self.work.cancel()
 
 
+def _busy() -> GatewayError:
+    return TooManyRequests(NO_FREE_CONNECTION)
+
+
 @dataclass(eq=False)
 class Line(Generic[T]):
     """Callers who wait for a connection, the longest first.
@@ -113,11 +117,13 @@ class Line(Generic[T]):
         loop: the one that they run on.
         wait: seconds that one waits.
         most: how many wait at a time; None leaves it to the gateway's limits.
+        refusal: why somebody is turned away.
     """
 
     loop: asyncio.AbstractEventLoop
     wait: float
     most: int | None = None
+    refusal: Callable[[], GatewayError] = _busy
     _turns: "OrderedDict[Turn[T], None]" = field(default_factory=OrderedDict[Turn[T], None])
     _groups: "dict[tuple[Any, ...], OrderedDict[Turn[T], None]]" = field(
         default_factory=dict[tuple[Any, ...], OrderedDict[Turn[T], None]]
@@ -132,10 +138,10 @@ class Line(Generic[T]):
         """Take the last place.
 
         Raises:
-            TooManyRequests: the line is as long as it may be.
+            GatewayError: the line is as long as it may be.
         """
         if self.most is not None and len(self._turns) >= self.most:
-            raise TooManyRequests(NO_FREE_CONNECTION)
+            raise self.refusal()
         turn: Turn[T] = Turn(self.loop.create_future(), self.loop.time() + self.wait, question)
         self._turns[turn] = None
         if question is not None:
@@ -194,6 +200,6 @@ class Line(Generic[T]):
             if not turn.outcome.done():
                 if turn.until > self.loop.time():
                     break
-                turn.outcome.set_exception(TooManyRequests(NO_FREE_CONNECTION))
+                turn.outcome.set_exception(self.refusal())
             self.leave(turn)
         self._clock = self.loop.call_at(next(iter(self._turns)).until, self._turn_away) if self._turns else None

@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator
 import asyncpg
 import pytest
 
-from app.errors import TooManyRequests
+from app.errors import BackendUnavailable, TooManyRequests
 from app.services.postgres.connections.connecting import Connection, Connector
 from app.services.postgres.connections.fixed_reads import FixedReads
 from app.services.postgres.connections.pools import CLIENT_CHECK_INTERVAL
+from app.services.postgres.connections.sharing import Question
 from tests.fixtures.postgres import TestDatabase
 
 WHO = "SELECT pg_backend_pid()"
@@ -150,6 +151,29 @@ async def busy(database: TestDatabase) -> AsyncGenerator[FixedReads]:
     yield reads
     slow.cancel()
     await asyncio.wait([slow])
+    await reads.close()
+
+
+async def test_who_waits_while_nobody_is_let_in_hears_of_the_outage() -> None:
+    asked = asyncio.Event()
+
+    async def connect() -> Connection:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    reads = FixedReads(connect, size=1, wait=0.05, line=1)
+    async with asyncio.timeout(WAIT):
+        first = asyncio.ensure_future(reads.fetch_value(WHO, []))
+        await asked.wait()
+        second = asyncio.ensure_future(reads.fetch_answer(Question(WHO, [], WHO, "key", ())))
+        await asyncio.wait([second], timeout=0)
+        with pytest.raises(BackendUnavailable, match="PostgreSQL does not answer"):
+            await reads.fetch_value(WHO, [])  # the line is full
+        with pytest.raises(BackendUnavailable, match="PostgreSQL does not answer"):
+            await second
+        first.cancel()
+        await asyncio.wait([first])
     await reads.close()
 
 

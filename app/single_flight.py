@@ -37,6 +37,7 @@ class SingleFlight(Generic[T]):
             return await asyncio.shield(flight)
         except asyncio.CancelledError:
             if self._flight is flight and self._waiting == 1 and not flight.done():
+                flight.add_done_callback(_hear)
                 flight.cancel()
                 self._flight = None
             raise
@@ -48,6 +49,12 @@ class SingleFlight(Generic[T]):
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nobody waits."""
         return self._flight is None or self._waiting == 0
+
+
+def _hear(flight: "asyncio.Task[T]") -> None:
+    """Take note of what work raises that was cancelled, or asyncio logs that nobody has: nobody waits for it."""
+    if not flight.cancelled():
+        flight.exception()
 
 
 class SingleFlights(Generic[T]):

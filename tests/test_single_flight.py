@@ -1,6 +1,7 @@
 """One run of a piece of work for all who wait for it."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -75,3 +76,26 @@ async def test_work_ends_with_its_last_waiter_and_the_next_starts_it_anew() -> N
     work.let_go.set()
     assert await flight.run(work) == 2
     assert work.cancelled == 1
+
+
+async def test_what_work_raises_that_nobody_waits_for_is_nobodys() -> None:
+    flight, begun, unheard = SingleFlight[int](), asyncio.Event(), list[dict[str, object]]()
+
+    async def work() -> int:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("the end of a connection")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    waiter = asyncio.create_task(flight.run(work))
+    await begun.wait()
+    running = flight._flight
+    assert running is not None
+    waiter.cancel()
+    await asyncio.wait([waiter, running])
+    assert waiter.cancelled()
+    del running
+    gc.collect()
+    assert unheard == []

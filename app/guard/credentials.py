@@ -32,6 +32,9 @@ OUTAGE = 60.0
 """Seconds for which a key goes on to be taken that the store has confirmed before it went away."""
 _ANSWER_WITHIN = 0.8
 """Seconds that the store has for an answer: where it has none, that is known before what it said last is too old."""
+_OPENED_WITHIN = 2.0
+"""Seconds after its opening until which the store has for its first answer: connecting may take long, and nothing was
+said before that could grow too old meanwhile."""
 _REFUSED_FOR = 10.0
 """Seconds for which a bad key is refused without asking the store again. A key is never shown before it is made."""
 MOST_ASKED = 1000
@@ -137,12 +140,15 @@ class Keyring:
         self._looking: asyncio.Task[None] | None = None
         self._probing = SingleFlight[bool]()
         self._open = False
+        self._connected_by = 0.0
+        """Until when the first answer may take, by the monotonic clock."""
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Self]:
         """Watch the keys that are in use, for as long as the block runs."""
         async with self._open_store() as self._store:
             self._open = True
+            self._connected_by = time.monotonic() + _OPENED_WITHIN
             self._watch()
             try:
                 yield self
@@ -363,13 +369,14 @@ class Keyring:
         Raises:
             IdentityUnavailable: it does not answer, or with what can't be read; the log says so, once.
         """
+        seconds = max(_ANSWER_WITHIN, self._connected_by - time.monotonic())
         try:
-            found = await _within(_ANSWER_WITHIN, self._store.find(ids))
+            found = await _within(seconds, self._store.find(ids))
         except (GatewayError, TimeoutError, ValidationError) as error:
             if isinstance(error, GatewayError):
                 reason = error
             else:
-                what = f"no answer in {_ANSWER_WITHIN:g} s" if isinstance(error, TimeoutError) else "unreadable keys"
+                what = f"no answer in {seconds:.2g} s" if isinstance(error, TimeoutError) else "unreadable keys"
                 reason = IdentityUnavailable(what)
             if self._away is None:
                 _log.warning(
@@ -379,6 +386,7 @@ class Keyring:
                 )
             self._away = reason
             raise IdentityUnavailable(_AWAY, retry_after=1) from error
+        self._connected_by = 0.0
         if self._away is not None:
             _log.info("keys can be looked up again")
             self._away = None

@@ -1,6 +1,7 @@
 """What `/ready` and `switchboard doctor` say of where keys are kept: what is the matter, and what helps."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,17 +14,19 @@ from app.errors import IdentityUnavailable
 from app.faces.identity import Identity
 from app.guard.credentials import Keyring
 from app.guard.key_file import KeyFile
-from app.guard.keys import KeyAdministration, mint
+from app.guard.keys import KeyAdministration, StoredKey, mint
 from app.guard.limits import Rate
 from app.guard.principal import EVERYBODY
 from app.key_stores import IN_DATABASE
 from app.local.process import free_port
 from app.main import create_app
-from app.services.postgres.identity import open_keys
+from app.services.postgres.connections.pools import Database
+from app.services.postgres.identity import PostgresKeys, open_keys
 from app.settings import Settings
 from tests.clock import ClockMCPServer
 from tests.fixtures.gateway import serve
 from tests.fixtures.postgres import TestDatabase, settings_for
+from tests.guard.test_revocation import Swamp
 from tests.test_doctor import doctor
 
 DEVELOPER = frozenset({"developer"})
@@ -79,6 +82,51 @@ async def test_an_outage_is_degraded_while_somebody_is_let_in_and_names_its_reme
             assert await said(http, None) == (200, {"status": "degraded"})
             await administrator.execute("ALTER TABLE away RENAME TO api_keys")
         assert await said(http, None) == (200, {"status": "ready"})
+
+
+class AskedKeys(PostgresKeys):
+    """Tells that it is asked for keys."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.asked = asyncio.Event()
+
+    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredKey]:
+        self.asked.set()
+        return await super().find(ids)
+
+
+async def test_who_comes_while_a_gateway_connects_to_its_keys_waits_and_is_let_in(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.guard.credentials._ANSWER_WITHIN", 0.05)
+    monkeypatch.setattr("app.guard.credentials._OPENED_WITHIN", 30.0)
+    monkeypatch.setattr("app.services.postgres.identity._SECONDS", 30.0)
+    monkeypatch.setattr("app.services.postgres.identity.PostgresKeys", AskedKeys)
+    token, key = mint(DEVELOPER)
+    async with open_keys(database.settings) as store:
+        await store.add(key)
+    stores: list[AskedKeys] = []
+
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[KeyAdministration]:
+        async with open_keys(settings_for(str(address.copy_with(port=port)))) as store:
+            assert isinstance(store, AskedKeys)
+            stores.append(store)
+            yield store
+
+    address = httpx.URL(database.url)
+    assert address.port is not None
+    swamp = Swamp(address.host, address.port)
+    async with asyncio.timeout(60), swamp.open() as port:
+        with swamp.swallowing():
+            async with probed(Identity(Keyring(opened, Rate(100, 100)))) as http:
+                await swamp.is_taken.wait()  # by nobody's call
+                assert (await http.get("/health")).status_code == 200
+                asking = asyncio.create_task(http.get("/mcp", headers={"authorization": f"Bearer {token}"}))
+                await stores[0].asked.wait()
+                asyncio.get_running_loop().call_later(0.2, swamp.passes.set)
+                assert (await asking).status_code == 200
 
 
 async def test_where_callers_need_no_key_their_store_stops_nobody(tmp_path: Path) -> None:

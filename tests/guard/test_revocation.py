@@ -311,6 +311,7 @@ class Swamp:
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
         self._tasks: set[asyncio.Task[None]] = set()
+        self.is_taken = asyncio.Event()
         self.passes = asyncio.Event()
         self.passes.set()
 
@@ -334,6 +335,7 @@ class Swamp:
             await asyncio.wait(self._tasks)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.is_taken.set()
         there = await asyncio.open_connection(*self._target)
         ways = [self._carry(reader, there[1]), self._carry(there[0], writer)]
         tasks = [asyncio.create_task(way) for way in ways]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import mcp_types as types
@@ -246,9 +246,9 @@ async def test_lines_of_a_backends_json_are_no_lines_of_the_answer(gateway: Serv
     assert json.loads(answered["result"]["content"][0]["text"]) == answered["result"]["structuredContent"]
 
 
-async def test_a_reader_who_takes_nothing_gives_up_what_others_want(
-    server: LargeMCPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@asynccontextmanager
+async def held_by_who_takes_nothing(server: LargeMCPServer, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Served]:
+    """Serve with two thirds of all unsent bytes held by two callers who have stopped reading."""
     monkeypatch.setattr("app.serving.connections._STUCK", 0.0)
     settings = Settings(max_unsent_bytes=3 * BEYOND_THE_KERNEL)
     async with serve(create_app([server], settings)) as served, AsyncExitStack() as stack:
@@ -258,25 +258,28 @@ async def test_a_reader_who_takes_nothing_gives_up_what_others_want(
             # The second answer waits until the first has left.
             stuck.send(post("get_much"), post("get_much"))
             await until(lambda number=number: results.held > number * BEYOND_THE_KERNEL)
-        async with client_of(served) as http, asyncio.timeout(WITHIN):
-            refused = await http.post("/mcp/slow/tools/get_much")
-            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-            while (await http.post("/mcp/slow/tools/get_much")).status_code == 429:
-                pass
-    assert results.held == 0
+        yield served
+
+
+async def test_a_reader_who_takes_nothing_gives_up_what_others_want(
+    server: LargeMCPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        held_by_who_takes_nothing(server, monkeypatch) as served,
+        client_of(served) as http,
+        asyncio.timeout(WITHIN),
+    ):
+        refused = await http.post("/mcp/slow/tools/get_much")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        while (await http.post("/mcp/slow/tools/get_much")).status_code == 429:
+            pass
+    assert served.app.state.gateway.results.held == 0
 
 
 async def test_what_changed_something_is_never_refused_and_who_takes_nothing_makes_room_for_it(
     server: LargeMCPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.serving.connections._STUCK", 0.0)
-    settings = Settings(max_unsent_bytes=3 * BEYOND_THE_KERNEL)
-    async with serve(create_app([server], settings)) as served, AsyncExitStack() as stack:
-        results = served.app.state.gateway.results
-        for number in (1, 2):
-            stuck = await stack.enter_async_context(caller(served, reads_little=True))
-            stuck.send(post("get_much"), post("get_much"))
-            await until(lambda number=number: results.held > number * BEYOND_THE_KERNEL)
+    async with held_by_who_takes_nothing(server, monkeypatch) as served:
         answer = await call(served, "rest", "change", BEYOND_THE_KERNEL)
         assert (len(answer["zone"]), server.changes) == (BEYOND_THE_KERNEL, 1)
-        await until(lambda: results.held < 2 * BEYOND_THE_KERNEL)
+        await until(lambda: served.app.state.gateway.results.held < 2 * BEYOND_THE_KERNEL)

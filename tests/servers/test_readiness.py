@@ -1,6 +1,7 @@
 """What is told of a server of which some tools are off, and some work in part."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -81,8 +82,8 @@ async def test_what_works_in_part_is_told_apart_from_what_is_off(
     standings.note(states, 1.0)
     standing = standings.of("partly")
     assert standing is not None
-    shown = Sight(Catalogue([server]), None, everything=True).shown("partly", standing)
-    assert (set(shown["off"]), set(shown["limited"]), shown["reason"]) == (off, limited, None)  # type: ignore[call-overload]
+    shown: dict[str, Any] = Sight(Catalogue([server]), None, everything=True).shown("partly", standing)
+    assert (set(shown["off"]), set(shown["limited"]), shown["reason"]) == (off, limited, None)
 
     async with serve(create_app([server], Settings())) as served, client_of(served) as http:
         ready = await http.get("/ready")

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,11 +11,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.budget import Budget
-from app.main import create_app
 from app.serving.connections import Connections
 from app.serving.http import HttpProtocol
 from app.settings import Settings
-from tests.fixtures.gateway import Served, serve
+from tests.fixtures.gateway import Served
 from tests.serving.callers import HOST, JSON, Raw, SlowMCPServer, caller, post, protocols, until
 
 FIELDS = b"POST /mcp/slow/fields HTTP/1.1\r\n"
@@ -28,24 +27,6 @@ def said(body: bytes = b"12345", fields: bytes = b"", length: bytes | None = Non
     """Return a request whose answer says what was received."""
     size = b"%d" % len(body) if length is None else length
     return line + HOST + JSON + fields + b"Content-Length: " + size + b"\r\nx-last: 1\r\n\r\n" + body
-
-
-@pytest.fixture
-async def slow() -> SlowMCPServer:
-    return SlowMCPServer()
-
-
-@pytest.fixture
-async def gateway(slow: SlowMCPServer) -> AsyncGenerator[Served]:
-    async with serve(create_app([slow])) as served:
-        yield served
-        slow.release.set()
-
-
-@pytest.fixture
-async def raw(gateway: Served) -> AsyncGenerator[Raw]:
-    async with caller(gateway) as connection:
-        yield connection
 
 
 @pytest.fixture

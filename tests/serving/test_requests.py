@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import pytest
 from websockets.frames import OP_TEXT, Frame
 
 from app.local.process import accepts_connections, child_process, free_port
-from app.main import create_app
 from app.serving.http import MAX_FIELDS, MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.faces.raw import STARTS_WITHIN, WITHIN, request
 from tests.fixtures.debian import PROGRAMS
-from tests.fixtures.gateway import Served, serve
+from tests.fixtures.gateway import Served
 from tests.serving.callers import HOST, JSON, Raw, SlowMCPServer, caller, post, protocols, until
 
 ZONE = b'{"zone":"CET"}'
@@ -38,24 +36,6 @@ def chunked(*pieces: bytes, trailers: bytes = b"", tool: str = "get_time", field
     head = b"POST /mcp/slow/tools/" + tool.encode() + b" HTTP/1.1\r\n" + HOST + JSON + fields
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     return head + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailers + b"\r\n"
-
-
-@pytest.fixture
-async def slow() -> SlowMCPServer:
-    return SlowMCPServer()
-
-
-@pytest.fixture
-async def gateway(slow: SlowMCPServer) -> AsyncGenerator[Served]:
-    async with serve(create_app([slow])) as served:
-        yield served
-        slow.release.set()
-
-
-@pytest.fixture
-async def raw(gateway: Served) -> AsyncGenerator[Raw]:
-    async with caller(gateway) as connection:
-        yield connection
 
 
 # Upgrades

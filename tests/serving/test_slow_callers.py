@@ -37,22 +37,12 @@ HALF_BODY = b"POST /mcp/slow/tools/wait HTTP/1.1\r\n" + HOST + JSON + b"content-
 
 
 @pytest.fixture
-async def slow() -> SlowMCPServer:
-    return SlowMCPServer()
-
-
-@pytest.fixture
 async def gateway(slow: SlowMCPServer) -> AsyncGenerator[Served]:
+    """One that waits for no caller for long."""
     settings = Settings(idle_timeout=IDLE, head_timeout=IDLE)
     async with serve(create_app([slow], settings)) as served:
         yield served
         slow.release.set()
-
-
-@pytest.fixture
-async def raw(gateway: Served) -> AsyncGenerator[Raw]:
-    async with caller(gateway) as connection:
-        yield connection
 
 
 async def one_who_stops_is_cut_off(served: Served) -> None:

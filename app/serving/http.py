@@ -123,7 +123,8 @@ class Cycle(RequestResponseCycle, Exchange):
     async def run(self, app: Any, tasks: "set[asyncio.Task[None]]") -> None:
         """Answer the request, as `run_asgi` does; what goes wrong is left to that.
 
-        At the end its task is taken from the others here: a callback takes longer.
+        That might do all of it, for 0.3 µs more of some 13 a call. At the end the task is taken from the others here,
+        since a callback takes longer.
         """
         try:
             await app(self.scope, self.receive, self.send)
@@ -313,10 +314,9 @@ class HttpProtocol(HttpToolsProtocol):
         return True
 
     def _remember_head(self, data: bytes) -> None:
-        """Remember the head of the request that was received, if it is one, and whole."""
-        cycle = self.cycle
-        if self._begun % _REMEMBERS_EVERY == 2 and cycle.keep_alive and cycle.scope is self.scope:
-            self._head = None if cycle.more_body else RepeatedHead.of(data, cycle.scope)
+        """Remember the head of what was received, now and then; none where that was more, or less, than a request."""
+        if self._begun % _REMEMBERS_EVERY == 2 and self.cycle.keep_alive:
+            self._head = RepeatedHead.of(data, self.cycle.scope) if self._is_between_requests else None
 
     def _feed_unread(self) -> None:
         """Feed one request after the other, as long as there is room for them."""

@@ -191,6 +191,7 @@ class MCPClient:
             timeout=httpx.Timeout(None, connect=connect_timeout),
             # Nothing here is a session: what a server wants remembered is its own affair.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            event_hooks={"response": [_stay]},
             limits=httpx.Limits(
                 max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE
             ),
@@ -550,6 +551,11 @@ def _sendable(token: str | None) -> str | None:
     if token and not (token.isascii() and token.isprintable()):
         raise ValueError("a token has letters, digits and signs of ASCII only; this one has others")
     return token
+
+
+async def _stay(response: httpx.Response) -> None:
+    """Drop where a redirect leads: nothing follows it, and httpx fails at some of what is no address."""
+    response.headers.pop("location", None)
 
 
 def _plain(name: str) -> str:

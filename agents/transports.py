@@ -197,7 +197,7 @@ class WebSocketTransport:
 
     async def _connect(self) -> ClientConnection:
         try:
-            return await connect(
+            return await _Connect(
                 self._url,
                 subprotocols=[Subprotocol("mcp")],
                 additional_headers=self._headers,
@@ -211,6 +211,16 @@ class WebSocketTransport:
             raise _refusal(answer.status_code, answer.headers, bytes(answer.body or b""), self._url) from error
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
             raise ConnectionFailed(f"No WebSocket answers at {self._url}.") from error
+
+
+class _Connect(connect):
+    """Opens a WebSocket where it was said to be, and nowhere else: a redirect is an answer that is no gateway's.
+
+    Following one, the library fails in ways of its own at addresses that are none, and goes to hosts that nobody named.
+    """
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 class _Link:

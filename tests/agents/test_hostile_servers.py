@@ -97,6 +97,27 @@ async def test_cookies_are_not_kept() -> None:
     assert not any(b"cookie" in head.lower() for head in heads)
 
 
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        b"http://xn--/",
+        b"http://[::1",
+        b"ws://h:port/",
+        b"ws://h:99999999/",
+        b"\xff\xfe",
+        b"ws://%b/" % (b"a" * 70),
+        b"ws://a..b/",
+        b"//",
+    ],
+)
+async def test_a_redirect_is_not_followed_whatever_it_says(scheme: str, location: bytes) -> None:
+    answer = always(http(b"", b"location: %b\r\n" % location, b"302 Found"))
+    async with server(answer) as place, MCPClient(f"{scheme}://{place}", timeout=WITHIN, connect_timeout=1) as client:
+        with pytest.raises(MalformedAnswer, match="302"):
+            await client.list_tools("things")
+
+
 @pytest.mark.parametrize("name", ["Büro-Agent", "日本", "two\r\nlines", " spaces ", "\x00"])
 async def test_an_agent_may_have_any_name(name: str) -> None:
     heads: list[bytes] = []

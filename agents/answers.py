@@ -1,5 +1,6 @@
 """From articles to an answer: by taking the passage that fits, or by a language model where one is configured."""
 
+import asyncio
 import os
 import re
 from collections import Counter
@@ -14,6 +15,8 @@ _WORD = re.compile(r"\w{3,}")
 _MARK = re.compile(r"\*\*(.+?)\*\*")
 _LONGEST_ARTICLE = 8_000
 """Characters of an article that a language model is shown."""
+_LARGEST_COMPLETION = 1024 * 1024
+"""Bytes that are read of what a language model answers."""
 _HEADING_WEIGHT = 3
 """Words of a text that one of its heading is worth."""
 _TELLING = 0.75
@@ -206,15 +209,28 @@ class ModelWriter:
             ],
         }
         try:
-            async with httpx.AsyncClient(timeout=self._seconds) as http:
-                response = await http.post(self._url, json=body, headers=self._headers)
-            response.raise_for_status()
-            written = _Completion.model_validate_json(response.content).choices[0].message.content.strip()
-        except (httpx.HTTPError, ValidationError, IndexError) as error:
+            async with asyncio.timeout(self._seconds):
+                answered = await self._post(body)
+            written = _Completion.model_validate_json(answered).choices[0].message.content.strip()
+        # InvalidURL and UnicodeError are what httpx raises of addresses that are none, a redirect's among them.
+        except (httpx.HTTPError, TimeoutError, httpx.InvalidURL, UnicodeError, ValidationError, IndexError) as error:
             raise AnswerFailed(f"The answer model did not answer ({type(error).__name__}).") from error
         if not written:
             raise AnswerFailed("The answer model answered nothing.")
         return Answer(written, self._model, articles)
+
+    async def _post(self, body: Mapping[str, Any]) -> bytes:
+        answered = bytearray()
+        async with (
+            httpx.AsyncClient(timeout=self._seconds) as http,
+            http.stream("POST", self._url, json=body, headers=self._headers) as response,
+        ):
+            response.raise_for_status()
+            async for piece in response.aiter_bytes():
+                answered += piece
+                if len(answered) > _LARGEST_COMPLETION:
+                    raise AnswerFailed(f"The answer model answered more than {_LARGEST_COMPLETION:,} bytes.")
+        return bytes(answered)
 
 
 class _CompletionMessage(BaseModel):

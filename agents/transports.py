@@ -107,7 +107,7 @@ class HttpTransport:
         try:
             async with self._http.stream(method, self._url + path, content=content, headers=headers) as response:
                 answered = await self._read(response)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, UnicodeError) as error:  # the last of what is no host's name
             raise ConnectionFailed(f"Nothing answers at {self._url}.") from error
         except httpx.TimeoutException as error:
             raise CallTimeout(f"{self._url} did not answer in time.") from error
@@ -146,6 +146,7 @@ class WebSocketTransport:
         self._user_agent = headers.get("user-agent", "client")
         self._connect_timeout = connect_timeout
         self._link: _Link | None = None
+        self._is_closed = False
         self._connecting = asyncio.Lock()
         name, _, version = self._user_agent.partition("/")
         self._meta = {
@@ -180,16 +181,23 @@ class WebSocketTransport:
                 raise MalformedAnswer(
                     f"The resource that {self._url} answered is not the base64 that it says."
                 ) from error
-        return _content(str(content.get("mimeType", "")), str(content.get("text", "")).encode(), self._url)
+        try:
+            text = str(content.get("text", "")).encode()
+        except UnicodeEncodeError as error:
+            raise MalformedAnswer(f"The resource that {self._url} answered holds half of a surrogate pair.") from error
+        return _content(str(content.get("mimeType", "")), text, self._url)
 
     async def close(self) -> None:
-        """Close the connection; requests under way fail."""
+        """Close the connection, for good; requests under way fail."""
         async with self._connecting:
+            self._is_closed = True
             if self._link is not None:
                 await self._link.close()
 
     async def _request(self, method: str, params: JsonObject) -> JsonObject:
         async with self._connecting:
+            if self._is_closed:  # as httpx says it; nobody would close another connection
+                raise RuntimeError("Cannot send a request, as the client has been closed.")
             if self._link is None or not self._link.is_open:
                 self._link = _Link(await self._connect(), self._url)
             link = self._link
@@ -209,7 +217,7 @@ class WebSocketTransport:
         except InvalidStatus as error:
             answer = error.response
             raise _refusal(answer.status_code, answer.headers, bytes(answer.body or b""), self._url) from error
-        except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed, UnicodeError) as error:
             raise ConnectionFailed(f"No WebSocket answers at {self._url}.") from error
 
 

@@ -370,6 +370,22 @@ async def scripted_websocket(*answers: str | None, retry: RetryPolicy | None = N
             yield client
 
 
+async def test_a_resource_with_half_a_surrogate_pair_is_malformed_however_deep_its_message_goes() -> None:
+    nested = "[" * 250 + "]" * 250
+    message = json.dumps({"jsonrpc": "2.0", "id": "ID", "result": {"contents": [{"x": "DEEP", "text": "\ud800"}]}})
+    async with scripted_websocket(message.replace('"ID"', "ID").replace('"DEEP"', nested)) as client:
+        with pytest.raises(MalformedAnswer, match="surrogate"):
+            await client.get_resource("things", "a://b")
+
+
+async def test_a_client_connects_no_more_once_it_is_closed() -> None:
+    async with scripted_websocket(GOOD) as client:
+        assert await client.call_tool("things", "look") == {"success": True}
+        await client.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.call_tool("things", "look")
+
+
 async def test_a_websocket_that_closes_in_mid_call_is_a_lost_connection() -> None:
     async with scripted_websocket(None, GOOD, None) as client:
         assert await client.call_tool("things", "look") == {"success": True}

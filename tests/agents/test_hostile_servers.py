@@ -10,8 +10,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import pytest
 
-from agents import a2a, transports
+from agents import a2a, answers, transports
 from agents.a2a import RemoteAgent
+from agents.answers import AnswerFailed, Article, Asked, ModelWriter
+from agents.balancing import RetryPolicy
 from agents.base import AgentRequest
 from agents.client import MCPClient
 from agents.errors import (
@@ -168,6 +170,46 @@ async def test_a_message_in_endless_fragments_is_not_gathered() -> None:
         with pytest.raises(MalformedAnswer, match="fragments"):
             await client.list_tools("things")
         await client.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "xn--"])
+async def test_at_a_name_that_no_host_can_have_nothing_answers(scheme: str, host: str) -> None:
+    async with MCPClient(f"{scheme}://{host}", timeout=WITHIN, retry=RetryPolicy(rounds=1)) as client:
+        with pytest.raises(ConnectionFailed):
+            await client.list_tools("things")
+
+
+# Language models
+
+
+async def dripping(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"1\r\n \r\n")
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+async def write(url: str, seconds: float) -> str:
+    asked = [Asked("Where?", [Article(id=1, slug="a", title="A", score=1)])]
+    async with asyncio.timeout(WITHIN):
+        with pytest.raises(AnswerFailed) as failed:
+            await ModelWriter("small", url, seconds=seconds).write(asked, None)
+    return str(failed.value)
+
+
+async def test_an_answer_of_a_model_has_its_time_and_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with server(without_end) as place:
+        assert "more than" in await write(f"http://{place}", WITHIN)
+    monkeypatch.setattr(answers, "_LARGEST_COMPLETION", 1 << 40)
+    async with server(dripping) as place:
+        assert "TimeoutError" in await write(f"http://{place}", 0.1)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a..b", "http://xn--/", f"http://{'a' * 70}/"])
+async def test_a_model_at_what_is_no_address_does_not_answer(url: str) -> None:
+    assert "did not answer" in await write(url, WITHIN)
 
 
 # Agents at other addresses

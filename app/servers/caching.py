@@ -63,6 +63,7 @@ class _Writer(pickle.Pickler):
 
 
 def _never(*_: object) -> Never:
+    """Stand where a pickle says what would make its object again: this one is digested, and nobody reads it."""
     raise NotImplementedError
 
 
